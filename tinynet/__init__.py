@@ -1,0 +1,3 @@
+"""tinynet: neural networks to read and to use."""
+
+__version__ = "0.1.0"

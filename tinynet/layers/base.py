@@ -1,0 +1,150 @@
+"""Layer: what every layer has, and the checks they share.
+
+A layer is built once for one input shape, then maps a batch x (N, ...) to y (N, ...).  Its backward pass is
+given dy = dL/dy, shaped like y, fills the gradient of each of its parameters and returns dx = dL/dx, shaped
+like x.  Nothing is recorded on a tape: forward(x, training=True) keeps on the layer the arrays that backward
+needs, and every layer says in its file which and why.
+
+Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
+"""
+
+import numpy as np
+
+
+class Parameter:
+    """A trained array and its gradient, dL/dvalue, of the same shape.
+
+    Both are views into the model's flat vectors, so write into them (`p.value[...] = w`).  `name` is the
+    layer's index in its model and the parameter's name there: "0.weight".  `decay` is False where weight decay
+    does not belong by default: biases, and the scales and shifts of normalisation layers.
+    """
+
+    __slots__ = ("name", "value", "grad", "decay")
+
+    def __init__(self, name, value, decay=True):
+        self.name, self.value, self.grad, self.decay = name, value, np.zeros_like(value), decay
+
+    def __repr__(self):
+        return f"Parameter({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
+
+
+class Layer:
+    """One step of a model.  A subclass sets its options in __init__, and has build, forward and backward.
+
+    After build, `input_shape`, `output_shape` and `dtype` are set.  `parameters` is the list of its Parameters,
+    empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
+    (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients.
+    """
+
+    place = ""  # " (layer 3)" once it is part of a model: for error messages
+    flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
+
+    def __init__(self):
+        self.parameters = []
+        self.input_shape = self.output_shape = self.dtype = None
+
+    def build(self, input_shape, dtype, rng):
+        """Allocate the parameters for inputs (N, *input_shape), drawing them from `rng`; returns the output's shape."""
+        self.input_shape = _shape_of_sample(self, input_shape)
+        self.dtype = float_dtype(dtype)
+        self.output_shape = self.input_shape
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
+
+    def backward(self, dy, input_grad=True):
+        """Fill the parameters' gradients and return dx, or None when `input_grad` is False."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
+
+    @property
+    def label(self):
+        """How messages name it: "Dense (layer 3)"."""
+        return type(self).__name__ + self.place
+
+    def formula(self):
+        """Its forward pass in a line of text."""
+        return ""
+
+    # What subclasses call.
+
+    def checked(self, x):
+        """x as a C-contiguous array (N, *input_shape) of the layer's dtype; an error names the layer otherwise."""
+        if self.dtype is None:
+            raise RuntimeError(f"{self.label} has not been built: put it in a Sequential, or call build(input_shape, dtype, rng)")
+        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.c_contiguous:
+            return x
+        x = real_array(x, self.dtype, f"{self.label}: the input")
+        if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
+            expected = ", ".join(["N", *map(str, self.input_shape)])
+            raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
+        return x
+
+    def checked_gradient(self, dy, batch):
+        """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
+        shape = (batch, *self.output_shape)
+        if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.c_contiguous:
+            return dy
+        dy = real_array(dy, self.dtype, f"{self.label}: the gradient")
+        if dy.shape != shape:
+            raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}")
+        return dy
+
+    def kept(self, name):
+        """What forward(x, training=True) kept as `name`; a RuntimeError says so where it did not run."""
+        value = getattr(self, name, None)
+        if value is None:
+            raise RuntimeError(f"{self.label}: backward needs forward(x, training=True) first")
+        return value
+
+
+def float_dtype(dtype):
+    """The NumPy dtype, if it is one that the kernels know."""
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
+    if result not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {result}")
+    return result.newbyteorder("=")
+
+
+def real_array(x, dtype, what):
+    """x as a C-contiguous array of `dtype`; TypeError unless it holds real numbers (bools count as 0 and 1)."""
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{what} is not an array: {error}") from None
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{what} must hold real numbers, got an array of dtype {x.dtype}")
+    return np.ascontiguousarray(x, dtype).reshape(x.shape)
+
+
+def positive_int(value, name, least=1):
+    """value as an int of at least `least`; `name` says whose it is: "Dense: units"."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def pair(value, name, least=1):
+    """An int, or a pair of them for height and width, as a pair."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be a whole number or a pair (height, width), got {value!r}")
+        return positive_int(value[0], name, least), positive_int(value[1], name, least)
+    both = positive_int(value, name, least)
+    return both, both
+
+
+def _shape_of_sample(layer, shape):
+    if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool):
+        shape = (shape,)
+    try:
+        return tuple(positive_int(size, f"{layer.label}: a size of the input shape") for size in shape)
+    except TypeError:
+        raise TypeError(
+            f"{layer.label}: the input shape must be a tuple of whole numbers without the batch axis, got {shape!r}"
+        ) from None
