@@ -1,0 +1,385 @@
+"""Optimizers: from the gradient g = dL/dw to a change of the weights w.  And schedules: from a step to its rate.
+
+    SGD       v <- momentum v + g                    w <- w - lr v        with Nesterov: w <- w - lr (g + momentum v)
+    RMSprop   s <- alpha s + (1 - alpha) g^2         w <- w - lr g / (sqrt(s) + eps)
+    Adam      m <- beta1 m + (1 - beta1) g           a running mean of the gradient ...
+              s <- beta2 s + (1 - beta2) g^2         ... and of its square; both start at 0, so after t steps they
+                                                     are too small by 1 - beta^t: divide that out
+              w <- w - lr m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + eps)
+    AdamW     the same, with the weights shrunk directly:  w <- (1 - lr decay) w  first
+
+Weight decay adds decay w to g, the gradient of decay/2 |w|^2 (in AdamW it goes past the division by sqrt(s)).
+Parameters whose `decay` is False, which are biases and the scales and shifts of normalisation layers, are left out.
+
+All values of a model are views of one flat vector and all gradients of another, so that a step is one kernel
+over both, whatever the number of layers.  The vectors are cut into pieces (P, 3): where a piece starts, where it
+ends, and whether it decays.  A piece belongs to one parameter, and one thread updates it alone; nothing is
+summed across pieces, so the result does not depend on who takes which.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from . import simd
+
+PIECE = 4096  # elements: some microseconds of work
+PARALLEL = 4 * PIECE  # below, one thread does it alone: starting the others takes 2 us, as long as SGD's whole step
+
+
+def sgd_update(values, grads, velocity, pieces, numbers, nesterov):
+    """values, grads, velocity (S,); numbers (lr, momentum, decay, scale): grads are multiplied by `scale` first."""
+    real = values.dtype.type
+    lr, momentum, decay, scale = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    for p in numba.prange(len(pieces)):
+        start, stop = pieces[p, 0], pieces[p, 1]
+        w, g, v = values[start:stop], grads[start:stop], velocity[start:stop]
+        l2 = decay if pieces[p, 2] else real(0)
+        if momentum == 0:
+            for i in range(w.size):
+                w[i] -= lr * (scale * g[i] + l2 * w[i])
+        else:
+            for i in range(w.size):
+                d = scale * g[i] + l2 * w[i]
+                v[i] = momentum * v[i] + d
+                w[i] -= lr * (d + momentum * v[i] if nesterov else v[i])
+
+
+def rmsprop_update(values, grads, square, velocity, pieces, numbers):
+    """values, grads, square, velocity (S,); numbers (lr, alpha, eps, momentum, decay, scale)."""
+    real = values.dtype.type
+    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(1 - numbers[1]), real(numbers[2])
+    momentum, decay, scale = real(numbers[3]), real(numbers[4]), real(numbers[5])
+    for p in numba.prange(len(pieces)):
+        start, stop = pieces[p, 0], pieces[p, 1]
+        w, g, s, v = values[start:stop], grads[start:stop], square[start:stop], velocity[start:stop]
+        l2 = decay if pieces[p, 2] else real(0)
+        for i in range(w.size):
+            d = scale * g[i] + l2 * w[i]
+            s[i] = alpha * s[i] + rest * d * d
+            v[i] = momentum * v[i] + d / (np.sqrt(s[i]) + eps)
+            w[i] -= lr * v[i]
+
+
+def adam_update(values, grads, mean, square, pieces, numbers):
+    """values, grads, mean, square (S,); numbers (rate, beta1, beta2, grow, eps, decay, shrink, scale).
+
+    The divisions by 1 - beta^t are the same for every weight: rate = lr / (1 - beta1^t) holds the first, and
+    grow = 1 / sqrt(1 - beta2^t) the second.  Adam has shrink = 0, and AdamW decay = 0 and shrink = lr decay.
+    """
+    real = values.dtype.type
+    rate, beta1, rest1 = real(numbers[0]), real(numbers[1]), real(1 - numbers[1])
+    beta2, rest2, grow, eps = real(numbers[2]), real(1 - numbers[2]), real(numbers[3]), real(numbers[4])
+    decay, shrink, scale = real(numbers[5]), real(numbers[6]), real(numbers[7])
+    for p in numba.prange(len(pieces)):
+        start, stop = pieces[p, 0], pieces[p, 1]
+        w, g, m, s = values[start:stop], grads[start:stop], mean[start:stop], square[start:stop]
+        l2 = decay if pieces[p, 2] else real(0)
+        keep = real(1) - shrink if pieces[p, 2] else real(1)
+        for i in range(w.size):
+            d = scale * g[i] + l2 * w[i]
+            m[i] = beta1 * m[i] + rest1 * d
+            s[i] = beta2 * s[i] + rest2 * d * d
+            w[i] = keep * w[i] - rate * m[i] / (np.sqrt(s[i]) * grow + eps)
+
+
+def squared_norm(grads, sums):
+    """The sum of the squares of grads (S,) in float64, by way of the sums (C,) of C chunks, added in order."""
+    chunks = len(sums)
+    for c in numba.prange(chunks):
+        chunk = grads[c * grads.size // chunks : (c + 1) * grads.size // chunks]
+        total = 0.0
+        for i in range(chunk.size):
+            total += np.float64(chunk[i]) * np.float64(chunk[i])
+        sums[c] = total
+    total = 0.0
+    for c in range(chunks):
+        total += sums[c]
+    return total
+
+
+# Each for one thread and for all.
+_SGD = simd.kernel()(sgd_update), simd.kernel(parallel=True)(sgd_update)
+_RMSPROP = simd.kernel()(rmsprop_update), simd.kernel(parallel=True)(rmsprop_update)
+_ADAM = simd.kernel()(adam_update), simd.kernel(parallel=True)(adam_update)
+_NORM = simd.kernel(fast=True)(squared_norm), simd.kernel(parallel=True, fast=True)(squared_norm)
+
+# What a setting may be: least, most, and whether "most" itself is allowed.
+RANGES = {
+    "lr": (0, math.inf, False),
+    "momentum": (0, 1, False),
+    "alpha": (0, 1, False),
+    "beta1": (0, 1, False),
+    "beta2": (0, 1, False),
+    "eps": (0, math.inf, False),
+    "weight_decay": (0, math.inf, False),
+    "clip_norm": (0, math.inf, True),
+}
+
+
+class Optimizer:
+    """What all optimizers share.  A subclass gives its settings to __init__, names its vectors, and has _update."""
+
+    vectors = ()  # the names of what it remembers, each shaped like model.flat_values
+
+    def __init__(self, model, **settings):
+        for needed in ("flat_values", "flat_grads", "parameters"):
+            if not hasattr(model, needed):
+                raise TypeError(
+                    f"{type(self).__name__} takes a model such as tinynet.Sequential, got {type(model).__name__}"
+                )
+        if model.flat_values.size == 0:
+            raise ValueError(f"{type(self).__name__}: the model has no parameters to train")
+        self._set(self._checked(settings))
+        self.model = model
+        self.steps = 0
+        for name in self.vectors:
+            setattr(self, name, np.zeros_like(model.flat_values))
+        self._pieces = _pieces(model)
+        self._sums = np.empty(simd.chunk_count(model.flat_values.size, PIECE))
+        self._parallel = model.flat_values.size >= PARALLEL
+
+    @property
+    def lr(self):
+        """The learning rate of the next step; set it at any time."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = self._checked({"lr": value})["lr"]
+
+    def step(self):
+        """Change model.flat_values, once, by what model.flat_grads says."""
+        scale = 1.0
+        if self.clip_norm is not None:
+            norm = math.sqrt(_NORM[self._parallel](self.model.flat_grads, self._sums))
+            if norm > self.clip_norm:
+                scale = self.clip_norm / norm
+        self.steps += 1
+        self._update(scale)
+
+    def state_dict(self):
+        """All that a later run needs to go on from here: settings, the count of steps, copies of the vectors."""
+        vectors = {name: getattr(self, name).copy() for name in self.vectors}
+        settings = {name: getattr(self, name) for name in self._settings}
+        return {"optimizer": type(self).__name__, "steps": self.steps, **settings, **vectors}
+
+    def load_state_dict(self, state):
+        """Go on from a state_dict() of the same optimizer on a model of the same size.
+
+        Everything is checked before anything changes: a ValueError or TypeError leaves the optimizer as it was.
+        """
+        name = type(self).__name__
+        if not isinstance(state, dict):
+            raise TypeError(f"{name}: load_state_dict takes what state_dict() returned, got {type(state).__name__}")
+        if state.get("optimizer") != name:
+            raise ValueError(f"{name}: the state is that of {state.get('optimizer')!r}")
+        expected = {"optimizer", "steps", *self._settings, *self.vectors}
+        if set(state) != expected:
+            wrong = ", ".join(sorted(map(str, set(state) ^ expected)))
+            raise ValueError(f"{name}: the state lacks, or has too many, of these entries: {wrong}")
+        settings = self._checked({key: state[key] for key in self._settings})
+        steps = state["steps"]
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
+            raise ValueError(f"{name}: the state's count of steps must be a whole number >= 0, got {steps!r}")
+        for key in self.vectors:
+            mine, other = getattr(self, key), np.asarray(state[key])
+            if other.shape != mine.shape or other.dtype != mine.dtype:
+                raise ValueError(
+                    f"{name}: the state's {key} is {other.dtype} of shape {other.shape}; "
+                    f"the model has {mine.dtype} of shape {mine.shape}"
+                )
+        self._set(settings)
+        self.steps = int(steps)
+        for key in self.vectors:
+            getattr(self, key)[...] = state[key]
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._settings)})"
+
+    def _checked(self, settings):
+        """The settings as Python numbers; TypeError or ValueError for what is not in its range."""
+        result = {}
+        for name, value in settings.items():
+            what = f"{type(self).__name__}: {name}"
+            if name == "nesterov":
+                if not isinstance(value, (bool, np.bool_)):
+                    raise TypeError(f"{what} must be True or False, got {value!r}")
+                result[name] = bool(value)
+            elif name == "clip_norm" and value is None:
+                result[name] = None
+            else:
+                result[name] = _number(value, what, *RANGES[name])
+        if result.get("clip_norm") == 0:
+            raise ValueError(f"{type(self).__name__}: clip_norm must be above 0, or None for no clipping")
+        if result.get("nesterov") and result["momentum"] == 0:
+            raise ValueError(f"{type(self).__name__}: nesterov=True needs a momentum above 0")
+        return result
+
+    def _set(self, settings):
+        self._settings = tuple(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent; momentum after Polyak (1964), or Nesterov (1983, as in Sutskever et al. 2013)."""
+
+    vectors = ("velocity",)
+
+    def __init__(self, model, lr, momentum=0.0, nesterov=False, weight_decay=0.0, *, clip_norm=None):
+        super().__init__(
+            model, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, clip_norm=clip_norm
+        )
+
+    def _update(self, scale):
+        numbers = self.lr, self.momentum, self.weight_decay, scale
+        model = self.model
+        _SGD[self._parallel](model.flat_values, model.flat_grads, self.velocity, self._pieces, numbers, self.nesterov)
+
+
+class RMSprop(Optimizer):
+    """Each weight's step is divided by the root of its recent mean square gradient (Tieleman and Hinton 2012).
+
+    `momentum` then works on the divided steps, as in PyTorch.
+    """
+
+    vectors = ("square", "velocity")
+
+    def __init__(self, model, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0, *, clip_norm=None):
+        super().__init__(
+            model, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, clip_norm=clip_norm
+        )
+
+    def _update(self, scale):
+        numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, scale
+        model = self.model
+        _RMSPROP[self._parallel](model.flat_values, model.flat_grads, self.square, self.velocity, self._pieces, numbers)
+
+
+class Adam(Optimizer):
+    """Kingma and Ba (2015), algorithm 1; `weight_decay` is added to the gradient."""
+
+    vectors = ("mean", "square")
+    decoupled = False
+
+    def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, *, clip_norm=None):
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise ValueError(f"{type(self).__name__}: betas must be a pair of numbers, got {betas!r}") from None
+        super().__init__(
+            model, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm
+        )
+
+    def _update(self, scale):
+        rate = self.lr / (1 - self.beta1**self.steps)
+        grow = 1 / math.sqrt(1 - self.beta2**self.steps)
+        decay, shrink = (0.0, self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
+        numbers = rate, self.beta1, self.beta2, grow, self.eps, decay, shrink, scale
+        model = self.model
+        _ADAM[self._parallel](model.flat_values, model.flat_grads, self.mean, self.square, self._pieces, numbers)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    decoupled = True
+
+    def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, *, clip_norm=None):
+        super().__init__(model, lr, betas, eps, weight_decay, clip_norm=clip_norm)
+
+
+# --- schedules: callables, step -> lr, with steps counted from 0 --------------------------------------------
+
+
+def constant(lr):
+    """Always lr."""
+    lr = _number(lr, "constant: lr", *RANGES["lr"])
+    return lambda step: lr
+
+
+def step_decay(lr, every, factor=0.1):
+    """lr, multiplied by `factor` after every `every` steps."""
+    lr = _number(lr, "step_decay: lr", *RANGES["lr"])
+    every = _whole(every, "step_decay: every", 1)
+    factor = _number(factor, "step_decay: factor", 0, math.inf, False)
+    return lambda step: lr * factor ** (step // every)
+
+
+def cosine(lr, steps, warmup=0, final=0.0):
+    """Up in a straight line over the first `warmup` of `steps` steps, then down along half a cosine wave to `final`.
+
+    After Loshchilov and Hutter (2017), without restarts.  Steps beyond the last stay at `final`.
+    """
+    lr = _number(lr, "cosine: lr", *RANGES["lr"])
+    final = _number(final, "cosine: final", *RANGES["lr"])
+    steps = _whole(steps, "cosine: steps", 1)
+    warmup = _whole(warmup, "cosine: warmup", 0)
+    if warmup >= steps:
+        raise ValueError(f"cosine: warmup must be below steps, got warmup={warmup}, steps={steps}")
+
+    def schedule(step):
+        if step < warmup:
+            return lr * (step + 1) / warmup
+        return _glide(lr, final, (step - warmup) / (steps - warmup))
+
+    return schedule
+
+
+def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
+    """From start * lr up to lr over the fraction `rise` of `steps` steps, then down to end * start * lr.
+
+    Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).
+    """
+    lr = _number(lr, "one_cycle: lr", *RANGES["lr"])
+    steps = _whole(steps, "one_cycle: steps", 2)
+    rise = _number(rise, "one_cycle: rise", 0, 1, True)
+    start = _number(start, "one_cycle: start", 0, 1, True)
+    end = _number(end, "one_cycle: end", 0, 1, True)
+    top, last = rise * steps - 1, steps - 1  # the steps at the peak and at the end
+
+    def schedule(step):
+        if step <= top:
+            return _glide(start * lr, lr, step / top if top > 0 else 1.0)
+        return _glide(lr, end * start * lr, (step - max(top, 0)) / (last - max(top, 0)))
+
+    return schedule
+
+
+def _glide(start, end, done):
+    """From start to end along half a cosine wave; `done` goes from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+
+
+# --- checks and pieces --------------------------------------------------------------------------------------
+
+
+def _number(value, what, least, most, most_allowed):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    if not (least <= value < most or (most_allowed and value == most)):
+        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
+        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {value}")
+    return float(value)
+
+
+def _whole(value, what, least):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{what} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _pieces(model):
+    """The model's flat vector as rows (start, stop, whether it decays): int64 (P, 3)."""
+    base = model.flat_values.__array_interface__["data"][0]
+    rows = []
+    for parameter in model.parameters():
+        address = parameter.value.__array_interface__["data"][0]
+        start = (address - base) // parameter.value.itemsize
+        stop = start + parameter.value.size
+        rows += [(s, min(s + PIECE, stop), parameter.decay) for s in range(start, stop, PIECE)]
+    return np.array(rows, np.int64)
