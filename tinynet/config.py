@@ -1,0 +1,94 @@
+"""What tinynet runs on, and on how many threads."""
+
+import ctypes
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import numpy as np
+
+from . import simd
+
+
+def set_num_threads(n):
+    """Let kernels that are called from this thread of Python use n threads, from 1 to the number of CPUs.
+
+    Results do not depend on it, to the bit.  The environment variable NUMBA_NUM_THREADS sets the most there can be.
+    """
+    most = numba.config.NUMBA_NUM_THREADS
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"set_num_threads: the number of threads must be a whole number, got {n!r}")
+    if not 1 <= n <= most:
+        raise ValueError(f"set_num_threads: the number of threads must be from 1 to {most}, got {n}")
+    numba.set_num_threads(int(n))
+
+
+def get_num_threads():
+    """How many threads kernels use."""
+    return numba.get_num_threads()
+
+
+def show_config(mode="print"):
+    """Print what a report of a bug or of a speed should say; with mode="dict", return it instead.
+
+    Versions, processor, vector width and tile of the SIMD kernels, threads, and what there is of CUDA.
+    """
+    if mode not in ("print", "dict"):
+        raise ValueError(f'show_config: mode must be "print" or "dict", got {mode!r}')
+    lanes = {dtype: tile[2] for dtype, tile in simd.TILE.items()}
+    config = {
+        "tinynet": sys.modules[__package__].__version__,
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "numpy": np.__version__,
+        "numba": f"{numba.__version__} (llvmlite {importlib.metadata.version('llvmlite')})",
+        "processor": f"{_processor()} ({llvmlite.binding.get_host_cpu_name()})",
+        "vectors": f"{8 * max(np.dtype(dtype).itemsize * n for dtype, n in lanes.items())} bits",
+        "tile": ", ".join(
+            f"{np.dtype(dtype).name} {rows} rows x {vectors} vectors of {n}"
+            for dtype, (rows, vectors, n) in simd.TILE.items()
+        ),
+        "compiled": "no, plain Python (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "yes",
+        "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
+        "threading layer": _threading_layer(),
+        "cuda": _cuda(),
+    }
+    if mode == "dict":
+        return config
+    width = max(map(len, config))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in config.items()))
+    return None
+
+
+def _processor():
+    """The processor's name as its maker writes it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # only Linux has that file
+    return platform.processor() or platform.machine()
+
+
+def _threading_layer():
+    try:
+        return numba.threading_layer()  # known once threads run, and get_num_threads has started them
+    except ValueError:
+        return "none has started"
+
+
+def _cuda():
+    """Whether numba-cuda and the driver are there.  Neither is started: a process that did could no longer fork."""
+    try:
+        package = f"numba-cuda {importlib.metadata.version('numba-cuda')}"
+    except importlib.metadata.PackageNotFoundError:
+        package = "numba-cuda is not installed"
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = "driver found"
+    except OSError:
+        driver = "no driver"
+    return f"{package}, {driver}"
