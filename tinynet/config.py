@@ -1,11 +1,11 @@
 """What tinynet runs on, and on how many threads."""
 
 import ctypes
-import importlib.metadata
 import platform
 import sys
 from pathlib import Path
 
+import llvmlite
 import llvmlite.binding
 import numba
 import numpy as np
@@ -43,7 +43,7 @@ def show_config(mode="print"):
         "tinynet": sys.modules[__package__].__version__,
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "numpy": np.__version__,
-        "numba": f"{numba.__version__} (llvmlite {importlib.metadata.version('llvmlite')})",
+        "numba": f"{numba.__version__} (llvmlite {llvmlite.__version__})",
         "processor": f"{_processor()} ({llvmlite.binding.get_host_cpu_name()})",
         "vectors": f"{8 * max(np.dtype(dtype).itemsize * n for dtype, n in lanes.items())} bits",
         "tile": ", ".join(
@@ -82,9 +82,11 @@ def _threading_layer():
 
 def _cuda():
     """Whether numba-cuda and the driver are there.  Neither is started: a process that did could no longer fork."""
+    from importlib import metadata  # slow to import, and needed here alone
+
     try:
-        package = f"numba-cuda {importlib.metadata.version('numba-cuda')}"
-    except importlib.metadata.PackageNotFoundError:
+        package = f"numba-cuda {metadata.version('numba-cuda')}"
+    except metadata.PackageNotFoundError:
         package = "numba-cuda is not installed"
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

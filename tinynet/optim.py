@@ -23,6 +23,7 @@ import numba
 import numpy as np
 
 from . import simd
+from .layers.base import positive_int
 
 PIECE = 4096  # elements: some microseconds of work
 PARALLEL = 4 * PIECE  # below, one thread does it alone: starting the others takes 2 us, as long as SGD's whole step
@@ -303,7 +304,7 @@ def constant(lr):
 def step_decay(lr, every, factor=0.1):
     """lr, multiplied by `factor` after every `every` steps."""
     lr = _number(lr, "step_decay: lr", *RANGES["lr"])
-    every = _whole(every, "step_decay: every", 1)
+    every = positive_int(every, "step_decay: every", 1)
     factor = _number(factor, "step_decay: factor", 0, math.inf, False)
     return lambda step: lr * factor ** (step // every)
 
@@ -315,8 +316,8 @@ def cosine(lr, steps, warmup=0, final=0.0):
     """
     lr = _number(lr, "cosine: lr", *RANGES["lr"])
     final = _number(final, "cosine: final", *RANGES["lr"])
-    steps = _whole(steps, "cosine: steps", 1)
-    warmup = _whole(warmup, "cosine: warmup", 0)
+    steps = positive_int(steps, "cosine: steps", 1)
+    warmup = positive_int(warmup, "cosine: warmup", 0)
     if warmup >= steps:
         raise ValueError(f"cosine: warmup must be below steps, got warmup={warmup}, steps={steps}")
 
@@ -334,7 +335,7 @@ def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
     Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).
     """
     lr = _number(lr, "one_cycle: lr", *RANGES["lr"])
-    steps = _whole(steps, "one_cycle: steps", 2)
+    steps = positive_int(steps, "one_cycle: steps", 2)
     rise = _number(rise, "one_cycle: rise", 0, 1, True)
     start = _number(start, "one_cycle: start", 0, 1, True)
     end = _number(end, "one_cycle: end", 0, 1, True)
@@ -363,14 +364,6 @@ def _number(value, what, least, most, most_allowed):
         top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
         raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {value}")
     return float(value)
-
-
-def _whole(value, what, least):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{what} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value}")
-    return int(value)
 
 
 def _pieces(model):

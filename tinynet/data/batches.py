@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..layers.base import positive_int
+
 
 def batches(x, y, batch_size, shuffle=True, seed=0):
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
@@ -20,12 +22,9 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
         raise ValueError(f"batches: x has {samples} samples, but y has {labels}")
     if samples == 0:
         raise ValueError("batches: there are no samples")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f"batches: batch_size must be a whole number, got {batch_size!r}")
-    if batch_size < 1:
-        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
+    batch_size = positive_int(batch_size, "batches: batch_size")
     order = np.random.default_rng(seed).permutation(samples) if shuffle else np.arange(samples)
-    return _generate(x, y, order, int(batch_size))
+    return _generate(x, y, order, batch_size)
 
 
 def _generate(x, y, order, batch_size):
