@@ -58,6 +58,11 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
 
     @property
+    def keeps_output(self):
+        """Whether backward needs the very array that forward returned: a model then hands out a copy of it."""
+        return True
+
+    @property
     def label(self):
         """How messages name it: "Dense (layer 3)"."""
         return type(self).__name__ + self.place
@@ -71,7 +76,7 @@ class Layer:
     def checked(self, x):
         """x as a C-contiguous array (N, *input_shape) of the layer's dtype; an error names the layer otherwise."""
         if self.dtype is None:
-            raise RuntimeError(f"{self.label} has not been built: put it in a Sequential, or call build(input_shape, dtype, rng)")
+            raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call build(input_shape, dtype, rng)")
         if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.c_contiguous:
             return x
         x = real_array(x, self.dtype, f"{self.label}: the input")
@@ -118,6 +123,13 @@ def real_array(x, dtype, what):
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{what} must hold real numbers, got an array of dtype {x.dtype}")
     return np.ascontiguousarray(x, dtype).reshape(x.shape)
+
+
+def number(value, name):
+    """value as a float; TypeError unless it is a real number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def positive_int(value, name, least=1):

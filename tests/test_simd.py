@@ -1,0 +1,125 @@
+"""The tile, the exponential and the order of floats, against NumPy."""
+
+import numpy as np
+import pytest
+
+from tinynet import simd
+
+
+@simd.kernel(tiled=True)
+def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    simd.tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+
+
+@simd.kernel()
+def exp_of(x, y):
+    for i in range(x.size):
+        y[i] = simd.exp(x[i])
+
+
+@simd.kernel()
+def maximum_by_key(x):
+    key = simd.lowest_key(x[0])
+    for i in range(x.size):
+        key = max(key, simd.order_key(x[i]))
+    return simd.from_order_key(key)
+
+
+GUARD = 7777.0
+
+
+def product_between_guards(dtype, M, N, J, K, floor=-np.inf, add=False):
+    """C = start + A B by the tile, on arrays that end where the product ends; and what it should be."""
+    rng = np.random.default_rng([M, N, J, K])
+    a = rng.standard_normal((M, J, K)).astype(dtype)
+    b = rng.standard_normal((J, K, N)).astype(dtype)
+    row = N + 3  # c's rows have room between them
+    c = np.full((M + 2) * row, GUARD, dtype)
+    inside = c[row : row + M * row].reshape(M, row)[:, :N]
+    bias = rng.standard_normal(N).astype(dtype)
+    inside[...] = bias if add else GUARD
+    expected = np.full_like(c, GUARD)
+    total = bias.astype(np.float64) + np.einsum("mjk,jkn->mn", a.astype(np.float64), b.astype(np.float64))
+    expected[row : row + M * row].reshape(M, row)[:, :N] = np.maximum(total, floor)
+    # a and b are the ends of longer arrays of NaN, so that a wrong offset shows in every number
+    a_all = np.concatenate([np.full(5, np.nan, dtype), a.ravel()])
+    b_all = np.concatenate([np.full(9, np.nan, dtype), b.ravel()])
+    start, s0, s_step = (c, row, row) if add else (bias, 0, 0)
+    tile_once(a_all, (M, N, J, K), 5, (J * K, K, 1), b_all, 9, (K * N, N), start, s0, s_step, c, row, row, dtype(floor))
+    return c, expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("M", range(1, 41))
+def test_the_tile_is_right_for_every_remainder_of_rows_and_columns_and_writes_nowhere_else(dtype, M):
+    tolerance = 1e-5 if dtype is np.float32 else 1e-13
+    for N in range(1, 41):
+        for J, K in [(1, 1), (1, 5), (3, 2)]:
+            c, expected = product_between_guards(dtype, M, N, J, K)
+            np.testing.assert_allclose(c, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_tile_is_right_for_every_length_of_both_sums(dtype):
+    for J in range(1, 41):
+        for K in range(1, 41):
+            c, expected = product_between_guards(dtype, 5, 9, J, K)
+            np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_tile_adds_to_what_is_there_and_cuts_off_at_the_floor(dtype):
+    for M, N in [(1, 1), (13, 33), (12, 32), (25, 7)]:
+        c, expected = product_between_guards(dtype, M, N, 2, 3, floor=0.0, add=True)
+        np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5)
+        assert (c == 0).any() or M * N == 1
+
+
+def test_every_element_of_the_tile_has_the_same_bits_whatever_block_it_is_in():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((40, 50)).astype(np.float32), rng.standard_normal((50, 40)).astype(np.float32)
+    bias = np.zeros(40, np.float32)
+
+    def product(m0, n0, M, N):
+        c = np.empty((M, N), np.float32)
+        tile_once(a, (M, N, 1, 50), m0 * 50, (50, 0, 1), b, n0, (0, 40), bias, 0, 0, c, 0, N, np.float32(-np.inf))
+        return c
+
+    whole = product(0, 0, 40, 40)
+    for m0, n0, M, N in [(0, 0, 1, 1), (3, 5, 11, 17), (39, 0, 1, 40), (7, 31, 30, 9), (20, 3, 12, 32)]:
+        np.testing.assert_array_equal(product(m0, n0, M, N), whole[m0 : m0 + M, n0 : n0 + N])
+
+
+def test_a_nan_goes_through_the_tiles_floor():
+    a, b = np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32)
+    c = np.zeros((1, 1), np.float32)
+    tile_once(a, (1, 1, 1, 1), 0, (1, 0, 1), b, 0, (0, 1), np.zeros(1, np.float32), 0, 0, c, 0, 1, np.float32(0))
+    assert np.isnan(c[0, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp_is_right_to_an_ulp_and_exact_at_the_ends(dtype):
+    lowest = -87.3 if dtype is np.float32 else -708.3
+    x = np.concatenate([np.linspace(lowest, 0, 100_001), -np.logspace(-30, 0, 1000)]).astype(dtype)
+    y = np.empty_like(x)
+    exp_of(x, y)
+    expected = np.exp(x.astype(np.longdouble))
+    assert np.max(np.abs(y - expected) / expected) < np.finfo(dtype).eps
+    ends = np.array([0.0, -np.inf, np.nan, -1e30, lowest * 1.01], dtype)
+    y = np.empty_like(ends)
+    exp_of(ends, y)
+    np.testing.assert_array_equal(y, np.array([1, 0, np.nan, 0, 0], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_order_keys_sort_as_their_floats(dtype):
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal(1000) * 10.0 ** rng.integers(-30, 30, 1000)).astype(dtype)
+    assert maximum_by_key(x) == x.max()
+    assert maximum_by_key(-np.abs(x)) == -np.abs(x).min()
+    assert maximum_by_key(np.array([-np.inf, -np.inf], dtype)) == -np.inf
+    assert maximum_by_key(np.array([-np.inf, np.inf], dtype)) == np.inf
+
+
+def test_chunks_depend_on_the_number_of_items_alone():
+    assert [simd.chunk_count(n, 10) for n in (0, 1, 10, 19, 20, 640, 10_000)] == [1, 1, 1, 1, 2, 64, 64]

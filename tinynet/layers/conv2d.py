@@ -1,0 +1,300 @@
+"""Conv2D: one small dense layer, applied at every place of an image.
+
+    y = f(z)     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p s + i - t, q s + j - l, c] w[i,j,c,k]
+
+    x (N, H, W, C) images   w (I, J, C, K) the kernel: I x J its window, K filters   b (K,)   y (N, P, Q, K)
+    s the stride; t and l the rows and columns of zeros put above and to the left (x is 0 outside the image)
+    P = (H + padding above and below - I) // s + 1, and Q alike
+
+Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
+did it touch, and times what?
+
+    w[i,j,c,k]  touched z[n,p,q,k] of every image and place, times the pixel under it there:
+                    dw[i,j,c,k] = sum_n sum_p sum_q x[n, p s + i - t, q s + j - l, c] dz[n,p,q,k]
+    b[k]        touched all z[..,k], times 1:
+                    db[k] = sum_n sum_p sum_q dz[n,p,q,k]
+    x[n,h,v,c]  touched z[n,p,q,k] wherever p s + i - t = h and q s + j - l = v for an (i, j), times w[i,j,c,k]:
+                    dx[n,h,v,c] = sum_(i,p: p s + i - t = h) sum_(j,q: q s + j - l = v) sum_k dz[n,p,q,k] w[i,j,c,k]
+
+All three run on the SIMD tile, with no matrix of windows ("im2col") in memory.  With channels last, row i of a window
+is one contiguous run of J C numbers, so on an image with its zeros around it, of width V,
+
+    z of a row p:    Q places x K filters, summed over I rows of J C numbers       a step to the right is s C numbers
+    dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is s C numbers
+    dx of a row h:   its pixels v = q s + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
+
+One image's zeros, dz and sums stay in a core's L2 cache from one step to the next: the whole backward pass goes over
+memory once, in one launch.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers import activations
+from tinynet.layers.base import Layer, Parameter, pair, positive_int
+from tinynet.layers.initialization import initial_weights
+
+
+@simd.kernel()
+def with_zeros_around(image, first, left, padded):
+    """Fill padded (U, V, C) with the image (H, W, C) and zeros: its row 0 is the image's row `first`, perhaps < 0."""
+    H, W, C = image.shape
+    U, V, _ = padded.shape
+    inside = min(W, V - left)
+    for u in range(U):
+        h = first + u
+        if h < 0 or h >= H:
+            padded[u] = 0
+            continue
+        padded[u, :left] = 0
+        padded[u, left : left + inside] = image[h, :inside]
+        padded[u, left + inside :] = 0
+
+
+@simd.kernel(parallel=True, tiled=True)
+def conv2d_forward(x, w, b, stride, before, floor, y):
+    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
+    N, H, W, C = x.shape
+    I, J, _, K = w.shape
+    _, P, Q, _ = y.shape
+    (s, r), (top, left) = stride, before
+    V = (Q - 1) * r + J
+    pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
+    # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
+    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * C // 65536))
+    for task in prange(N * bands):
+        n, band = task // bands, task % bands
+        p0, p1 = band * P // bands, (band + 1) * P // bands
+        if pads:
+            source = np.empty(((p1 - p0 - 1) * s + I, V, C), x.dtype)
+            with_zeros_around(x[n], p0 * s - top, left, source)
+        else:
+            source = x[n, p0 * s :]
+        row = source.shape[1] * C
+        for p in range(p0, p1):
+            simd.tile(
+                (Q, K, I, J * C),
+                source, (p - p0) * s * row, (r * C, row, 1),
+                w, 0, (J * C * K, K),
+                b, 0, 0,
+                y, ((n * P + p) * Q) * K, K,
+                floor,
+            )  # fmt: skip
+
+
+@simd.kernel()
+def backward_weights_of_image(source, dz, stride, first, zeros, dw):
+    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around."""
+    P, Q, K = dz.shape
+    I, J, C, _ = dw.shape
+    s, r = stride
+    row = source.shape[1] * C
+    none = dz.dtype.type(-np.inf)
+    # A few rows of dz at a time, so that they stay in the L1 cache (24 KB) while all tiles of dw pass over them.
+    step = max(1, 6144 // (Q * K))
+    for p in range(0, P, step):
+        for i in range(I):
+            size = J * C, K, min(step, P - p), Q
+            at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
+            if first and p == 0:
+                simd.tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), zeros, 0, 0, dw, at, K, none)
+            else:
+                simd.tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, K, dw, at, K, none)
+
+
+@simd.kernel()
+def backward_input_of_image(dz, wt, stride, before, dx):
+    """dx of one image, from dz (P, Q, K) and the kernel with its last two axes swapped, wt (I, J, K, C)."""
+    P, Q, K = dz.shape
+    I, J, _, C = wt.shape
+    H, W, _ = dx.shape
+    (s, r), (top, left) = stride, before
+    none = dz.dtype.type(-np.inf)
+    dx[:] = 0
+    for h in range(H):
+        # The rows i, i + s, ... of the window that reach row h, from row p of dz upwards.
+        p = min(P - 1, (h + top) // s)
+        i = h + top - p * s
+        rows = min(p + 1, (I - 1 - i) // s + 1)
+        if rows <= 0:
+            continue
+        for j in range(J):
+            q0 = max(0, -((j - left) // r))  # the first and last place whose column j is within the image
+            q1 = min(Q - 1, (W - 1 + left - j) // r)
+            if q1 < q0:
+                continue
+            at = (h * W + q0 * r + j - left) * C
+            simd.tile(
+                (q1 - q0 + 1, C, rows, K),
+                dz, (p * Q + q0) * K, (K, -Q * K, 1),
+                wt, (i * J + j) * K * C, (s * J * K * C, C),
+                dx, at, r * C,
+                dx, at, r * C,
+                none,
+            )  # fmt: skip
+
+
+@simd.kernel(parallel=True, tiled=True)
+def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx.  `rectified`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
+
+    The images are shared out in chunks fixed by the shapes; a chunk has sums of its own, added in order at the end, so
+    the result has the same bits for any number of threads.
+    """
+    N, H, W, C = x.shape
+    I, J, _, K = w.shape
+    _, P, Q, _ = dy.shape
+    (s, r), (top, left) = stride, before
+    U, V = (P - 1) * s + I, (Q - 1) * r + J
+    pads = top > 0 or left > 0 or U > H or V > W
+    chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
+    dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, K), x.dtype)
+    zeros, one = np.zeros(K, x.dtype), np.ones(1, x.dtype)
+    none, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
+    wt = np.empty((I, J, K, C) if input_grad else (0, 0, 0, 0), x.dtype)
+    for i in range(wt.shape[0]):
+        for j in range(J):
+            for k in range(K):
+                for c in range(C):
+                    wt[i, j, k, c] = w[i, j, c, k]
+    for chunk in prange(chunks):
+        n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
+        padded = np.empty((U, V, C) if pads else (0, 0, 0), x.dtype)
+        scratch = np.empty((P, Q, K) if rectified else (0, 0, 0), x.dtype)
+        for n in range(n0, n1):
+            dz, source = dy[n], x[n]
+            if rectified:
+                out, slope, result = y[n].reshape(P * Q * K), dz.reshape(P * Q * K), scratch.reshape(P * Q * K)
+                for m in range(P * Q * K):
+                    result[m] = nothing if out[m] <= nothing else slope[m]
+                dz = scratch
+            if pads:
+                with_zeros_around(source, -top, left, padded)
+                source = padded
+            backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
+            # The bias is a weight whose input is always 1.
+            start, at = (zeros, 0) if n == n0 else (db_of.reshape(chunks * K), chunk * K)
+            simd.tile((1, K, 1, P * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
+            if input_grad:
+                backward_input_of_image(dz, wt, stride, before, dx[n])
+    for m in prange(I * J):
+        i, j = m // J, m % J
+        dw[i, j] = 0
+        for chunk in range(chunks):
+            for c in range(C):
+                for k in range(K):
+                    dw[i, j, c, k] += dw_of[chunk, i, j, c, k]
+    db[:] = 0
+    for chunk in range(chunks):
+        db += db_of[chunk]
+
+
+class Conv2D(Layer):
+    """y = activation(conv(x, w) + b): x (N, H, W, C) -> y (N, P, Q, filters), with w (I, J, C, filters), b (filters,).
+
+    kernel_size  the window, a whole number or a pair (I, J)
+    stride       how far it moves from one place to the next, a whole number or a pair
+    padding      "valid": only places where the whole window is inside; "same": zeros around, so that the output has
+                 ceil(H / stride) rows, the odd one below and to the right; a whole number: that many on every side
+    activation   None, "relu", "leaky_relu", "sigmoid", "tanh" or "gelu"; ReLU is done before the sums leave the
+                 registers, and its backward pass as the gradient is read
+    bias         False leaves b out
+
+    As is usual in the field this is a cross-correlation: the kernel isn't flipped.  w starts with He's variance for
+    ReLU-like activations, Glorot's otherwise (initialization.py), b at 0.
+    """
+
+    def __init__(self, filters, kernel_size, stride=1, padding="valid", activation=None, bias=True, init=None):
+        super().__init__()
+        self.filters = positive_int(filters, "Conv2D: filters")
+        self.kernel_size, self.stride = pair(kernel_size, "Conv2D: kernel_size"), pair(stride, "Conv2D: stride")
+        if isinstance(padding, str):
+            if padding not in ("valid", "same"):
+                raise ValueError(f'Conv2D: padding must be "valid", "same" or a whole number, got {padding!r}')
+        else:
+            padding = pair(padding, "Conv2D: padding", least=0)
+        self.padding = padding
+        self.activation_name, self.activation = activation, activations.activation(activation, "Conv2D")
+        self.bias, self.init = bool(bias), init
+        self._x = self._kept = None
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        if len(self.input_shape) != 3:
+            raise ValueError(f"{self.label}: expected images, input shape (H, W, C), got {self.input_shape}")
+        C, K = self.input_shape[2], self.filters
+        axes = [
+            _place(self.label, axis, *sizes)
+            for axis, *sizes in zip(
+                ("high", "wide"), self.input_shape, self.kernel_size, self.stride, _both(self.padding), strict=False
+            )
+        ]
+        (P, top), (Q, left) = axes
+        self._before = (top, left)
+        I, J = self.kernel_size
+        w = initial_weights(
+            self.init, self.activation_name, (I, J, C, K), I * J * C, I * J * K, self.dtype, rng, self.label
+        )
+        self.parameters = [Parameter("weight", w)]
+        self._no_bias = np.zeros(K, self.dtype)
+        if self.bias:
+            self.parameters.append(Parameter("bias", np.zeros(K, self.dtype), decay=False))
+        self.flops = 2 * P * Q * I * J * C * K
+        self.output_shape = (P, Q, K)
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        x = self.checked(x)
+        w = self.parameters[0].value
+        b = self.parameters[1].value if self.bias else self._no_bias
+        y = np.empty((len(x), *self.output_shape), self.dtype)
+        floor = self.dtype.type(0 if self.activation_name == "relu" else -np.inf)
+        conv2d_forward(x, w, b, self.stride, self._before, floor, y)
+        kept = y if self.activation is not None else None
+        if self.activation is not None and self.activation_name != "relu":
+            if self.activation.keeps == "input":
+                y = self.activation.forward(y)
+            else:
+                self.activation.forward_in_place(y)
+        if training:
+            self._x, self._kept = x, kept
+        return y
+
+    @property
+    def keeps_output(self):
+        return self.activation is not None and self.activation.keeps == "output"
+
+    def backward(self, dy, input_grad=True):
+        x, w = self.kept("_x"), self.parameters[0].value
+        dz = self.checked_gradient(dy, len(x))
+        rectified = self.activation_name == "relu"
+        if self.activation is not None and not rectified:
+            dz = self.activation.backward(dz, self._kept)
+        db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
+        dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
+        y = self._kept if rectified else dz
+        conv2d_backward(x, w, dz, y, rectified, self.stride, self._before, input_grad, self.parameters[0].grad, db, dx)
+        return dx if input_grad else None
+
+    def formula(self):
+        sums = "conv(x, w) + b" if self.bias else "conv(x, w)"
+        return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
+
+
+def _both(padding):
+    return (padding, padding) if isinstance(padding, str) else padding
+
+
+def _place(label, axis, size, window, stride, padding):
+    """The output's size and the zeros before the first pixel, along one axis."""
+    if padding == "same":
+        places = -(-size // stride)
+        return places, max((places - 1) * stride + window - size, 0) // 2
+    zeros = 0 if padding == "valid" else padding
+    if window > size + 2 * zeros:
+        raise ValueError(
+            f"{label}: a window {window} {axis} does not fit into an image {size} {axis}, {zeros} zeros on each side; "
+            "make the window smaller or the padding larger"
+        )
+    return (size + 2 * zeros - window) // stride + 1, zeros

@@ -1,0 +1,159 @@
+"""Dense: every output is a weighted sum of every input.
+
+    y = f(x w + b)      z[n,o] = b[o] + sum_i x[n,i] w[i,o]      y = f(z), the activation
+    x (N, I)   w (I, O)   b (O,)   y (N, O)
+
+Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
+did it touch, and times what?
+
+    w[i,o]  touched z[n,o] of every sample n, times x[n,i]:   dw[i,o] = sum_n x[n,i] dz[n,o]
+    b[o]    touched z[n,o] of every sample n, times 1:        db[o]   = sum_n dz[n,o]
+    x[n,i]  touched z[n,o] of every output o, times w[i,o]:   dx[n,i] = sum_o dz[n,o] w[i,o]
+
+As matrices:  dw = x' dz     db = column sums of dz     dx = dz w'
+
+All three are products of matrices, and run on the SIMD tile (simd.py).  The tile wants the last axis of its second
+factor contiguous: w and dz are so as they stand; for dx, w is transposed first, and dx is then the forward pass
+of a dense layer with weights w' and no bias.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers import activations
+from tinynet.layers.base import Layer, Parameter, positive_int
+from tinynet.layers.initialization import initial_weights
+
+# A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
+# in the L2 cache while they run over it.
+ROWS, COLUMNS = 48, 64
+
+
+@simd.kernel()
+def block(i, blocks, size):
+    """Where the i-th of `blocks` nearly equal pieces of range(size) begins and ends."""
+    return i * size // blocks, (i + 1) * size // blocks
+
+
+@simd.kernel(parallel=True, tiled=True)
+def dense_forward(x, w, b, floor, y):
+    """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
+    N, I = x.shape
+    O = w.shape[1]
+    down, across = (N + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
+    for task in prange(down * across):
+        n, n_end = block(task % down, down, N)
+        o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
+        simd.tile((n_end - n, o_end - o, 1, I), x, n * I, (I, 0, 1), w, o, (0, O), b, o, 0, y, n * O + o, O, floor)
+
+
+@simd.kernel(parallel=True, tiled=True)
+def dense_backward_weights(x, dz, dw, db):
+    """dw = x' dz, db = column sums of dz.  A thread owns its rows of dw, and sums over the samples in order."""
+    N, I = x.shape
+    O = dz.shape[1]
+    zeros = np.zeros(O, x.dtype)
+    none = x.dtype.type(-np.inf)
+    down, across = (I + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
+    db[:] = 0
+    for task in prange(down * across):
+        i, i_end = block(task % down, down, I)
+        o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
+        if i == 0:  # whoever has the top block of these columns also has their bias
+            for n in range(N):
+                for c in range(o, o_end):
+                    db[c] += dz[n, c]
+        # 512 samples at a time, so that their columns of dz stay in the L2 cache.
+        for n in range(0, N, 512):
+            size = i_end - i, o_end - o, 1, min(512, N - n)
+            if n == 0:
+                simd.tile(size, x, i, (1, 0, I), dz, o, (0, O), zeros, o, 0, dw, i * O + o, O, none)
+            else:
+                at = i * O + o
+                simd.tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), dw, at, O, dw, at, O, none)
+
+
+@simd.kernel()
+def transpose(w, wt):
+    """wt = w', in squares of 16 by 16, so that both sides are read and written by whole cache lines."""
+    I, O = w.shape
+    for i in range(0, I, 16):
+        for o in range(0, O, 16):
+            for c in range(o, min(O, o + 16)):
+                for r in range(i, min(I, i + 16)):
+                    wt[c, r] = w[r, c]
+
+
+class Dense(Layer):
+    """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
+
+    activation  None, "relu", "leaky_relu", "sigmoid", "tanh" or "gelu"; ReLU costs nothing extra, being done before
+                the sums leave the registers
+    bias        False leaves b out
+    init        how w starts: None (He's for ReLU-like activations, Glorot's otherwise), or a name or
+                function as `initialization.initial_weights` takes it; b starts at 0
+
+    Raises ValueError for inputs that are not (N, I): put a Flatten before it to make vectors of images.
+    """
+
+    def __init__(self, units, activation=None, bias=True, init=None):
+        super().__init__()
+        self.units = positive_int(units, "Dense: units")
+        self.activation_name, self.activation = activation, activations.activation(activation, "Dense")
+        self.bias, self.init = bool(bias), init
+        self._x = self._kept = None
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        if len(self.input_shape) != 1:
+            raise ValueError(
+                f"{self.label}: expected vectors, input shape (I,), got {self.input_shape}; put a Flatten() before it"
+            )
+        I, O = self.input_shape[0], self.units
+        w = initial_weights(self.init, self.activation_name, (I, O), I, O, self.dtype, rng, self.label)
+        self.parameters = [Parameter("weight", w)]
+        self._no_bias = np.zeros(O, self.dtype)
+        if self.bias:
+            self.parameters.append(Parameter("bias", np.zeros(O, self.dtype), decay=False))
+        self.flops = 2 * I * O
+        self.output_shape = (O,)
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        x = self.checked(x)
+        w = self.parameters[0].value
+        b = self.parameters[1].value if self.bias else self._no_bias
+        y = np.empty((len(x), self.units), self.dtype)
+        dense_forward(x, w, b, self.dtype.type(0 if self.activation_name == "relu" else -np.inf), y)
+        kept = y if self.activation is not None else None
+        if self.activation is not None and self.activation_name != "relu":
+            if self.activation.keeps == "input":
+                y = self.activation.forward(y)
+            else:
+                self.activation.forward_in_place(y)
+        if training:
+            self._x, self._kept = x, kept
+        return y
+
+    @property
+    def keeps_output(self):
+        return self.activation is not None and self.activation.keeps == "output"
+
+    def backward(self, dy, input_grad=True):
+        x, w = self.kept("_x"), self.parameters[0].value
+        dz = self.checked_gradient(dy, len(x))
+        if self.activation is not None:
+            dz = self.activation.backward(dz, self._kept)
+        db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
+        dense_backward_weights(x, dz, self.parameters[0].grad, db)
+        if not input_grad:
+            return None
+        wt, dx = np.empty(w.shape[::-1], self.dtype), np.empty_like(x)
+        transpose(w, wt)
+        dense_forward(dz, wt, np.zeros(x.shape[1], self.dtype), self.dtype.type(-np.inf), dx)
+        return dx
+
+    def formula(self):
+        sums = "x w + b" if self.bias else "x w"
+        return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
