@@ -1,0 +1,257 @@
+"""Optimizers against PyTorch's, schedules against PyTorch's, and what they refuse."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from tinynet import optim
+from tinynet.layers.base import Parameter
+
+
+class Weights:
+    """What an optimizer needs of a model: parameters that are views of one vector.  Every other one is a bias."""
+
+    def __init__(self, *sizes, dtype=np.float64, seed=0):
+        self.flat_values = np.random.default_rng(seed).standard_normal(sum(sizes)).astype(dtype)
+        self.flat_grads = np.zeros_like(self.flat_values)
+        self._parameters, start = [], 0
+        for k, size in enumerate(sizes):
+            parameter = Parameter(f"{k}", self.flat_values[start : start + size], decay=k % 2 == 0)
+            parameter.grad = self.flat_grads[start : start + size]
+            self._parameters.append(parameter)
+            start += size
+
+    def parameters(self):
+        return self._parameters
+
+
+def gradient(values, step):
+    """Of a bowl that shakes: large enough at times for clipping to matter, and of any size otherwise."""
+    noise = np.random.default_rng(step).standard_normal(values.shape)
+    return (0.5 * (values - 1) + noise * 10.0 ** (step % 5 - 3)).astype(values.dtype)
+
+
+CASES = {
+    "plain": (optim.SGD, {"lr": 0.05}),
+    "momentum": (optim.SGD, {"lr": 0.02, "momentum": 0.9}),
+    "nesterov": (optim.SGD, {"lr": 0.02, "momentum": 0.8, "nesterov": True}),
+    "decay": (optim.SGD, {"lr": 0.05, "weight_decay": 0.1}),
+    "momentum and decay": (optim.SGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05}),
+    "rmsprop": (optim.RMSprop, {"lr": 0.01}),
+    "rmsprop with momentum": (
+        optim.RMSprop,
+        {"lr": 0.003, "alpha": 0.9, "eps": 1e-6, "momentum": 0.7, "weight_decay": 0.1},
+    ),
+    "adam": (optim.Adam, {"lr": 0.01}),
+    "adam with decay": (optim.Adam, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    "adamw": (optim.AdamW, {"lr": 0.01}),
+    "adamw with more decay": (optim.AdamW, {"lr": 0.02, "betas": (0.5, 0.9), "weight_decay": 0.3}),
+}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 3.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_two_hundred_steps_are_those_of_pytorch(case, dtype, clip_norm):
+    ours, settings = CASES[case]
+    theirs = getattr(torch.optim, ours.__name__)
+    model = Weights(37, 5, 211, 1, dtype=dtype)
+    optimizer = ours(model, **settings, clip_norm=clip_norm)
+    tensors = [torch.nn.Parameter(torch.tensor(p.value.copy())) for p in model.parameters()]
+    decayed = [t for t, p in zip(tensors, model.parameters(), strict=True) if p.decay]
+    others = [t for t, p in zip(tensors, model.parameters(), strict=True) if not p.decay]
+    peer = theirs([{"params": decayed}, {"params": others, "weight_decay": 0.0}], **settings)
+    for step in range(200):
+        # Both get the gradient of tinynet's weights: a shared path, so that rounding isn't blown up by it.
+        model.flat_grads[...] = gradient(model.flat_values, step)
+        for tensor, parameter in zip(tensors, model.parameters(), strict=True):
+            tensor.grad = torch.tensor(parameter.grad.copy())
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(tensors, clip_norm)
+        optimizer.step()
+        peer.step()
+    expected = np.concatenate([t.detach().numpy() for t in tensors])
+    tolerance = 1e-5 if dtype == np.float32 or clip_norm is not None else 1e-12  # PyTorch adds 1e-6 to the norm
+    np.testing.assert_allclose(model.flat_values, expected, rtol=tolerance, atol=tolerance)
+    assert np.abs(model.flat_values - Weights(37, 5, 211, 1).flat_values).max() > 0.1, "the weights hardly moved"
+
+
+def test_adam_computed_by_hand():
+    # One weight of 1, gradient 2: m = 0.2, s = 0.004, both divided by what they lack give 2 and 4, so the step is lr.
+    model = Weights(1)
+    model.flat_values[0], model.flat_grads[0] = 1.0, 2.0
+    optim.Adam(model, lr=0.5, eps=0.0).step()
+    assert model.flat_values[0] == pytest.approx(0.5, abs=1e-15)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_parameters():
+    model = Weights(1, 1)
+    model.flat_values[:], model.flat_grads[:] = 0.0, (3.0, 4.0)
+    optim.SGD(model, lr=1.0, clip_norm=1.0).step()
+    np.testing.assert_allclose(model.flat_values, [-0.6, -0.8], rtol=1e-15)
+    np.testing.assert_array_equal(model.flat_grads, [3.0, 4.0])
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("size", [optim.PARALLEL - 1, 5 * optim.PARALLEL + 13])
+def test_a_step_has_the_same_bits_for_any_number_of_threads(make, size):
+    results = []
+    for threads in (1, numba.config.NUMBA_NUM_THREADS):
+        numba.set_num_threads(threads)
+        model = Weights(size, 3, dtype=np.float32)
+        optimizer = make(model, lr=0.01, weight_decay=0.1, clip_norm=0.5)
+        for step in range(3):
+            model.flat_grads[...] = gradient(model.flat_values, step)
+            optimizer.step()
+        results.append(model.flat_values)
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.RMSprop, optim.Adam])
+def test_one_thread_and_all_threads_compute_the_same(make):
+    results = []
+    for parallel in (False, True):
+        model = Weights(10_000, 7, dtype=np.float32)
+        optimizer = make(model, lr=0.01, weight_decay=0.1)
+        optimizer._parallel = parallel
+        for step in range(3):
+            model.flat_grads[...] = gradient(model.flat_values, step)
+            optimizer.step()
+        results.append(model.flat_values)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("case", ["momentum", "rmsprop with momentum", "adam with decay", "adamw"])
+def test_a_run_goes_on_from_its_state_as_if_never_interrupted(case):
+    make, settings = CASES[case]
+    whole, first = Weights(50, 3), Weights(50, 3)
+    straight = make(whole, **settings)
+    interrupted = make(first, **settings)
+    for step in range(10):
+        if step == 5:
+            state = interrupted.state_dict()
+            second = Weights(50, 3, seed=9)
+            second.flat_values[...] = first.flat_values
+            other = dict(settings, lr=0.5)
+            interrupted.step()  # which changes nothing that was handed out
+            interrupted, first = make(second, **other), second
+            interrupted.load_state_dict(state)
+        for model, optimizer in ((whole, straight), (first, interrupted)):
+            model.flat_grads[...] = gradient(model.flat_values, step)
+            optimizer.step()
+    np.testing.assert_array_equal(first.flat_values, whole.flat_values)
+    assert interrupted.lr == settings["lr"]
+
+
+BROKEN_STATES = [
+    (lambda s: [], TypeError, "takes what state_dict"),
+    (lambda s: {**s, "optimizer": "SGD"}, ValueError, "'SGD'"),
+    (lambda s: {k: v for k, v in s.items() if k != "mean"}, ValueError, "mean"),
+    (lambda s: {**s, "velocity": s["mean"]}, ValueError, "velocity"),
+    (lambda s: {**s, "square": s["square"][1:]}, ValueError, r"square is float64 of shape \(7,\)"),
+    (lambda s: {**s, "mean": s["mean"].astype(np.float32)}, ValueError, "mean is float32"),
+    (lambda s: {**s, "lr": -1.0}, ValueError, "lr must be"),
+    (lambda s: {**s, "steps": -1}, ValueError, "steps"),
+    (lambda s: {**s, "beta2": "high"}, TypeError, "beta2"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BROKEN_STATES)
+def test_a_broken_state_is_refused_before_anything_changes(change, error, message):
+    model = Weights(8)
+    optimizer = optim.Adam(model)
+    model.flat_grads[:] = 1.0
+    optimizer.step()
+    before = optimizer.state_dict()
+    broken = change({**before, "mean": before["mean"] + 1, "lr": 0.7})
+    with pytest.raises(error, match=message):
+        optimizer.load_state_dict(broken)
+    after = optimizer.state_dict()
+    assert set(after) == set(before)
+    for key in before:
+        np.testing.assert_array_equal(after[key], before[key])
+
+
+REFUSED = [
+    (lambda m: optim.SGD(m, lr=-0.1), ValueError, "lr must be a finite number of at least 0, got -0.1"),
+    (lambda m: optim.SGD(m, lr=math.nan), ValueError, "lr"),
+    (lambda m: optim.SGD(m, lr=math.inf), ValueError, "lr"),
+    (lambda m: optim.SGD(m, lr="fast"), TypeError, "lr must be a number, got 'fast'"),
+    (lambda m: optim.SGD(m, lr=True), TypeError, "lr"),
+    (lambda m: optim.SGD(m, lr=0.1, momentum=1.0), ValueError, "momentum must be .* below 1, got 1"),
+    (lambda m: optim.SGD(m, lr=0.1, nesterov=True), ValueError, "nesterov=True needs a momentum"),
+    (lambda m: optim.SGD(m, lr=0.1, momentum=0.9, nesterov=1), TypeError, "nesterov must be True or False"),
+    (lambda m: optim.SGD(m, lr=0.1, weight_decay=-1), ValueError, "weight_decay"),
+    (lambda m: optim.SGD(m, lr=0.1, clip_norm=0), ValueError, "clip_norm must be above 0"),
+    (lambda m: optim.SGD(m, lr=0.1, clip_norm=-1), ValueError, "clip_norm"),
+    (lambda m: optim.Adam(m, betas=0.9), ValueError, "betas must be a pair"),
+    (lambda m: optim.Adam(m, betas=(0.9, 1.0)), ValueError, "beta2"),
+    (lambda m: optim.Adam(m, eps=-1e-8), ValueError, "eps"),
+    (lambda m: optim.RMSprop(m, alpha=1.5), ValueError, "alpha"),
+    (lambda m: optim.AdamW([1, 2]), TypeError, "AdamW takes a model .* got list"),
+    (lambda m: optim.Adam(Weights()), ValueError, "no parameters"),
+    (lambda m: setattr(optim.Adam(m), "lr", -1), ValueError, "Adam: lr"),
+    (lambda m: optim.cosine(0.1, 10, warmup=10), ValueError, "warmup must be below steps"),
+    (lambda m: optim.cosine(0.1, 0), ValueError, "steps must be at least 1"),
+    (lambda m: optim.step_decay(0.1, 2.5), TypeError, "every must be a whole number"),
+    (lambda m: optim.one_cycle(0.1, 100, rise=1.5), ValueError, "rise must be .* at most 1"),
+    (lambda m: optim.constant("a"), TypeError, "constant: lr"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), REFUSED)
+def test_a_bad_setting_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make(Weights(8))
+
+
+def test_an_optimizer_prints_its_settings():
+    assert repr(optim.SGD(Weights(1), lr=0.1)) == (
+        "SGD(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=None)"
+    )
+
+
+def rates_of_pytorch(make, lr, steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+torch_schedules = torch.optim.lr_scheduler
+SCHEDULES = {
+    "step_decay": (optim.step_decay(0.3, 7, 0.5), lambda o: torch_schedules.StepLR(o, 7, 0.5), 0.3, 50),
+    "cosine": (optim.cosine(0.3, 50, final=0.01), lambda o: torch_schedules.CosineAnnealingLR(o, 50, 0.01), 0.3, 50),
+    "constant": (optim.constant(0.3), lambda o: torch_schedules.ConstantLR(o, 1.0), 0.3, 50),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_that_of_pytorch(name):
+    schedule, theirs, lr, steps = SCHEDULES[name]
+    expected = rates_of_pytorch(theirs, lr, steps)
+    np.testing.assert_allclose([schedule(step) for step in range(steps)], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "rise"), [(100, 0.3), (37, 0.25), (10, 0.5)])
+def test_one_cycle_is_that_of_pytorch(steps, rise):
+    expected = rates_of_pytorch(
+        lambda o: torch_schedules.OneCycleLR(o, 0.3, total_steps=steps, pct_start=rise), 0.3, steps - 1
+    )
+    schedule = optim.one_cycle(0.3, steps, rise)
+    np.testing.assert_allclose([schedule(step) for step in range(steps - 1)], expected, rtol=1e-9)
+    assert schedule(steps - 1) == pytest.approx(0.3 / 25 * 1e-4)
+
+
+def test_cosine_warms_up_in_a_straight_line_and_stays_at_the_end():
+    schedule = optim.cosine(1.0, steps=20, warmup=4, final=0.1)
+    assert [schedule(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert schedule(12) == pytest.approx(0.55)  # halfway down
+    assert schedule(20) == schedule(1000) == pytest.approx(0.1)
