@@ -76,7 +76,7 @@ class Layer:
     def checked(self, x):
         """x as a C-contiguous array (N, *input_shape) of the layer's dtype; an error names the layer otherwise."""
         if self.dtype is None:
-            raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call build(input_shape, dtype, rng)")
+            raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
         if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.c_contiguous:
             return x
         x = real_array(x, self.dtype, f"{self.label}: the input")
