@@ -1,11 +1,12 @@
 """What the kernels share: the SIMD tile, the exponential, the order of floats, and how a loop is split.
 
-Numba compiles plain loops well, and nearly every kernel of tinynet is a plain loop.  Four things it can't
+Numba compiles plain loops well, and nearly every kernel of tinynet is a plain loop.  Five things it can't
 do from loops alone are here, each with a plain Python body of the same meaning that runs instead under
 NUMBA_DISABLE_JIT=1, so that any kernel can be stepped through with a debugger:
 
     tile          a small matrix product whose result stays in registers      (dense and convolution layers)
     exp           a branch-free exponential that vectorises                   (softmax, sigmoid, tanh, GELU)
+    log1p         log(1 + u), likewise                                        (the cross-entropies)
     order_key     floats as integers of the same order: their max vectorises  (softmax's row maximum)
     chunk_count   how many pieces a sum is cut into: by its shape, never by the number of threads
 
@@ -216,6 +217,61 @@ def _exp(x):
         r = _fma(n, low, _fma(n, high, x))
         power = _as_float(integer((_as_int(rounded) << mantissa) + one))
         return zero if x < smallest else series(r) * power
+
+    return body
+
+
+# --- the logarithm ----------------------------------------------------------------------------------------
+
+
+def log1p(u):
+    """log(1 + u) for 0 <= u < 1e30, correct to 2 ulp however small u is; NaN is passed on.
+
+    With n the power of two for which f = 2^-n (1 + u) - 1 lies in [sqrt(1/2) - 1, sqrt(2) - 1],
+
+        log(1 + u) = n ln 2 + log(1 + f)        log(1 + f) = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...)
+
+    with s = f / (2 + f), |s| < 0.172, so that five (float32) or eleven (float64) terms do.  2^-n u + (2^-n - 1) is
+    rounded once, and where n = 0 it is u itself: that is why no digit of a small u is lost.
+    """
+    return np.log1p(u)
+
+
+def _log1p_pieces(dtype):
+    if dtype is np.float32:
+        return 5, (0.693359375, -2.12194440054690583e-4), np.int32, 23, 127
+    return 11, (6.93147180369123816490e-01, 1.90821492927058770002e-10), np.int64, 52, 1023
+
+
+@_implementation(log1p)
+def _log1p(u):
+    dtype = {types.float32: np.float32, types.float64: np.float64}[u]
+    terms, (high, low), integer, mantissa, bias = _log1p_pieces(dtype)
+    one, two, high, low = dtype(1), dtype(2), dtype(high), dtype(low)
+    root = integer(np.array(math.sqrt(0.5), dtype).view(integer))
+    c = tuple(dtype(2 / (2 * k + 1)) for k in range(terms))
+
+    if terms == 5:
+
+        def series(w):
+            return _fma(_fma(_fma(c[4], w, c[3]), w, c[2]), w, c[1])
+    else:
+
+        def series(w):
+            p = _fma(_fma(_fma(c[10], w, c[9]), w, c[8]), w, c[7])
+            p = _fma(_fma(_fma(p, w, c[6]), w, c[5]), w, c[4])
+            return _fma(_fma(_fma(p, w, c[3]), w, c[2]), w, c[1])
+
+    series = numba.njit(series, fastmath=False, error_model="numpy")
+
+    def body(u):
+        n = integer(integer(_as_int(u + one) - root) >> mantissa)
+        power = _as_float(integer(integer(bias - n) << mantissa))
+        f = _fma(u, power, power - one)
+        s = f / (two + f)
+        w = s * s
+        n = dtype(n)
+        return _fma(n, high, _fma(n, low, _fma(s * w, series(w), s + s)))
 
     return body
 
