@@ -10,7 +10,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from . import simd
+from tinynet import simd
 
 
 def set_num_threads(n):

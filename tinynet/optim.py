@@ -22,15 +22,16 @@ import math
 import numba
 import numpy as np
 
-from . import simd
-from .layers.base import positive_int
+from tinynet import simd
+from tinynet.layers.base import number, positive_int
 
 PIECE = 4096  # elements: some microseconds of work
-PARALLEL = 4 * PIECE  # below, one thread does it alone: starting the others takes 2 us, as long as SGD's whole step
+HEAVY = 4 * PIECE  # elements from which threads pay: starting them takes 2 us, as long as SGD's whole step here
 
 
-def sgd_update(values, grads, velocity, pieces, numbers, nesterov):
-    """values, grads, velocity (S,); numbers (lr, momentum, decay, scale): grads are multiplied by `scale` first."""
+@simd.sized_kernel(HEAVY)
+def sgd_update(grads, velocity, pieces, numbers, nesterov, values):
+    """grads, velocity, values (S,); numbers (lr, momentum, decay, scale): grads are multiplied by `scale` first."""
     real = values.dtype.type
     lr, momentum, decay, scale = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
     for p in numba.prange(len(pieces)):
@@ -47,8 +48,9 @@ def sgd_update(values, grads, velocity, pieces, numbers, nesterov):
                 w[i] -= lr * (d + momentum * v[i] if nesterov else v[i])
 
 
-def rmsprop_update(values, grads, square, velocity, pieces, numbers):
-    """values, grads, square, velocity (S,); numbers (lr, alpha, eps, momentum, decay, scale)."""
+@simd.sized_kernel(HEAVY)
+def rmsprop_update(grads, square, velocity, pieces, numbers, values):
+    """grads, square, velocity, values (S,); numbers (lr, alpha, eps, momentum, decay, scale)."""
     real = values.dtype.type
     lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(1 - numbers[1]), real(numbers[2])
     momentum, decay, scale = real(numbers[3]), real(numbers[4]), real(numbers[5])
@@ -63,8 +65,9 @@ def rmsprop_update(values, grads, square, velocity, pieces, numbers):
             w[i] -= lr * v[i]
 
 
-def adam_update(values, grads, mean, square, pieces, numbers):
-    """values, grads, mean, square (S,); numbers (rate, beta1, beta2, grow, eps, decay, shrink, scale).
+@simd.sized_kernel(HEAVY)
+def adam_update(grads, mean, square, pieces, numbers, values):
+    """grads, mean, square, values (S,); numbers (rate, beta1, beta2, grow, eps, decay, shrink, scale).
 
     The divisions by 1 - beta^t are the same for every weight: rate = lr / (1 - beta1^t) holds the first, and
     grow = 1 / sqrt(1 - beta2^t) the second.  Adam has shrink = 0, and AdamW decay = 0 and shrink = lr decay.
@@ -85,8 +88,9 @@ def adam_update(values, grads, mean, square, pieces, numbers):
             w[i] = keep * w[i] - rate * m[i] / (np.sqrt(s[i]) * grow + eps)
 
 
-def squared_norm(grads, sums):
-    """The sum of the squares of grads (S,) in float64, by way of the sums (C,) of C chunks, added in order."""
+@simd.sized_kernel(HEAVY // PIECE, fast=True)
+def sums_of_squares(grads, sums):
+    """sums[c], float64 (C,), gets the sum of the squares of chunk c of grads (S,)."""
     chunks = len(sums)
     for c in numba.prange(chunks):
         chunk = grads[c * grads.size // chunks : (c + 1) * grads.size // chunks]
@@ -94,17 +98,7 @@ def squared_norm(grads, sums):
         for i in range(chunk.size):
             total += np.float64(chunk[i]) * np.float64(chunk[i])
         sums[c] = total
-    total = 0.0
-    for c in range(chunks):
-        total += sums[c]
-    return total
 
-
-# Each for one thread and for all.
-_SGD = simd.kernel()(sgd_update), simd.kernel(parallel=True)(sgd_update)
-_RMSPROP = simd.kernel()(rmsprop_update), simd.kernel(parallel=True)(rmsprop_update)
-_ADAM = simd.kernel()(adam_update), simd.kernel(parallel=True)(adam_update)
-_NORM = simd.kernel(fast=True)(squared_norm), simd.kernel(parallel=True, fast=True)(squared_norm)
 
 # What a setting may be: least, most, and whether "most" itself is allowed.
 RANGES = {
@@ -115,7 +109,7 @@ RANGES = {
     "beta2": (0, 1, False),
     "eps": (0, math.inf, False),
     "weight_decay": (0, math.inf, False),
-    "clip_norm": (0, math.inf, True),
+    "clip_norm": (0, math.inf, False),
 }
 
 
@@ -139,7 +133,6 @@ class Optimizer:
             setattr(self, name, np.zeros_like(model.flat_values))
         self._pieces = _pieces(model)
         self._sums = np.empty(simd.chunk_count(model.flat_values.size, PIECE))
-        self._parallel = model.flat_values.size >= PARALLEL
 
     @property
     def lr(self):
@@ -154,7 +147,8 @@ class Optimizer:
         """Change model.flat_values, once, by what model.flat_grads says."""
         scale = 1.0
         if self.clip_norm is not None:
-            norm = math.sqrt(_NORM[self._parallel](self.model.flat_grads, self._sums))
+            sums_of_squares(self.model.flat_grads, self._sums)
+            norm = math.sqrt(sum(self._sums.tolist()))
             if norm > self.clip_norm:
                 scale = self.clip_norm / norm
         self.steps += 1
@@ -236,8 +230,8 @@ class SGD(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.momentum, self.weight_decay, scale
-        model = self.model
-        _SGD[self._parallel](model.flat_values, model.flat_grads, self.velocity, self._pieces, numbers, self.nesterov)
+        grads, values = self.model.flat_grads, self.model.flat_values
+        sgd_update(grads, self.velocity, self._pieces, numbers, self.nesterov, values)
 
 
 class RMSprop(Optimizer):
@@ -255,8 +249,8 @@ class RMSprop(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, scale
-        model = self.model
-        _RMSPROP[self._parallel](model.flat_values, model.flat_grads, self.square, self.velocity, self._pieces, numbers)
+        grads, values = self.model.flat_grads, self.model.flat_values
+        rmsprop_update(grads, self.square, self.velocity, self._pieces, numbers, values)
 
 
 class Adam(Optimizer):
@@ -279,8 +273,8 @@ class Adam(Optimizer):
         grow = 1 / math.sqrt(1 - self.beta2**self.steps)
         decay, shrink = (0.0, self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
         numbers = rate, self.beta1, self.beta2, grow, self.eps, decay, shrink, scale
-        model = self.model
-        _ADAM[self._parallel](model.flat_values, model.flat_grads, self.mean, self.square, self._pieces, numbers)
+        grads, values = self.model.flat_grads, self.model.flat_values
+        adam_update(grads, self.mean, self.square, self._pieces, numbers, values)
 
 
 class AdamW(Adam):
@@ -358,12 +352,11 @@ def _glide(start, end, done):
 
 
 def _number(value, what, least, most, most_allowed):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{what} must be a number, got {value!r}")
+    given, value = value, number(value, what)
     if not (least <= value < most or (most_allowed and value == most)):
         top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
-        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {value}")
-    return float(value)
+        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
+    return value
 
 
 def _pieces(model):

@@ -1,6 +1,6 @@
 """Data: batches of it, and data sets to train on."""
 
-from .batches import batches
-from .digits import digits
+from tinynet.data.batches import batches
+from tinynet.data.digits import digits
 
 __all__ = ["batches", "digits"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..layers.base import positive_int
+from tinynet.layers.base import positive_int
 
 
 def batches(x, y, batch_size, shuffle=True, seed=0):

@@ -1,0 +1,185 @@
+"""Gradient check: is dL/dx really what backward says?  Move x a little both ways and look.
+
+    dL/dx  ~  (L(x + h) - L(x - h)) / 2h         wrong by about h^2, where one side alone is wrong by about h
+
+The output of a layer is an array y, so it needs a number L to differentiate: L = sum(y g) with random g, whose
+gradient dL/dy = g is what backward is given.  (The plain sum of y will not do: a softmax sums to 1 whatever its
+input, and any nonsense that adds up to 0 would pass.)  Everything runs in float64, where rounding leaves about
+1e-16 / h of noise; with h = 1e-5 both errors are near 1e-10.
+
+The error of an array of gradients is its largest difference, divided by its largest entry.
+"""
+
+import copy
+
+import numpy as np
+
+from tinynet.layers.base import Layer, real_array
+
+STEP = 1e-5
+KINK_STEP = 1e-7  # where h reached across the corner of a ReLU or a maximum, or so it seems
+
+
+class GradientCheck:
+    """What check found.  Print it, or look at these:
+
+    errors      name of an input or parameter -> its error
+    max_error   the largest of them
+    passed      whether that is at most `tolerance`
+    """
+
+    def __init__(self, title, errors, counts, tolerance):
+        self.title, self.errors, self.counts, self.tolerance = title, errors, counts, tolerance
+
+    @property
+    def max_error(self):
+        return max(self.errors.values())
+
+    @property
+    def passed(self):
+        return bool(self.max_error <= self.tolerance)  # a NaN is no pass
+
+    def __repr__(self):
+        width = max(map(len, self.errors))
+        lines = [f"gradient check: {self.title}"]
+        for name, error in self.errors.items():
+            lines.append(f"  {name:<{width}}  error {error:.1e}  ({self.counts[name]})")
+        verdict = "passed" if self.passed else "FAILED"
+        lines.append(f"{verdict}: largest error {self.max_error:.1e}, tolerance {self.tolerance:.0e}")
+        return "\n".join(lines)
+
+
+def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **options):
+    """Compare the gradients of a layer, a model or a loss with central differences; returns a GradientCheck.
+
+        check(Dense(3), (5, 4))                              a layer, on random inputs of that shape, N first
+        check(model)  or  check(model, x)                    a model, on random inputs or on yours
+        check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together
+        check(softmax_cross_entropy, logits, labels, label_smoothing=0.1)     a loss; options are passed on to it
+
+    An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.
+    Layers and models are checked as copies in float64, in training mode; what you pass is left as it is.  Inputs of
+    whole numbers, such as the words of an Embedding, have no gradient and are not moved.
+    """
+    if samples is not None and (not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1):
+        raise ValueError(f"gradcheck.check: samples must be a whole number above 0, or None for all, got {samples!r}")
+    rng = np.random.default_rng(seed)
+    if isinstance(what, Layer) or hasattr(what, "flat_values"):
+        if options:
+            raise TypeError(f"gradcheck.check: unknown arguments {sorted(options)}; only a loss takes options")
+        title, arrays, gradients, output, g = _of_layers(what, inputs, loss, rng)
+    elif callable(what) and not isinstance(what, type):
+        if loss is not None:
+            raise TypeError("gradcheck.check: loss= goes with a model or a layer, not with a loss")
+        title, arrays, gradients, output, g = _of_loss(what, inputs, options)
+    else:
+        raise TypeError(f"gradcheck.check takes a layer, a model or a loss, got {what!r}")
+
+    chosen, differences, largest = {}, {}, {}
+    for name, array in arrays.items():
+        everything = samples is None or array.size <= samples
+        chosen[name] = np.arange(array.size) if everything else rng.choice(array.size, samples, replace=False)
+        found = gradients[name].reshape(-1)[chosen[name]]
+        slopes = np.array([_slope(output, array, entry, g, STEP) for entry in chosen[name]])
+        largest[name] = max(np.abs(found).max(initial=0), np.abs(slopes).max(initial=0))
+        difference = np.abs(found - slopes)
+        for k in np.flatnonzero(~(difference <= tolerance * largest[name])):
+            again = _slope(output, array, chosen[name][k], g, KINK_STEP)
+            difference[k] = min(difference[k], abs(found[k] - again))
+        differences[name] = difference.max(initial=0)
+    # A gradient that is zero by nature, such as that of a bias before a softmax, is all rounding: its error is
+    # seen against the other gradients.
+    floor = 1e-3 * max(largest.values())
+    errors = {name: float(d / max(largest[name], floor)) if d else 0.0 for name, d in differences.items()}
+    counts = {
+        name: f"all {array.size}" if len(chosen[name]) == array.size else f"{len(chosen[name])} of {array.size}"
+        for name, array in arrays.items()
+    }
+    return GradientCheck(title, errors, counts, tolerance)
+
+
+def _slope(output, array, entry, g, step):
+    """(L(x + h) - L(x - h)) / 2h for one entry of x, which is put back."""
+    flat = array.reshape(-1)
+    kept = flat[entry]
+    flat[entry] = kept + step
+    above, y_above = flat[entry], output()
+    flat[entry] = kept - step
+    below, y_below = flat[entry], output()
+    flat[entry] = kept
+    # Subtracting first, then summing: outputs that did not change cancel exactly instead of adding noise.
+    return float(np.sum((y_above - y_below) * g) / (above - below))
+
+
+def _of_layers(what, inputs, loss, rng):
+    """The arrays to move and their gradients, by name, and the function that gives the output, for a layer or model."""
+    model = hasattr(what, "flat_values")
+    if len(inputs) > (1 if loss is None else 2) or (loss is not None and len(inputs) < 2):
+        expected = "x" if loss is None else "x and y, with loss="
+        raise TypeError(f"gradcheck.check: a layer or model takes {expected}; got {len(inputs)} arrays")
+    if not inputs and (model or what.input_shape is not None):
+        inputs = ((3, *what.input_shape),)
+    if not inputs:
+        raise TypeError("gradcheck.check: a layer that is not built needs the shape of its input, such as (5, 4)")
+    x = inputs[0]
+    if isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x):
+        x = rng.standard_normal(x)
+    whole = np.asarray(x).dtype.kind in "iu"
+    x = np.array(x) if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
+    twin = _float64_copy(what, x.shape[1:], rng)
+    parameters = twin.parameters() if model else twin.parameters
+    random = [(layer, layer.state) for layer in (twin.layers if model else [twin]) if hasattr(layer, "state")]
+
+    def forward():
+        for layer, state in random:  # so that a Dropout drops the same numbers every time
+            layer.state = state
+        return np.array(twin.forward(x, training=True))
+
+    y = forward()
+    if loss is None:
+        dy = g = rng.standard_normal(y.shape)
+        output = forward
+    else:
+        dy, g = np.array(loss(y, inputs[1])[1]), 1.0
+        output = lambda: loss(forward(), inputs[1])[0]  # noqa: E731
+    dx = twin.backward(dy, input_grad=not whole)
+    arrays = {} if whole else {"input": x}
+    gradients = {} if whole else {"input": np.array(dx)}
+    for parameter in parameters:
+        arrays[parameter.name], gradients[parameter.name] = parameter.value, parameter.grad.copy()
+    if not arrays:
+        raise ValueError("gradcheck.check: there is nothing to move: no parameters, and an input of whole numbers")
+    title = f"{type(what).__name__} at x {x.shape}" + (f", with {loss.__name__}" if loss is not None else "")
+    return title, arrays, gradients, output, g
+
+
+def _of_loss(loss, inputs, options):
+    """The same for a loss: it returns its value, and the gradients of as many of its first inputs as it has."""
+    if len(inputs) < 2:
+        raise TypeError(f"gradcheck.check: a loss takes its prediction and its target, got {len(inputs)} arrays")
+    first = real_array(inputs[0], np.float64, "gradcheck.check: the prediction").copy()
+    found = loss(first, *inputs[1:], **options)[1:]
+    moved = [first] + [real_array(a, np.float64, "gradcheck.check: an input").copy() for a in inputs[1 : len(found)]]
+    rest = inputs[len(found) :]
+    gradients = loss(*moved, *rest, **options)[1:]
+    names = ["prediction"] if len(moved) == 1 else [f"input {k}" for k in range(len(moved))]
+    arrays = dict(zip(names, moved, strict=True))
+    gradients = {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}
+    return f"{loss.__name__} at {moved[0].shape}", arrays, gradients, lambda: loss(*moved, *rest, **options)[0], 1.0
+
+
+def _float64_copy(what, shape, rng):
+    """A float64 twin of a layer, built for inputs of `shape`, or of a model; with the same parameters if it has any."""
+    if hasattr(what, "flat_values"):
+        layers = copy.deepcopy(what.layers)
+        for layer in layers:
+            layer.dtype = None  # not built, so that the twin may build it anew
+        twin = type(what)(layers, what.input_shape, what.seed, dtype="float64")
+        twin.flat_values[...] = what.flat_values
+        return twin
+    twin = copy.deepcopy(what)
+    twin.build(shape, np.float64, rng)
+    if what.input_shape == twin.input_shape:
+        for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
+            mine.value[...] = theirs.value
+    return twin
