@@ -1,0 +1,104 @@
+"""Softmax: scores become probabilities.
+
+    y[n,c] = exp(x[n,c]) / sum_k exp(x[n,k])        x, y (..., C), over the last axis
+
+Stable form.  The same with every x[n,k] less their maximum: no exp can overflow, and one of them is 1.
+
+Backward.  With s = sum_k exp(x[n,k]), x[n,c] touched y[n,c] through its own exp, times exp(x[n,c]) / s = y[n,c],
+and every y[n,k] through s, times -exp(x[n,k]) exp(x[n,c]) / s^2 = -y[n,k] y[n,c]:
+
+    dx[n,c] = y[n,c] dy[n,c] - sum_k y[n,k] y[n,c] dy[n,k]
+            = y[n,c] (dy[n,c] - sum_k y[n,k] dy[n,k])
+
+The (C, C) Jacobian of a row would have C^2 numbers; what it does to dy needs one sum.
+
+To train a classifier, end the model in the logits instead: softmax_cross_entropy does both at once, and exactly.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers.base import Layer
+
+HEAVY = 16384  # elements from which two threads beat one
+
+
+# A row is a function of its own, compiled once: the row has the same bits whether the loop around it is on one
+# thread or on several, and wherever in the batch it lies.
+
+
+@simd.kernel(fast=True)
+def softmax_row(x, y):
+    highest = simd.lowest_key(x[0])
+    for c in range(x.size):
+        highest = max(highest, simd.order_key(x[c]))
+    m = simd.from_order_key(highest)
+    s = 0.0  # in float64: a float32 sum of 100,000 probabilities would lose three digits
+    for c in range(x.size):
+        y[c] = simd.exp(x[c] - m)  # a NaN comes through here, though the maximum may have missed it
+        s += y[c]
+    scale = x.dtype.type(1.0 / s)
+    for c in range(x.size):
+        y[c] *= scale
+
+
+@simd.kernel(fast=True)
+def softmax_row_backward(dy, y, dx):
+    dot = 0.0
+    for c in range(y.size):
+        dot += y[c] * dy[c]
+    dot = y.dtype.type(dot)
+    for c in range(y.size):
+        dx[c] = y[c] * (dy[c] - dot)
+
+
+@simd.sized_kernel(HEAVY)
+def softmax_forward(x, y):
+    for n in prange(x.shape[0]):
+        softmax_row(x[n], y[n])
+
+
+@simd.sized_kernel(HEAVY)
+def softmax_backward(dy, y, dx):
+    for n in prange(y.shape[0]):
+        softmax_row_backward(dy[n], y[n], dx[n])
+
+
+class Softmax(Layer):
+    """y = exp(x) / sum exp(x) over the last axis.
+
+    A row with a NaN or +inf, or with nothing but -inf, gives NaN; a single -inf gives the probability 0.
+    In training it keeps y.
+    """
+
+    def build(self, input_shape, dtype, rng):
+        input_shape = super().build(input_shape, dtype, rng)
+        if not input_shape:
+            raise ValueError(f"{self.label}: expected samples with at least one axis to sum over, got scalars")
+        self.flops = 4 * math.prod(input_shape)  # subtract, exponentiate, add, scale
+        return input_shape
+
+    def forward(self, x, training=False):
+        x = self.checked(x)
+        y = np.empty_like(x)
+        rows = (-1, x.shape[-1])
+        softmax_forward(x.reshape(rows), y.reshape(rows))
+        if training:
+            self._y = y
+        return y
+
+    def backward(self, dy, input_grad=True):
+        y = self.kept("_y")
+        dy = self.checked_gradient(dy, len(y))
+        if not input_grad:
+            return None
+        dx = np.empty_like(dy)
+        rows = (-1, y.shape[-1])
+        softmax_backward(dy.reshape(rows), y.reshape(rows), dx.reshape(rows))
+        return dx
+
+    def formula(self):
+        return "y = exp(x) / sum(exp(x)) over the last axis"
