@@ -80,12 +80,12 @@ def _cached(compiler, *args, **options):
     return decorate
 
 
-def sized_kernel(threads_from, *, fast=False):
-    """A decorator like kernel, for a function whose last argument is its output: threads only where they pay.
+def sized_kernel(threads_from, *, of=-1, fast=False):
+    """A decorator like kernel, for a function that takes threads only where they pay.
 
     The function is compiled twice, each when it is first needed: for one thread, and with its prange loops on all
-    threads where the output has at least `threads_from` elements, since waking the threads costs 2 microseconds
-    or more and a small layer takes less than that.
+    threads where argument number `of` (the last, its output, unless said) has at least `threads_from` elements.
+    Waking the threads costs 2 microseconds or more, and a small layer takes less than that.
     """
 
     def decorate(function):
@@ -93,7 +93,7 @@ def sized_kernel(threads_from, *, fast=False):
 
         @wraps(function)
         def call(*arguments):
-            (serial if arguments[-1].size < threads_from else threads)(*arguments)
+            (serial if arguments[of].size < threads_from else threads)(*arguments)
 
         return call
 
