@@ -1,0 +1,181 @@
+"""The gradient check finds what is wrong, and nothing where all is right."""
+
+import numpy as np
+import pytest
+
+from tinynet.gradcheck import check
+from tinynet.layers.base import Layer
+from tinynet.layers.conv2d import Conv2D
+from tinynet.layers.dense import Dense
+from tinynet.layers.dropout import Dropout
+from tinynet.layers.shape import Flatten
+from tinynet.layers.softmax import Softmax
+from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.model import Sequential
+
+
+class Square(Layer):
+    """y = x^2, with a backward that is off by the factor `wrong`."""
+
+    def __init__(self, wrong=1.0):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x, training=False):
+        self._x = x
+        return x * x
+
+    def backward(self, dy, input_grad=True):
+        return 2 * self.wrong * self._x * dy
+
+
+class PlainSoftmax(Softmax):
+    """A softmax whose backward forgets the sum: dx = p dy - p would pass a check with dy = 1."""
+
+    def backward(self, dy, input_grad=True):
+        return np.zeros_like(dy)
+
+
+def small_model(**options):
+    layers = [Conv2D(4, 3, activation="relu"), Flatten(), Dropout(0.3), Dense(5, activation="tanh"), Dense(3)]
+    return Sequential(layers, (6, 6, 1), **options)
+
+
+def test_a_right_layer_passes():
+    result = check(Square(), (4, 3))
+    assert result.passed
+    assert list(result.errors) == ["input"]
+    assert result.max_error < 1e-9
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.0, 1.001, 1 + 1e-6, np.nan])
+def test_a_wrong_layer_fails(wrong):
+    result = check(Square(wrong), (4, 3))
+    assert not result.passed
+    assert "FAILED" in str(result)
+
+
+def test_random_output_gradients_catch_what_a_plain_sum_would_hide():
+    assert not check(PlainSoftmax(), (4, 3)).passed
+
+
+def test_a_float32_layer_is_checked_as_a_float64_copy_and_left_alone():
+    layer = Dense(3)
+    layer.build((4,), np.float32, np.random.default_rng(0))
+    before = [p.value.copy() for p in layer.parameters]
+    result = check(layer)
+    assert result.passed
+    assert set(result.errors) == {"input", "weight", "bias"}
+    assert layer.dtype == np.float32
+    for p, value in zip(layer.parameters, before, strict=True):
+        np.testing.assert_array_equal(p.value, value)
+        assert not p.grad.any()
+
+
+def test_a_whole_model_is_checked_and_left_alone():
+    model = small_model()
+    before = model.flat_values.copy()
+    state = model.layers[2].state
+    result = check(model, samples=None)
+    assert result.passed
+    assert {"input", "0.weight", "3.bias", "4.weight"} <= set(result.errors)
+    np.testing.assert_array_equal(model.flat_values, before)
+    assert model.layers[2].state == state
+    assert model.dtype == np.float32
+    assert not model.flat_grads.any()
+
+
+def test_a_model_and_its_loss_are_checked_together():
+    x, y = np.random.default_rng(0).standard_normal((4, 6, 6, 1)), np.array([0, 2, 1, 1])
+    result = check(small_model(), x, y, loss=softmax_cross_entropy, samples=30)
+    assert result.passed
+    assert result.counts["3.weight"] == "30 of 320"
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_is_checked_with_its_options(reduction):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((6, 4)).astype(np.float32)
+    assert check(
+        softmax_cross_entropy, logits, np.array([0, 1, 2, 3, 0, -100]), label_smoothing=0.1, reduction=reduction
+    ).passed
+    assert check(sigmoid_cross_entropy, logits, rng.random((6, 4)), pos_weight=3.0, reduction=reduction).passed
+
+
+def test_a_wrong_loss_fails():
+    def half(prediction, target):
+        return np.sum((prediction - target) ** 2), prediction - target
+
+    result = check(half, np.ones((3, 2)), np.zeros((3, 2)))
+    assert not result.passed
+    assert result.max_error == pytest.approx(0.5)
+
+
+def test_a_function_of_several_arrays_is_checked_in_each():
+    def product(x, w, target):
+        d = x @ w - target
+        return 0.5 * np.sum(d**2), d @ w.T, x.T @ d
+
+    rng = np.random.default_rng(0)
+    result = check(product, rng.random((3, 4)), rng.random((4, 2)), rng.random((3, 2)))
+    assert result.passed
+    assert list(result.errors) == ["input 0", "input 1"]
+
+
+def test_a_kink_is_not_taken_for_an_error():
+    class Corner(Square):
+        def forward(self, x, training=False):
+            self._x = x
+            return np.abs(x)
+
+        def backward(self, dy, input_grad=True):
+            return np.sign(self._x) * dy
+
+    assert check(Corner(), np.array([[1e-6, -2e-6, 0.5]])).passed  # nearer to 0 than the step
+
+
+def test_whole_numbers_are_not_moved():
+    class Lookup(Dense):
+        def forward(self, x, training=False):
+            self._x = x
+            return self.parameters[0].value[x[:, 0]]
+
+        def backward(self, dy, input_grad=True):
+            assert not input_grad
+            for p in self.parameters:
+                p.grad[...] = 0
+            np.add.at(self.parameters[0].grad, self._x[:, 0], dy)
+
+    result = check(Lookup(5), np.array([[0, 0, 0], [2, 0, 0], [0, 0, 0]]))
+    assert result.passed
+    assert "input" not in result.errors
+
+
+def test_the_result_reads_as_a_table():
+    text = str(check(Dense(3), (5, 4)))
+    lines = text.splitlines()
+    assert lines[0] == "gradient check: Dense at x (5, 4)"
+    assert lines[1].startswith("  input   error ")
+    assert lines[1].endswith("(all 20)")
+    assert lines[-1].startswith("passed: largest error ")
+
+
+REFUSED = [
+    (lambda: check(Dense(3)), TypeError, "needs the shape of its input"),
+    (lambda: check(Dense), TypeError, "takes a layer, a model or a loss"),
+    (lambda: check(3), TypeError, "takes a layer, a model or a loss, got 3"),
+    (lambda: check(Dense(3), (5, 4), smoothing=1), TypeError, "only a loss takes options"),
+    (lambda: check(Dense(3), (5, 4), samples=0), ValueError, "samples must be"),
+    (lambda: check(small_model(), loss=softmax_cross_entropy), TypeError, "x and y, with loss="),
+    (lambda: check(small_model(), np.zeros((2, 6, 6, 1)), np.zeros(2)), TypeError, "takes x; got 2"),
+    (lambda: check(softmax_cross_entropy, np.zeros((2, 3))), TypeError, "prediction and its target"),
+    (lambda: check(softmax_cross_entropy, np.zeros((2, 3)), [0, 1], loss=abs), TypeError, "goes with a model"),
+    (lambda: check(Dense(3), np.array([["a"]])), TypeError, "real numbers"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), REFUSED)
+def test_bad_arguments_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

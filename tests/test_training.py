@@ -1,0 +1,376 @@
+"""fit is the five-line loop; its history, its reports, and what it refuses."""
+
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import tinynet.training
+from tinynet import plots
+from tinynet.data import batches
+from tinynet.layers.dense import Dense
+from tinynet.layers.dropout import Dropout
+from tinynet.losses.mean_squared_error import mean_squared_error
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.metrics import accuracy
+from tinynet.model import Sequential
+from tinynet.optim import SGD, Adam, cosine
+from tinynet.training import EarlyStopping, History, NonFiniteError, fit
+
+rng = np.random.default_rng(0)
+Y = rng.integers(0, 3, 100)
+X = (rng.standard_normal((100, 4)) + np.eye(3, 4)[Y] * 3).astype(np.float32)
+
+
+def small_model(seed=0, last=3):
+    return Sequential([Dense(8, activation="tanh"), Dropout(0.1), Dense(last)], (4,), seed=seed)
+
+
+def trained(model=None, lr=0.05, **options):
+    model = model or small_model()
+    options = {"loss": softmax_cross_entropy, "epochs": 3, "batch_size": 16, "progress": False, **options}
+    history = fit(model, X, Y, optimizer=Adam(model, lr), **options)
+    return model, history
+
+
+def test_fit_is_the_five_line_loop():
+    model, history = trained(seed=5)
+    by_hand, losses = small_model(), []
+    optimizer = Adam(by_hand, lr=0.05)
+    for epoch in (1, 2, 3):
+        total = 0.0
+        for x, y in batches(X, Y, batch_size=16, seed=(5, epoch)):
+            logits = by_hand.forward(x, training=True)
+            loss, dlogits = softmax_cross_entropy(logits, y)
+            by_hand.backward(dlogits)
+            optimizer.step()
+            total += len(x) * float(loss)
+        losses.append(total / len(X))
+    np.testing.assert_array_equal(model.flat_values, by_hand.flat_values)
+    assert history["loss"] == losses
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
+    weights = [trained(seed=seed)[0].flat_values for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).any()
+
+
+def test_the_history_has_one_number_an_epoch():
+    model, history = trained(validation=(X[:30], Y[:30]), metrics="accuracy", epochs=4)
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds"]
+    assert all(len(values) == 4 and all(type(v) is float for v in values) for values in history.values())
+    prediction = model.predict(X[:30])
+    assert history["val_accuracy"][-1] == accuracy(prediction, Y[:30])
+    assert history["val_loss"][-1] == pytest.approx(float(softmax_cross_entropy(prediction, Y[:30])[0]))
+    assert history["accuracy"][-1] > 0.8
+    with pytest.raises(KeyError, match="no 'val_f1'; it has loss, accuracy"):
+        history["val_f1"]
+
+
+def test_metrics_come_as_a_name_a_function_a_list_or_a_dict():
+    def zero(prediction, target):
+        return 0
+
+    for metrics, names in [
+        (zero, ["zero"]),
+        (["accuracy", zero], ["accuracy", "zero"]),
+        ({"right": "accuracy", "none": zero}, ["right", "none"]),
+    ]:
+        _, history = trained(metrics=metrics, epochs=1)
+        assert list(history)[1:-2] == names
+
+
+def test_a_loss_comes_as_a_name_or_a_function_of_ones_own():
+    model, named = trained(small_model(), loss="softmax_cross_entropy")
+    assert named["loss"] == trained()[1]["loss"]
+
+    def distance(prediction, target):
+        d = prediction - np.eye(3, dtype=prediction.dtype)[target]
+        return float((d**2).sum()), 2 * d
+
+    _, history = trained(loss=distance, lr=0.01)
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_a_schedule_is_asked_before_every_step():
+    asked = []
+
+    def schedule(step):
+        asked.append(step)
+        return cosine(0.1, 21)(step)
+
+    _, history = trained(schedule=schedule)
+    assert asked == list(range(21))
+    assert history["lr"] == [cosine(0.1, 21)(step) for step in (6, 13, 20)]
+
+
+def test_augment_sees_every_training_batch_and_may_overwrite_it():
+    before, seen = X.copy(), []
+
+    def augment(x, rng):
+        seen.append(len(x))
+        x *= rng.uniform(0.9, 1.1)
+        return x
+
+    model, _ = trained(augment=augment, epochs=2)
+    assert seen == [16, 16, 16, 16, 16, 16, 4] * 2
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(model.flat_values, trained(augment=augment, epochs=2)[0].flat_values)
+    assert (model.flat_values != trained(epochs=2)[0].flat_values).any()
+
+
+def test_callbacks_see_every_epoch_and_can_stop():
+    epochs = []
+
+    def callback(training):
+        epochs.append((training.epoch, training.step, training.history["loss"][-1]))
+        training.stop = training.epoch == 2
+
+    _, history = trained(callbacks=[callback], epochs=10)
+    assert [(epoch, step) for epoch, step, _ in epochs] == [(1, 7), (2, 14)]
+    assert [loss for *_, loss in epochs] == history["loss"]
+
+
+def test_early_stopping_waits_for_patience_epochs_without_improvement():
+    values = iter([5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0, 9.0])
+
+    def scripted(prediction, target):
+        return next(values) if len(target) == 30 else 0.0
+
+    stopping = EarlyStopping("val_scripted", patience=3)
+    _, history = trained(metrics=scripted, validation=(X[:30], Y[:30]), callbacks=stopping, epochs=20)
+    assert history["val_scripted"] == [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0]
+    assert (stopping.best, stopping.best_epoch) == (2.0, 4)
+
+
+def test_without_a_terminal_there_is_one_line_an_epoch(capsys):
+    trained(progress=True, metrics="accuracy", validation=(X, Y), epochs=10)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 10
+    number = r"\d\.\d{4}"
+    for epoch, line in enumerate(lines, 1):
+        assert re.fullmatch(
+            rf"epoch {epoch:2}/10  loss {number}  accuracy {number}  val_loss {number}  val_accuracy {number}"
+            r"  [\d,]+ samples/s",
+            line,
+        )
+    assert err == ""
+
+
+def test_progress_false_is_silent(capsys):
+    trained(progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_is_a_bar_an_epoch(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    trained(progress=True, metrics="accuracy", epochs=2)
+    lines = [line.split("\r")[-1] for line in capsys.readouterr().out.split("\n") if line]
+    assert len(lines) == 2
+    assert re.search(r"epoch 2/2 .* 100/100 .* samples/s, loss \d\.\d{4}  accuracy \d\.\d{4}", lines[1])
+
+
+# --- losses that are no numbers -----------------------------------------------------------------------------
+
+
+def test_a_nan_in_the_input_stops_at_once_and_is_named():
+    x = X.copy()
+    x[3, 1] = np.nan
+    model = small_model()
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step 1: the loss is nan; the input is not finite: sample \d+"):
+        fit(model, x, Y, loss=softmax_cross_entropy, optimizer=Adam(model), epochs=1, batch_size=100, progress=False)
+    np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
+
+
+def test_the_first_layer_with_a_broken_output_is_named():
+    model = Sequential([Dense(8), Dense(8), Dense(3)], (4,))
+    model.parameters()[2].value[...] = 1e38
+    with pytest.raises(NonFiniteError, match=r"it began at Dense \(layer 1\): its parameters are finite") as caught:
+        trained(model)
+    assert (caught.value.epoch, caught.value.step, caught.value.layer) == (1, 1, "Dense (layer 1)")
+    assert isinstance(caught.value, ArithmeticError)
+
+
+def test_a_step_that_breaks_a_parameter_is_found_in_the_next():
+    model = small_model()
+    calls = []
+
+    def poisoned(prediction, target):
+        value, gradient = softmax_cross_entropy(prediction, target)
+        calls.append(value)
+        if len(calls) == 5:
+            gradient[0, 0] = np.nan
+        return value, gradient
+
+    with pytest.raises(
+        NonFiniteError, match=r"step 6: the loss is nan; it began at Dense \(layer 2\), whose parameter"
+    ):
+        trained(model, loss=poisoned)
+
+
+def test_the_last_step_of_an_epoch_is_watched_too():
+    def poisoned(prediction, target):
+        value, gradient = softmax_cross_entropy(prediction, target)
+        return value, gradient * np.nan
+
+    with pytest.raises(NonFiniteError, match=r"step 1: a parameter is not finite; it began at Dense \(layer 2\)"):
+        trained(loss=poisoned, batch_size=100)
+
+
+def test_a_loss_that_breaks_by_itself_is_named():
+    with pytest.raises(NonFiniteError, match="every layer's output is finite, so it began in the loss"):
+        trained(loss=lambda prediction, target: (math.inf, prediction))
+
+
+def test_a_learning_rate_far_too_high_ends_in_a_clear_error():
+    model = Sequential([Dense(8), Dense(1)], (4,))
+    with pytest.raises(NonFiniteError):
+        fit(
+            model,
+            X,
+            X[:, :1],
+            loss=mean_squared_error,
+            optimizer=SGD(model, 1e6),
+            epochs=50,
+            progress=False,
+            batch_size=10,
+        )
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+REFUSED = [
+    ({"loss": "softmax"}, ValueError, "no loss 'softmax'; there are softmax_cross_entropy"),
+    ({"loss": 3}, TypeError, "loss must be a function"),
+    ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"epochs": 2.5}, TypeError, "epochs must be a whole number"),
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+    ({"seed": -1}, ValueError, "seed must be at least 0"),
+    ({"metrics": "f1"}, ValueError, "no metric 'f1'; there are accuracy"),
+    ({"metrics": 3}, TypeError, "a metric must be a function"),
+    ({"metrics": [accuracy, "accuracy"]}, ValueError, "two metrics have one name"),
+    ({"metrics": {"loss": accuracy}}, ValueError, "can't be called 'loss'"),
+    ({"validation": X}, ValueError, "validation must be a pair"),
+    ({"validation": (X, Y[:3])}, ValueError, "validation has 100 samples and 3 targets"),
+    ({"augment": True}, TypeError, "augment must be a function, got True"),
+    ({"schedule": 0.1}, TypeError, "schedule must be a function, got 0.1"),
+    ({"callbacks": [1]}, TypeError, "a callback must be a function"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED)
+def test_bad_arguments_are_refused_before_anything_is_trained(options, error, message):
+    model = small_model()
+    with pytest.raises(error, match=message):
+        trained(model, **options)
+    np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
+
+
+def test_the_optimizer_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="made for another model"):
+        fit(small_model(), X, Y, loss=softmax_cross_entropy, optimizer=Adam(small_model()), epochs=1)
+    with pytest.raises(TypeError, match="optimizer must be an optimizer, such"):
+        fit(small_model(), X, Y, loss=softmax_cross_entropy, optimizer="adam", epochs=1)
+    with pytest.raises(TypeError, match=r"model must be a tinynet\.Sequential, got Dense"):
+        fit(Dense(3), X, Y, loss=softmax_cross_entropy, optimizer=None, epochs=1)
+
+
+def test_data_of_different_lengths_are_refused():
+    model = small_model()
+    with pytest.raises(ValueError, match="x has 100 samples, but y has 99"):
+        fit(model, X, Y[:-1], loss=softmax_cross_entropy, optimizer=Adam(model), epochs=1)
+
+
+# --- accuracy -----------------------------------------------------------------------------------------------
+
+
+def test_accuracy_computed_by_hand():
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    assert accuracy(scores, [1, 0, 0, 0]) == 0.75
+    assert accuracy([1, 0, 1, 0], [1, 0, 0, 0]) == 0.75
+    assert accuracy(scores, np.eye(2)[[1, 0, 0, 0]]) == 0.75
+    assert accuracy(np.array([1.5, -2.0]) > 0, [1, 1]) == 0.5
+    assert accuracy(np.zeros((2, 3, 4)), np.zeros((2, 3), np.int8)) == 1.0  # the first of equals
+
+
+def test_a_row_with_a_nan_is_never_right():
+    assert accuracy(np.array([[np.nan, 0.0], [1.0, 0.0]]), [0, 0]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "error", "message"),
+    [
+        (np.zeros((4, 1)), [0] * 4, ValueError, "at least 2 classes"),
+        (np.zeros(4), [0] * 4, ValueError, "compare it first"),
+        (np.zeros((4, 3)), [0] * 3, ValueError, r"labels of shape \(4,\) expected, got \(3,\)"),
+        (np.zeros((4, 3)), np.zeros(4), TypeError, "labels must be whole numbers"),
+        (np.zeros((0, 3)), np.zeros(0, int), ValueError, "no predictions"),
+        (["a"], ["b"], TypeError, "predictions must be numbers"),
+    ],
+)
+def test_accuracy_refuses_what_it_cannot_judge(predictions, labels, error, message):
+    with pytest.raises(error, match=message):
+        accuracy(predictions, labels)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_history_draws_itself(tmp_path, suffix):
+    history = History(loss=[2.0, 0.5, 0.1], val_loss=[1.5, 0.7, 0.3], accuracy=[0.2, 0.7, 1.0], lr=[1, 1, 1])
+    picture = history.plot(tmp_path / f"curves.{suffix}")
+    assert isinstance(picture, Figure)
+    assert (tmp_path / f"curves.{suffix}").stat().st_size > 1000
+    loss, metric = picture.axes
+    assert loss.get_yscale() == "log"
+    assert [line.get_ydata().tolist() for line in loss.lines] == [history["loss"], history["val_loss"]]
+    assert metric.get_ylabel() == "accuracy"
+
+
+def test_a_grid_of_images_marks_the_mistakes(tmp_path):
+    images = rng.random((11, 5, 5, 1))
+    picture = plots.image_grid(
+        images, np.arange(11) % 3, np.zeros(11, int), tmp_path / "grid.png", names="abc", columns=4
+    )
+    titles = [panel.get_title() for panel in picture.axes]
+    assert titles[:4] == ["a", "a, is b", "a, is c", "a"]
+    assert titles[11] == ""
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_drawing_needs_no_display_and_chooses_no_backend():
+    code = """
+import sys
+from tinynet import plots
+plots.training_curves({"loss": [1.0]})
+assert "matplotlib.pyplot" not in sys.modules  # which is what opens windows and picks backends
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: History().plot(), "no epochs to draw"),
+        (lambda: plots.image_grid(np.zeros((2, 5)), [0, 1]), "images must be"),
+        (lambda: plots.image_grid(np.zeros((2, 5, 5)), [0]), "labels must be"),
+        (lambda: plots.image_grid(np.zeros((2, 5, 5)), [0, 1], [0]), "predictions must be"),
+        (lambda: plots.image_grid(np.zeros((2, 5, 5)), [0, 1], columns=0), "columns must be"),
+    ],
+)
+def test_pictures_refuse_what_they_cannot_draw(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_every_loss_is_known_by_its_name():
+    for name, function in tinynet.training.LOSSES.items():
+        assert function.__name__ == name
