@@ -74,12 +74,16 @@ class Layer:
     # What subclasses call.
 
     def checked(self, x):
-        """x as a C-contiguous array (N, *input_shape) of the layer's dtype; an error names the layer otherwise."""
+        """x as a C-contiguous array (N, *input_shape) of the layer's dtype; an error names the layer otherwise.
+
+        One that is read-only or unaligned is copied too: to Numba its type is another one, and every kernel that
+        reads it would be compiled again, for a second or so, to save a copy of microseconds.
+        """
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.c_contiguous:
+        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.carray:
             return x
-        x = real_array(x, self.dtype, f"{self.label}: the input")
+        x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
         if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
             expected = ", ".join(["N", *map(str, self.input_shape)])
             raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
@@ -88,9 +92,9 @@ class Layer:
     def checked_gradient(self, dy, batch):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
         shape = (batch, *self.output_shape)
-        if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.c_contiguous:
+        if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.carray:
             return dy
-        dy = real_array(dy, self.dtype, f"{self.label}: the gradient")
+        dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")
         if dy.shape != shape:
             raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}")
         return dy
