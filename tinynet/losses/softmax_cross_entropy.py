@@ -1,0 +1,496 @@
+"""Softmax cross-entropy, fused: one pass over the logits gives the loss and all that its gradient needs.
+
+    p[n,c] = exp(z[n,c]) / sum_k exp(z[n,k])       z logits (N, C)   t labels (N,)
+    L      = -1/N sum_n log p[n, t[n]]
+
+Stable form.  With m = max_k z[n,k] and s = sum_k exp(z[n,k] - m), no exp can overflow, and s >= 1:
+
+    -log p[n,t] = (m - z[n,t]) + log s
+
+One of the terms of s is exactly 1, the maximum's own.  Summing only the others, r = s - 1, and taking log1p(r)
+keeps every digit of a small loss: for logits (20, 0) it is 2.1e-9 where log(1 + 2.1e-9) in float32 is 0.
+
+Backward.  z[n,c] touched log s, times exp(z[n,c] - m) / s = p[n,c], and z[n,t] itself, times -1:
+
+    dz[n,c] = (p[n,c] - [c = t[n]]) / N            at c = t, without cancellation: ((e - 1) - r) / s,  e = exp(z - m)
+
+Why fuse: apart, softmax's backward multiplies by a (C, C) Jacobian per sample; together that Jacobian collapses
+to one subtraction, and p is never stored.
+
+Weights w (C,), soft targets q (N, C) and label smoothing are one formula more.  Each term of the loss gets a factor
+a[n,c], whose sum over c is A[n]; z[n,c] now touched log s A[n] times, and itself a[n,c] times:
+
+    L[n]    = sum_c a[n,c] ((m - z[n,c]) + log s)            a[n,c] = w[c] ((1 - eps) q[n,c] + eps / K)
+    dz[n,c] = A[n] p[n,c] - a[n,c]                           q[n,c] = [c = t[n]] for labels
+
+K is the number of classes that are not masked by a logit of -inf; a masked class gets no share of eps.
+
+How a row is passed over.  Its logits come from memory once, in blocks that stay in the L1 cache: the maximum of the
+block, then its exponentials against the highest maximum so far (Milakov and Gimelshein 2018, "Online normalizer
+calculation for softmax").  They are written where the gradient goes, and while they are still in the L2 cache,
+each block is multiplied by exp(its maximum - m) / s.  Rows of few classes are handled LANES at a time, transposed.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.losses import checks
+
+BLOCK = 1024  # logits of a row at a time; 256 and 4096 were 5 and 3 % slower on rows of 50,257
+PADDING = 64  # a short block is filled up to a multiple of this, so that no exp is left to a loop's scalar remainder
+FEW = 32  # up to so many classes, rows are handled side by side
+LANES = 64  # and so many rows: 32 spent 1.8 times as long, on starting loops
+CHUNK = 4096  # logits: the least that a thread takes at a time
+THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
+
+
+# --- few classes: many rows side by side --------------------------------------------------------------------
+
+
+@simd.kernel()
+def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
+    """Rows `first` to `last` of z (N, C): see rows_of_labels.
+
+    x[c, l] is class c of the l-th of LANES rows, so every loop over l runs through contiguous numbers, for any C.
+    All LANES are always computed, with stale numbers where rows are missing: no row depends on its neighbours.
+    """
+    C = z.shape[1]
+    one, zero, lowest = z.dtype.type(1), z.dtype.type(0), simd.lowest_key(z[0, 0])
+    x = np.zeros((C, LANES), z.dtype)
+    keys = np.full(LANES, lowest)
+    m, below, ties, log_s = np.zeros((4, LANES), z.dtype)
+    total = 0.0
+    for i in range(first, last, LANES):
+        rows = z[i : min(i + LANES, last)]
+        for c in range(C):
+            xc = x[c]
+            for l in range(rows.shape[0]):
+                xc[l] = rows[l, c]
+        for l in range(LANES):
+            keys[l] = lowest
+            below[l] = ties[l] = zero
+        for c in range(C):
+            xc = x[c]
+            for l in range(LANES):
+                keys[l] = max(keys[l], simd.order_key(xc[l]))
+        for l in range(LANES):
+            m[l] = simd.from_order_key(keys[l])
+        for c in range(C):
+            xc = x[c]
+            for l in range(LANES):
+                e = simd.exp(xc[l] - m[l])
+                xc[l] = e
+                small, tie = zero if e >= one else e, e if e >= one else zero
+                below[l] += small
+                ties[l] += tie
+        for l in range(LANES):
+            below[l] += ties[l] - one
+            log_s[l] = simd.log1p(below[l])
+        factor, r = ties, below
+        for l in range(rows.shape[0]):
+            label = t[i + l]
+            loss, factor[l] = 0.0, zero
+            if label != ignore_index:
+                a = np.float64(w[label]) if w.size else 1.0
+                loss = weighted(a, (np.float64(m[l]) - np.float64(rows[l, label])) + np.float64(log_s[l]))
+                factor[l] = a * scale / (1.0 + r[l])
+            total += loss
+            if losses.size:
+                losses[i + l] = loss
+        if g.size:
+            dz = g[i : i + rows.shape[0]]
+            for c in range(C):
+                xc = x[c]
+                for l in range(rows.shape[0]):
+                    dz[l, c] = xc[l] * factor[l]
+            for l in range(rows.shape[0]):
+                label = t[i + l]
+                if label != ignore_index:
+                    dz[l, label] = ((x[label, l] - one) - r[l]) * factor[l]
+                else:  # 0 times NaN is NaN
+                    dz[l] = zero
+    return total
+
+
+@simd.kernel()
+def weighted(a, x):
+    """a x, where a term of factor 0 is 0 even if x is infinite."""
+    return 0.0 if a == 0.0 and x == np.inf else a * x
+
+
+# --- many classes: one row, block by block ------------------------------------------------------------------
+
+
+@simd.kernel(fast=True)
+def copy_and_maximum(z, block):
+    """Copy z into `block` and return its maximum: a NaN may be it, or not, and shows in the exponentials anyway.
+
+    The copy costs 4 % of the time and lets the gradient overwrite the logits: a loop that reads one array and
+    writes another doesn't vectorise where they are the same (5 times slower).
+    """
+    highest = simd.lowest_key(z[0])
+    for c in range(z.size):
+        block[c] = z[c]
+        highest = max(highest, simd.order_key(z[c]))
+    return simd.from_order_key(highest)
+
+
+@simd.kernel(fast=True)
+def exponentials(z, m, e):
+    """e = exp(z - m); returns the sum of those below 1, and the sum of the ones."""
+    one, zero = z.dtype.type(1), z.dtype.type(0)
+    below = ties = zero
+    for c in range(z.size):
+        x = simd.exp(z[c] - m)
+        e[c] = x
+        small, tie = zero if x >= one else x, x if x >= one else zero
+        below += small
+        ties += tie
+    return below, ties
+
+
+@simd.kernel(fast=True)
+def target_terms(z, q, w, m):
+    """sum_c a and sum_c a (m - z), for a = w q; where a is 0 the term is, even at z = -inf."""
+    zero = z.dtype.type(0)
+    total = loss = zero
+    for c in range(z.size):
+        a = w[c] * q[c]
+        term = zero if a == zero else a * (m - z[c])
+        total += a
+        loss += term
+    return total, loss
+
+
+@simd.kernel(fast=True)
+def smoothing_terms(z, w, m, e):
+    """How many classes are not masked, and over those sum_c w and sum_c w (m - z).  Masked ones get e = -1."""
+    zero, one, masked = z.dtype.type(0), z.dtype.type(1), z.dtype.type(-np.inf)
+    count = total = loss = zero
+    for c in range(z.size):
+        closed = z[c] == masked
+        a, x = zero if closed else w[c], -one if closed else e[c]
+        term = zero if closed else w[c] * (m - z[c])
+        n = zero if closed else one
+        e[c] = x
+        count += n
+        total += a
+        loss += term
+    return count, total, loss
+
+
+@simd.kernel()
+def pass_over_row(z, q, w, smooth, e, block, tail, highest):
+    """One pass over a row z (C,) with soft targets q (C,), or none; returns m, r and the sums of the two `_terms`.
+
+    The exponentials of all blocks but the last go into e, unless e is empty, and of the last into `tail`.
+    highest[k] is the maximum that block k was held against.  Sums are in float64 across blocks.
+    """
+    C, zero, masked = z.size, z.dtype.type(0), z.dtype.type(-np.inf)
+    top = masked
+    below = ties = count = spread = spread_loss = share = share_loss = 0.0
+    for k in range((C + BLOCK - 1) // BLOCK):
+        start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
+        size = stop - start
+        new = copy_and_maximum(z[start:stop], block)
+        if simd.order_key(new) > simd.order_key(top):
+            rise = np.float64(new) - (np.float64(top) if top != masked else 0.0)
+            spread_loss += rise * spread
+            share_loss += rise * share
+            below, ties = (below + ties) * np.float64(simd.exp(top - new)), 0.0
+            top = new
+        highest[k] = top
+        m = top if top != masked else zero  # -inf - -inf is NaN
+        padded = (size + PADDING - 1) // PADDING * PADDING
+        block[size:padded] = masked
+        target = tail if stop == C or e.size == 0 else e[start:stop]
+        more_below, more_ties = exponentials(block[:padded], m, target)
+        below += more_below
+        ties += more_ties
+        if q.size:
+            total, loss = target_terms(block[:size], q[start:stop], w[start:stop], m)
+            share += total
+            share_loss += loss
+        if smooth:
+            n, total, loss = smoothing_terms(block[:size], w[start:stop], m, target)
+            count += n
+            spread += total
+            spread_loss += loss
+    return top, below + (ties - 1.0), share, share_loss, count, spread, spread_loss
+
+
+@simd.kernel()
+def multiply(e, factor, g):
+    for c in range(g.size):
+        g[c] = e[c] * factor
+
+
+@simd.kernel()
+def multiply_in_place(g, factor):
+    for c in range(g.size):
+        g[c] *= factor
+
+
+@simd.kernel()
+def multiply_less_smoothing(e, factor, b, w, g):
+    """g = factor e - b w, and 0 where e = -1 marks a masked class."""
+    zero = e.dtype.type(0)
+    for c in range(g.size):
+        g[c] = zero if e[c] < zero else e[c] * factor - b * w[c]
+
+
+@simd.kernel()
+def subtract_targets(g, b, w, q):
+    for c in range(g.size):
+        g[c] -= b * (w[c] * q[c])
+
+
+@simd.kernel()
+def row_gradient(m, s, A, q, w, smooth, hard, soft, tail, highest, g):
+    """dz = A p - hard w q - soft w, from the exponentials that pass_over_row left in g and `tail`."""
+    C = g.size
+    for k in range((C + BLOCK - 1) // BLOCK):
+        start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
+        dz = g[start:stop]
+        factor = g.dtype.type(A * np.float64(simd.exp(highest[k] - m)) / s)
+        if smooth:
+            multiply_less_smoothing(tail if stop == C else dz, factor, g.dtype.type(soft), w[start:stop], dz)
+        elif stop == C:
+            multiply(tail, factor, dz)
+        else:
+            multiply_in_place(dz, factor)
+        if q.size:
+            subtract_targets(dz, g.dtype.type(hard), w[start:stop], q[start:stop])
+
+
+# --- rows of a batch ------------------------------------------------------------------------------------------
+
+
+@simd.kernel()
+def rows_of_labels(z, t, w, ignore_index, epsilon, scale, losses, g, first, last):
+    """Rows `first` to `last` of logits z (N, C) with labels t (N,): the sum of their losses.
+
+    Each row's loss goes into losses (N,) and the gradient of scale times the sum into g (N, C), which may be z; either
+    may be empty.  w (C,) may be empty where epsilon is 0.  To be called from other kernels too.
+    """
+    C = z.shape[1]
+    if C <= FEW and epsilon == 0.0:
+        return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+    block, tail, nothing = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(0, z.dtype)
+    highest = np.empty((C + BLOCK - 1) // BLOCK, z.dtype)
+    smooth = epsilon > 0.0
+    total = 0.0
+    for i in range(first, last):
+        label, loss = t[i], 0.0
+        dz = g[i] if g.size else nothing
+        if label == ignore_index:
+            dz[:] = 0
+        else:
+            zt = z[i, label]
+            m, r, _, _, count, spread, spread_loss = pass_over_row(
+                z[i], nothing, w, smooth, dz, block, tail, highest
+            )
+            s, log_s = 1.0 + r, np.log1p(r)
+            wt = np.float64(w[label]) if w.size else 1.0
+            hard, soft = (1.0 - epsilon) * wt, epsilon / count if smooth else 0.0
+            loss = weighted(hard, (np.float64(m) - np.float64(zt)) + log_s) + soft * (spread_loss + spread * log_s)
+            if g.size:
+                row_gradient(
+                    m, s, (hard + soft * spread) * scale, nothing, w, smooth, 0.0, soft * scale, tail, highest, dz
+                )
+                e = np.float64(simd.exp(zt - m))
+                own = soft * wt if zt > -np.inf else 0.0
+                dz[label] = (hard * (((e - 1.0) - r) / s) + (soft * spread * e / s - own)) * scale
+        total += loss
+        if losses.size:
+            losses[i] = loss
+    return total
+
+
+@simd.kernel()
+def rows_of_probabilities(z, q, w, epsilon, scale, losses, g, first, last):
+    """The same for soft targets q (N, C); w (C,) is needed."""
+    C = z.shape[1]
+    block, tail, nothing = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(0, z.dtype)
+    highest = np.empty((C + BLOCK - 1) // BLOCK, z.dtype)
+    smooth = epsilon > 0.0
+    total = 0.0
+    for i in range(first, last):
+        dz = g[i] if g.size else nothing
+        m, r, share, share_loss, count, spread, spread_loss = pass_over_row(
+            z[i], q[i], w, smooth, dz, block, tail, highest
+        )
+        s, log_s = 1.0 + r, np.log1p(r)
+        hard, soft = 1.0 - epsilon, epsilon / count if smooth else 0.0
+        loss = weighted(hard, share_loss + share * log_s) + soft * (spread_loss + spread * log_s)
+        if g.size:
+            A = (hard * share + soft * spread) * scale
+            row_gradient(m, s, A, q[i], w, smooth, hard * scale, soft * scale, tail, highest, dz)
+        total += loss
+        if losses.size:
+            losses[i] = loss
+    return total
+
+
+@simd.kernel()
+def count_labels(t, C, w, ignore_index):
+    """The position of the first label that is no class, or -1; and the weights' sum over the labels that count."""
+    count = strange = 0
+    for n in range(t.size):
+        counts = t[n] != ignore_index
+        strange += counts & ((t[n] < 0) | (t[n] >= C))
+        count += counts
+    if strange:
+        for n in range(t.size):
+            if t[n] != ignore_index and (t[n] < 0 or t[n] >= C):
+                return n, 0.0
+    total = np.float64(count)
+    if w.size:
+        total = 0.0
+        for n in range(t.size):
+            if t[n] != ignore_index:
+                total += w[t[n]]
+    return -1, total
+
+
+@simd.kernel(fast=True)
+def strange_probabilities(q):
+    """Is this row (C,) not made of numbers in [0, 1] whose sum is 1?"""
+    zero, most = q.dtype.type(0), q.dtype.type(1 + 1e-6)
+    strange, total = 0, zero
+    for c in range(q.size):
+        strange += not (q[c] >= zero and q[c] <= most)
+        total += q[c]
+    return strange > 0 or abs(total - 1.0) > 1e-3
+
+
+def from_labels(z, t, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
+    """Position of the first bad label, or -1; and the loss's value.  With a bad label, nothing is written.
+
+    Chunks of rows are what threads take; each owns its rows of g.  Their number depends on the shape alone.
+    """
+    N, C = z.shape
+    position, total = count_labels(t, C, w, ignore_index)
+    if position >= 0:
+        return position, 0.0
+    scale = 1.0
+    if mean:
+        total = divisor if divisor > 0.0 else total
+        scale = 1.0 / total if total > 0.0 else 0.0
+    together = LANES if C <= FEW else 1
+    groups = (N + together - 1) // together
+    partial = np.empty(chunks)
+    for k in prange(chunks):
+        first, last = k * groups // chunks * together, min((k + 1) * groups // chunks * together, N)
+        partial[k] = rows_of_labels(z, t, w, ignore_index, epsilon, scale, losses, g, first, last)
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return -1, value * scale
+
+
+def from_probabilities(z, q, w, epsilon, mean, divisor, chunks, losses, g):
+    """The same for soft targets q (N, C): the first row that is no distribution, or -1; and the value."""
+    N = z.shape[0]
+    strange, partial = np.empty(chunks, np.int64), np.empty(chunks)
+    for k in prange(chunks):
+        strange[k] = -1
+        for n in range(k * N // chunks, (k + 1) * N // chunks):
+            if strange[k] < 0 and strange_probabilities(q[n]):
+                strange[k] = n
+    for k in range(chunks):
+        if strange[k] >= 0:
+            return strange[k], 0.0
+    scale = 1.0
+    if mean:
+        scale = 1.0 / (divisor if divisor > 0.0 else N)
+    for k in prange(chunks):
+        first, last = k * N // chunks, (k + 1) * N // chunks
+        partial[k] = rows_of_probabilities(z, q, w, epsilon, scale, losses, g, first, last)
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return -1, value * scale
+
+
+serial_labels, threaded_labels = simd.kernel()(from_labels), simd.kernel(parallel=True)(from_labels)
+serial_probabilities = simd.kernel()(from_probabilities)
+threaded_probabilities = simd.kernel(parallel=True)(from_probabilities)
+
+
+def softmax_cross_entropy(
+    logits,
+    targets,
+    *,
+    weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    reduction="mean",
+    denominator=None,
+    grad=True,
+    out=None,
+):
+    """The cross-entropy of softmax(logits) against targets, and its gradient with respect to the logits.
+
+    logits           (..., C), float32 or float64
+    targets          (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities
+    weight           (C,) factors of the classes' terms
+    ignore_index     a label with this value adds no loss and no gradient, and does not count; logits there may be NaN
+    label_smoothing  eps: targets become (1 - eps) q + eps / C (Szegedy et al. 2015, section 7); classes masked by a
+                     logit of -inf get none of it
+    reduction        "mean": over the weights w[t] of the labels that count (0 where there are none), or over the rows
+                     of probabilities; "sum"; or "none", one loss for each row
+    denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
+    grad             False: the gradient isn't computed, and None is returned for it
+    out              the array that receives the gradient; may be `logits`
+
+    Returns (value, gradient): a float, or an array (...) for "none"; an array like logits, the gradient of the value
+    (of its sum for "none").  A class at -inf has probability 0; if it is the target, the loss is inf.  A row with a
+    NaN or +inf, or with all of its classes at -inf, has NaN for both.  Raises ValueError or TypeError for what it
+    can't use, before anything is written.
+    """
+    name = "softmax_cross_entropy"
+    z = checks.prediction(logits, name, "logits")
+    if z.ndim == 0:
+        raise ValueError(f"{name}: logits must have shape (..., C), got one number")
+    C, dtype = z.shape[-1], z.dtype
+    divisor = checks.divisor(reduction, denominator, name)
+    epsilon = checks.fraction(label_smoothing, name)
+    t = targets if isinstance(targets, np.ndarray) else checks.as_array(targets, name, "targets")
+    kind = t.dtype.kind
+    if kind in "iu":
+        t = checks.class_indices(t, z, name)
+        ignore_index = checks.whole_number(ignore_index, name)
+    elif kind != "f":
+        raise TypeError(f"{name}: targets must be integer class indices or float probabilities, got dtype {t.dtype}")
+    elif t.shape == z.shape[:-1] and t.shape != z.shape:
+        raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; try .astype(int)")
+    else:
+        t = checks.like_prediction(t, z.shape, dtype, name).reshape(-1, C)
+        if ignore_index != -100:
+            raise ValueError(f"{name}: ignore_index belongs to integer targets, these are probabilities")
+    if weight is not None:
+        w = checks.per_class(weight, C, dtype, name)
+    else:
+        w = checks.NOTHING[dtype] if kind != "f" and epsilon == 0.0 else np.ones(C, dtype)
+    gradient = checks.gradient(grad, out, logits, z, (t, w), name)
+    N = z.size // C
+    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype]
+    rows, dz = z.reshape(N, C), gradient.reshape(-1, C)
+
+    threads = N > 1 and z.size >= THREADS_FROM
+    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    if kind == "f":
+        kernel = threaded_probabilities if threads else serial_probabilities
+        position, value = kernel(rows, t, w, epsilon, reduction == "mean", divisor, chunks, losses, dz)
+        if position >= 0:
+            raise checks.not_a_distribution(t[position], position, z.shape[:-1], name)
+    else:
+        kernel = threaded_labels if threads else serial_labels
+        position, value = kernel(rows, t, w, ignore_index, epsilon, reduction == "mean", divisor, chunks, losses, dz)
+        if position >= 0:
+            raise checks.not_a_class(np.asarray(targets), position, C, ignore_index, name)
+    if reduction == "none":
+        value = losses.reshape(z.shape[:-1])
+    return value, checks.delivered(gradient, grad, out)
