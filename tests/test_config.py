@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import tinynet
-from tinynet import config, simd
+from tinynet import config
+from tinynet.tile import TILE
 
 
 def test_the_number_of_threads_is_set_and_read():
@@ -41,7 +42,7 @@ def test_show_config_says_what_the_host_is(capsys):
     assert found["numpy"] == np.__version__
     assert numba.__version__ in found["numba"]
     assert found["threads"] == f"{config.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}"
-    rows, vectors, lanes = simd.TILE[np.dtype(np.float32)]
+    rows, vectors, lanes = TILE[np.dtype(np.float32)]
     assert f"float32 {rows} rows x {vectors} vectors of {lanes}" in found["tile"]
     assert found["vectors"] == f"{32 * lanes} bits"
     assert "driver" in found["cuda"]

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from tinynet import simd
+from tinynet.tile import tile
 
 
 @simd.kernel(tiled=True)
 def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
-    simd.tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+    tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
 
 
 @simd.kernel()

@@ -10,7 +10,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from tinynet import simd
+from tinynet.tile import TILE
 
 
 def set_num_threads(n):
@@ -38,7 +38,7 @@ def show_config(mode="print"):
     """
     if mode not in ("print", "dict"):
         raise ValueError(f'show_config: mode must be "print" or "dict", got {mode!r}')
-    lanes = {dtype: tile[2] for dtype, tile in simd.TILE.items()}
+    lanes = {dtype: shape[2] for dtype, shape in TILE.items()}
     config = {
         "tinynet": sys.modules[__package__].__version__,
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
@@ -48,7 +48,7 @@ def show_config(mode="print"):
         "vectors": f"{8 * max(np.dtype(dtype).itemsize * n for dtype, n in lanes.items())} bits",
         "tile": ", ".join(
             f"{np.dtype(dtype).name} {rows} rows x {vectors} vectors of {n}"
-            for dtype, (rows, vectors, n) in simd.TILE.items()
+            for dtype, (rows, vectors, n) in TILE.items()
         ),
         "compiled": "no, plain Python (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "yes",
         "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",

@@ -23,6 +23,8 @@ is one contiguous run of J C numbers, so on an image with its zeros around it, o
     dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is s C numbers
     dx of a row h:   its pixels v = q s + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
 
+A 3 x 3 window with stride 1 and many channels is done with fewer multiplications, in winograd.py.
+
 One image's zeros, dz and sums stay in a core's L2 cache from one step to the next: the whole backward pass goes over
 memory once, in one launch.
 """
@@ -31,25 +33,11 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers import activations
+from tinynet.layers import activations, winograd
 from tinynet.layers.base import Layer, Parameter, pair, positive_int
 from tinynet.layers.initialization import initial_weights
-
-
-@simd.kernel()
-def with_zeros_around(image, first, left, padded):
-    """Fill padded (U, V, C) with the image (H, W, C) and zeros: its row 0 is the image's row `first`, perhaps < 0."""
-    H, W, C = image.shape
-    U, V, _ = padded.shape
-    inside = min(W, V - left)
-    for u in range(U):
-        h = first + u
-        if h < 0 or h >= H:
-            padded[u] = 0
-            continue
-        padded[u, :left] = 0
-        padded[u, left : left + inside] = image[h, :inside]
-        padded[u, left + inside :] = 0
+from tinynet.layers.padding import places, with_zeros_around
+from tinynet.tile import tile
 
 
 @simd.kernel(parallel=True, tiled=True)
@@ -73,7 +61,7 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
             source = x[n, p0 * s :]
         row = source.shape[1] * C
         for p in range(p0, p1):
-            simd.tile(
+            tile(
                 (Q, K, I, J * C),
                 source, (p - p0) * s * row, (r * C, row, 1),
                 w, 0, (J * C * K, K),
@@ -98,9 +86,9 @@ def backward_weights_of_image(source, dz, stride, first, zeros, dw):
             size = J * C, K, min(step, P - p), Q
             at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
             if first and p == 0:
-                simd.tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), zeros, 0, 0, dw, at, K, none)
+                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), zeros, 0, 0, dw, at, K, none)
             else:
-                simd.tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, K, dw, at, K, none)
+                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, K, dw, at, K, none)
 
 
 @simd.kernel()
@@ -125,7 +113,7 @@ def backward_input_of_image(dz, wt, stride, before, dx):
             if q1 < q0:
                 continue
             at = (h * W + q0 * r + j - left) * C
-            simd.tile(
+            tile(
                 (q1 - q0 + 1, C, rows, K),
                 dz, (p * Q + q0) * K, (K, -Q * K, 1),
                 wt, (i * J + j) * K * C, (s * J * K * C, C),
@@ -175,7 +163,7 @@ def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, 
             backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
             # The bias is a weight whose input is always 1.
             start, at = (zeros, 0) if n == n0 else (db_of.reshape(chunks * K), chunk * K)
-            simd.tile((1, K, 1, P * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
+            tile((1, K, 1, P * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
             if input_grad:
                 backward_input_of_image(dz, wt, stride, before, dx[n])
     for m in prange(I * J):
@@ -224,14 +212,7 @@ class Conv2D(Layer):
         if len(self.input_shape) != 3:
             raise ValueError(f"{self.label}: expected images, input shape (H, W, C), got {self.input_shape}")
         C, K = self.input_shape[2], self.filters
-        axes = [
-            _place(self.label, axis, *sizes)
-            for axis, *sizes in zip(
-                ("high", "wide"), self.input_shape, self.kernel_size, self.stride, _both(self.padding), strict=False
-            )
-        ]
-        (P, top), (Q, left) = axes
-        self._before = (top, left)
+        (P, Q), self._before = places(self.label, self.input_shape, self.kernel_size, self.stride, self.padding)
         I, J = self.kernel_size
         w = initial_weights(
             self.init, self.activation_name, (I, J, C, K), I * J * C, I * J * K, self.dtype, rng, self.label
@@ -242,6 +223,7 @@ class Conv2D(Layer):
             self.parameters.append(Parameter("bias", np.zeros(K, self.dtype), decay=False))
         self.flops = 2 * P * Q * I * J * C * K
         self.output_shape = (P, Q, K)
+        self._by_winograd = winograd.fits(self.kernel_size, self.stride, self.output_shape, C)
         return self.output_shape
 
     def forward(self, x, training=False):
@@ -250,7 +232,10 @@ class Conv2D(Layer):
         b = self.parameters[1].value if self.bias else self._no_bias
         y = np.empty((len(x), *self.output_shape), self.dtype)
         floor = self.dtype.type(0 if self.activation_name == "relu" else -np.inf)
-        conv2d_forward(x, w, b, self.stride, self._before, floor, y)
+        if self._by_winograd:
+            winograd.winograd_forward(x, w, b, self._before, floor, y)
+        else:
+            conv2d_forward(x, w, b, self.stride, self._before, floor, y)
         kept = y if self.activation is not None else None
         if self.activation is not None and self.activation_name != "relu":
             if self.activation.keeps == "input":
@@ -274,27 +259,13 @@ class Conv2D(Layer):
         db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         y = self._kept if rectified else dz
-        conv2d_backward(x, w, dz, y, rectified, self.stride, self._before, input_grad, self.parameters[0].grad, db, dx)
+        results = self.parameters[0].grad, db, dx
+        if self._by_winograd:
+            winograd.winograd_backward(x, w, dz, y, rectified, self._before, input_grad, *results)
+        else:
+            conv2d_backward(x, w, dz, y, rectified, self.stride, self._before, input_grad, *results)
         return dx if input_grad else None
 
     def formula(self):
         sums = "conv(x, w) + b" if self.bias else "conv(x, w)"
         return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
-
-
-def _both(padding):
-    return (padding, padding) if isinstance(padding, str) else padding
-
-
-def _place(label, axis, size, window, stride, padding):
-    """The output's size and the zeros before the first pixel, along one axis."""
-    if padding == "same":
-        places = -(-size // stride)
-        return places, max((places - 1) * stride + window - size, 0) // 2
-    zeros = 0 if padding == "valid" else padding
-    if window > size + 2 * zeros:
-        raise ValueError(
-            f"{label}: a window {window} {axis} does not fit into an image {size} {axis}, {zeros} zeros on each side; "
-            "make the window smaller or the padding larger"
-        )
-    return (size + 2 * zeros - window) // stride + 1, zeros

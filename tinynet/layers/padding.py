@@ -1,0 +1,45 @@
+"""Where a window fits into an image, and the zeros around it.  Convolutions share this, and windows alike."""
+
+from tinynet import simd
+
+
+def places(label, image, window, stride, padding):
+    """How many places a window has in an image, (P, Q), and how many zeros come above and to the left of it, (t, l).
+
+    padding is "valid" (none), "same" (as many as make ceil(size / stride) places, the odd one below and to the right),
+    or how many there are on every side, as a pair (above and below, left and right).  ValueError, naming the layer,
+    where the window does not fit.
+    """
+    padding = (padding, padding) if isinstance(padding, str) else padding
+    axes = zip(("high", "wide"), image[:2], window, stride, padding, strict=True)
+    (P, top), (Q, left) = (_along_axis(label, *axis) for axis in axes)
+    return (P, Q), (top, left)
+
+
+def _along_axis(label, extent, size, window, stride, padding):
+    if padding == "same":
+        count = -(-size // stride)
+        return count, max((count - 1) * stride + window - size, 0) // 2
+    zeros = 0 if padding == "valid" else padding
+    if window > size + 2 * zeros:
+        raise ValueError(
+            f"{label}: a window {window} {extent} does not fit into an image {size} {extent} with {zeros} zeros on "
+            "each side; make the window smaller or the padding larger"
+        )
+    return (size + 2 * zeros - window) // stride + 1, zeros
+
+
+@simd.kernel()
+def with_zeros_around(image, first, left, padded):
+    """Fill padded (U, V, C) with the image (H, W, C) and zeros: its row 0 is the image's row `first`, perhaps < 0."""
+    H, W, C = image.shape
+    U, V, _ = padded.shape
+    inside = min(W, V - left)
+    for u in range(U):
+        h = first + u
+        if h < 0 or h >= H:
+            padded[u] = 0
+            continue
+        padded[u, :left] = 0
+        padded[u, left : left + inside] = image[h, :inside]
+        padded[u, left + inside :] = 0

@@ -1,0 +1,421 @@
+"""The tile: a small matrix product whose results stay in registers.  Everything heavy in tinynet runs on it.
+
+    tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+
+    c[m,n] = max(floor, start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n])        size = (M, N, J, K), J and K >= 1
+
+The sum runs over two axes, as over the rows and columns of a window, while the M x N results stay in registers.  The
+arrays are C-contiguous and of one dtype; an offset and steps, in elements of the flat array, say what takes part:
+
+    a[m,j,k]     a.flat[a0 + m a_step[0] + j a_step[1] + k a_step[2]]     one element, broadcast to all lanes
+    b[j,k,n]     b.flat[b0 + j b_step[0] + k b_step[1] + n]               contiguous over n: a vector
+    start[m,n]   start.flat[s0 + m s_step + n]                            a bias (s_step = 0), or c itself
+    c[m,n]       c.flat[c0 + m c_step + n]
+
+floor = 0 is a fused ReLU, floor = -inf none.  Nothing is packed or copied: 227 of the 236 GFLOP/s that two Zen 4 cores
+have.  A kernel that calls it is marked `simd.kernel(tiled=True)`.
+
+linear_map, at the end, is a matrix of constants applied to rows of numbers, for Winograd's transforms.
+
+Both are emitted as LLVM vector instructions: no loop that Numba compiles keeps a block of sums in registers.
+"""
+
+from contextlib import contextmanager
+
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinynet.simd import cached
+
+
+def _host_features():
+    """The names of the SIMD features that Numba will compile for."""
+    text = numba.config.CPU_FEATURES
+    if text is None:
+        return {name for name, present in binding.get_host_cpu_features().items() if present}
+    return {name[1:] for name in text.split(",") if name.startswith("+")}
+
+
+def _tile_shapes(features):
+    """(rows, vectors, lanes) of the tile for float32 and float64.
+
+    The accumulators, rows x vectors of them, must stay in registers with one vector of b for each column and the
+    broadcast element of a: AVX-512 and NEON have 32 registers, AVX2 16.  On AVX2 8x2 spills: 97 GFLOP/s against
+    230 for 6x2.
+    """
+    if "avx512f" in features:
+        return {np.dtype(np.float32): (12, 2, 16), np.dtype(np.float64): (12, 2, 8)}
+    if "avx2" in features:
+        return {np.dtype(np.float32): (6, 2, 8), np.dtype(np.float64): (6, 2, 4)}
+    rows = 8 if "neon" in features else 4
+    return {np.dtype(np.float32): (rows, 2, 4), np.dtype(np.float64): (rows, 2, 2)}
+
+
+TILE = _tile_shapes(_host_features())
+
+
+def _tile_in_python(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    a, b, start, c = a.reshape(-1), b.reshape(-1), start.reshape(-1), c.reshape(-1)
+    M, N, J, K = size
+    for m in range(M):
+        for n in range(N):
+            total = start[s0 + m * s_step + n]
+            for j in range(J):
+                for k in range(K):
+                    x = a[a0 + m * a_step[0] + j * a_step[1] + k * a_step[2]]
+                    total += x * b[b0 + j * b_step[0] + k * b_step[1] + n]
+            c[c0 + m * c_step + n] = floor if total < floor else total
+
+
+@intrinsic
+def _tile_in_registers(typing_context, size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    real = c.dtype
+    signature = types.void(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+
+    def codegen(context, builder, signature, args):
+        kinds = signature.args
+
+        def whole(position):  # an argument, or each item of a tuple, as int64
+            kind, value = kinds[position], args[position]
+            items = [kind] if isinstance(kind, types.Integer) else list(kind)
+            values = [value] if isinstance(kind, types.Integer) else cgutils.unpack_tuple(builder, value)
+            return [context.cast(builder, v, k, types.int64) for v, k in zip(values, items, strict=True)]
+
+        def address(position):  # of the element that an array and the offset behind it name
+            array = context.make_array(kinds[position])(context, builder, args[position])
+            return builder.gep(array.data, whole(position + 1))
+
+        pointers = [address(1), address(4), address(7), address(10)]
+        steps = [*whole(3), *whole(6), *whole(9), *whole(12)]
+        floor = context.cast(builder, args[13], kinds[13], real)
+        tile = _tile_declared(builder.module, floor.type)
+        addresses = [builder.ptrtoint(p, _I64) for p in pointers]
+        builder.call(tile, [*whole(0), *addresses, *steps, floor])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# The tile has 48 bodies, and LLVM takes 1.5 s to compile them; within a parallel kernel it would do so four times
+# (Numba compiles the loop's body, its wrapper, and the function around them).  So it is compiled once for a dtype, to
+# a C function that kernels call by a name; with_tile above makes sure that the name is known before a kernel is
+# compiled or loaded.  A call costs some 5 ns.
+
+compiled_tiles = {}
+
+
+def compile_tile(dtype):
+    real = types.float32 if dtype == np.float32 else types.float64
+
+    def tinynet_tile(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor):
+        _tile_defined(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor)
+
+    compiled = cached(numba.cfunc, types.void(*[types.int64] * 15, real))(tinynet_tile)
+    binding.add_symbol(_tile_name(_llvm_type(real)), compiled.address)
+    compiled_tiles[np.dtype(dtype)] = compiled  # kept alive: kernels hold its address
+
+
+def _tile_name(scalar):
+    return f"tinynet_tile_{scalar}"
+
+
+def _llvm_type(real):
+    return ir.FloatType() if real == types.float32 else ir.DoubleType()
+
+
+def _tile_declared(module, scalar):
+    name, signature = _tile_name(scalar), ir.FunctionType(ir.VoidType(), [_I64] * 15 + [scalar])
+    return module.globals.get(name) or ir.Function(module, signature, name)
+
+
+@intrinsic
+def _tile_defined(typing_context, M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor):
+    signature = types.void(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor)
+
+    def codegen(context, builder, signature, args):
+        args = list(args)
+        pointer = _llvm_type(floor).as_pointer()
+        args[4:8] = [builder.inttoptr(address, pointer) for address in args[4:8]]
+        _emit_tile(builder, args, TILE[np.dtype(floor.name)])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _emit_tile(builder, args, shape):
+    """Emit the tile's code.
+
+    It covers c by panels of columns, each panel by blocks of rows.  At the right edge the last vector is loaded and
+    stored under a mask (a vector of half the lanes where that is enough); at the bottom each number of rows has a
+    body of its own.  So nothing outside is read or written, and every element is the same sum in the same order.
+    """
+    rows, vectors, lanes = shape
+    M, N = args[:2]
+
+    def panel(n, width_vectors, width_lanes, mask):
+        """All rows of the columns from n."""
+        with _while(builder, _I64(0), lambda m: builder.icmp_signed(">=", builder.sub(M, m), _I64(rows))) as (
+            m,
+            advance,
+        ):
+            _tile_body(builder, args, m, n, rows, width_vectors, width_lanes, mask)
+            advance(builder.add(m, _I64(rows)))
+        end = builder.append_basic_block("rows.end")
+        choice = builder.switch(builder.sub(M, m), end)
+        for left in range(1, rows):
+            choice.add_case(_I64(left), builder.append_basic_block(f"rows.{left}"))
+            builder.position_at_end(choice.cases[-1][1])
+            _tile_body(builder, args, m, n, left, width_vectors, width_lanes, mask)
+            builder.branch(end)
+        builder.position_at_end(end)
+
+    width = vectors * lanes
+    with _while(builder, _I64(0), lambda n: builder.icmp_signed(">=", builder.sub(N, n), _I64(width))) as (n, advance):
+        panel(n, vectors, lanes, None)
+        advance(builder.add(n, _I64(width)))
+    left, end = builder.sub(N, n), builder.append_basic_block("end")
+    for count, size in [(1, lanes // 2), *((v, lanes) for v in range(1, vectors + 1))]:  # the narrowest that holds them
+        fits, wider = builder.append_basic_block("fits"), builder.append_basic_block("wider")
+        builder.cbranch(builder.icmp_signed("<=", left, _I64(count * size)), fits, wider)
+        builder.position_at_end(fits)
+        with builder.if_then(builder.icmp_signed(">", left, _I64(0))):
+            lane = ir.Constant(ir.VectorType(_I64, size), [(count - 1) * size + i for i in range(size)])
+            panel(n, count, size, builder.icmp_signed("<", lane, _splat(builder, left, size)))
+        builder.branch(end)
+        builder.position_at_end(wider)
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
+    """Emit rows x vectors accumulators: load `start`, sum over j and k, store c; `mask` is for the last vector."""
+    _, _, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor = args
+    vector = ir.VectorType(floor.type, lanes)
+    fma = _llvm(builder.module, "fmuladd", vector)
+    tile = [(t, v) for t in range(rows) for v in range(vectors)]
+
+    def masked(v):
+        return mask is not None and v == vectors - 1
+
+    def load(p, v):
+        p = builder.bitcast(builder.gep(p, [_I64(v * lanes)]), vector.as_pointer())
+        if masked(v):
+            zero = ir.Constant(vector, [0.0] * lanes)
+            return builder.call(_llvm(builder.module, "masked.load", vector), [p, _alignment(vector), mask, zero])
+        return builder.load(p, align=_alignment(vector).constant)
+
+    def store(value, p, v):
+        p = builder.bitcast(builder.gep(p, [_I64(v * lanes)]), vector.as_pointer())
+        if masked(v):
+            builder.call(_llvm(builder.module, "masked.store", vector), [value, p, _alignment(vector), mask])
+        else:
+            builder.store(value, p, align=_alignment(vector).constant)
+
+    def row(p, step, t):  # of the row m + t, at column n
+        return builder.gep(p, [builder.add(builder.mul(builder.add(m, _I64(t)), step), n)])
+
+    a_row = [builder.mul(_I64(t), a_m) for t in range(rows)]
+    starts = {(t, v): load(row(s, s_m, t), v) for t, v in tile}
+    a_first, b_first = builder.gep(a, [builder.mul(m, a_m)]), builder.gep(b, [n])
+
+    before = builder.block
+    outer, inner = builder.append_basic_block("j"), builder.append_basic_block("k")
+    inner_end, end = builder.append_basic_block("j.next"), builder.append_basic_block("end")
+    builder.branch(outer)
+
+    def phis(came_from, *values):
+        nodes = [builder.phi(value.type) for value in values]
+        for node, value in zip(nodes, values, strict=True):
+            node.add_incoming(value, came_from)
+        return nodes
+
+    builder.position_at_end(outer)
+    j, a_outer, b_outer, *sums_outer = phis(before, _I64(0), a_first, b_first, *starts.values())
+    builder.branch(inner)
+    builder.position_at_end(inner)
+    k, a_now, b_now, *sums = phis(outer, _I64(0), a_outer, b_outer, *sums_outer)
+    columns = [load(b_now, v) for v in range(vectors)]
+    totals = []
+    for t in range(rows):
+        x = _splat(builder, builder.load(builder.gep(a_now, [a_row[t]])), lanes)
+        totals += [builder.call(fma, [x, columns[v], sums[t * vectors + v]]) for v in range(vectors)]
+    following = [builder.add(k, _I64(1)), builder.gep(a_now, [a_k]), builder.gep(b_now, [b_k]), *totals]
+    for node, value in zip([k, a_now, b_now, *sums], following, strict=True):
+        node.add_incoming(value, inner)
+    builder.cbranch(builder.icmp_signed("<", following[0], K), inner, inner_end)
+    builder.position_at_end(inner_end)
+    following = [builder.add(j, _I64(1)), builder.gep(a_outer, [a_j]), builder.gep(b_outer, [b_j]), *totals]
+    for node, value in zip([j, a_outer, b_outer, *sums_outer], following, strict=True):
+        node.add_incoming(value, inner_end)
+    builder.cbranch(builder.icmp_signed("<", following[0], J), outer, end)
+    builder.position_at_end(end)
+
+    least = _splat(builder, floor, lanes)
+    for (t, v), total in zip(tile, totals, strict=True):
+        less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
+        store(builder.select(less, least, total), row(c, c_m, t), v)
+
+
+_I64 = ir.IntType(64)
+
+
+def _alignment(vector):
+    return ir.IntType(32)(4 if vector.element == ir.FloatType() else 8)
+
+
+def _splat(builder, value, lanes):
+    """A vector with `value` in every lane."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+def _llvm(module, what, vector):
+    """LLVM's function `what` for this type of vector."""
+    name = f"llvm.{what}.v{vector.count}f{32 if vector.element == ir.FloatType() else 64}"
+    mask, align, pointer = ir.VectorType(ir.IntType(1), vector.count), ir.IntType(32), vector.as_pointer()
+    name, result, arguments = {
+        "fmuladd": (name, vector, [vector, vector, vector]),  # one instruction where the host has it
+        "masked.load": (name + ".p0", vector, [pointer, align, mask, vector]),
+        "masked.store": (name + ".p0", ir.VoidType(), [vector, pointer, align, mask]),
+    }[what]
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+@contextmanager
+def _while(builder, first, condition):
+    """Blocks of a loop over i from `first` while condition(i); yields i and advance(next i), and goes on behind it."""
+    before = builder.block
+    head, body = builder.append_basic_block("while"), builder.append_basic_block("do")
+    end = builder.append_basic_block("done")
+    builder.branch(head)
+    builder.position_at_end(head)
+    i = builder.phi(first.type)
+    i.add_incoming(first, before)
+    builder.cbranch(condition(i), body, end)
+    builder.position_at_end(body)
+
+    def advance(following):
+        i.add_incoming(following, builder.block)
+        builder.branch(head)
+
+    yield i, advance
+    builder.position_at_end(end)
+
+
+tile = _tile_in_python if numba.config.DISABLE_JIT else _tile_in_registers
+
+
+# --- a small matrix applied to rows of numbers ------------------------------------------------------------
+
+
+def linear_map(matrix, start="zero"):
+    """A function for kernels that multiplies rows of numbers by a small constant matrix, (I, J):
+
+    apply(source, s0, s_step, result, r0, r_step, count)
+        result[i, c] = sum_j matrix[i, j] source[j, c]     c < count
+        source[j, c] is source.flat[s0 + j s_step + c], and result alike
+
+    start="add" adds to what is in result.  start="bias" has three arguments more, bias, b0 and floor, and is
+    max(floor, bias.flat[b0 + c] + sum_j ...).  Zeros of the matrix cost nothing, ones an addition.
+    """
+    matrix = np.asarray(matrix, float)
+
+    def in_python(source, s0, s_step, result, r0, r_step, count, bias=None, b0=0, floor=-np.inf):
+        source, result = source.reshape(-1), result.reshape(-1)
+        for c in range(count):
+            column = [source[s0 + j * s_step + c] for j in range(matrix.shape[1])]
+            for i in range(matrix.shape[0]):
+                at = r0 + i * r_step + c
+                first = {"zero": 0.0, "add": result[at], "bias": 0.0 if bias is None else bias[b0 + c]}[start]
+                total = first + sum(w * x for w, x in zip(matrix[i], column, strict=True))
+                result[at] = floor if total < floor else total
+
+    if numba.config.DISABLE_JIT:
+        return in_python
+
+    def emit(builder, kind, source, s_step, result, r_step, bias, floor, c):
+        """One vector or number of each row of the result, from column c."""
+        lanes = kind.count if isinstance(kind, ir.VectorType) else 1
+        alignment = 4 if floor.type == ir.FloatType() else 8
+
+        def at(p, step, row):
+            p = builder.gep(p, [builder.add(builder.mul(_I64(row), step), c)])
+            return builder.bitcast(p, kind.as_pointer())
+
+        def load(p):
+            return builder.load(p, align=alignment)
+
+        def constant(w):
+            return ir.Constant(kind, [w] * lanes if lanes > 1 else w)
+
+        rows = [load(at(source, s_step, j)) for j in range(matrix.shape[1])]
+        fma = _llvm(builder.module, "fmuladd", kind) if lanes > 1 else None
+        for i, weights in enumerate(matrix):
+            place = at(result, r_step, i)
+            total = {"zero": lambda: None, "add": lambda p=place: load(p), "bias": lambda: load(at(bias, _I64(0), 0))}[
+                start
+            ]()
+            for w, x in sorted(zip(weights, rows, strict=True), key=lambda item: item[0] != 1):
+                if w == 0:
+                    continue
+                if total is None:
+                    total = x if w == 1 else builder.fmul(constant(w), x)
+                elif abs(w) == 1:
+                    total = (builder.fadd if w > 0 else builder.fsub)(total, x)
+                elif fma is not None:
+                    total = builder.call(fma, [constant(w), x, total])
+                else:
+                    total = builder.fadd(total, builder.fmul(constant(w), x))
+            if start == "bias":
+                least = _splat(builder, floor, lanes) if lanes > 1 else floor
+                total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
+            builder.store(total, place, align=alignment)
+
+    def compile_call(context, builder, signature, args):
+        kinds = signature.args
+        real = kinds[3].dtype
+
+        def address(position):
+            array = context.make_array(kinds[position])(context, builder, args[position])
+            offset = context.cast(builder, args[position + 1], kinds[position + 1], types.int64)
+            return builder.gep(array.data, [offset])
+
+        def whole(position):
+            return context.cast(builder, args[position], kinds[position], types.int64)
+
+        source, result, count = address(0), address(3), whole(6)
+        s_step, r_step = whole(2), whole(5)
+        scalar = _llvm_type(real)
+        bias, floor = (address(7), args[9]) if start == "bias" else (None, ir.Constant(scalar, float("-inf")))
+        lanes = TILE[np.dtype(real.name)][2]
+        vector = ir.VectorType(scalar, lanes)
+        c = _I64(0)
+        for step, kind in ((lanes, vector), (1, scalar)):
+            with _while(
+                builder, c, lambda i, step=step: builder.icmp_signed("<=", builder.add(i, _I64(step)), count)
+            ) as (
+                i,
+                advance,
+            ):
+                emit(builder, kind, source, s_step, result, r_step, bias, floor, i)
+                advance(builder.add(i, _I64(step)))
+            c = i
+        return context.get_dummy_value()
+
+    if start == "bias":
+
+        @intrinsic
+        def apply(typing_context, source, s0, s_step, result, r0, r_step, count, bias, b0, floor):
+            return types.void(source, s0, s_step, result, r0, r_step, count, bias, b0, floor), compile_call
+    else:
+
+        @intrinsic
+        def apply(typing_context, source, s0, s_step, result, r0, r_step, count):
+            return types.void(source, s0, s_step, result, r0, r_step, count), compile_call
+
+    return apply
