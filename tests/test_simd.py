@@ -55,7 +55,7 @@ def product_between_guards(dtype, M, N, J, K, floor=-np.inf, add=False):
 def test_the_tile_is_right_for_every_remainder_of_rows_and_columns_and_writes_nowhere_else(dtype, M):
     tolerance = 1e-5 if dtype is np.float32 else 1e-13
     for N in range(1, 41):
-        for J, K in [(1, 1), (1, 5), (3, 2)]:
+        for J, K in [(1, 1), (1, 5), (3, 2), (0, 1), (1, 0)]:
             c, expected = product_between_guards(dtype, M, N, J, K)
             np.testing.assert_allclose(c, expected, rtol=tolerance, atol=tolerance)
 

@@ -2,7 +2,7 @@
 
     tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
 
-    c[m,n] = max(floor, start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n])        size = (M, N, J, K), J and K >= 1
+    c[m,n] = max(floor, start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n])        size = (M, N, J, K)
 
 The sum runs over two axes, as over the rows and columns of a window, while the M x N results stay in registers.  The
 arrays are C-contiguous and of one dtype; an offset and steps, in elements of the flat array, say what takes part:
@@ -225,7 +225,8 @@ def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
     before = builder.block
     outer, inner = builder.append_basic_block("j"), builder.append_basic_block("k")
     inner_end, end = builder.append_basic_block("j.next"), builder.append_basic_block("end")
-    builder.branch(outer)
+    some = builder.and_(builder.icmp_signed(">", J, _I64(0)), builder.icmp_signed(">", K, _I64(0)))
+    builder.cbranch(some, outer, end)
 
     def phis(came_from, *values):
         nodes = [builder.phi(value.type) for value in values]
@@ -253,9 +254,12 @@ def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
         node.add_incoming(value, inner_end)
     builder.cbranch(builder.icmp_signed("<", following[0], J), outer, end)
     builder.position_at_end(end)
+    results = phis(before, *starts.values())
+    for node, value in zip(results, totals, strict=True):
+        node.add_incoming(value, inner_end)
 
     least = _splat(builder, floor, lanes)
-    for (t, v), total in zip(tile, totals, strict=True):
+    for (t, v), total in zip(tile, results, strict=True):
         less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
         store(builder.select(less, least, total), row(c, c_m, t), v)
 
