@@ -12,7 +12,8 @@ import numpy as np
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
-NOTHING = {dtype: np.empty(0, dtype) for dtype in (FLOAT32, FLOAT64)}  # stands for an array that was not asked for
+# What stands for an array that wasn't asked for, by its dtype and number of axes.
+NOTHING = {(dtype, axes): np.empty((0,) * axes, dtype) for dtype in (FLOAT32, FLOAT64, INT64) for axes in (1, 2)}
 
 
 def as_array(x, name, what):
@@ -101,6 +102,33 @@ def not_a_distribution(row, number, shape, name, what="targets"):
     )
 
 
+def not_in_unit_interval(targets, ignore_index, name):
+    """The ValueError for targets of which one is neither in [0, 1] nor `ignore_index`."""
+    good = (targets >= 0) & (targets <= 1)
+    if ignore_index is not None:
+        good |= targets == ignore_index
+    where = tuple(int(axis) for axis in np.unravel_index(int(np.argmin(good)), targets.shape))
+    value = targets[where]
+    if value == -1:
+        hint = " Where -1 marks unknown labels, pass ignore_index=-1; labels -1 and +1 become (t + 1) / 2."
+    elif value >= 2 and value == np.floor(value):
+        hint = " Are they class indices? Then it is softmax_cross_entropy that takes them."
+    else:
+        hint = ""
+    return ValueError(f"{name}: targets must be in [0, 1], got {value} at position {where}.{hint}")
+
+
+def ones(dtype, size):
+    """Ones (size,), kept from call to call."""
+    found = _ones.get((dtype, size))
+    if found is None:
+        found = _ones[dtype, size] = np.ones(size, dtype)
+    return found
+
+
+_ones = {}
+
+
 def per_class(weight, C, dtype, name, what="weight"):
     """Weights (C,), finite and not negative."""
     weight = as_array(weight, name, what)
@@ -156,7 +184,7 @@ def gradient(grad, out, given, x, others, name):
     reads in any other way, or is no plain array, a fresh array takes the gradient first: see `delivered`.
     """
     if out is None:
-        return np.empty(x.shape, x.dtype) if grad else NOTHING[x.dtype]
+        return np.empty(x.shape, x.dtype) if grad else NOTHING[x.dtype, 2]
     if not grad:
         raise ValueError(f"{name}: out receives the gradient, but grad=False asks for none")
     if not isinstance(out, np.ndarray):

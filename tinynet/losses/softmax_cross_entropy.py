@@ -38,7 +38,7 @@ from tinynet import simd
 from tinynet.losses import checks
 
 BLOCK = 1024  # logits of a row at a time; 256 and 4096 were 5 and 3 % slower on rows of 50,257
-PADDING = 64  # a short block is filled up to a multiple of this, so that no exp is left to a loop's scalar remainder
+PADDING = 32  # a short block is filled up to a multiple of this, so that no exp is left to a loop's scalar remainder
 FEW = 32  # up to so many classes, rows are handled side by side
 LANES = 64  # and so many rows: 32 spent 1.8 times as long, on starting loops
 CHUNK = 4096  # logits: the least that a thread takes at a time
@@ -193,7 +193,7 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     for k in range((C + BLOCK - 1) // BLOCK):
         start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
         size = stop - start
-        new = copy_and_maximum(z[start:stop], block)
+        new = copy_and_maximum(simd.piece(z, start, size), block)
         if simd.order_key(new) > simd.order_key(top):
             rise = np.float64(new) - (np.float64(top) if top != masked else 0.0)
             spread_loss += rise * spread
@@ -203,17 +203,20 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
         highest[k] = top
         m = top if top != masked else zero  # -inf - -inf is NaN
         padded = (size + PADDING - 1) // PADDING * PADDING
-        block[size:padded] = masked
-        target = tail if stop == C or e.size == 0 else e[start:stop]
-        more_below, more_ties = exponentials(block[:padded], m, target)
+        for c in range(size, padded):
+            block[c] = masked
+        target = tail if stop == C or e.size == 0 else simd.piece(e, start, size)
+        more_below, more_ties = exponentials(simd.piece(block, 0, padded), m, target)
         below += more_below
         ties += more_ties
         if q.size:
-            total, loss = target_terms(block[:size], q[start:stop], w[start:stop], m)
+            total, loss = target_terms(
+                simd.piece(block, 0, size), simd.piece(q, start, size), simd.piece(w, start, size), m
+            )
             share += total
             share_loss += loss
         if smooth:
-            n, total, loss = smoothing_terms(block[:size], w[start:stop], m, target)
+            n, total, loss = smoothing_terms(simd.piece(block, 0, size), simd.piece(w, start, size), m, target)
             count += n
             spread += total
             spread_loss += loss
@@ -247,61 +250,63 @@ def subtract_targets(g, b, w, q):
 
 
 @simd.kernel()
-def row_gradient(m, s, A, q, w, smooth, hard, soft, tail, highest, g):
-    """dz = A p - hard w q - soft w, from the exponentials that pass_over_row left in g and `tail`."""
+def row_gradient(m, factor, q, w, smooth, keep, soft, tail, highest, g):
+    """dz = factor exp(z - m) - keep w q - soft w, from the exponentials that pass_over_row left in g and `tail`."""
     C = g.size
     for k in range((C + BLOCK - 1) // BLOCK):
         start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
-        dz = g[start:stop]
-        factor = g.dtype.type(A * np.float64(simd.exp(highest[k] - m)) / s)
+        dz, wk = simd.piece(g, start, stop - start), simd.piece(w, start, stop - start)
+        scaled = g.dtype.type(factor * np.float64(simd.exp(highest[k] - m)))
         if smooth:
-            multiply_less_smoothing(tail if stop == C else dz, factor, g.dtype.type(soft), w[start:stop], dz)
+            multiply_less_smoothing(tail if stop == C else dz, scaled, g.dtype.type(soft), wk, dz)
         elif stop == C:
-            multiply(tail, factor, dz)
+            multiply(tail, scaled, dz)
         else:
-            multiply_in_place(dz, factor)
+            multiply_in_place(dz, scaled)
         if q.size:
-            subtract_targets(dz, g.dtype.type(hard), w[start:stop], q[start:stop])
+            subtract_targets(dz, g.dtype.type(keep), wk, simd.piece(q, start, stop - start))
 
 
 # --- rows of a batch ------------------------------------------------------------------------------------------
 
 
 @simd.kernel()
-def rows_of_labels(z, t, w, ignore_index, epsilon, scale, losses, g, first, last):
-    """Rows `first` to `last` of logits z (N, C) with labels t (N,): the sum of their losses.
+def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
+    """Rows `first` to `last` of logits z (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
 
     Each row's loss goes into losses (N,) and the gradient of scale times the sum into g (N, C), which may be z; either
-    may be empty.  w (C,) may be empty where epsilon is 0.  To be called from other kernels too.
+    may be empty.  w (C,) may be empty for labels where epsilon is 0.  To be called from other losses' kernels too.
     """
     C = z.shape[1]
-    if C <= FEW and epsilon == 0.0:
+    if side_by_side(C, q, epsilon):
         return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
-    block, tail, nothing = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(0, z.dtype)
-    highest = np.empty((C + BLOCK - 1) // BLOCK, z.dtype)
-    smooth = epsilon > 0.0
+    block, tail, highest = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(-(-C // BLOCK), z.dtype)
+    labels, smooth, keep = q.size == 0, epsilon > 0.0, 1.0 - epsilon
     total = 0.0
     for i in range(first, last):
-        label, loss = t[i], 0.0
-        dz = g[i] if g.size else nothing
-        if label == ignore_index:
-            dz[:] = 0
+        zi, qi = simd.piece(z, i * C, C), simd.piece(q, i * C, 0 if labels else C)
+        dz = simd.piece(g, i * C, C if g.size else 0)
+        loss = 0.0
+        if labels and t[i] == ignore_index:
+            for c in range(dz.size):
+                dz[c] = 0
         else:
-            zt = z[i, label]
-            m, r, _, _, count, spread, spread_loss = pass_over_row(
-                z[i], nothing, w, smooth, dz, block, tail, highest
+            zt = zi[t[i]] if labels else zi[0]
+            m, r, share, share_loss, count, spread, spread_loss = pass_over_row(
+                zi, qi, w, smooth, dz, block, tail, highest
             )
-            s, log_s = 1.0 + r, np.log1p(r)
-            wt = np.float64(w[label]) if w.size else 1.0
-            hard, soft = (1.0 - epsilon) * wt, epsilon / count if smooth else 0.0
-            loss = weighted(hard, (np.float64(m) - np.float64(zt)) + log_s) + soft * (spread_loss + spread * log_s)
+            s, log_s, soft = 1.0 + r, simd.log1p(r), epsilon / count if smooth else 0.0
+            if labels:
+                share = np.float64(w[t[i]]) if w.size else 1.0
+                share_loss = weighted(share, np.float64(m) - np.float64(zt))
+            loss = weighted(keep, share_loss + share * log_s) + soft * (spread_loss + spread * log_s)
             if g.size:
-                row_gradient(
-                    m, s, (hard + soft * spread) * scale, nothing, w, smooth, 0.0, soft * scale, tail, highest, dz
-                )
-                e = np.float64(simd.exp(zt - m))
-                own = soft * wt if zt > -np.inf else 0.0
-                dz[label] = (hard * (((e - 1.0) - r) / s) + (soft * spread * e / s - own)) * scale
+                A = (keep * share + soft * spread) * scale
+                row_gradient(m, A / s, qi, w, smooth, keep * scale, soft * scale, tail, highest, dz)
+                if labels:
+                    e = np.float64(simd.exp(zt - m))
+                    own = soft * (spread * e / s - (share if zt > -np.inf else 0.0))
+                    dz[t[i]] = scale * (keep * share * (((e - 1.0) - r) / s) + own)
         total += loss
         if losses.size:
             losses[i] = loss
@@ -309,28 +314,8 @@ def rows_of_labels(z, t, w, ignore_index, epsilon, scale, losses, g, first, last
 
 
 @simd.kernel()
-def rows_of_probabilities(z, q, w, epsilon, scale, losses, g, first, last):
-    """The same for soft targets q (N, C); w (C,) is needed."""
-    C = z.shape[1]
-    block, tail, nothing = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(0, z.dtype)
-    highest = np.empty((C + BLOCK - 1) // BLOCK, z.dtype)
-    smooth = epsilon > 0.0
-    total = 0.0
-    for i in range(first, last):
-        dz = g[i] if g.size else nothing
-        m, r, share, share_loss, count, spread, spread_loss = pass_over_row(
-            z[i], q[i], w, smooth, dz, block, tail, highest
-        )
-        s, log_s = 1.0 + r, np.log1p(r)
-        hard, soft = 1.0 - epsilon, epsilon / count if smooth else 0.0
-        loss = weighted(hard, share_loss + share * log_s) + soft * (spread_loss + spread * log_s)
-        if g.size:
-            A = (hard * share + soft * spread) * scale
-            row_gradient(m, s, A, q[i], w, smooth, hard * scale, soft * scale, tail, highest, dz)
-        total += loss
-        if losses.size:
-            losses[i] = loss
-    return total
+def side_by_side(C, q, epsilon):
+    return C <= FEW and q.size == 0 and epsilon == 0.0
 
 
 @simd.kernel()
@@ -354,69 +339,62 @@ def count_labels(t, C, w, ignore_index):
     return -1, total
 
 
+@simd.kernel()
+def strange_rows(q, first, last):
+    """A row of q (N, C) in [first, last) that isn't made of numbers in [0, 1] with the sum 1; or -1."""
+    C = q.shape[1]
+    for n in range(first, last):
+        outside, total = check_row(simd.piece(q, n * C, C))
+        if outside > 0 or not abs(total - 1.0) <= 1e-3:
+            return n
+    return -1
+
+
 @simd.kernel(fast=True)
-def strange_probabilities(q):
-    """Is this row (C,) not made of numbers in [0, 1] whose sum is 1?"""
+def check_row(q):
+    """How many of q (C,) lie outside of [0, 1], and their sum."""
     zero, most = q.dtype.type(0), q.dtype.type(1 + 1e-6)
-    strange, total = 0, zero
+    outside, total = 0, zero
     for c in range(q.size):
-        strange += not (q[c] >= zero and q[c] <= most)
+        outside += not (q[c] >= zero and q[c] <= most)
         total += q[c]
-    return strange > 0 or abs(total - 1.0) > 1e-3
+    return outside, total
 
 
-def from_labels(z, t, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
-    """Position of the first bad label, or -1; and the loss's value.  With a bad label, nothing is written.
+def loss_and_gradient(z, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
+    """The position of the first bad target, or -1, and the loss's value.  With a bad target, nothing is written.
 
-    Chunks of rows are what threads take; each owns its rows of g.  Their number depends on the shape alone.
+    Chunks of rows are what threads take; each owns its rows of g, and sums their losses in order.
     """
     N, C = z.shape
-    position, total = count_labels(t, C, w, ignore_index)
+    partial = np.zeros(chunks)
+    if q.size == 0:
+        position, total = count_labels(t, C, w, ignore_index)
+    else:
+        for k in prange(chunks):
+            partial[k] = strange_rows(q, k * N // chunks, (k + 1) * N // chunks)
+        position, total = np.int64(-1), np.float64(N)
+        for k in range(chunks):
+            if position < 0:
+                position = np.int64(partial[k])
     if position >= 0:
         return position, 0.0
     scale = 1.0
     if mean:
         total = divisor if divisor > 0.0 else total
         scale = 1.0 / total if total > 0.0 else 0.0
-    together = LANES if C <= FEW else 1
+    together = LANES if side_by_side(C, q, epsilon) else 1
     groups = (N + together - 1) // together
-    partial = np.empty(chunks)
     for k in prange(chunks):
         first, last = k * groups // chunks * together, min((k + 1) * groups // chunks * together, N)
-        partial[k] = rows_of_labels(z, t, w, ignore_index, epsilon, scale, losses, g, first, last)
+        partial[k] = softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
     value = 0.0
     for k in range(chunks):
         value += partial[k]
     return -1, value * scale
 
 
-def from_probabilities(z, q, w, epsilon, mean, divisor, chunks, losses, g):
-    """The same for soft targets q (N, C): the first row that is no distribution, or -1; and the value."""
-    N = z.shape[0]
-    strange, partial = np.empty(chunks, np.int64), np.empty(chunks)
-    for k in prange(chunks):
-        strange[k] = -1
-        for n in range(k * N // chunks, (k + 1) * N // chunks):
-            if strange[k] < 0 and strange_probabilities(q[n]):
-                strange[k] = n
-    for k in range(chunks):
-        if strange[k] >= 0:
-            return strange[k], 0.0
-    scale = 1.0
-    if mean:
-        scale = 1.0 / (divisor if divisor > 0.0 else N)
-    for k in prange(chunks):
-        first, last = k * N // chunks, (k + 1) * N // chunks
-        partial[k] = rows_of_probabilities(z, q, w, epsilon, scale, losses, g, first, last)
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return -1, value * scale
-
-
-serial_labels, threaded_labels = simd.kernel()(from_labels), simd.kernel(parallel=True)(from_labels)
-serial_probabilities = simd.kernel()(from_probabilities)
-threaded_probabilities = simd.kernel(parallel=True)(from_probabilities)
+one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
 
 
 def softmax_cross_entropy(
@@ -459,38 +437,36 @@ def softmax_cross_entropy(
     epsilon = checks.fraction(label_smoothing, name)
     t = targets if isinstance(targets, np.ndarray) else checks.as_array(targets, name, "targets")
     kind = t.dtype.kind
+    q = checks.NOTHING[dtype, 2]
     if kind in "iu":
         t = checks.class_indices(t, z, name)
         ignore_index = checks.whole_number(ignore_index, name)
     elif kind != "f":
         raise TypeError(f"{name}: targets must be integer class indices or float probabilities, got dtype {t.dtype}")
-    elif t.shape == z.shape[:-1] and t.shape != z.shape:
+    elif t.shape == z.shape[:-1]:
         raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; try .astype(int)")
     else:
-        t = checks.like_prediction(t, z.shape, dtype, name).reshape(-1, C)
+        t, q = checks.NOTHING[checks.INT64, 1], checks.like_prediction(t, z.shape, dtype, name).reshape(-1, C)
         if ignore_index != -100:
             raise ValueError(f"{name}: ignore_index belongs to integer targets, these are probabilities")
     if weight is not None:
         w = checks.per_class(weight, C, dtype, name)
     else:
-        w = checks.NOTHING[dtype] if kind != "f" and epsilon == 0.0 else np.ones(C, dtype)
-    gradient = checks.gradient(grad, out, logits, z, (t, w), name)
+        w = checks.NOTHING[dtype, 1] if kind != "f" and epsilon == 0.0 else np.ones(C, dtype)
+    gradient = checks.gradient(grad, out, logits, z, (t, q, w), name)
     N = z.size // C
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype]
-    rows, dz = z.reshape(N, C), gradient.reshape(-1, C)
+    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
+    rows, dz = (z, gradient) if z.ndim == 2 else (z.reshape(N, C), gradient.reshape(-1, C))
 
     threads = N > 1 and z.size >= THREADS_FROM
     chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    if kind == "f":
-        kernel = threaded_probabilities if threads else serial_probabilities
-        position, value = kernel(rows, t, w, epsilon, reduction == "mean", divisor, chunks, losses, dz)
-        if position >= 0:
-            raise checks.not_a_distribution(t[position], position, z.shape[:-1], name)
-    else:
-        kernel = threaded_labels if threads else serial_labels
-        position, value = kernel(rows, t, w, ignore_index, epsilon, reduction == "mean", divisor, chunks, losses, dz)
-        if position >= 0:
-            raise checks.not_a_class(np.asarray(targets), position, C, ignore_index, name)
+    kernel = all_threads if threads else one_thread
+    mean = reduction == "mean"
+    position, value = kernel(rows, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, dz)
+    if position >= 0:
+        if kind == "f":
+            raise checks.not_a_distribution(q[position], position, z.shape[:-1], name)
+        raise checks.not_a_class(np.asarray(targets), position, C, ignore_index, name)
     if reduction == "none":
         value = losses.reshape(z.shape[:-1])
     return value, checks.delivered(gradient, grad, out)

@@ -1,0 +1,185 @@
+"""Sigmoid cross-entropy, fused: each output is a yes-or-no question of its own.
+
+    p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape
+    L = -t log p - (1 - t) log(1 - p)
+
+Stable form.  With u = exp(-|z|) <= 1, nothing overflows, and log1p loses no digit of a small u:
+
+    -log p       = log(1 + exp(-z)) = max(-z, 0) + log1p(u)
+    -log (1 - p) = log(1 + exp(z))  = max( z, 0) + log1p(u)
+
+Backward.  d log(1 + exp(z)) / dz = p and d log(1 + exp(-z)) / dz = -(1 - p), so
+
+    dz = (1 - t) p - t (1 - p) = p - t              p and 1 - p are 1 / (1 + u) and u / (1 + u), one or the other way
+
+Kept as two products, so that neither cancels, and so that weights fit in: with a = w w_pos t and b = w (1 - t),
+
+    L  = a max(-z, 0) + b max(z, 0) + (a + b) log1p(u)                      dz = b p - a (1 - p)
+
+A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 - eps) t + eps / 2.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.losses import checks
+
+BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
+BLOCKS = 4  # of them, the least that a thread takes
+THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
+
+
+@simd.kernel()
+def terms(z, t, positive, negative, ignored, epsilon, scale, losses, g):
+    """The losses of one block, and scale times their gradient.  g is not z, or the loop wouldn't vectorise."""
+    one, zero = z.dtype.type(1), z.dtype.type(0)
+    keep, half, scale = z.dtype.type(1.0 - epsilon), z.dtype.type(0.5 * epsilon), z.dtype.type(scale)
+    for i in range(z.size):
+        q = keep * t[i] + half
+        a, b = positive[i] * q, negative[i] * (one - q)
+        u = simd.exp(-abs(z[i]))
+        factor, p, rest = (b, one, u) if z[i] > zero else (a, u, one)
+        linear = zero if factor == zero else factor * abs(z[i])
+        loss, dz = linear + (a + b) * simd.log1p(u), (b * p - a * rest) * (scale / (one + u))
+        counts = t[i] != ignored
+        losses[i] = loss if counts else zero
+        g[i] = dz if counts else zero
+
+
+@simd.kernel(fast=True)
+def block_sum(x):
+    total = x.dtype.type(0)
+    for i in range(x.size):
+        total += x[i]
+    return total
+
+
+@simd.kernel(fast=True)
+def count_targets(t, ignored):
+    """How many of t are ignored, and how many are neither that nor in [0, 1]."""
+    zero, one = t.dtype.type(0), t.dtype.type(1)
+    left_out = strange = 0
+    for i in range(t.size):
+        left_out += t[i] == ignored
+        strange += not (t[i] == ignored or (t[i] >= zero and t[i] <= one))
+    return left_out, strange
+
+
+def loss_and_gradient(z, t, positive, negative, ignored, epsilon, mean, divisor, chunks, losses, g):
+    """The loss's value, of z, t and g (N,); and how many targets are neither in [0, 1] nor ignored.
+
+    With one such, nothing is written.  `positive` and `negative` hold the weights of one block; all blocks have the
+    same, so their size is a multiple of the classes'.  Chunks of blocks are what threads take.  `ignored` is NaN
+    where no target is.
+    """
+    N, size = z.size, positive.size
+    blocks = (N + size - 1) // size
+    partial, left_out, strange = np.zeros(chunks), np.zeros(chunks, np.int64), np.zeros(chunks, np.int64)
+    for k in prange(chunks):
+        first, last = k * blocks // chunks * size, min((k + 1) * blocks // chunks * size, N)
+        left_out[k], strange[k] = count_targets(simd.piece(t, first, last - first), ignored)
+    outside, count = 0, N
+    for k in range(chunks):
+        outside += strange[k]
+        count -= left_out[k]
+    if outside > 0:
+        return 0.0, outside
+    scale = 1.0
+    if mean:
+        scale = 1.0 / divisor if divisor > 0.0 else 1.0 / max(count, 1)
+    for k in prange(chunks):
+        x, l, dx = np.empty((3, size), z.dtype)
+        for block in range(k * blocks // chunks, (k + 1) * blocks // chunks):
+            first = block * size
+            n = min(size, N - first)
+            for i in range(n):
+                x[i] = z[first + i]
+            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
+            dz = simd.piece(g, first, n) if g.size else simd.piece(dx, 0, n)
+            terms(
+                simd.piece(x, 0, n),
+                simd.piece(t, first, n),
+                positive,
+                negative,
+                ignored,
+                epsilon,
+                scale,
+                block_losses,
+                dz,
+            )
+            partial[k] += block_sum(block_losses)
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return value * scale, outside
+
+
+one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+
+
+def factors(weight, C, dtype, name, what):
+    """weight as an array (C,): ones for None, and one number C times."""
+    if weight is None:
+        return np.ones(C, dtype)
+    return checks.per_class(np.repeat(weight, C) if np.ndim(weight) == 0 else weight, C, dtype, name, what)
+
+
+def sigmoid_cross_entropy(
+    logits,
+    targets,
+    *,
+    weight=None,
+    pos_weight=None,
+    ignore_index=None,
+    label_smoothing=0.0,
+    reduction="mean",
+    denominator=None,
+    grad=True,
+    out=None,
+):
+    """The cross-entropy of sigmoid(logits) against targets, and its gradient with respect to the logits.
+
+    logits           any shape, float32 or float64
+    targets          the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
+    weight           factors of the losses; one number, or one for each index of the last axis (C,)
+    pos_weight       further factors of the terms -t log p, of the same shapes: above 1, a missed yes costs more
+    ignore_index     targets with this value, say -1 for "unknown", add no loss and no gradient, and don't count
+    label_smoothing  eps: targets become (1 - eps) t + eps / 2
+    reduction        "mean" over the targets that count (0 where there are none), "sum", or "none"
+    denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
+    grad             False: the gradient isn't computed, and None is returned for it
+    out              the array that receives the gradient; may be `logits`
+
+    Returns (value, gradient): a float, or an array like logits for "none"; an array like logits, the gradient of the
+    value (of its sum for "none").  Logits of +-inf give the limits: 0 where the target agrees, else inf.  Raises
+    ValueError or TypeError for what it can't use, before anything is written.
+    """
+    name = "sigmoid_cross_entropy"
+    z = checks.prediction(logits, name, "logits")
+    dtype = z.dtype
+    t = checks.like_prediction(targets, z.shape, dtype, name)
+    divisor = checks.divisor(reduction, denominator, name)
+    epsilon = checks.fraction(label_smoothing, name)
+    ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
+    if weight is None and pos_weight is None:
+        positive = negative = checks.ones(dtype, BLOCK)
+    else:
+        C = z.shape[-1] if z.ndim else 1
+        negative = factors(weight, C, dtype, name, "weight")
+        positive = negative * factors(pos_weight, C, dtype, name, "pos_weight")
+        blocks = -(-BLOCK // C)
+        positive, negative = np.tile(positive, blocks), np.tile(negative, blocks)
+    gradient = checks.gradient(grad, out, logits, z, (t,), name)
+    losses = np.empty(z.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
+
+    threads = z.size >= THREADS_FROM
+    chunks = simd.chunk_count(-(-z.size // positive.size), BLOCKS) if threads else 1
+    kernel = all_threads if threads else one_thread
+    value, strange = kernel(
+        z.reshape(-1), t.reshape(-1), positive, negative, dtype.type(ignored), epsilon, reduction == "mean", divisor,
+        chunks, losses.reshape(-1), gradient.reshape(-1),
+    )  # fmt: skip
+    if strange:
+        raise checks.not_in_unit_interval(t, ignore_index, name)
+    return losses if reduction == "none" else value, checks.delivered(gradient, grad, out)
