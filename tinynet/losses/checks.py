@@ -55,50 +55,59 @@ def like_prediction(x, shape, dtype, name, what="targets"):
     return x
 
 
-def class_indices(targets, logits, name):
-    """Integer targets (...) for logits (..., C), as N numbers of int64.  Their range is the kernel's to check."""
-    shape = logits.shape[:-1]
-    if targets.shape != shape:
-        if targets.shape == logits.shape:
-            hint = "; are its rows one-hot? Give targets.argmax(-1), or the same rows as floats"
-        elif targets.shape == (*shape, 1):
-            hint = "; drop its last axis with targets[..., 0]"
-        else:
-            hint = ""
-        raise ValueError(
-            f"{name}: class indices for logits {logits.shape} must have shape {shape}, got {targets.shape}{hint}"
+def class_targets(targets, shape, dtype, ignore_index, name):
+    """Targets for logits of `shape` (..., C), as labels (N,), probabilities (N, C) and ignore_index.
+
+    One of the two arrays is empty.  Whether labels are classes and probabilities sum to 1 is the kernel's to check,
+    in its own pass over them: see `not_a_target`.
+    """
+    t = targets if type(targets) is np.ndarray else as_array(targets, name, "targets")
+    if t.dtype is not INT64 or t.shape != shape[:-1]:
+        kind = t.dtype.kind
+        if kind == "f" and t.shape != shape[:-1]:
+            if ignore_index != -100:
+                raise ValueError(f"{name}: ignore_index belongs to integer targets, these are probabilities")
+            q = like_prediction(t, shape, dtype, name, "target probabilities")
+            return NOTHING[INT64, 1], q.reshape(-1, shape[-1]), -100
+        if kind == "f":
+            raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; try .astype(int)")
+        if kind not in "iu":
+            raise TypeError(f"{name}: targets must be integer labels or float probabilities, got dtype {t.dtype}")
+        if t.shape != shape[:-1]:
+            raise ValueError(
+                f"{name}: class indices for logits {shape} must have shape {shape[:-1]}, got {t.shape}"
+                + ("; for one-hot rows, give targets.argmax(-1), or floats" if t.shape == shape else "")
+                + ("; drop the last axis: targets[..., 0]" if t.shape == (*shape[:-1], 1) else "")
+            )
+        if t.dtype == np.uint64 and t.size and t.max() >= 2**63:  # int64 can't hold it; -2^62 is no class either
+            t = np.where(t >= 2**63, np.int64(-(2**62)), t.astype(np.int64))
+    return behaved(t, INT64).reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
+
+
+def not_a_target(targets, position, shape, ignore_index, name):
+    """The ValueError for the first of the targets that is none: number `position` of the rows of logits of `shape`."""
+    targets, C = np.asarray(targets), shape[-1]
+    where = tuple(int(axis) for axis in np.unravel_index(position, shape[:-1]))
+    if targets.dtype.kind == "f":
+        row = targets[where]
+        worst = int(np.argmin((row >= 0) & (row <= 1)))
+        if not 0 <= row[worst] <= 1:
+            return ValueError(
+                f"{name}: target probabilities must be in [0, 1], got {row[worst]} at position {(*where, worst)}"
+            )
+        return ValueError(
+            f"{name}: target probabilities must sum to 1, but those at position {where} sum to {row.sum():.6g}."
+            " Several labels at once are sigmoid_cross_entropy's."
         )
-    if targets.dtype == np.uint64:  # what int64 can't hold becomes -1 - 2^62, which is no class either
-        targets = np.where(targets > np.uint64(2**62), np.int64(-1 - 2**62), targets.astype(np.int64))
-    return behaved(targets, INT64).reshape(-1)
-
-
-def not_a_class(targets, position, C, ignore_index, name):
-    """The ValueError for class index number `position` of `targets`, which is none of the C classes."""
-    where = tuple(int(axis) for axis in np.unravel_index(position, targets.shape))
-    value = int(targets[where])
-    if value == -1:
+    label, hint = int(targets[where]), ""
+    if label == -1:
         hint = " Where -1 marks samples to leave out, pass ignore_index=-1."
-    elif value == C and targets.min() >= 1:
+    elif label == C and targets.min() >= 1:
         hint = " Do the labels count from 1? Subtract 1."
-    else:
-        hint = ""
-    allowed = f"from 0 to {C - 1}" if C > 1 else "0"
+    classes = f"from 0 to {C - 1}" if C > 1 else "0"
     return ValueError(
-        f"{name}: the target at position {where} is {value}, "
-        f"but a class is {allowed} (and ignore_index is {ignore_index}).{hint}"
-    )
-
-
-def not_a_distribution(row, number, shape, name, what="targets"):
-    """The ValueError for a row (C,) of probabilities, which are not all in [0, 1] or don't sum to 1."""
-    where = tuple(int(axis) for axis in np.unravel_index(number, shape))
-    worst = int(np.argmin((row >= 0) & (row <= 1)))
-    if not 0 <= row[worst] <= 1:
-        return ValueError(f"{name}: {what} must be probabilities in [0, 1], got {row[worst]} at {(*where, worst)}")
-    return ValueError(
-        f"{name}: {what} must be probabilities that sum to 1, but those at position {where} sum to {row.sum():.6g}."
-        " (Several labels at once are sigmoid_cross_entropy's.)"
+        f"{name}: the target at position {where} is {label}, but the {C} classes are {classes}"
+        f" (and ignore_index is {ignore_index}).{hint}"
     )
 
 

@@ -435,24 +435,11 @@ def softmax_cross_entropy(
     C, dtype = z.shape[-1], z.dtype
     divisor = checks.divisor(reduction, denominator, name)
     epsilon = checks.fraction(label_smoothing, name)
-    t = targets if isinstance(targets, np.ndarray) else checks.as_array(targets, name, "targets")
-    kind = t.dtype.kind
-    q = checks.NOTHING[dtype, 2]
-    if kind in "iu":
-        t = checks.class_indices(t, z, name)
-        ignore_index = checks.whole_number(ignore_index, name)
-    elif kind != "f":
-        raise TypeError(f"{name}: targets must be integer class indices or float probabilities, got dtype {t.dtype}")
-    elif t.shape == z.shape[:-1]:
-        raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; try .astype(int)")
-    else:
-        t, q = checks.NOTHING[checks.INT64, 1], checks.like_prediction(t, z.shape, dtype, name).reshape(-1, C)
-        if ignore_index != -100:
-            raise ValueError(f"{name}: ignore_index belongs to integer targets, these are probabilities")
+    t, q, ignore_index = checks.class_targets(targets, z.shape, dtype, ignore_index, name)
     if weight is not None:
         w = checks.per_class(weight, C, dtype, name)
     else:
-        w = checks.NOTHING[dtype, 1] if kind != "f" and epsilon == 0.0 else np.ones(C, dtype)
+        w = np.ones(C, dtype) if q.size or epsilon > 0.0 else checks.NOTHING[dtype, 1]
     gradient = checks.gradient(grad, out, logits, z, (t, q, w), name)
     N = z.size // C
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
@@ -464,9 +451,7 @@ def softmax_cross_entropy(
     mean = reduction == "mean"
     position, value = kernel(rows, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, dz)
     if position >= 0:
-        if kind == "f":
-            raise checks.not_a_distribution(q[position], position, z.shape[:-1], name)
-        raise checks.not_a_class(np.asarray(targets), position, C, ignore_index, name)
+        raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
     if reduction == "none":
         value = losses.reshape(z.shape[:-1])
     return value, checks.delivered(gradient, grad, out)
