@@ -1,12 +1,81 @@
 """tinynet: neural networks to read and to use.
 
 No autograd: every backward pass is derived by hand, in the file of its layer or loss, and compiled by Numba.
+
+    import tinynet as tn
+
+    model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(10)], input_shape=64, seed=0)
+    optimizer = tn.Adam(model, lr=1e-3)
+    for x, y in tn.batches(x_train, y_train, batch_size=64, seed=0):
+        logits = model.forward(x, training=True)
+        loss, dlogits = tn.softmax_cross_entropy(logits, y)
+        model.backward(dlogits)
+        optimizer.step()
 """
 
+from tinynet import data, gradcheck, metrics, optim, plots
+from tinynet.config import get_num_threads, set_num_threads, show_config
+from tinynet.data.batches import batches
+from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from tinynet.layers.base import Layer, Parameter
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
+from tinynet.layers.dropout import Dropout
+from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.shape import Flatten, Reshape
+from tinynet.layers.softmax import Softmax
+from tinynet.losses.mean_squared_error import mean_squared_error
+from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.metrics import accuracy
 from tinynet.model import Sequential
+from tinynet.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
+from tinynet.training import EarlyStopping, History, NonFiniteError, fit
 
 __version__ = "0.1.0"
 
-__all__ = ["Conv2D", "Dense", "Sequential"]
+__all__ = [
+    "GELU",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AvgPool2D",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
+    "History",
+    "Layer",
+    "LeakyReLU",
+    "MaxPool2D",
+    "NonFiniteError",
+    "Parameter",
+    "RMSprop",
+    "ReLU",
+    "Reshape",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "accuracy",
+    "batches",
+    "constant",
+    "cosine",
+    "data",
+    "fit",
+    "get_num_threads",
+    "gradcheck",
+    "mean_squared_error",
+    "metrics",
+    "one_cycle",
+    "optim",
+    "plots",
+    "set_num_threads",
+    "show_config",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+    "step_decay",
+]
