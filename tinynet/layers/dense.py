@@ -144,6 +144,10 @@ class Dense(Layer):
     def backward(self, dy, input_grad=True):
         x, w = self.kept("_x"), self.parameters[0].value
         dz = self.checked_gradient(dy, len(x))
+        if len(x) == 0:  # the tile's sums have at least one term
+            for parameter in self.parameters:
+                parameter.grad[...] = 0
+            return np.empty_like(x) if input_grad else None
         if self.activation is not None:
             dz = self.activation.backward(dz, self._kept)
         db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
