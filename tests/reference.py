@@ -1,0 +1,143 @@
+"""The whole library once more, in plain NumPy loops and formulas: the oracle for every kernel.
+
+Slow, short and obviously right, straight from the definitions and in float64 throughout.  Nothing here
+imports tinynet.
+"""
+
+import math
+
+import numpy as np
+
+# --- losses: value and gradient ---------------------------------------------------------------------------
+
+
+def softmax_cross_entropy(
+    z, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean", denominator=None
+):
+    """Of logits z (N, C) with labels (N,) or probabilities (N, C)."""
+    z = np.asarray(z, float)
+    N, C = z.shape
+    w = np.ones(C) if weight is None else np.asarray(weight, float)
+    losses, dz, count = np.zeros(N), np.zeros((N, C)), 0.0
+    for n in range(N):
+        if targets.ndim == 1:
+            if targets[n] == ignore_index:
+                continue
+            q = np.eye(C)[targets[n]]
+            count += w[targets[n]]
+        else:
+            q = targets[n].astype(float)
+            count += 1
+        open_classes = z[n] != -np.inf
+        q = (1 - label_smoothing) * q + label_smoothing * open_classes / open_classes.sum()
+        e = np.exp(z[n] - z[n].max())
+        log_p = (z[n] - z[n].max()) - math.log(e.sum())
+        losses[n] = sum(-w[c] * q[c] * log_p[c] for c in range(C) if w[c] * q[c] > 0)
+        dz[n] = (w * q).sum() * e / e.sum() - w * q
+    return _reduced(losses, dz, count, reduction, denominator)
+
+
+def sigmoid_cross_entropy(
+    z, t, weight=1.0, pos_weight=1.0, ignore_index=None, label_smoothing=0.0, reduction="mean", denominator=None
+):
+    z, t = np.asarray(z, float), np.asarray(t, float)
+    counts = np.ones(z.shape, bool) if ignore_index is None else t != ignore_index
+    q = (1 - label_smoothing) * t + label_smoothing / 2
+    losses = weight * (pos_weight * q * np.logaddexp(0, -z) + (1 - q) * np.logaddexp(0, z))
+    p, rest = np.exp(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))
+    dz = weight * ((1 - q) * p - pos_weight * q * rest)
+    return _reduced(np.where(counts, losses, 0), np.where(counts, dz, 0), counts.sum(), reduction, denominator)
+
+
+def mean_squared_error(y, t, reduction="mean", denominator=None):
+    y, t = np.asarray(y, float), np.asarray(t, float)
+    return _reduced((y - t) ** 2, 2 * (y - t), y.size, reduction, denominator)
+
+
+def _reduced(losses, gradient, count, reduction, denominator):
+    if reduction == "none":
+        return losses, gradient
+    scale = 1.0
+    if reduction == "mean":
+        count = count if denominator is None else denominator
+        scale = 1 / count if count > 0 else 0.0
+    return losses.sum() * scale, gradient * scale
+
+
+
+# --- layers: forward; their backward passes are checked by finite differences -----------------------------
+
+
+def dense(x, w, b):
+    return x.astype(float) @ w.astype(float) + b
+
+
+def conv2d(x, w, b, stride, padding):
+    """x (N, H, W, C), w (I, J, C, K); padding "valid", "same", or the zeros on each side."""
+    (N, H, W, _), (I, J, _, K) = x.shape, w.shape
+    if padding == "same":
+        totals = [max(0, (-(-size // s) - 1) * s + k - size) for size, s, k in ((H, stride[0], I), (W, stride[1], J))]
+        zeros = [(total // 2, total - total // 2) for total in totals]
+    elif padding == "valid":
+        zeros = [(0, 0), (0, 0)]
+    else:
+        zeros = [(p, p) for p in (padding if isinstance(padding, tuple) else (padding, padding))]
+    x = np.pad(x.astype(float), [(0, 0), *zeros, (0, 0)])
+    P, Q = (x.shape[1] - I) // stride[0] + 1, (x.shape[2] - J) // stride[1] + 1
+    y = np.empty((N, P, Q, K))
+    for p in range(P):
+        for q in range(Q):
+            window = x[:, p * stride[0] : p * stride[0] + I, q * stride[1] : q * stride[1] + J]
+            y[:, p, q] = np.tensordot(window, w, 3) + b
+    return y
+
+
+def pool2d(x, size, stride, reduce):
+    """reduce: np.max or np.mean."""
+    N, H, W, C = x.shape
+    y = np.empty((N, (H - size[0]) // stride[0] + 1, (W - size[1]) // stride[1] + 1, C))
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            window = x[:, i * stride[0] : i * stride[0] + size[0], j * stride[1] : j * stride[1] + size[1]]
+            y[:, i, j] = reduce(window.astype(float), axis=(1, 2))
+    return y
+
+
+def activation(name, z, slope=0.01):
+    z = z.astype(float)
+    if name == "relu":
+        return np.maximum(z, 0)
+    if name == "leaky_relu":
+        return np.where(z > 0, z, slope * z)
+    if name == "sigmoid":
+        return 1 / (1 + np.exp(-z))
+    if name == "tanh":
+        return np.tanh(z)
+    if name == "gelu":
+        return z * np.vectorize(math.erfc)(-z / math.sqrt(2)) / 2
+    return z
+
+
+def softmax(z):
+    e = np.exp(z.astype(float) - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def dropout(x, rate, key, step):
+    """What the layer does to x at its step-th step: one number after another, in Python's own integers."""
+
+    def scramble(h, key):
+        h = (h ^ h >> 16) * 0x7FEB352D % 2**32
+        h = (h ^ h >> 15 ^ key) * 0x846CA68B % 2**32
+        return h ^ h >> 16
+
+    z = (key + (step + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    high, low = divmod(z ^ z >> 31, 2**32)
+    y = np.zeros(x.size)
+    for i, value in enumerate(x.flat):
+        chunk, place = divmod(i, 4096)
+        if scramble(place ^ scramble(chunk ^ low, high), scramble(chunk ^ high, low)) >= rate * 2**32:
+            y[i] = value / (1 - rate)
+    return y.reshape(x.shape)
