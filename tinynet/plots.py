@@ -9,14 +9,17 @@ import math
 
 import numpy as np
 
-BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a", "#8b8f97"
+BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
+GREY, PALE = "#8b8f97", "#e2e5e9"
 
 
 def figure(width=8.0, height=4.5):
     """An empty Figure of so many inches, whose parts make room for each other's labels."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+    result = Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+    result.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
+    return result
 
 
 def training_curves(history, path=None, *, on=None):
@@ -72,15 +75,17 @@ def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=
     on = _drawing_on(on, (columns * 0.95, rows * 1.2))
     word = (lambda label: names[int(label)]) if names is not None else (lambda label: str(int(label)))
     panels = on.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels:
+    for panel in panels[len(images) :]:
         panel.set_axis_off()
     brightest = 255 if images.dtype == np.uint8 else 1
     for k, panel in enumerate(panels[: len(images)]):
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_color(PALE)
         panel.imshow(images[k], cmap="Greys", vmin=0, vmax=brightest, interpolation="nearest")
         text, colour = word(labels[k]), "black"
         if predictions is not None and predictions[k] != labels[k]:
             text, colour = f"{word(predictions[k])}, is {word(labels[k])}", RED
-        panel.set_title(text, fontsize=10, color=colour, pad=3)
+        panel.set_title(text, fontsize=10, color=colour, pad=4)
     return _finished(on, path)
 
 
@@ -96,7 +101,7 @@ def _curves(panel, curves, names, colours):
                 panel.plot(
                     epochs, curves[key], color=colour, lw=width, label=label, marker=marker, solid_capstyle="round"
                 )
-    panel.grid(color="#e6e8eb", lw=0.8)
+    panel.grid(color=PALE, lw=0.8)
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(GREY)
     panel.tick_params(color=GREY)

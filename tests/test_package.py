@@ -1,0 +1,99 @@
+"""The package as a whole: what importing it does, and that what the README says is what is checked."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    ).stdout
+
+
+def test_importing_loads_nothing_heavy():
+    code = "import sys, tinynet; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = run(code).split()
+    assert "numba" in loaded
+    for heavy in ("matplotlib", "torch", "tqdm", "safetensors", "scipy", "pandas", "sklearn", "requests", "mpi4py"):
+        assert heavy not in loaded
+
+
+def test_importing_compiles_nothing():
+    code = """
+import numba.core.event as event
+recorder = event.RecordingListener()
+with event.install_recorder("numba:compile") as recorder:
+    import tinynet
+    import pkgutil, importlib
+    for module in pkgutil.walk_packages(tinynet.__path__, "tinynet."):
+        if not module.name.endswith("_cuda"):
+            importlib.import_module(module.name)
+print(len(recorder.buffer))
+"""
+    assert run(code).strip() == "0"
+
+
+def test_everything_runs_as_plain_python_too():
+    code = """
+import numpy as np
+import tinynet as tn
+x, y = np.random.default_rng(0).standard_normal((12, 4, 4, 1)), np.arange(12) % 3
+model = tn.Sequential(
+    [tn.Conv2D(2, 3, activation="relu"), tn.MaxPool2D(2), tn.Flatten(), tn.Dropout(0.1), tn.Dense(3)], (4, 4, 1)
+)
+for make in (tn.SGD, tn.RMSprop, tn.Adam, tn.AdamW):
+    optimizer = make(model, lr=0.01, clip_norm=1.0)
+    history = tn.fit(model, x, y, loss=tn.softmax_cross_entropy, optimizer=optimizer, epochs=2, progress=False)
+print(*(v.hex() for v in history["loss"]))
+"""
+    plain = [float.fromhex(v) for v in run(code, NUMBA_DISABLE_JIT="1").split()]
+    compiled = [float.fromhex(v) for v in run(code).split()]
+    assert len(plain) == 2
+    assert plain == pytest.approx(compiled, rel=1e-5)
+
+
+def readme_commands():
+    return re.findall(r"^python -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+
+def test_the_readme_has_one_command_for_the_example_and_one_for_the_tests():
+    example, tests = readme_commands()
+    assert example.endswith(".venv/bin/python examples/01_train_digits.py")
+    assert (ROOT / "examples" / "01_train_digits.py").exists()
+    assert "[test,compare]" in tests
+    assert tests.endswith(".venv/bin/python -m pytest")
+
+
+def test_ci_takes_its_commands_from_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "grep '^python -m venv ' \"$repository/README.md\"" in script
+    assert "pip install" not in script  # it has no command of its own that could differ
+    assert "${commands[0]}" in script
+    assert "${commands[1]}" in script
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+def test_the_loop_in_the_readme_runs_and_learns():
+    [loop] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = loop.replace("range(10)", "range(2)") + "\nprint(tn.metrics.accuracy(model.predict(x_test), y_test))"
+    assert float(run(code)) > 0.8
+
+
+def test_the_version_is_written_once():
+    import tinynet
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tinynet.__version__)
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
