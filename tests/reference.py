@@ -64,7 +64,6 @@ def _reduced(losses, gradient, count, reduction, denominator):
     return losses.sum() * scale, gradient * scale
 
 
-
 # --- layers: forward; their backward passes are checked by finite differences -----------------------------
 
 
