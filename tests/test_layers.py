@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -401,3 +404,240 @@ def test_it_says_its_formula(case):
     layer, _, _ = built(case)
     assert layer.formula().startswith("y = ")
     assert layer.flops >= 0
+
+
+# --- activations ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@both_dtypes
+@pytest.mark.parametrize("size", [37, 100_003])
+def test_an_activation_in_place_gives_the_same_bits(name, dtype, size):
+    z = np.random.default_rng(0).standard_normal(size).astype(dtype)
+    y = ACTIVATIONS[name].forward(z)
+    ACTIVATIONS[name].forward_in_place(z)
+    assert np.array_equal(z, y)
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
+def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtype):
+    z = np.array([np.nan, -np.nan, np.inf, -np.inf, 1e30, -1e30, 1e4, -1e4, 0, -0.0, 1e-30, -1e-30] * 3, dtype)
+    tensor = torch.from_numpy(z.copy()).requires_grad_()
+    expected = TORCH[name](tensor)
+    expected.sum().backward()
+    y = ACTIVATIONS[name].forward(z)
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-6)
+    slopes = ACTIVATIONS[name].backward(np.ones_like(z), y)
+    np.testing.assert_allclose(slopes, tensor.grad.numpy(), rtol=1e-6)
+
+
+@both_dtypes
+def test_gelu_far_out_goes_to_its_limits(dtype):
+    z = np.array([np.inf, 1e30, 40, -40, -1e30, -np.inf, np.nan], dtype)
+    gelu = ACTIVATIONS["gelu"]
+    np.testing.assert_array_equal(gelu.forward(z), [*z[:3], 0, 0, 0, np.nan])
+    np.testing.assert_array_equal(gelu.backward(np.ones_like(z), z), [1, 1, 1, 0, 0, 0, np.nan])
+
+
+@both_dtypes
+def test_tanh_sigmoid_and_gelu_keep_their_digits_near_zero_and_in_the_tails(dtype):
+    a = np.concatenate([np.geomspace(1e-30, 9, 4000), np.linspace(0.4, 0.6, 1000)]).astype(dtype)
+    z = np.concatenate([a, -a])
+    ulp = np.finfo(dtype).eps
+    with np.errstate(over="ignore"):
+        expected = {name: reference.activation(name, z.astype(np.longdouble)) for name in ("tanh", "sigmoid", "gelu")}
+    for name, ulps in (("tanh", 4), ("sigmoid", 4), ("gelu", 50)):  # exp(-x^2 / 2) magnifies the rounding of x^2
+        error = np.abs(ACTIVATIONS[name].forward(z) - expected[name]) / np.abs(expected[name])
+        assert error.max() < ulps * ulp, name
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("rleu", ValueError, r"Dense: unknown activation 'rleu'; accepted are None, 'relu', .*Did you mean 'relu'\?"),
+        ("ReLU", ValueError, r"Did you mean 'relu'\?"),
+        ("softmax", ValueError, r"unknown activation 'softmax'"),
+        ("", ValueError, r"unknown activation ''"),
+        (3, TypeError, r"Dense: activation must be None or one of 'relu', .*; got 3"),
+        (np.tanh, TypeError, r"Dense: activation must be None or one of"),
+    ],
+)
+def test_an_unknown_activation_is_refused_with_the_names_there_are(name, error, message):
+    with pytest.raises(error, match=message):
+        Dense(3, activation=name)
+
+
+# --- softmax ----------------------------------------------------------------------------------------------
+
+
+@both_dtypes
+def test_softmax_of_masked_huge_and_broken_rows_is_pytorchs(dtype):
+    rows = [
+        [0, 1, 2],
+        [-np.inf, 1, 2],
+        [-np.inf, -np.inf, 5],
+        [1e30, -1e30, 1e30],
+        [1e4, 1e4, -1e4],
+        [-np.inf] * 3,
+        [np.inf, 0, 0],
+        [np.nan, 0, 1],
+        [0, -np.nan, 1],
+    ]
+    x = np.array(rows, dtype)
+    layer = Softmax()
+    layer.build((3,), dtype, np.random.default_rng(0))
+    np.testing.assert_allclose(layer.forward(x), torch.softmax(torch.from_numpy(x), -1).numpy(), rtol=1e-6)
+
+
+def test_softmax_over_many_classes_keeps_its_digits_in_float32():
+    x = np.random.default_rng(0).standard_normal((2, 200_000)).astype(np.float32)
+    layer = Softmax()
+    layer.build((200_000,), np.float32, np.random.default_rng(0))
+    y = layer.forward(x)
+    np.testing.assert_allclose(y, reference.softmax(x), rtol=2e-6)
+    assert abs(y.sum(dtype=np.float64) - 2) < 1e-6
+
+
+# --- pooling ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize("channels", [3, 16])
+def test_ties_and_nans_in_a_window_go_where_pytorch_lets_them(size, stride, channels):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (4, 9, 9, channels)).astype(np.float64)  # full of ties
+    x[rng.random(x.shape) < 0.1] = np.nan
+    x[rng.random(x.shape) < 0.1] = -np.inf
+    x[0, :3, :3] = -np.inf
+    layer = MaxPool2D(size, stride)
+    layer.build(x.shape[1:], np.float64, rng)
+    y = layer.forward(x, training=True)
+    g = rng.standard_normal(y.shape)
+    tensor = torch.from_numpy(x.copy()).requires_grad_()
+    expected = channels_first(lambda x: F.max_pool2d(x, size, stride))(tensor)
+    expected.backward(torch.from_numpy(g))
+    np.testing.assert_array_equal(y, expected.detach().numpy())
+    np.testing.assert_allclose(layer.backward(g), tensor.grad.numpy(), rtol=1e-15)
+
+
+def test_the_winner_of_a_window_is_kept_in_one_byte():
+    layer = MaxPool2D(2)
+    layer.build((8, 8, 3), np.float32, np.random.default_rng(0))
+    before = set(vars(layer))
+    layer.forward(np.zeros((5, 8, 8, 3), np.float32), training=True)
+    kept = [vars(layer)[name] for name in set(vars(layer)) - before]
+    assert [array.nbytes for array in kept] == [5 * 4 * 4 * 3]
+
+
+# --- dropout ----------------------------------------------------------------------------------------------
+
+
+def built_dropout(rate, shape, seed=0):
+    layer = Dropout(rate)
+    layer.build(shape, np.float32, np.random.default_rng(seed))
+    return layer
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_the_rate_keeps_the_mean_and_every_mask_is_another(rate):
+    x = np.ones((10, 20_000), np.float32)
+    layer = built_dropout(rate, (20_000,))
+    masks = [layer.forward(x, training=True) for _ in range(8)] + [built_dropout(rate, (20_000,), 1).forward(x, True)]
+    deviation = math.sqrt(rate * (1 - rate))  # of one number's being kept; then of the mean of them all
+    for y in masks:
+        assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
+        assert abs((y == 0).mean() - rate) < 4 * deviation / math.sqrt(x.size)
+    for a, b in itertools.combinations([(y == 0) - rate for y in masks], 2):
+        assert abs((a * b).mean()) < 4.5 * deviation**2 / math.sqrt(x.size)
+    a = ((masks[0] == 0) - rate).ravel()
+    for distance in (1, 2, 3, 4, 8, 16, 64, 4096, 20_000):
+        assert abs((a[distance:] * a[:-distance]).mean()) < 4.5 * deviation**2 / math.sqrt(x.size - distance)
+
+
+def test_dropout_goes_on_with_the_same_masks_after_its_state_is_put_back():
+    x = np.ones((3, 50), np.float32)
+    layer = built_dropout(0.5, (50,))
+    layer.forward(x, training=True)
+    state = layer.state
+    expected = [layer.forward(x, training=True) for _ in range(3)]
+    other = built_dropout(0.5, (50,), seed=9)
+    other.state = state
+    for y in expected:
+        assert np.array_equal(other.forward(x, training=True), y)
+    assert other.state == layer.state == (state[0], state[1] + 3)
+
+
+def test_dropout_is_the_identity_when_predicting_and_its_steps_do_not_advance():
+    layer = built_dropout(0.5, (50,))
+    x, state = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32), layer.state
+    assert np.array_equal(layer.forward(x), x)
+    assert layer.state == state
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [(5, ValueError), ((1, 2, 3), ValueError), ((1.5, 0), TypeError), ((1, -1), ValueError)]
+)
+def test_a_state_that_is_none_is_refused(state, error):
+    layer = built_dropout(0.5, (50,))
+    before = layer.state
+    with pytest.raises(error, match="Dropout: "):
+        layer.state = state
+    assert layer.state == before
+
+
+# --- what cannot be -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("construct", "error", "message"),
+    [
+        (lambda: LeakyReLU(-0.1), ValueError, "LeakyReLU: slope must be a finite number of at least 0, got -0.1"),
+        (lambda: LeakyReLU(math.nan), ValueError, "LeakyReLU: slope"),
+        (lambda: LeakyReLU("a"), TypeError, "LeakyReLU: slope must be a number, got 'a'"),
+        (lambda: Dropout(1), ValueError, "Dropout: rate must be at least 0 and below 1, got 1"),
+        (lambda: Dropout(-0.5), ValueError, "Dropout: rate"),
+        (lambda: Dropout(math.nan), ValueError, "Dropout: rate"),
+        (lambda: Dropout(True), TypeError, "Dropout: rate must be a number, got True"),
+        (lambda: MaxPool2D(0), ValueError, "MaxPool2D: size must be at least 1, got 0"),
+        (lambda: MaxPool2D(2.0), TypeError, "MaxPool2D: size must be a whole number"),
+        (lambda: MaxPool2D((2, 2, 2)), ValueError, "MaxPool2D: size must be a whole number or a pair"),
+        (lambda: AvgPool2D(2, 0), ValueError, "AvgPool2D: stride must be at least 1, got 0"),
+        (lambda: Reshape((2, 0)), ValueError, "Reshape: a size of shape must be at least 1, got 0"),
+        (lambda: Reshape((-1, -1)), ValueError, "Reshape: only one size of shape may be -1"),
+        (lambda: Reshape("ab"), TypeError, "Reshape: a size of shape must be a whole number, got 'ab'"),
+        (lambda: Reshape((2, 2.5)), TypeError, "Reshape: a size of shape must be a whole number, got 2.5"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, message):
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        construct()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (MaxPool2D(2), (64,), r"MaxPool2D \(layer 3\): expected images \(N, H, W, C\), got samples of shape \(64,\)"),
+        (MaxPool2D(4), (3, 8, 1), r"MaxPool2D \(layer 3\): the window \(4, 4\) is larger than the image \(3, 8\)"),
+        (GlobalAvgPool2D(), (8, 8), r"GlobalAvgPool2D \(layer 3\): expected images"),
+        (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
+        (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
+        (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused_when_the_layer_is_built(layer, shape, message):
+    layer.place = " (layer 3)"
+    with pytest.raises(ValueError, match=message):
+        layer.build(shape, np.float32, np.random.default_rng(0))
+
+
+def test_every_layer_runs_in_plain_python_too():
+    chosen = "formula_says and (not Conv2D or 6) and not 32"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert " passed" in run.stdout
