@@ -35,9 +35,10 @@ def prediction(x, name, what="prediction"):
     """The array of float32 or float64 that is differentiated, with at least one element."""
     if type(x) is not np.ndarray or not (x.dtype is FLOAT32 or x.dtype is FLOAT64) or not x.flags.carray:
         x = as_array(x, name, what)
-        if x.dtype not in (FLOAT32, FLOAT64):
+        native = x.dtype.newbyteorder("=")
+        if native not in (FLOAT32, FLOAT64):
             raise TypeError(f"{name}: {what} must be float32 or float64, got an array of dtype {x.dtype}")
-        x = behaved(x, FLOAT32 if x.dtype == FLOAT32 else FLOAT64)
+        x = behaved(x, FLOAT32 if native == FLOAT32 else FLOAT64)
     if x.size == 0:
         raise ValueError(f"{name}: {what} must not be empty, got shape {x.shape}")
     return x
