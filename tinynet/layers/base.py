@@ -59,7 +59,10 @@ class Layer:
 
     @property
     def keeps_output(self):
-        """Whether backward needs the very array that forward returned: a model then hands out a copy of it."""
+        """Whether backward needs the very memory that forward returned: a model then hands out a copy of it.
+
+        So it is, too, where what forward returns is a view of its input, which the layer before may need.
+        """
         return True
 
     @property

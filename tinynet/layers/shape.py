@@ -19,8 +19,6 @@ class Reshape(Layer):
     forward returns a view of x, and backward a view of dy.
     """
 
-    keeps_output = False
-
     def __init__(self, shape):
         super().__init__()
         name = type(self).__name__

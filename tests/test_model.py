@@ -1,0 +1,176 @@
+"""Sequential: the chain rule over layers, its flat vectors, and what it hands out."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+
+
+def small_cnn(dtype="float32", seed=0):
+    return tn.Sequential(
+        [
+            tn.Conv2D(4, 3, padding="same", activation="relu"),
+            tn.MaxPool2D(2),
+            tn.Conv2D(16, 3, padding="same", activation="tanh"),
+            tn.Conv2D(16, 3, padding="same"),  # by Winograd's method
+            tn.GELU(),
+            tn.Flatten(),
+            tn.Dense(7, activation="leaky_relu"),
+            tn.Dense(3),
+        ],
+        input_shape=(8, 8, 2),
+        seed=seed,
+        dtype=dtype,
+    )
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).standard_normal((6, 8, 8, 2))
+
+
+def one_step(model, x, labels):
+    logits = model.forward(x, training=True)
+    loss, dlogits = tn.softmax_cross_entropy(logits, labels)
+    dx = model.backward(dlogits, input_grad=True)
+    return loss, dx
+
+
+def test_the_whole_chain_agrees_with_finite_differences(images):
+    model, labels = small_cnn("float64"), np.array([0, 1, 2, 0, 1, 2])
+    assert tn.gradcheck.check(model, images, labels, loss=tn.softmax_cross_entropy).passed
+
+
+def test_values_and_gradients_are_views_of_the_flat_vectors():
+    model = small_cnn()
+    assert sum(p.value.size for p in model.parameters()) == model.flat_values.size == model.flat_grads.size
+    for flat, views in (
+        (model.flat_values, [p.value for p in model.parameters()]),
+        (model.flat_grads, [p.grad for p in model.parameters()]),
+    ):
+        flat[:] = np.arange(flat.size)
+        np.testing.assert_array_equal(np.concatenate([view.ravel() for view in views]), np.arange(flat.size))
+
+
+def test_parameters_are_named_by_layer_and_role():
+    names = [p.name for p in small_cnn().parameters()]
+    assert names[:4] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert [p.decay for p in small_cnn().parameters()][:2] == [True, False]
+
+
+def test_backward_overwrites_gradients_and_does_not_add(images):
+    model, labels = small_cnn(), np.array([0, 1, 2, 0, 1, 2])
+    one_step(model, images, labels)
+    first = model.flat_grads.copy()
+    one_step(model, images, labels)
+    np.testing.assert_array_equal(model.flat_grads, first)
+
+
+def test_backward_returns_the_input_gradient_only_when_asked(images):
+    model, labels = small_cnn(), np.array([0, 1, 2, 0, 1, 2])
+    _, dx = one_step(model, images, labels)
+    assert dx.shape == images.shape
+    whole = model.flat_grads.copy()
+    _, dlogits = tn.softmax_cross_entropy(model.forward(images, training=True), labels)
+    assert model.backward(dlogits) is None
+    np.testing.assert_array_equal(model.flat_grads, whole)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another():
+    np.testing.assert_array_equal(small_cnn(seed=3).flat_values, small_cnn(seed=3).flat_values)
+    assert (small_cnn(seed=3).flat_values != small_cnn(seed=4).flat_values).any()
+    np.testing.assert_array_equal(small_cnn("float64").flat_values.astype(np.float32), small_cnn().flat_values)
+
+
+def test_what_forward_returns_is_the_callers(images):
+    for last in (tn.Dense(3), tn.Dense(3, activation="tanh"), tn.Sigmoid(), tn.Flatten(), tn.Softmax()):
+        model = tn.Sequential([tn.Flatten(), tn.Dense(3, activation="sigmoid"), last], input_shape=(8, 8, 2))
+        dy = np.ones((6, 3), np.float32)
+        first = model.forward(images, training=True)
+        kept = first.copy()
+        model.backward(dy)
+        expected = model.flat_grads.copy()
+        again = model.forward(images, training=True)
+        np.testing.assert_array_equal(first, kept)  # a later call left it alone
+        again[:] = np.nan  # and writing into it harms no gradient
+        model.backward(dy)
+        np.testing.assert_array_equal(model.flat_grads, expected)
+
+
+def test_predict_is_forward_in_batches_of_any_size(images):
+    model = small_cnn()
+    expected = model.forward(images)
+    for batch_size in (1, 4, 6, 100):
+        np.testing.assert_array_equal(model.predict(images, batch_size=batch_size), expected)
+    assert model.predict(images[:0]).shape == (0, 3)
+    np.testing.assert_array_equal(model(images), expected)
+
+
+def test_predict_from_eight_threads_at_once_is_right():
+    model, x = small_cnn(), np.random.default_rng(1).standard_normal((64, 8, 8, 2)).astype(np.float32)
+    expected, found = model.predict(x), {}
+
+    def work(k):
+        found[k] = [model.predict(x, batch_size=5 + k) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for results in found.values():
+        for result in results:
+            np.testing.assert_array_equal(result, expected)
+    assert len(found) == 8
+
+
+def test_copies_and_pickles_are_models_of_their_own(images):
+    model = small_cnn()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(other.predict(images), model.predict(images))
+        other.flat_values[:] = 0
+        assert (other.predict(images) == 0).all()
+        assert (model.flat_values != 0).any()
+
+
+def test_summary_counts_parameters_and_operations():
+    model = tn.Sequential([tn.Conv2D(6, 5, activation="relu"), tn.Flatten(), tn.Dense(10)], input_shape=(28, 28, 1))
+    table = model.summary().splitlines()
+    assert "156" in table[2]
+    assert f"{2 * 24 * 24 * 25 * 6:,}" in table[2]
+    assert "(N, 24, 24, 6)" in table[2]
+    assert f"{156 + 3456 * 10 + 10:,}" in table[-1]
+
+
+TRAINING = """
+import hashlib
+import numpy as np
+import tinynet as tn
+import test_model
+tn.set_num_threads({threads})
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((200, 8, 8, 2)).astype(np.float32), rng.integers(0, 3, 200)
+model = test_model.small_cnn()
+optimizer = tn.Adam(model, lr=1e-2)
+for xb, yb in tn.batches(x, y, batch_size=48, seed=1):
+    loss, dlogits = tn.softmax_cross_entropy(model.forward(xb, training=True), yb)
+    model.backward(dlogits)
+    optimizer.step()
+print(hashlib.sha256(model.flat_values.tobytes()).hexdigest())
+"""
+
+
+def test_training_gives_the_same_bits_for_any_number_of_threads(pytestconfig):
+    digests = set()
+    for threads in (1, 2):
+        code = TRAINING.format(threads=threads)
+        folder = pytestconfig.rootpath / "tests"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True)
+        digests.add(done.stdout)
+    assert len(digests) == 1
