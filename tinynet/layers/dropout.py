@@ -23,7 +23,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.layers.base import Layer, number, positive_int
 
-HEAVY = 16384  # elements from which two threads beat one
+THREADS_FROM = 16384  # elements from which two threads beat one
 CHUNK = 4096  # elements that share a chunk's pair of keys
 LOW = 0xFFFFFFFF  # 32 bits, held in wider integers; the mask after a product lets LLVM compute with 32
 
@@ -53,7 +53,7 @@ def dropout_chunk(x, key0, key1, limit, scale, y):
         y[i] = zero if scramble(i ^ key0, key1) < limit else scale * x[i]
 
 
-@simd.sized_kernel(HEAVY)
+@simd.sized_kernel(THREADS_FROM)
 def dropout(x, key0, key1, limit, scale, y):
     """y = m x: forward, and given dy backward.  A number is dropped where its 32 random bits are below `limit`."""
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):

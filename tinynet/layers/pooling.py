@@ -14,8 +14,7 @@ Backward.  x[n,h,w,c] touched y[n,i,j,c] of every window (i, j) that it lies in:
 The forward pass of max keeps who won, as the number a kw + b in the window: one byte an output, where an index
 into the image takes eight.  Of equal numbers the first wins.  A NaN wins over any number, the last one over all.
 
-A kernel takes a row of outputs (forward) or of inputs (backward) at a time, and has its innermost loop over channels,
-which lie side by side.  A thread owns the rows that it writes.
+The innermost loops run over the channels, which lie side by side.  A thread owns the rows or images that it writes.
 """
 
 import numpy as np
@@ -24,7 +23,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.layers.base import Layer, pair
 
-LIGHT = 32768  # numbers in the image from which two threads beat one
+THREADS_FROM = 16384  # numbers in the images from which two threads beat one
 
 
 # --- maximum ----------------------------------------------------------------------------------------------
@@ -50,7 +49,7 @@ def max_row(x, kw, sw, y, winner):  # x (kh, W, C), y and winner (OW, C)
                 winner[j, c] = k if won else winner[j, c]
 
 
-@simd.sized_kernel(LIGHT, of=0)
+@simd.sized_kernel(THREADS_FROM, of=0)
 def max_pool_forward(x, size, stride, y, winner):
     (kh, kw), (sh, sw), OH = size, stride, y.shape[1]
     for row in prange(y.shape[0] * OH):
@@ -77,7 +76,7 @@ def max_row_2x2(x, sw, y, winner):
             winner[j, c] = k
 
 
-@simd.sized_kernel(LIGHT, of=0)
+@simd.sized_kernel(THREADS_FROM, of=0)
 def max_pool_2x2_forward(x, size, stride, y, winner):
     (sh, sw), OH = stride, y.shape[1]
     for row in prange(y.shape[0] * OH):
@@ -100,7 +99,7 @@ def give_to_winners(dy, winner, size, stride, dx):  # dy, winner (OH, OW, C), dx
                 dx[first + offset[winner[i, j, c]] + c] += dy[i, j, c]
 
 
-@simd.sized_kernel(LIGHT)
+@simd.sized_kernel(THREADS_FROM)
 def max_pool_backward(dy, winner, size, stride, dx):
     """Where windows overlap, what their shared numbers get adds up: so a thread owns an image."""
     for n in prange(dy.shape[0]):
@@ -120,7 +119,7 @@ def max_row_2x2_backward(dy, winner, sw, dx):  # dx (2, W, C)
             dx[1, w + 1, c] = value if k == 3 else zero
 
 
-@simd.sized_kernel(LIGHT)
+@simd.sized_kernel(THREADS_FROM)
 def max_pool_2x2_backward(dy, winner, size, stride, dx):
     """Where windows don't overlap: each dx in a window is written once, and the others must be 0 already."""
     (sh, sw), OH = stride, dy.shape[1]
@@ -145,7 +144,7 @@ def avg_row(x, kw, sw, y):  # x (kh, W, C), y (OW, C)
             y[j, c] /= count
 
 
-@simd.sized_kernel(LIGHT, of=0)
+@simd.sized_kernel(THREADS_FROM, of=0)
 def avg_pool_forward(x, size, stride, y):
     (kh, kw), (sh, sw), OH = size, stride, y.shape[1]
     for row in prange(y.shape[0] * OH):
@@ -164,7 +163,7 @@ def add_shares(dy, count, size, stride, h, dx):  # dy (OH, OW, C); dx (W, C), ro
                     dx[j * sw + b, c] += dy[i, j, c] / count
 
 
-@simd.sized_kernel(LIGHT)
+@simd.sized_kernel(THREADS_FROM)
 def avg_pool_backward(dy, size, stride, dx):
     H, count = dx.shape[1], dx.dtype.type(size[0] * size[1])
     for row in prange(dx.shape[0] * H):

@@ -23,7 +23,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.layers.base import Layer
 
-HEAVY = 16384  # elements from which two threads beat one
+THREADS_FROM = 4096  # elements from which two threads beat one
 
 
 # A row is a function of its own, compiled once: the row has the same bits whether the loop around it is on one
@@ -55,13 +55,13 @@ def softmax_row_backward(dy, y, dx):
         dx[c] = y[c] * (dy[c] - dot)
 
 
-@simd.sized_kernel(HEAVY)
+@simd.sized_kernel(THREADS_FROM)
 def softmax_forward(x, y):
     for n in prange(x.shape[0]):
         softmax_row(x[n], y[n])
 
 
-@simd.sized_kernel(HEAVY)
+@simd.sized_kernel(THREADS_FROM)
 def softmax_backward(dy, y, dx):
     for n in prange(y.shape[0]):
         softmax_row_backward(dy[n], y[n], dx[n])
