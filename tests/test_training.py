@@ -169,12 +169,12 @@ def test_progress_false_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_there_is_a_bar_an_epoch(capsys, monkeypatch):
+def test_on_a_terminal_a_bar_fills_until_the_line_is_there(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     trained(progress=True, metrics="accuracy", epochs=2)
-    lines = [line.split("\r")[-1] for line in capsys.readouterr().out.split("\n") if line]
-    assert len(lines) == 2
-    assert re.search(r"epoch 2/2 .* 100/100 .* samples/s, loss \d\.\d{4}  accuracy \d\.\d{4}", lines[1])
+    first, second, _ = (line.split("\r") for line in capsys.readouterr().out.split("\n"))
+    assert re.match(r"epoch 1/2 .* 0/100", first[1])
+    assert re.fullmatch(r"epoch 2/2  loss \d\.\d{4}  accuracy \d\.\d{4}  [\d,]+ samples/s", second[-1])
 
 
 # --- losses that are no numbers -----------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def fit(
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
     callbacks   functions that are given a Training after every epoch
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
-    progress    a bar on a terminal, a line an epoch elsewhere; False for silence
+    progress    a line an epoch, and on a terminal a bar until it is there; False for silence
 
     Raises NonFiniteError at the first loss that is not finite, naming the layer where that began; ValueError or
     TypeError, before anything is trained, for arguments that do not fit together.
@@ -213,7 +213,7 @@ def _first_not_finite(model, x):
 
 
 class _Progress:
-    """A bar for each epoch on a terminal, a line elsewhere, or nothing."""
+    """A line for each epoch, and on a terminal a bar in its place until then; or nothing."""
 
     def __init__(self, wanted, epochs, samples):
         self.wanted, self.epochs, self.samples = wanted, epochs, samples
@@ -236,6 +236,7 @@ class _Progress:
                 total=self.samples,
                 desc=self.title,
                 unit=" samples",
+                leave=False,
                 file=sys.stdout,
                 bar_format="{desc} {bar:20} {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}",
             )
@@ -251,10 +252,9 @@ class _Progress:
 
     def finish(self, results, rate):
         if self.bar is not None:
-            self.bar.set_postfix_str(_written(results), refresh=False)
             self.bar.close()
             self.bar = None
-        elif self.wanted:
+        if self.wanted:
             print(f"{self.title}  {_written(results)}  {rate:,.0f} samples/s", flush=True)
 
 
