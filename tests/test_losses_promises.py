@@ -125,6 +125,14 @@ class TestSoftmaxEdgeCases:
         smooth = softmax_cross_entropy(z, [0, 1, 1], label_smoothing=0.5)[0]
         assert np.isfinite(smooth)
 
+    def test_a_masked_class_far_below_the_rest_gets_no_smoothing(self, C, dtype):
+        z = np.zeros((1, C), dtype)
+        z[0, :-1] = -900  # exp(-900) is 0 even in float64
+        z[0, 0] = -INF
+        _, gradient = softmax_cross_entropy(z, [C - 1], label_smoothing=0.5)
+        assert gradient[0, 0] == 0
+        np.testing.assert_allclose(gradient[0, 1:-1], -0.5 / (C - 1), rtol=1e-5)
+
     def test_masked_blocks_may_come_first(self, C, dtype):
         z, t = random_rows(2, C, dtype)
         z[:, : C - 1] = -INF

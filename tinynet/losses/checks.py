@@ -163,6 +163,15 @@ def fraction(value, name, what="label_smoothing"):
     return float(value)
 
 
+def real_number(value, name, what, zero=False):
+    """A finite number above 0, or at least 0 where `zero` may be given, as a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {what} must be a number, got {value!r}")
+    if not (0 <= value < np.inf if zero else 0 < value < np.inf):
+        raise ValueError(f"{name}: {what} must be finite and {'at least' if zero else 'above'} 0, got {value}")
+    return float(value)
+
+
 def whole_number(value, name, what="ignore_index"):
     """A whole number that int64 holds, as an int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

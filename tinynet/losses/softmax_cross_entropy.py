@@ -31,6 +31,7 @@ calculation for softmax").  They are written where the gradient goes, and while 
 each block is multiplied by exp(its maximum - m) / s.  Rows of few classes are handled LANES at a time, transposed.
 """
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -38,7 +39,7 @@ from tinynet import simd
 from tinynet.losses import checks
 
 BLOCK = 1024  # logits of a row at a time; 256 and 4096 were 5 and 3 % slower on rows of 50,257
-PADDING = 32  # a short block is filled up to a multiple of this, so that no exp is left to a loop's scalar remainder
+STEP = 32  # logits that LLVM's loops take at once: 8 in a vector, 4 vectors
 FEW = 32  # up to so many classes, rows are handled side by side
 LANES = 64  # and so many rows: 32 spent 1.8 times as long, on starting loops
 CHUNK = 4096  # logits: the least that a thread takes at a time
@@ -120,23 +121,31 @@ def weighted(a, x):
 
 
 # --- many classes: one row, block by block ------------------------------------------------------------------
+#
+# Its steps are forced inline, since passing a dozen arrays through calls took a third of the time at 33 classes.
+# Loops run over whole STEPs where they can: LLVM leaves a loop's other elements to scalar code, where each takes as
+# long as a vector of eight.
 
 
-@simd.kernel(fast=True)
+def row_step(function):
+    return numba.njit(forceinline=True, fastmath=set(simd.FAST), error_model="numpy", boundscheck=None)(function)
+
+
+@row_step
 def copy_and_maximum(z, block):
-    """Copy z into `block` and return its maximum: a NaN may be it, or not, and shows in the exponentials anyway.
+    """Copy z into `block`; returns the order_key of its maximum.  A NaN may be it, or not: it shows in the sum anyway.
 
     The copy costs 4 % of the time and lets the gradient overwrite the logits: a loop that reads one array and
     writes another doesn't vectorise where they are the same (5 times slower).
     """
-    highest = simd.lowest_key(z[0])
+    highest = simd.lowest_key(block[0])
     for c in range(z.size):
         block[c] = z[c]
         highest = max(highest, simd.order_key(z[c]))
-    return simd.from_order_key(highest)
+    return highest
 
 
-@simd.kernel(fast=True)
+@row_step
 def exponentials(z, m, e):
     """e = exp(z - m); returns the sum of those below 1, and the sum of the ones."""
     one, zero = z.dtype.type(1), z.dtype.type(0)
@@ -150,7 +159,7 @@ def exponentials(z, m, e):
     return below, ties
 
 
-@simd.kernel(fast=True)
+@row_step
 def target_terms(z, q, w, m):
     """sum_c a and sum_c a (m - z), for a = w q; where a is 0 the term is, even at z = -inf."""
     zero = z.dtype.type(0)
@@ -163,7 +172,7 @@ def target_terms(z, q, w, m):
     return total, loss
 
 
-@simd.kernel(fast=True)
+@row_step
 def smoothing_terms(z, w, m, e):
     """How many classes are not masked, and over those sum_c w and sum_c w (m - z).  Masked ones get e = -1."""
     zero, one, masked = z.dtype.type(0), z.dtype.type(1), z.dtype.type(-np.inf)
@@ -180,7 +189,7 @@ def smoothing_terms(z, w, m, e):
     return count, total, loss
 
 
-@simd.kernel()
+@simd.helper
 def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     """One pass over a row z (C,) with soft targets q (C,), or none; returns m, r and the sums of the two `_terms`.
 
@@ -191,10 +200,15 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     top = masked
     below = ties = count = spread = spread_loss = share = share_loss = 0.0
     for k in range((C + BLOCK - 1) // BLOCK):
-        start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
-        size = stop - start
-        new = copy_and_maximum(simd.piece(z, start, size), block)
-        if simd.order_key(new) > simd.order_key(top):
+        start, size = k * BLOCK, min(BLOCK, C - k * BLOCK)
+        padded, whole, rest = (size + STEP - 1) // STEP * STEP, size // STEP * STEP, max(0, size - STEP)
+        for c in range(STEP):
+            block[padded - STEP + c] = masked
+        # Whole STEPs from the start, and the last STEP from the end: some are seen twice.
+        key = copy_and_maximum(simd.piece(z, start, whole), block)
+        key = max(key, copy_and_maximum(simd.piece(z, start + rest, size - rest), simd.piece(block, rest, size - rest)))
+        if key > simd.order_key(top):
+            new = simd.from_order_key(key)
             rise = np.float64(new) - (np.float64(top) if top != masked else 0.0)
             spread_loss += rise * spread
             share_loss += rise * share
@@ -202,17 +216,13 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
             top = new
         highest[k] = top
         m = top if top != masked else zero  # -inf - -inf is NaN
-        padded = (size + PADDING - 1) // PADDING * PADDING
-        for c in range(size, padded):
-            block[c] = masked
-        target = tail if stop == C or e.size == 0 else simd.piece(e, start, size)
+        target = tail if start + size == C or e.size == 0 else simd.piece(e, start, size)
         more_below, more_ties = exponentials(simd.piece(block, 0, padded), m, target)
         below += more_below
         ties += more_ties
         if q.size:
-            total, loss = target_terms(
-                simd.piece(block, 0, size), simd.piece(q, start, size), simd.piece(w, start, size), m
-            )
+            x, qk, wk = simd.piece(block, 0, size), simd.piece(q, start, size), simd.piece(w, start, size)
+            total, loss = target_terms(x, qk, wk, m)
             share += total
             share_loss += loss
         if smooth:
@@ -223,24 +233,24 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     return top, below + (ties - 1.0), share, share_loss, count, spread, spread_loss
 
 
-@simd.kernel()
+@row_step
 def multiply(e, factor, g):
     for c in range(g.size):
         g[c] = e[c] * factor
 
 
-@simd.kernel()
+@row_step
 def multiply_in_place(g, factor):
     for c in range(g.size):
         g[c] *= factor
 
 
 @simd.kernel()
-def multiply_less_smoothing(e, factor, b, w, g):
-    """g = factor e - b w, and 0 where e = -1 marks a masked class."""
-    zero = e.dtype.type(0)
+def multiply_less_smoothing(g, factor, b, w):
+    """g = factor g - b w, and 0 where g = -1 marks a masked class."""
+    zero = g.dtype.type(0)
     for c in range(g.size):
-        g[c] = zero if e[c] < zero else e[c] * factor - b * w[c]
+        g[c] = zero if g[c] < zero else g[c] * factor - b * w[c]
 
 
 @simd.kernel()
@@ -249,22 +259,27 @@ def subtract_targets(g, b, w, q):
         g[c] -= b * (w[c] * q[c])
 
 
-@simd.kernel()
+@simd.helper
 def row_gradient(m, factor, q, w, smooth, keep, soft, tail, highest, g):
     """dz = factor exp(z - m) - keep w q - soft w, from the exponentials that pass_over_row left in g and `tail`."""
     C = g.size
     for k in range((C + BLOCK - 1) // BLOCK):
-        start, stop = k * BLOCK, min(k * BLOCK + BLOCK, C)
-        dz, wk = simd.piece(g, start, stop - start), simd.piece(w, start, stop - start)
-        scaled = g.dtype.type(factor * np.float64(simd.exp(highest[k] - m)))
+        start, size = k * BLOCK, min(BLOCK, C - k * BLOCK)
+        whole, rest = size // STEP * STEP, max(0, size - STEP)
+        scaled = g.dtype.type(factor)
+        if highest[k] != m:
+            scaled = g.dtype.type(factor * np.float64(simd.exp(highest[k] - m)))
+        dz, wk = simd.piece(g, start, size), simd.piece(w, start, size)
+        if start + size == C:  # all of `tail`, by whole STEPs from its start, and by the last STEP from its end
+            first = g.dtype.type(1) if smooth else scaled
+            multiply(tail, first, simd.piece(g, start, whole))
+            multiply(simd.piece(tail, rest, size - rest), first, simd.piece(g, start + rest, size - rest))
         if smooth:
-            multiply_less_smoothing(tail if stop == C else dz, scaled, g.dtype.type(soft), wk, dz)
-        elif stop == C:
-            multiply(tail, scaled, dz)
-        else:
+            multiply_less_smoothing(dz, scaled, g.dtype.type(soft), wk)
+        elif start + size < C:
             multiply_in_place(dz, scaled)
         if q.size:
-            subtract_targets(dz, g.dtype.type(keep), wk, simd.piece(q, start, stop - start))
+            subtract_targets(dz, g.dtype.type(keep), wk, simd.piece(q, start, size))
 
 
 # --- rows of a batch ------------------------------------------------------------------------------------------
@@ -295,7 +310,8 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
             m, r, share, share_loss, count, spread, spread_loss = pass_over_row(
                 zi, qi, w, smooth, dz, block, tail, highest
             )
-            s, log_s, soft = 1.0 + r, simd.log1p(r), epsilon / count if smooth else 0.0
+            s, soft = 1.0 + r, epsilon / count if smooth else 0.0
+            log_s = np.float64(simd.log1p(z.dtype.type(r)))
             if labels:
                 share = np.float64(w[t[i]]) if w.size else 1.0
                 share_loss = weighted(share, np.float64(m) - np.float64(zt))
