@@ -16,6 +16,16 @@ REDUCTIONS = ("mean", "sum", "none")
 NOTHING = {(dtype, axes): np.empty((0,) * axes, dtype) for dtype in (FLOAT32, FLOAT64, INT64) for axes in (1, 2)}
 
 
+def on_device(*arrays):
+    """Is one of these a device array: PyTorch's or CuPy's on a GPU, or Numba's, in its simulator too?"""
+    for x in arrays:
+        if type(x) is np.ndarray or x is None:
+            continue
+        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+            return True
+    return False
+
+
 def as_array(x, name, what):
     """x as a NumPy array; a ValueError where it is none (rows of different lengths, say)."""
     try:

@@ -137,6 +137,8 @@ def sigmoid_cross_entropy(
     denominator=None,
     grad=True,
     out=None,
+    stream=None,
+    check=True,
 ):
     """The cross-entropy of sigmoid(logits) against targets, and its gradient with respect to the logits.
 
@@ -150,12 +152,38 @@ def sigmoid_cross_entropy(
     denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
     grad             False: the gradient isn't computed, and None is returned for it
     out              the array that receives the gradient; may be `logits`
+    stream, check    for device arrays only, see below
 
     Returns (value, gradient): a float, or an array like logits for "none"; an array like logits, the gradient of the
     value (of its sum for "none").  Logits of +-inf give the limits: 0 where the target agrees, else inf.  Raises
     ValueError or TypeError for what it can't use, before anything is written.
+
+    Arrays on a GPU (PyTorch's, CuPy's, Numba's: whatever has __cuda_array_interface__) are worked on there, which needs
+    the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else
+    on the stream that the logits' interface states, else on the default stream: PyTorch's interface states none.
+    To raise an error for bad targets or weights, the call waits for the GPU; with check=False it doesn't, and they
+    are used as they are.
     """
     name = "sigmoid_cross_entropy"
+    if checks.on_device(logits, targets, weight, pos_weight, out):
+        from tinynet.losses import sigmoid_cross_entropy_cuda  # numba-cuda need not be there before
+
+        return sigmoid_cross_entropy_cuda.sigmoid_cross_entropy(
+            logits,
+            targets,
+            weight=weight,
+            pos_weight=pos_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+            denominator=denominator,
+            grad=grad,
+            out=out,
+            stream=stream,
+            check=check,
+        )
+    if stream is not None:
+        raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     z = checks.prediction(logits, name, "logits")
     dtype = z.dtype
     t = checks.like_prediction(targets, z.shape, dtype, name)

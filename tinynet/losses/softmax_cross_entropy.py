@@ -424,6 +424,8 @@ def softmax_cross_entropy(
     denominator=None,
     grad=True,
     out=None,
+    stream=None,
+    check=True,
 ):
     """The cross-entropy of softmax(logits) against targets, and its gradient with respect to the logits.
 
@@ -438,13 +440,38 @@ def softmax_cross_entropy(
     denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
     grad             False: the gradient isn't computed, and None is returned for it
     out              the array that receives the gradient; may be `logits`
+    stream, check    for device arrays only, see below
 
     Returns (value, gradient): a float, or an array (...) for "none"; an array like logits, the gradient of the value
     (of its sum for "none").  A class at -inf has probability 0; if it is the target, the loss is inf.  A row with a
     NaN or +inf, or with all of its classes at -inf, has NaN for both.  Raises ValueError or TypeError for what it
     can't use, before anything is written.
+
+    Arrays on a GPU (PyTorch's, CuPy's, Numba's: whatever has __cuda_array_interface__) are worked on there, which needs
+    the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else
+    on the stream that the logits' interface states, else on the default stream: PyTorch's interface states none.
+    To raise an error for bad targets or weights, the call waits for the GPU; with check=False it doesn't, and a
+    label that is no class makes its row NaN.
     """
     name = "softmax_cross_entropy"
+    if checks.on_device(logits, targets, weight, out):
+        from tinynet.losses import softmax_cross_entropy_cuda  # numba-cuda need not be there before
+
+        return softmax_cross_entropy_cuda.softmax_cross_entropy(
+            logits,
+            targets,
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+            denominator=denominator,
+            grad=grad,
+            out=out,
+            stream=stream,
+            check=check,
+        )
+    if stream is not None:
+        raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     z = checks.prediction(logits, name, "logits")
     if z.ndim == 0:
         raise ValueError(f"{name}: logits must have shape (..., C), got one number")
