@@ -1,0 +1,89 @@
+"""Mean absolute error: a regression that outliers can't pull far.
+
+    L = 1/n sum_i |y[i] - t[i]|                     y prediction, t targets, of one shape with n elements
+
+Backward.  y[i] touched one term, times the sign of its difference, and at y[i] = t[i], the corner, 0 is taken:
+
+    dy[i] = sign(y[i] - t[i]) / n
+
+Minimising it makes y the median of the targets that belong to an input, where the squared error makes it their mean.
+The gradient doesn't shrink as y comes near t, so a fixed step keeps jumping over it: see huber.
+
+One pass over the prediction: a block's differences give its losses and its gradient.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.losses import checks
+from tinynet.losses.sigmoid_cross_entropy import block_sum
+
+BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
+THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
+
+
+@simd.kernel()
+def terms(y, t, scale, losses, g):
+    """The losses of one block, and scale times their gradient.  g is not y, or the loop wouldn't vectorise."""
+    zero = y.dtype.type(0)
+    for i in range(y.size):
+        d = y[i] - t[i]
+        losses[i] = abs(d)
+        g[i] = scale if d > zero else (-scale if d < zero else d)  # d is 0 here, or NaN
+
+
+def loss_and_gradient(y, t, scale, chunks, losses, g):
+    """scale sum |y - t| over arrays (N,); the terms go into losses and the gradient into g, unless they are empty.
+
+    Chunks of blocks are what threads take.
+    """
+    N = y.size
+    blocks = (N + BLOCK - 1) // BLOCK
+    factor, partial = y.dtype.type(scale), np.zeros(chunks)
+    for k in prange(chunks):
+        l, dy = np.empty((2, BLOCK), y.dtype)
+        for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
+            first = b * BLOCK
+            n = min(BLOCK, N - first)
+            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
+            terms(simd.piece(y, first, n), simd.piece(t, first, n), factor, block_losses, dy)
+            partial[k] += block_sum(block_losses)
+            if g.size:
+                for i in range(n):
+                    g[first + i] = dy[i]
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return value * scale
+
+
+one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+
+
+def mean_absolute_error(prediction, targets, *, reduction="mean", denominator=None, grad=True, out=None):
+    """The mean of |prediction - targets|, and its gradient with respect to the prediction.
+
+    prediction   any shape, float32 or float64
+    targets      the same shape, real numbers; nothing is broadcast
+    reduction    "mean" over all elements, "sum", or "none"
+    denominator  what "mean" divides by instead: a whole batch's number of elements for one of its shards, say
+    grad         False: the gradient isn't returned, but None in its place
+    out          the array that receives the gradient; may be `prediction`
+
+    Returns (value, gradient): a float, or an array like prediction for "none"; an array like prediction, the gradient
+    of the value (of its sum for "none").  Raises ValueError or TypeError for what it can't use.
+    """
+    name = "mean_absolute_error"
+    y = checks.prediction(prediction, name)
+    t = checks.like_prediction(targets, y.shape, y.dtype, name)
+    divisor = checks.divisor(reduction, denominator, name)
+    gradient = checks.gradient(grad, out, prediction, y, (t,), name)
+    losses = np.empty(y.shape, y.dtype) if reduction == "none" else checks.NOTHING[y.dtype, 1]
+
+    scale = 1.0 / (divisor or y.size) if reduction == "mean" else 1.0
+    threads = y.size >= THREADS_FROM
+    chunks = simd.chunk_count(y.size, 16 * BLOCK) if threads else 1
+    kernel = all_threads if threads else one_thread
+    value = kernel(y.reshape(-1), t.reshape(-1), scale, chunks, losses.reshape(-1), gradient.reshape(-1))
+    return losses if reduction == "none" else value, checks.delivered(gradient, grad, out)

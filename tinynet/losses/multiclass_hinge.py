@@ -1,0 +1,130 @@
+"""Multi-class hinge loss: the right class must lead every other one by a margin of 1.
+
+    h[n,c] = max(0, 1 - z[n,t[n]] + z[n,c])   c != t[n]         z scores (N, C)   t labels (N,)
+    L      = 1/N sum_n 1/C sum_c h[n,c]
+
+Backward.  The score of another class touched its own h, times 1 where that is above 0; the score of the right class
+touched each of them, times -1:
+
+    dz[n,c] = [h[n,c] > 0] / (C N)   c != t         dz[n,t] = -sum_{c != t} dz[n,c]
+
+The division by C is PyTorch's MultiMarginLoss, whose value this is.
+
+One pass over the scores: a row is in the L1 cache when its gradient is written.
+
+Source: Weston and Watkins 1999, "Support vector machines for multi-class pattern recognition".
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.losses import checks
+from tinynet.losses.softmax_cross_entropy import count_labels
+
+CHUNK = 8192  # scores: the least that a thread takes at a time
+THREADS_FROM = 32768  # scores; below, waking the threads costs more than they save
+
+
+@simd.kernel(fast=True)
+def row_loss(z, t):
+    """sum_c h[c], in float64, and how many of them are above 0; a NaN in z makes the sum one."""
+    zero, one, right = z.dtype.type(0), z.dtype.type(1), z[t]
+    total, violations = 0.0, 0
+    for c in range(z.size):
+        h = z[c] - right + one
+        h = zero if h <= zero or c == t else h
+        total += h
+        violations += h > zero
+    return total, violations
+
+
+@simd.kernel()
+def row_gradient(z, t, violations, factor, g):
+    """factor [h[c] > 0], and at t minus their sum.  g may be z, so what t was is read first."""
+    zero, one, right = z.dtype.type(0), z.dtype.type(1), z[t]
+    for c in range(z.size):
+        g[c] = factor if z[c] - right + one > zero else zero
+    g[t] = -factor * z.dtype.type(violations)
+
+
+def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
+    """The position of the first bad label, or -1, and the loss's value.  With a bad label, nothing is written.
+
+    Chunks of rows are what threads take; each owns its rows of g, and sums their losses in order.
+    """
+    N, C = z.shape
+    position, total = count_labels(t, C, z.reshape(-1)[:0], ignore_index)
+    if position >= 0:
+        return position, 0.0
+    scale = 1.0
+    if mean:
+        total = divisor if divisor > 0.0 else total
+        scale = 1.0 / total if total > 0.0 else 0.0
+    factor, partial = z.dtype.type(scale / C), np.zeros(chunks)
+    for k in prange(chunks):
+        for i in range(k * N // chunks, (k + 1) * N // chunks):
+            zi, dz = simd.piece(z, i * C, C), simd.piece(g, i * C, C if g.size else 0)
+            loss = 0.0
+            if t[i] == ignore_index:
+                for c in range(dz.size):
+                    dz[c] = 0
+            else:
+                total_h, violations = row_loss(zi, t[i])
+                loss = total_h / C
+                if g.size and loss == loss:
+                    row_gradient(zi, t[i], violations, factor, dz)
+                elif g.size:
+                    for c in range(C):
+                        dz[c] = loss  # NaN
+            partial[k] += loss
+            if losses.size:
+                losses[i] = loss
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return position, value * scale
+
+
+one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+
+
+def multiclass_hinge(
+    scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None
+):  # fmt: skip
+    """The multi-class hinge loss of scores against labels, and its gradient with respect to the scores.
+
+    scores        (..., C), float32 or float64
+    targets       (...) of any integer type: classes from 0 to C-1
+    ignore_index  a label with this value adds no loss and no gradient, and does not count; scores there may be NaN
+    reduction     "mean" over the labels that count (0 where there are none), "sum", or "none", one loss for each row
+    denominator   what "mean" divides by instead: a whole batch's count for one of its shards, say
+    grad          False: the gradient isn't computed, and None is returned for it
+    out           the array that receives the gradient; may be `scores`
+
+    Returns (value, gradient): a float, or an array (...) for "none"; an array like scores, the gradient of the value
+    (of its sum for "none").  A score of -inf is a class that is left out; a row with a NaN has NaN for both.  Raises
+    ValueError or TypeError for what it can't use, before anything is written.
+    """
+    name = "multiclass_hinge"
+    z = checks.prediction(scores, name, "scores")
+    if z.ndim == 0:
+        raise ValueError(f"{name}: scores must have shape (..., C), got one number")
+    C, dtype = z.shape[-1], z.dtype
+    divisor = checks.divisor(reduction, denominator, name)
+    t, q, ignore_index = checks.class_targets(targets, z.shape, dtype, ignore_index, name)
+    if q.size:
+        raise TypeError(f"{name}: targets must be integer labels, got probabilities {z.shape}; try .argmax(-1)")
+    gradient = checks.gradient(grad, out, scores, z, (t,), name)
+    N = z.size // C
+    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
+
+    threads = N > 1 and z.size >= THREADS_FROM
+    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    kernel = all_threads if threads else one_thread
+    position, value = kernel(
+        z.reshape(N, C), t, ignore_index, reduction == "mean", divisor, chunks, losses, gradient.reshape(-1, C)
+    )
+    if position >= 0:
+        raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
+    return losses.reshape(z.shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)

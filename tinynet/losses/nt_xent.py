@@ -1,0 +1,125 @@
+"""NT-Xent, the loss of contrastive learning: find your partner among all others, by similarity alone.
+
+    u[i]   = x[i] / |x[i]|                          x embeddings (2N, D); rows i and i + N are a pair
+    S[i,j] = u[i] . u[j] / tau                      S similarities (2N, 2N); S[i,i] = -inf, which takes i itself out
+    L      = softmax cross-entropy of S, where the label of row i is its partner, (i + N) mod 2N
+
+The pairs are two views of each of N images, cropped and coloured at random.  To tell its partner from the others, an
+embedding must keep what the views share.  No label is needed: this is a classification into 2N classes, the images
+themselves.  ("Normalised temperature-scaled cross-entropy.")
+
+Backward.  softmax_cross_entropy gives dS.  u[i] touched row i of S, times u[j] / tau, and column i, the same:
+
+    du[i] = sum_j (dS[i,j] + dS[j,i]) u[j] / tau
+
+x[i] touched u[i] by its direction only, and the part of du along u comes to nothing:
+
+    dx[i] = (du[i] - (u[i] . du[i]) u[i]) / |x[i]|      as d(x / |x|) = dx / |x| - x (x . dx) / |x|^3
+
+Both products of matrices, S = u (u / tau)' and du = (dS + dS') u / tau, are Dense's kernel on the tile; the rest of
+the work is softmax_cross_entropy's.  S is stored, (2N)^2 numbers, and dS overwrites it.
+
+One pass over the embeddings; backward reads u and the norms.
+
+Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations" (SimCLR).
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers.dense import dense_forward, transpose
+from tinynet.losses import checks
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+
+SQUARE = 32  # a square of S and its mirror image fit into the L1 cache together
+HEAVY = 16384  # numbers from which two threads beat one
+
+
+@simd.sized_kernel(HEAVY)
+def normalize(x, tau, norms, scaled, u):
+    """u = x / |x| by rows, scaled = u / tau, norms = |x| in float64.
+
+    Squares are taken of x / max |x|, so that they neither overflow nor vanish.  A NaN reaches the norm through them.
+    """
+    D = x.shape[1]
+    for i in prange(x.shape[0]):
+        largest = x.dtype.type(0)
+        for d in range(D):
+            largest = abs(x[i, d]) if abs(x[i, d]) > largest else largest
+        unit, squares = np.float64(largest) if largest > 0 else 1.0, 0.0
+        for d in range(D):
+            part = x[i, d] / unit
+            squares += part * part
+        norms[i] = unit * math.sqrt(squares)
+        for d in range(D):
+            u[i, d] = x[i, d] / norms[i]
+            scaled[i, d] = u[i, d] / tau
+
+
+@simd.sized_kernel(HEAVY)
+def add_transpose(S):
+    """S += S'.  A thread owns the squares right of the diagonal in its rows, and their mirror images."""
+    M = S.shape[0]
+    for k in prange((M + SQUARE - 1) // SQUARE):
+        for j0 in range(k * SQUARE, M, SQUARE):
+            for i in range(k * SQUARE, min(M, k * SQUARE + SQUARE)):
+                for j in range(max(j0, i), min(M, j0 + SQUARE)):
+                    S[i, j] = S[j, i] = S[i, j] + S[j, i]
+
+
+@simd.sized_kernel(HEAVY)
+def normalize_backward(du, u, norms, tau, dx):
+    """dx = (du - (u . du) u) / (tau |x|), where du is still to be divided by tau."""
+    for i in prange(u.shape[0]):
+        along = 0.0
+        for d in range(u.shape[1]):
+            along += np.float64(u[i, d]) * du[i, d]
+        for d in range(u.shape[1]):
+            dx[i, d] = (du[i, d] - along * u[i, d]) / (tau * norms[i])
+
+
+def nt_xent(embeddings, temperature=0.5, *, reduction="mean", denominator=None, grad=True, out=None):
+    """The contrastive loss of pairs of embeddings, and its gradient with respect to the embeddings.
+
+    embeddings   (2N, D), float32 or float64, not normalised; rows i and i + N are a pair
+    temperature  tau, above 0: the lower, the more the most similar others count
+    reduction    "mean" over the 2N rows, "sum", or "none", one loss for each row
+    denominator  what "mean" divides by instead
+    grad         False: the gradient isn't computed, and None is returned for it
+    out          the array that receives the gradient; may be `embeddings`
+
+    Returns (value, gradient): a float, or an array (2N,) for "none"; an array (2N, D), the gradient of the value (of
+    its sum for "none").  Needs memory for (2N)^2 similarities.  Every embedding is compared with all others, so a NaN
+    or inf in one makes all losses NaN.  Raises ValueError for an embedding of zeros, which has no direction, and
+    ValueError or TypeError for what else it can't use, before anything is written.
+    """
+    name = "nt_xent"
+    x = checks.prediction(embeddings, name, "embeddings")
+    if x.ndim != 2 or len(x) % 2:
+        raise ValueError(f"{name}: embeddings must have shape (2N, D), rows i and i + N being a pair, got {x.shape}")
+    tau = checks.real_number(temperature, name, "temperature")
+    divisor = checks.divisor(reduction, denominator, name)
+    gradient = checks.gradient(grad, out, embeddings, x, (), name)
+
+    (M, D), dtype = x.shape, x.dtype
+    norms, scaled, u = np.empty(M), np.empty_like(x), np.empty_like(x)
+    normalize(x, dtype.type(tau), norms, scaled, u)
+    if not norms.all():
+        raise ValueError(f"{name}: the embedding in row {int(norms.argmin())} is all zeros: it has no direction")
+    S, across, none = np.empty((M, M), dtype), np.empty((D, M), dtype), dtype.type(-np.inf)
+    transpose(scaled, across)
+    dense_forward(u, across, np.zeros(M, dtype), none, S)
+    S.reshape(-1)[:: M + 1] = none
+    partner = (np.arange(M) + M // 2) % M
+    value, dS = softmax_cross_entropy(
+        S, partner, reduction=reduction, denominator=divisor or None, grad=grad, out=S if grad else None
+    )
+    if grad:
+        add_transpose(dS)
+        du = scaled
+        dense_forward(dS, u, np.zeros(D, dtype), none, du)
+        normalize_backward(du, u, norms, tau, gradient)
+    return value, checks.delivered(gradient, grad, out)
