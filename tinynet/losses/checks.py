@@ -216,23 +216,21 @@ def gradient(grad, out, given, x, others, name):
         return np.empty(x.shape, x.dtype) if grad else NOTHING[x.dtype, 2]
     if not grad:
         raise ValueError(f"{name}: out receives the gradient, but grad=False asks for none")
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name}: out must be a NumPy array, got {type(out).__name__}")
-    if out.shape != x.shape:
-        raise ValueError(f"{name}: out must have the prediction's shape {x.shape}, got {out.shape}")
-    if out.dtype.newbyteorder("=") != x.dtype:
-        raise TypeError(f"{name}: out must have the prediction's dtype {x.dtype}, got {out.dtype}")
-    if not out.flags.writeable:
-        raise ValueError(f"{name}: out is read-only")
-    if (
-        type(out) is np.ndarray
-        and out.dtype is x.dtype
-        and out.flags.carray
-        and (out is given or not np.may_share_memory(out, x))
-        and not any(np.may_share_memory(out, other) for other in others)
+    if type(out) is not np.ndarray or out.dtype is not x.dtype or out.shape != x.shape or not out.flags.carray:
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"{name}: out must be a NumPy array, got {type(out).__name__}")
+        if out.shape != x.shape:
+            raise ValueError(f"{name}: out must have the prediction's shape {x.shape}, got {out.shape}")
+        if out.dtype.newbyteorder("=") != x.dtype:
+            raise TypeError(f"{name}: out must have the prediction's dtype {x.dtype}, got {out.dtype}")
+        if not out.flags.writeable:
+            raise ValueError(f"{name}: out is read-only")
+        return np.empty(x.shape, x.dtype)
+    if (out is not given and np.may_share_memory(out, x)) or any(
+        other.size and np.may_share_memory(out, other) for other in others
     ):
-        return out
-    return np.empty(x.shape, x.dtype)
+        return np.empty(x.shape, x.dtype)
+    return out
 
 
 def delivered(gradient, grad, out):

@@ -40,7 +40,7 @@ from tinynet.losses import checks
 
 BLOCK = 1024  # logits of a row at a time; 256 and 4096 were 5 and 3 % slower on rows of 50,257
 STEP = 32  # logits that LLVM's loops take at once: 8 in a vector, 4 vectors
-FEW = 32  # up to so many classes, rows are handled side by side
+FEW = 64  # up to so many classes, rows are handled side by side; at 100, one by one is faster
 LANES = 64  # and so many rows: 32 spent 1.8 times as long, on starting loops
 CHUNK = 4096  # logits: the least that a thread takes at a time
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
