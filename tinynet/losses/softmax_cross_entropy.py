@@ -31,7 +31,6 @@ calculation for softmax").  They are written where the gradient goes, and while 
 each block is multiplied by exp(its maximum - m) / s.  Rows of few classes are handled LANES at a time, transposed.
 """
 
-import numba
 import numpy as np
 from numba import prange
 
@@ -122,16 +121,11 @@ def weighted(a, x):
 
 # --- many classes: one row, block by block ------------------------------------------------------------------
 #
-# Its steps are forced inline, since passing a dozen arrays through calls took a third of the time at 33 classes.
 # Loops run over whole STEPs where they can: LLVM leaves a loop's other elements to scalar code, where each takes as
 # long as a vector of eight.
 
 
-def row_step(function):
-    return numba.njit(forceinline=True, fastmath=set(simd.FAST), error_model="numpy", boundscheck=None)(function)
-
-
-@row_step
+@simd.kernel(fast=True)
 def copy_and_maximum(z, block):
     """Copy z into `block`; returns the order_key of its maximum.  A NaN may be it, or not: it shows in the sum anyway.
 
@@ -145,7 +139,7 @@ def copy_and_maximum(z, block):
     return highest
 
 
-@row_step
+@simd.kernel(fast=True)
 def exponentials(z, m, e):
     """e = exp(z - m); returns the sum of those below 1, and the sum of the ones."""
     one, zero = z.dtype.type(1), z.dtype.type(0)
@@ -159,7 +153,7 @@ def exponentials(z, m, e):
     return below, ties
 
 
-@row_step
+@simd.kernel(fast=True)
 def target_terms(z, q, w, m):
     """sum_c a and sum_c a (m - z), for a = w q; where a is 0 the term is, even at z = -inf."""
     zero = z.dtype.type(0)
@@ -172,7 +166,7 @@ def target_terms(z, q, w, m):
     return total, loss
 
 
-@row_step
+@simd.kernel(fast=True)
 def smoothing_terms(z, w, m, e):
     """How many classes are not masked, and over those sum_c w and sum_c w (m - z).  Masked ones get e = -1."""
     zero, one, masked = z.dtype.type(0), z.dtype.type(1), z.dtype.type(-np.inf)
@@ -194,7 +188,8 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     """One pass over a row z (C,) with soft targets q (C,), or none; returns m, r and the sums of the two `_terms`.
 
     The exponentials of all blocks but the last go into e, unless e is empty, and of the last into `tail`.
-    highest[k] is the maximum that block k was held against.  Sums are in float64 across blocks.
+    highest[k] is the maximum that block k was held against.  Sums are in float64 across blocks.  A helper, as is
+    row_gradient, since passing a dozen arrays through calls took a third of the time at 33 classes.
     """
     C, zero, masked = z.size, z.dtype.type(0), z.dtype.type(-np.inf)
     top = masked
@@ -233,13 +228,13 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     return top, below + (ties - 1.0), share, share_loss, count, spread, spread_loss
 
 
-@row_step
+@simd.kernel(fast=True)
 def multiply(e, factor, g):
     for c in range(g.size):
         g[c] = e[c] * factor
 
 
-@row_step
+@simd.kernel(fast=True)
 def multiply_in_place(g, factor):
     for c in range(g.size):
         g[c] *= factor
