@@ -92,7 +92,8 @@ def class_targets(targets, shape, dtype, ignore_index, name):
             )
         if t.dtype == np.uint64 and t.size and t.max() >= 2**63:  # int64 can't hold it; -2^62 is no class either
             t = np.where(t >= 2**63, np.int64(-(2**62)), t.astype(np.int64))
-    return behaved(t, INT64).reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
+    t = behaved(t, INT64)
+    return t if t.ndim == 1 else t.reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
 
 
 def not_a_target(targets, position, shape, ignore_index, name):
@@ -166,6 +167,8 @@ def per_class(weight, C, dtype, name, what="weight"):
 
 def fraction(value, name, what="label_smoothing"):
     """A number in [0, 1], as a float."""
+    if type(value) is float and 0.0 <= value <= 1.0:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {what} must be a number in [0, 1], got {value!r}")
     if not 0 <= value <= 1:
@@ -184,6 +187,8 @@ def real_number(value, name, what, zero=False):
 
 def whole_number(value, name, what="ignore_index"):
     """A whole number that int64 holds, as an int."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: {what} must be a whole number, got {value!r}")
     if not -(2**63) <= value < 2**63:
