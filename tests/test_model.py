@@ -17,8 +17,8 @@ def small_cnn(dtype="float32", seed=0):
         [
             tn.Conv2D(4, 3, padding="same", activation="relu"),
             tn.MaxPool2D(2),
-            tn.Conv2D(16, 3, padding="same", activation="tanh"),
-            tn.Conv2D(16, 3, padding="same"),  # by Winograd's method
+            tn.Conv2D(32, 3, padding="same", activation="tanh"),
+            tn.Conv2D(32, 3, padding="same"),  # by Winograd's method
             tn.GELU(),
             tn.Flatten(),
             tn.Dense(7, activation="leaky_relu"),

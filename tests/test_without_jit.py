@@ -24,8 +24,8 @@ for tail in ([tn.MaxPool2D(2), tn.GELU()], [tn.AvgPool2D(2), tn.Tanh(), tn.Dropo
     results += list(model.backward(dlogits, input_grad=True).ravel())
     optimizer.step()
     results += list(model.flat_values)
-wide = tn.Sequential([tn.Conv2D(16, 3, padding="same")], input_shape=(4, 4, 16), dtype="float64")  # Winograd's method
-y = wide.forward(rng.standard_normal((1, 4, 4, 16)), training=True)
+wide = tn.Sequential([tn.Conv2D(32, 3, padding="same")], input_shape=(4, 4, 32), dtype="float64")  # Winograd's method
+y = wide.forward(rng.standard_normal((1, 4, 4, 32)), training=True)
 results += list(wide.backward(y, input_grad=True).ravel())
 results += list(wide.flat_grads)
 np.save(sys.argv[1], np.array(results))

@@ -29,6 +29,10 @@ from numba.np import arrayobj
 FAST = frozenset({"reassoc", "nsz", "arcp", "contract", "afn"})
 
 
+# What Numba would otherwise also run on all threads, compiling each np.empty or a[i] = 0 as a loop of its own.
+NOT_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+
+
 def kernel(*, parallel=False, fast=False, tiled=False):
     """A decorator: compile a function of arrays at its first call, and keep the machine code on disk.
 
@@ -40,7 +44,7 @@ def kernel(*, parallel=False, fast=False, tiled=False):
     what is left unsaid.  Where no folder is writable, the machine code just isn't kept.
     """
     options = {
-        "parallel": parallel,
+        "parallel": {**dict.fromkeys(NOT_PARALLEL, False), "prange": True} if parallel else False,
         "fastmath": set(FAST) if fast else False,
         "error_model": "numpy",  # x / 0 is inf, as in NumPy; a test at every division makes it 3 times slower
         "nogil": True,
@@ -196,6 +200,18 @@ def _piece(a, first, size):
         return _view(a, first, size)
 
     return body
+
+
+@kernel()
+def sum_of_chunks(parts, total):
+    """total = the sum over the first axis of parts, in order."""
+    result = piece(total, 0, total.size)
+    for m in range(total.size):
+        result[m] = 0
+    for chunk in range(parts.shape[0]):
+        part = piece(parts, chunk * total.size, total.size)
+        for m in range(total.size):
+            result[m] += part[m]
 
 
 # --- the exponential --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ linear_map, at the end, is a matrix of constants applied to rows of numbers, for
 Both are emitted as LLVM vector instructions: no loop that Numba compiles keeps a block of sums in registers.
 """
 
+import zlib
 from contextlib import contextmanager
 
 import numba
@@ -192,7 +193,10 @@ def _emit_tile(builder, args, shape):
 
 
 def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
-    """Emit rows x vectors accumulators: load `start`, sum over j and k, store c; `mask` is for the last vector."""
+    """Emit rows x vectors accumulators: sum over j and k, add `start`, store c; `mask` is for the last vector.
+
+    `start` comes last, since it is often a large sum already, which the products would be rounded to one by one.
+    """
     _, _, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor = args
     vector = ir.VectorType(floor.type, lanes)
     fma = _llvm(builder.module, "fmuladd", vector)
@@ -219,7 +223,7 @@ def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
         return builder.gep(p, [builder.add(builder.mul(builder.add(m, _I64(t)), step), n)])
 
     a_row = [builder.mul(_I64(t), a_m) for t in range(rows)]
-    starts = {(t, v): load(row(s, s_m, t), v) for t, v in tile}
+    nothing = [ir.Constant(vector, [0.0] * lanes)] * len(tile)
     a_first, b_first = builder.gep(a, [builder.mul(m, a_m)]), builder.gep(b, [n])
 
     before = builder.block
@@ -235,7 +239,7 @@ def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
         return nodes
 
     builder.position_at_end(outer)
-    j, a_outer, b_outer, *sums_outer = phis(before, _I64(0), a_first, b_first, *starts.values())
+    j, a_outer, b_outer, *sums_outer = phis(before, _I64(0), a_first, b_first, *nothing)
     builder.branch(inner)
     builder.position_at_end(inner)
     k, a_now, b_now, *sums = phis(outer, _I64(0), a_outer, b_outer, *sums_outer)
@@ -254,12 +258,13 @@ def _tile_body(builder, args, m, n, rows, vectors, lanes, mask):
         node.add_incoming(value, inner_end)
     builder.cbranch(builder.icmp_signed("<", following[0], J), outer, end)
     builder.position_at_end(end)
-    results = phis(before, *starts.values())
+    results = phis(before, *nothing)
     for node, value in zip(results, totals, strict=True):
         node.add_incoming(value, inner_end)
 
     least = _splat(builder, floor, lanes)
     for (t, v), total in zip(tile, results, strict=True):
+        total = builder.fadd(load(row(s, s_m, t), v), total)
         less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
         store(builder.select(less, least, total), row(c, c_m, t), v)
 
@@ -317,109 +322,88 @@ tile = _tile_in_python if numba.config.DISABLE_JIT else _tile_in_registers
 # --- a small matrix applied to rows of numbers ------------------------------------------------------------
 
 
-def linear_map(matrix, start="zero"):
-    """A function for kernels that multiplies rows of numbers by a small constant matrix, (I, J):
+def linear_map(matrix, add=False):
+    """A function for kernels that multiplies rows of numbers by a small constant matrix (I, J):
 
     apply(source, s0, s_step, result, r0, r_step, count)
-        result[i, c] = sum_j matrix[i, j] source[j, c]     c < count
-        source[j, c] is source.flat[s0 + j s_step + c], and result alike
+        result[i,c] = sum_j matrix[i,j] source[j,c]                       c < count
+        source[j,c] is source.flat[s0 + j s_step + c], and result alike
 
-    start="add" adds to what is in result.  start="bias" has three arguments more, bias, b0 and floor, and is
-    max(floor, bias.flat[b0 + c] + sum_j ...).  Zeros of the matrix cost nothing, ones an addition.
+    `add` adds to what is in result.  Zeros of the matrix cost nothing, and ones an addition.
     """
     matrix = np.asarray(matrix, float)
 
-    def in_python(source, s0, s_step, result, r0, r_step, count, bias=None, b0=0, floor=-np.inf):
+    def in_python(source, s0, s_step, result, r0, r_step, count):
         source, result = source.reshape(-1), result.reshape(-1)
         for c in range(count):
             column = [source[s0 + j * s_step + c] for j in range(matrix.shape[1])]
-            for i in range(matrix.shape[0]):
+            for i, weights in enumerate(matrix):
                 at = r0 + i * r_step + c
-                first = {"zero": 0.0, "add": result[at], "bias": 0.0 if bias is None else bias[b0 + c]}[start]
-                total = first + sum(w * x for w, x in zip(matrix[i], column, strict=True))
-                result[at] = floor if total < floor else total
+                total = sum(w * x for w, x in zip(weights, column, strict=True))
+                result[at] = result[at] + total if add else total
 
     if numba.config.DISABLE_JIT:
         return in_python
 
-    def emit(builder, kind, source, s_step, result, r_step, bias, floor, c):
-        """One vector or number of each row of the result, from column c."""
-        lanes = kind.count if isinstance(kind, ir.VectorType) else 1
-        alignment = 4 if floor.type == ir.FloatType() else 8
+    @intrinsic
+    def apply(typing_context, source, s0, s_step, result, r0, r_step, count):
+        def codegen(context, builder, signature, args):
+            def address(position):
+                array = context.make_array(signature.args[position])(context, builder, args[position])
+                return builder.gep(array.data, [whole(position + 1)])
 
-        def at(p, step, row):
-            p = builder.gep(p, [builder.add(builder.mul(_I64(row), step), c)])
-            return builder.bitcast(p, kind.as_pointer())
+            def whole(position):
+                return context.cast(builder, args[position], signature.args[position], types.int64)
 
-        def load(p):
-            return builder.load(p, align=alignment)
+            function = _linear_map_function(builder.module, matrix, add, _llvm_type(result.dtype))
+            builder.call(function, [address(0), whole(2), address(3), whole(5), whole(6)])
+            return context.get_dummy_value()
 
-        def constant(w):
-            return ir.Constant(kind, [w] * lanes if lanes > 1 else w)
-
-        rows = [load(at(source, s_step, j)) for j in range(matrix.shape[1])]
-        fma = _llvm(builder.module, "fmuladd", kind) if lanes > 1 else None
-        for i, weights in enumerate(matrix):
-            place = at(result, r_step, i)
-            total = {"zero": lambda: None, "add": lambda p=place: load(p), "bias": lambda: load(at(bias, _I64(0), 0))}[
-                start
-            ]()
-            for w, x in sorted(zip(weights, rows, strict=True), key=lambda item: item[0] != 1):
-                if w == 0:
-                    continue
-                if total is None:
-                    total = x if w == 1 else builder.fmul(constant(w), x)
-                elif abs(w) == 1:
-                    total = (builder.fadd if w > 0 else builder.fsub)(total, x)
-                elif fma is not None:
-                    total = builder.call(fma, [constant(w), x, total])
-                else:
-                    total = builder.fadd(total, builder.fmul(constant(w), x))
-            if start == "bias":
-                least = _splat(builder, floor, lanes) if lanes > 1 else floor
-                total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
-            builder.store(total, place, align=alignment)
-
-    def compile_call(context, builder, signature, args):
-        kinds = signature.args
-        real = kinds[3].dtype
-
-        def address(position):
-            array = context.make_array(kinds[position])(context, builder, args[position])
-            offset = context.cast(builder, args[position + 1], kinds[position + 1], types.int64)
-            return builder.gep(array.data, [offset])
-
-        def whole(position):
-            return context.cast(builder, args[position], kinds[position], types.int64)
-
-        source, result, count = address(0), address(3), whole(6)
-        s_step, r_step = whole(2), whole(5)
-        scalar = _llvm_type(real)
-        bias, floor = (address(7), args[9]) if start == "bias" else (None, ir.Constant(scalar, float("-inf")))
-        lanes = TILE[np.dtype(real.name)][2]
-        vector = ir.VectorType(scalar, lanes)
-        c = _I64(0)
-        for step, kind in ((lanes, vector), (1, scalar)):
-            with _while(
-                builder, c, lambda i, step=step: builder.icmp_signed("<=", builder.add(i, _I64(step)), count)
-            ) as (
-                i,
-                advance,
-            ):
-                emit(builder, kind, source, s_step, result, r_step, bias, floor, i)
-                advance(builder.add(i, _I64(step)))
-            c = i
-        return context.get_dummy_value()
-
-    if start == "bias":
-
-        @intrinsic
-        def apply(typing_context, source, s0, s_step, result, r0, r_step, count, bias, b0, floor):
-            return types.void(source, s0, s_step, result, r0, r_step, count, bias, b0, floor), compile_call
-    else:
-
-        @intrinsic
-        def apply(typing_context, source, s0, s_step, result, r0, r_step, count):
-            return types.void(source, s0, s_step, result, r0, r_step, count), compile_call
+        return types.void(source, s0, s_step, result, r0, r_step, count), codegen
 
     return apply
+
+
+def _linear_map_function(module, matrix, add, scalar):
+    """The map as a function of the LLVM module: inlined at each call, Winograd's kernels took 4 s more to compile."""
+    name = f"tinynet.map.{zlib.crc32(matrix.tobytes())}.{add}.{scalar}"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = scalar.as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer, _I64, pointer, _I64, _I64]), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    source, s_step, result, r_step, count = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    c = _I64(0)
+    for lanes in (TILE[np.dtype("f4" if scalar == ir.FloatType() else "f8")][2], 1):  # what is left, one by one
+        vector = ir.VectorType(scalar, lanes)
+        fma = _llvm(module, "fmuladd", vector)
+
+        def at(p, step, row, c, vector=vector):
+            p = builder.gep(p, [builder.add(builder.mul(_I64(row), step), c)])
+            return builder.bitcast(p, vector.as_pointer())
+
+        def more(c, lanes=lanes):
+            return builder.icmp_signed("<=", builder.add(c, _I64(lanes)), count)
+
+        with _while(builder, c, more) as (c, advance):
+            align = _alignment(vector).constant
+            rows = [builder.load(at(source, s_step, j, c), align=align) for j in range(matrix.shape[1])]
+            for i, weights in enumerate(matrix):
+                place = at(result, r_step, i, c)
+                total = builder.load(place, align=align) if add else None
+                for w, x in sorted(zip(weights, rows, strict=True), key=lambda term: abs(term[0]) != 1):
+                    weight = ir.Constant(vector, [w] * lanes)
+                    if w == 0:
+                        continue
+                    if total is None:
+                        total = x if w == 1 else builder.fmul(weight, x)
+                    elif abs(w) == 1:
+                        total = (builder.fadd if w > 0 else builder.fsub)(total, x)
+                    else:
+                        total = builder.call(fma, [weight, x, total])
+                builder.store(total, place, align=align)
+            advance(builder.add(c, _I64(lanes)))
+    builder.ret_void()
+    return function

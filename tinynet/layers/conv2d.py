@@ -98,8 +98,9 @@ def backward_input_of_image(dz, wt, stride, before, dx):
     I, J, _, C = wt.shape
     H, W, _ = dx.shape
     (s, r), (top, left) = stride, before
-    none = dz.dtype.type(-np.inf)
-    dx[:] = 0
+    none, flat = dz.dtype.type(-np.inf), simd.piece(dx, 0, H * W * C)
+    for m in range(H * W * C):
+        flat[m] = 0
     for h in range(H):
         # The rows i, i + s, ... of the window that reach row h, from row p of dz upwards.
         p = min(P - 1, (h + top) // s)
@@ -138,44 +139,44 @@ def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, 
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
     dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, K), x.dtype)
-    zeros, one = np.zeros(K, x.dtype), np.ones(1, x.dtype)
     none, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
-    wt = np.empty((I, J, K, C) if input_grad else (0, 0, 0, 0), x.dtype)
-    for i in range(wt.shape[0]):
-        for j in range(J):
-            for k in range(K):
-                for c in range(C):
-                    wt[i, j, k, c] = w[i, j, c, k]
+    one, zeros = np.empty(K, x.dtype), np.empty(K, x.dtype)
+    for k in range(K):
+        one[k], zeros[k] = 1, 0
+    wt = np.empty((I, J, K, C), x.dtype)
+    if input_grad:
+        for i in range(I):
+            for j in range(J):
+                for k in range(K):
+                    for c in range(C):
+                        wt[i, j, k, c] = w[i, j, c, k]
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
-        padded = np.empty((U, V, C) if pads else (0, 0, 0), x.dtype)
-        scratch = np.empty((P, Q, K) if rectified else (0, 0, 0), x.dtype)
+        padded = np.empty((U if pads else 0, V, C), x.dtype)
+        scratch = np.empty((P if rectified else 0, Q, K), x.dtype)
         for n in range(n0, n1):
             dz, source = dy[n], x[n]
             if rectified:
-                out, slope, result = y[n].reshape(P * Q * K), dz.reshape(P * Q * K), scratch.reshape(P * Q * K)
-                for m in range(P * Q * K):
-                    result[m] = nothing if out[m] <= nothing else slope[m]
+                size = P * Q * K
+                out, given, result = (
+                    simd.piece(y, n * size, size),
+                    simd.piece(dz, 0, size),
+                    simd.piece(scratch, 0, size),
+                )
+                for m in range(size):
+                    result[m] = nothing if out[m] <= nothing else given[m]
                 dz = scratch
             if pads:
                 with_zeros_around(source, -top, left, padded)
                 source = padded
             backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
             # The bias is a weight whose input is always 1.
-            start, at = (zeros, 0) if n == n0 else (db_of.reshape(chunks * K), chunk * K)
+            start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * K), chunk * K)
             tile((1, K, 1, P * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
             if input_grad:
                 backward_input_of_image(dz, wt, stride, before, dx[n])
-    for m in prange(I * J):
-        i, j = m // J, m % J
-        dw[i, j] = 0
-        for chunk in range(chunks):
-            for c in range(C):
-                for k in range(K):
-                    dw[i, j, c, k] += dw_of[chunk, i, j, c, k]
-    db[:] = 0
-    for chunk in range(chunks):
-        db += db_of[chunk]
+    simd.sum_of_chunks(dw_of, dw)
+    simd.sum_of_chunks(db_of, db)
 
 
 class Conv2D(Layer):
@@ -253,10 +254,6 @@ class Conv2D(Layer):
     def backward(self, dy, input_grad=True):
         x, w = self.kept("_x"), self.parameters[0].value
         dz = self.checked_gradient(dy, len(x))
-        if len(x) == 0:  # the tile's sums have at least one term
-            for parameter in self.parameters:
-                parameter.grad[...] = 0
-            return np.empty_like(x) if input_grad else None
         rectified = self.activation_name == "relu"
         if self.activation is not None and not rectified:
             dz = self.activation.backward(dz, self._kept)

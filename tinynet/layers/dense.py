@@ -54,25 +54,22 @@ def dense_backward_weights(x, dz, dw, db):
     """dw = x' dz, db = column sums of dz.  A thread owns its rows of dw, and sums over the samples in order."""
     N, I = x.shape
     O = dz.shape[1]
-    zeros = np.zeros(O, x.dtype)
     none = x.dtype.type(-np.inf)
+    one, zeros = np.empty(O, x.dtype), np.empty(O, x.dtype)
+    for o in range(O):
+        one[o], zeros[o] = 1, 0
     down, across = (I + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
-    db[:] = 0
     for task in prange(down * across):
         i, i_end = block(task % down, down, I)
         o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
-        if i == 0:  # whoever has the top block of these columns also has their bias
-            for n in range(N):
-                for c in range(o, o_end):
-                    db[c] += dz[n, c]
-        # 512 samples at a time, so that their columns of dz stay in the L2 cache.
-        for n in range(0, N, 512):
+        # 512 samples at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
+        for n in range(0, max(N, 1), 512):
             size = i_end - i, o_end - o, 1, min(512, N - n)
-            if n == 0:
-                tile(size, x, i, (1, 0, I), dz, o, (0, O), zeros, o, 0, dw, i * O + o, O, none)
-            else:
-                at = i * O + o
-                tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), dw, at, O, dw, at, O, none)
+            start, at, step = (zeros, o, 0) if n == 0 else (simd.piece(dw, 0, I * O), i * O + o, O)
+            tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, step, dw, i * O + o, O, none)
+            if i == 0:  # whoever has the top block of these columns also has their bias, a weight whose input is 1
+                size = 1, o_end - o, 1, min(512, N - n)
+                tile(size, one, 0, (0, 0, 0), dz, n * O + o, (0, O), zeros if n == 0 else db, o, 0, db, o, 0, none)
 
 
 @simd.kernel()
@@ -144,10 +141,6 @@ class Dense(Layer):
     def backward(self, dy, input_grad=True):
         x, w = self.kept("_x"), self.parameters[0].value
         dz = self.checked_gradient(dy, len(x))
-        if len(x) == 0:  # the tile's sums have at least one term
-            for parameter in self.parameters:
-                parameter.grad[...] = 0
-            return np.empty_like(x) if input_grad else None
         if self.activation is not None:
             dz = self.activation.backward(dz, self._kept)
         db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)

@@ -69,9 +69,8 @@ A, B, G = matrices([Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2)
 
 rows_to_points = linear_map(B.T)  # of a patch: 6 -> 6
 points_to_rows = linear_map(B)  # and back, as its transpose
-add_points_to_rows = linear_map(B, start="add")
+add_points_to_rows = linear_map(B, add=True)
 points_to_sums = linear_map(A.T)  # of the products: 6 -> 4
-points_to_outputs = linear_map(A.T, start="bias")
 outputs_to_points = linear_map(A)  # and back: 4 -> 6
 window_to_points = linear_map(G)  # of the window: 3 -> 6
 points_to_window = linear_map(G.T)  # and back
@@ -83,144 +82,157 @@ PATCHES = 48
 def fits(kernel_size, stride, output_shape, channels):
     """Whether the convolution is one of 3 x 3, stride 1, with whole patches, and wide enough for it to pay."""
     P, Q, K = output_shape
-    return kernel_size == (3, 3) and stride == (1, 1) and P % 4 == Q % 4 == 0 and min(channels, K) >= 16
+    return kernel_size == (3, 3) and stride == (1, 1) and P % 4 == Q % 4 == 0 and min(channels, K) >= 32
 
 
 @simd.kernel()
-def transformed_kernel(w, u):
-    """u (36, C, K) = G w G'."""
-    _, _, C, K = w.shape
-    half = np.empty((6, 3, C, K), w.dtype)
-    window_to_points(w, 0, 3 * C * K, half, 0, 3 * C * K, 3 * C * K)
+def transformed_kernel(w, size, u):
+    """u (6, 6, size) = G w G' of a kernel (3, 3, size)."""
+    half = np.empty(18 * size, w.dtype)
+    window_to_points(w, 0, 3 * size, half, 0, 3 * size, 3 * size)
     for i in range(6):
-        window_to_points(half, i * 3 * C * K, C * K, u, i * 6 * C * K, C * K, C * K)
+        window_to_points(half, i * 3 * size, size, u, i * 6 * size, size, size)
 
 
 @simd.kernel()
-def transformed_patches(image, first, left, t, padded, half, v):
-    """v[:, t : t + T] = B' d B of the T patches of one row of them, whose first pixels are row `first` of the image."""
+def transformed_patches(image, first, left, t, T, padded, half, v):
+    """v[:, t...] (6, 6, T, C) = B' d B of the patches d of one row of them, which begins in row `first` of an image."""
     C, V = image.shape[2], padded.shape[1]
-    T, total = (V - 2) // 4, v.shape[1]
     with_zeros_around(image, first, left, padded)
     rows_to_points(padded, 0, V * C, half, 0, V * C, V * C)
     for i in range(6):
-        for x in range(T):
-            rows_to_points(half, (i * V + 4 * x) * C, C, v, (i * 6 * total + t + x) * C, total * C, C)
+        for q in range((V - 2) // 4):
+            rows_to_points(half, (i * V + 4 * q) * C, C, v, (i * 6 * T + t + q) * C, T * C, C)
 
 
 @simd.kernel(parallel=True, tiled=True)
 def winograd_forward(x, w, b, before, floor, y):
     """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y."""
     N, H, W, C = x.shape
-    K = w.shape[3]
-    _, P, Q, _ = y.shape
+    _, P, Q, K = y.shape
     top, left = before
     down, across = P // 4, Q // 4
     together = max(1, min(PATCHES // across, N * down // 8))  # and 8 tasks or more, for the threads
-    zeros, none = np.zeros(K, x.dtype), x.dtype.type(-np.inf)
-    u = np.empty((36, C, K), x.dtype)
-    transformed_kernel(w, u)
+    none, zeros = x.dtype.type(-np.inf), np.empty(K, x.dtype)
+    for k in range(K):
+        zeros[k] = 0
+    u = np.empty(36 * C * K, x.dtype)
+    transformed_kernel(w, C * K, u)
     for task in prange((N * down + together - 1) // together):
         r0, r1 = task * together, min(N * down, (task + 1) * together)
         T = (r1 - r0) * across
-        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty((6, Q + 2, C), x.dtype)
-        v, m, sums = np.empty((36, T, C), x.dtype), np.empty((36, T, K), x.dtype), np.empty((4, 6, T, K), x.dtype)
+        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty(6 * (Q + 2) * C, x.dtype)
+        v, m, sums = np.empty(36 * T * C, x.dtype), np.empty(36 * T * K, x.dtype), np.empty(24 * T * K, x.dtype)
         for r in range(r0, r1):
-            n, h = r // down, r % down * 4
-            transformed_patches(x[n], h - top, left, (r - r0) * across, padded, half, v)
+            transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
         for e in range(36):
             tile((T, K, 1, C), v, e * T * C, (C, 0, 1), u, e * C * K, (0, K), zeros, 0, 0, m, e * T * K, K, none)
         for j in range(6):
             points_to_sums(m, j * T * K, 6 * T * K, sums, j * T * K, 6 * T * K, T * K)
         for r in range(r0, r1):
-            n, h = r // down, r % down * 4
             for i in range(4):
+                row = simd.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
                 for q in range(across):
-                    at, to = (i * 6 * T + (r - r0) * across + q) * K, ((n * P + h + i) * Q + 4 * q) * K
-                    points_to_outputs(sums, at, T * K, y, to, K, K, b, 0, floor)
+                    points_to_sums(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K, row, 4 * q * K, K, K)
+                for q in range(Q):
+                    for k in range(K):
+                        z = row[q * K + k] + b[k]
+                        row[q * K + k] = floor if z < floor else z
+
+
+@simd.kernel()
+def transformed_gradients(dz, Q, K, t, T, half, m):
+    """m[:, t...] (6, 6, T, K) = A dz A' of one row of patches, dz (4, Q, K)."""
+    outputs_to_points(dz, 0, Q * K, half, 0, Q * K, Q * K)
+    for i in range(6):
+        for q in range(Q // 4):
+            outputs_to_points(half, (i * Q + 4 * q) * K, K, m, (i * 6 * T + t + q) * K, T * K, K)
+
+
+@simd.kernel()
+def add_patches(s, t, T, first, left, padded, dx):
+    """Add one row of patches, B of s (6, 6, T, C), to an image's gradient dx (H, W, C), from row `first` on."""
+    H, W, C = dx.shape
+    V = padded.shape[1]
+    flat = simd.piece(padded, 0, 6 * V * C)
+    for a in range(6 * V * C):
+        flat[a] = 0
+    for i in range(6):
+        for q in range((V - 2) // 4):
+            add_points_to_rows(s, (i * 6 * T + t + q) * C, T * C, padded, (i * V + 4 * q) * C, C, C)
+        if 0 <= first + i < H:
+            row, inside = simd.piece(dx, (first + i) * W * C, W * C), simd.piece(padded, (i * V + left) * C, W * C)
+            for a in range(W * C):
+                row[a] += inside[a]
 
 
 @simd.kernel(parallel=True, tiled=True)
 def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx, as conv2d_backward: a chunk of images has sums of its own, added in order."""
     N, H, W, C = x.shape
-    K = w.shape[3]
-    _, P, Q, _ = dy.shape
+    _, P, Q, K = dy.shape
     top, left = before
     down, across = P // 4, Q // 4
     together = max(1, PATCHES // across)
-    one, none, nothing = np.ones(1, x.dtype), x.dtype.type(-np.inf), x.dtype.type(0)
+    one, none, nothing, zeros = np.empty(1, x.dtype), x.dtype.type(-np.inf), x.dtype.type(0), np.empty(K, x.dtype)
+    one[0] = 1
+    for k in range(K):
+        zeros[k] = 0
+    no_sums = np.empty(C, x.dtype)
+    for c in range(C):
+        no_sums[c] = 0
     chunks = min(N, max(2, min(8, 2**23 // (36 * C * K))))
-    du, db_of = np.empty((chunks, 36, C, K), x.dtype), np.empty((chunks, K), x.dtype)
-    u, ut = np.empty((36, C, K), x.dtype), np.empty((36, K, C), x.dtype)
+    du, db_of = np.empty((chunks, 36 * C * K), x.dtype), np.empty((chunks, K), x.dtype)
+    ut = np.empty(36 * C * K if input_grad else 0, x.dtype)
     if input_grad:
-        transformed_kernel(w, u)
-        for e in prange(36):
-            for k in range(K):
-                for c in range(C):
-                    ut[e, k, c] = u[e, c, k]
-    no_sums = np.zeros(max(C, K), x.dtype)
+        wt = np.empty((3, 3, K, C), x.dtype)
+        for i in range(3):
+            for j in range(3):
+                for k in range(K):
+                    for c in range(C):
+                        wt[i, j, k, c] = w[i, j, c, k]
+        transformed_kernel(wt, K * C, ut)
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
-        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty((6, Q + 2, C), x.dtype)
-        dz, half_dz = np.empty((4, Q, K), x.dtype), np.empty((6, Q, K), x.dtype)
-        all_v, all_m = np.empty(36 * together * across * C, x.dtype), np.empty(36 * together * across * K, x.dtype)
-        all_s = np.empty(36 * together * across * C if input_grad else 0, x.dtype)
-        db_of[chunk] = 0
+        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty(6 * (Q + 2) * C, x.dtype)
+        dz, half_dz = np.empty(4 * Q * K, x.dtype), np.empty(6 * Q * K, x.dtype)
+        v, m = np.empty(36 * together * across * C, x.dtype), np.empty(36 * together * across * K, x.dtype)
+        s = np.empty(v.size if input_grad else 0, x.dtype)
         for r0 in range(n0 * down, n1 * down, together):
             r1 = min(n1 * down, r0 + together)
-            T = (r1 - r0) * across
-            v, m = all_v[: 36 * T * C].reshape((36, T, C)), all_m[: 36 * T * K].reshape((36, T, K))
+            T, first = (r1 - r0) * across, r0 == n0 * down
             for r in range(r0, r1):
                 n, h, t = r // down, r % down * 4, (r - r0) * across
-                transformed_patches(x[n], h - top, left, t, padded, half, v)
-                given, out, result = dy[n, h : h + 4].reshape(-1), y[n, h : h + 4].reshape(-1), dz.reshape(-1)
-                if rectified:
-                    for a in range(4 * Q * K):
-                        result[a] = nothing if out[a] <= nothing else given[a]
-                else:
-                    result[:] = given
+                transformed_patches(x[n], h - top, left, t, T, padded, half, v)
+                size = 4 * Q * K
+                given, out = simd.piece(dy, r * size, size), simd.piece(y, r * size, size)
+                for a in range(size):
+                    dz[a] = nothing if rectified and out[a] <= nothing else given[a]
                 # The bias is a weight whose input is always 1.
-                tile((1, K, 1, 4 * Q), one, 0, (0, 0, 0), dz, 0, (0, K), db_of, chunk * K, 0, db_of, chunk * K, 0, none)
-                outputs_to_points(dz, 0, Q * K, half_dz, 0, Q * K, Q * K)
-                for i in range(6):
-                    for q in range(across):
-                        outputs_to_points(half_dz, (i * Q + 4 * q) * K, K, m, (i * 6 * T + t + q) * K, T * K, K)
+                start, at = (zeros, 0) if first and r == r0 else (simd.piece(db_of, 0, chunks * K), chunk * K)
+                tile((1, K, 1, 4 * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
+                transformed_gradients(dz, Q, K, t, T, half_dz, m)
             for e in range(36):
-                size, at = (C, K, 1, T), (chunk * 36 + e) * C * K
-                if r0 == n0 * down:
-                    tile(size, v, e * T * C, (1, 0, C), m, e * T * K, (0, K), no_sums, 0, 0, du, at, K, none)
-                else:
-                    tile(size, v, e * T * C, (1, 0, C), m, e * T * K, (0, K), du, at, K, du, at, K, none)
+                at = (chunk * 36 + e) * C * K
+                start, s0, step = (zeros, 0, 0) if first else (simd.piece(du, 0, du.size), at, K)
+                tile((C, K, 1, T), v, e * T * C, (1, 0, C), m, e * T * K, (0, K), start, s0, step, du, at, K, none)
             if not input_grad:
                 continue
             for e in range(36):  # dv takes v's place
-                tile((T, C, 1, K), m, e * T * K, (K, 0, 1), ut, e * K * C, (0, C), no_sums, 0, 0, v, e * T * C, C, none)
-            s = all_s[: 36 * T * C].reshape((36, T, C))
+                size = T, C, 1, K
+                tile(size, m, e * T * K, (K, 0, 1), ut, e * K * C, (0, C), no_sums, 0, 0, v, e * T * C, C, none)
             for j in range(6):
                 points_to_rows(v, j * T * C, 6 * T * C, s, j * T * C, 6 * T * C, T * C)
             for r in range(r0, r1):
                 n, h = r // down, r % down * 4
-                padded[:] = 0
-                for i in range(6):
-                    for q in range(across):
-                        at = (i * 6 * T + (r - r0) * across + q) * C
-                        add_points_to_rows(s, at, T * C, padded, (i * (Q + 2) + 4 * q) * C, C, C)
                 if h == 0:
-                    dx[n] = 0
-                for i in range(6):
-                    if 0 <= h - top + i < H:
-                        row = dx[n, h - top + i].reshape(-1)
-                        inside = padded[i, left : left + W].reshape(-1)
-                        for a in range(inside.size):
-                            row[a] += inside[a]
-    for e in prange(36):
-        for chunk in range(1, chunks):
-            du[0, e] += du[chunk, e]
-    half_w = np.empty((3, 6, C, K), x.dtype)
-    points_to_window(du, 0, 6 * C * K, half_w, 0, 6 * C * K, 6 * C * K)
+                    image = simd.piece(dx, n * H * W * C, H * W * C)
+                    for a in range(H * W * C):
+                        image[a] = 0
+                add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
+    total, half_w = np.empty(36 * C * K, x.dtype), np.empty(18 * C * K, x.dtype)
+    simd.sum_of_chunks(du, total)
+    points_to_window(total, 0, 6 * C * K, half_w, 0, 6 * C * K, 6 * C * K)
     for i in range(3):
         points_to_window(half_w, i * 6 * C * K, C * K, dw, i * 3 * C * K, C * K, C * K)
-    db[:] = 0
-    for chunk in range(chunks):
-        db += db_of[chunk]
+    simd.sum_of_chunks(db_of, db)
