@@ -288,7 +288,7 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
     may be empty.  w (C,) may be empty for labels where epsilon is 0.  To be called from other losses' kernels too.
     """
     C = z.shape[1]
-    if side_by_side(C, q, epsilon):
+    if C <= FEW and q.size == 0 and epsilon == 0.0:
         return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
     block, tail, highest = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(-(-C // BLOCK), z.dtype)
     labels, smooth, keep = q.size == 0, epsilon > 0.0, 1.0 - epsilon
@@ -322,11 +322,6 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
         if losses.size:
             losses[i] = loss
     return total
-
-
-@simd.kernel()
-def side_by_side(C, q, epsilon):
-    return C <= FEW and q.size == 0 and epsilon == 0.0
 
 
 @simd.kernel()
@@ -390,14 +385,9 @@ def loss_and_gradient(z, t, q, w, ignore_index, epsilon, mean, divisor, chunks, 
                 position = np.int64(partial[k])
     if position >= 0:
         return position, 0.0
-    scale = 1.0
-    if mean:
-        total = divisor if divisor > 0.0 else total
-        scale = 1.0 / total if total > 0.0 else 0.0
-    together = LANES if side_by_side(C, q, epsilon) else 1
-    groups = (N + together - 1) // together
+    scale = 1.0 / total_or(divisor, total) if mean else 1.0
     for k in prange(chunks):
-        first, last = k * groups // chunks * together, min((k + 1) * groups // chunks * together, N)
+        first, last = k * N // chunks, (k + 1) * N // chunks
         partial[k] = softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
     value = 0.0
     for k in range(chunks):
@@ -405,7 +395,34 @@ def loss_and_gradient(z, t, q, w, ignore_index, epsilon, mean, divisor, chunks, 
     return -1, value * scale
 
 
+def few_loss_and_gradient(z, t, w, ignore_index, mean, divisor, chunks, losses, g):
+    """The same for labels of few classes: by itself, because it takes 2 s to compile and all the rest 4 s more."""
+    N = z.shape[0]
+    position, total = count_labels(t, z.shape[1], w, ignore_index)
+    if position >= 0:
+        return position, 0.0
+    scale = 1.0 / total_or(divisor, total) if mean else 1.0
+    groups, partial = (N + LANES - 1) // LANES, np.empty(chunks)
+    for k in prange(chunks):
+        first, last = k * groups // chunks * LANES, min((k + 1) * groups // chunks * LANES, N)
+        partial[k] = few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+    value = 0.0
+    for k in range(chunks):
+        value += partial[k]
+    return -1, value * scale
+
+
+@simd.kernel()
+def total_or(divisor, total):
+    """What the mean divides by: `divisor` where one was given; infinity, for a mean of 0, where nothing counts."""
+    if divisor > 0.0:
+        return divisor
+    return total if total > 0.0 else np.inf
+
+
 one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+few_one_thread = simd.kernel()(few_loss_and_gradient)
+few_all_threads = simd.kernel(parallel=True)(few_loss_and_gradient)
 
 
 def softmax_cross_entropy(
@@ -485,9 +502,13 @@ def softmax_cross_entropy(
 
     threads = N > 1 and z.size >= THREADS_FROM
     chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    kernel = all_threads if threads else one_thread
     mean = reduction == "mean"
-    position, value = kernel(rows, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, dz)
+    if C <= FEW and q.size == 0 and epsilon == 0.0:
+        kernel = few_all_threads if threads else few_one_thread
+        position, value = kernel(rows, t, w, ignore_index, mean, divisor, chunks, losses, dz)
+    else:
+        kernel = all_threads if threads else one_thread
+        position, value = kernel(rows, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, dz)
     if position >= 0:
         raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
     if reduction == "none":
