@@ -111,7 +111,7 @@ def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor,
             n = min(size, N - first)
             block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
             pb, tb = simd.piece(p, first, n), simd.piece(t, first, n)
-            terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, dp)
+            terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, simd.piece(dp, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
                 for i in range(n):

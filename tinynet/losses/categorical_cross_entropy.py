@@ -101,7 +101,7 @@ def categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first,
             else:
                 if labels:
                     hot[label] = 1
-                qi = hot if labels else simd.piece(q, i * C, C)
+                qi = simd.piece(hot, 0, C) if labels else simd.piece(q, i * C, C)
                 keep, soft = real(1.0 - epsilon), real(epsilon / positive)
                 loss = row_loss(pi, qi, w, keep, soft)
                 if dp.size:

@@ -75,7 +75,7 @@ def loss_and_gradient(z, t, scale, chunks, losses, g):
             first = b * BLOCK
             n = min(BLOCK, N - first)
             block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            terms(simd.piece(z, first, n), simd.piece(t, first, n), factor, block_losses, dz)
+            terms(simd.piece(z, first, n), simd.piece(t, first, n), factor, block_losses, simd.piece(dz, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
                 for i in range(n):

@@ -89,9 +89,7 @@ def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
 one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
 
 
-def multiclass_hinge(
-    scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None
-):  # fmt: skip
+def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None):
     """The multi-class hinge loss of scores against labels, and its gradient with respect to the scores.
 
     scores        (..., C), float32 or float64

@@ -101,7 +101,7 @@ def nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
             else:
                 if labels:
                     hot[label] = 1
-                qi = hot if labels else simd.piece(q, i * C, C)
+                qi = simd.piece(hot, 0, C) if labels else simd.piece(q, i * C, C)
                 keep, soft = real(1.0 - epsilon), real(epsilon / possible)
                 loss = row_loss(li, qi, w, keep, soft)
                 if dl.size:

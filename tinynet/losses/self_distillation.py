@@ -64,10 +64,10 @@ def distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first,
     K, n = s.shape[1], last - first
     z, shifted, P = room
     for r in range(n):
-        at = (first + r) * K
-        divided(simd.piece(s, at, K), tau_s, z[r])
-        centered_and_divided(simd.piece(T, at, K), center, tau_t, shifted[r])
-        softmax_row(shifted[r], P[r])
+        at, row = (first + r) * K, simd.piece(shifted, r * K, K)
+        divided(simd.piece(s, at, K), tau_s, simd.piece(z, r * K, K))
+        centered_and_divided(simd.piece(T, at, K), center, tau_t, row)
+        softmax_row(row, simd.piece(P, r * K, K))
         if P[r, 0] != P[r, 0]:
             return first + r, 0.0
     labels, slope = np.empty(0, np.int64), scale / tau_s
@@ -89,9 +89,7 @@ def loss_and_gradient(s, T, tau_s, tau_t, center, ones, scale, chunks, losses, g
         for group in range(k * groups // chunks, (k + 1) * groups // chunks):
             if bad[k] < 0:
                 first, last = group * rows, min(group * rows + rows, N)
-                bad[k], total = distillation_rows(
-                    s, T, tau_s, tau_t, center, ones, scale, losses, g, first, last, room
-                )  # fmt: skip
+                bad[k], total = distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first, last, room)
                 partial[k] += total
     value, position = 0.0, -1
     for k in range(chunks):

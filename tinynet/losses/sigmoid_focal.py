@@ -90,7 +90,7 @@ def loss_and_gradient(z, t, gamma, yes, no, ignored, mean, divisor, chunks, loss
             n = min(BLOCK, N - first)
             block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
             zb, tb = simd.piece(z, first, n), simd.piece(t, first, n)
-            terms(zb, tb, gamma, yes, no, ignored, factor, block_losses, dz)
+            terms(zb, tb, gamma, yes, no, ignored, factor, block_losses, simd.piece(dz, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
                 for i in range(n):
