@@ -58,7 +58,7 @@ WORKLOADS = {
     "CIFAR-10 tutorial CNN, batch 64": (tutorial_cnn, 64),
     "VGG-like, CIFAR-10, batch 64": (vgg, 64),
 }
-LR = 0.01
+LR = 0.001
 
 
 def torch_twin(model):
