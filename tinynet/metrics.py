@@ -1,6 +1,37 @@
-"""Metrics: how good predictions are, in numbers that people read.  Nothing here is trained on, so no gradients."""
+"""Metrics: how good predictions are, in numbers that people read.  Nothing here is trained on, so no gradients.
+
+Of the predicted classes, a table of what was taken for what, and for each class
+
+    precision = right / predicted       of what was said to be the class, how much is
+    recall    = right / labelled        of what is the class, how much was found
+    F1        = 2 precision recall / (precision + recall)        their harmonic mean: low if either is
+
+Of the probabilities, whether they mean what they say.  A model is calibrated if it is right in 80 % of the cases
+where it says 80 %.  Put the predictions into bins b by their confidence, the highest probability of each, and compare
+(Guo et al. 2017, "On Calibration of Modern Neural Networks"):
+
+    ECE = sum_b n[b] / N |accuracy[b] - confidence[b]|        the expected calibration error
+
+Their cure, temperature scaling, divides all logits by one number T.  That changes no prediction, and T > 1 lowers every
+confidence.  T is where the cross-entropy L of held-out labels is lowest.  Write b = 1 / T, and d[n,c] for the logit
+less that of the label, which is the same to a softmax.  b touched every b d[n,c], times d[n,c], so from the gradient
+g[n,c] = (p[n,c] - [c = t[n]]) / N of the loss of logits b d:
+
+    L'(b)  = sum_n sum_c g[n,c] d[n,c]  =  1/N sum_n (the mean of d[n] under p[n])
+    L''(b) =                               1/N sum_n (the variance of d[n] under p[n])  >=  0
+
+L' rises with b, so it has one root, and halving an interval finds it.  Newton's method takes fewer steps, but far from
+the root the variance is nothing but rounding error, and makes it stop there.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
+
+from tinynet.information import distributions
+from tinynet.layers.base import positive_int
+from tinynet.losses.checks import as_array
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 
 def accuracy(predictions, labels):
@@ -13,30 +44,223 @@ def accuracy(predictions, labels):
 
     For one logit a sample, compare it first: accuracy(logits > 0, labels).
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    for name, array in (("predictions", predictions), ("labels", labels)):
+    predictions, labels, scores = _predicted(predictions, labels, "accuracy")
+    right = predictions == labels
+    if scores is not None:
+        right &= ~np.isnan(scores).any(axis=-1)
+    return float(right.mean())
+
+
+def top_k_accuracy(scores, labels, k=5):
+    """The fraction of samples whose label is among the k highest scores: a float in [0, 1].
+
+    scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
+    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1.  Raises ValueError unless 1 <= k <= C.
+    """
+    name = "top_k_accuracy"
+    scores, labels = _scores_and_labels(scores, labels, name, "scores")
+    C = scores.shape[1]
+    if positive_int(k, f"{name}: k") > C:
+        raise ValueError(f"{name}: k must be at most {C}, the number of classes, got {k}")
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    above = (scores > own) | ((scores == own) & (np.arange(C) < labels[:, None]))
+    right = (above.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+    return float(right.mean())
+
+
+def confusion_matrix(predictions, labels, *, classes=None):
+    """How many samples of class i (row) were taken for class j (column): an array (C, C) of int64.
+
+    predictions and labels are as in accuracy.  C is `classes`, or else the number of scores, or one above the highest
+    class that occurs.  Raises ValueError for a class outside of them and for scores with a NaN.
+    """
+    name = "confusion_matrix"
+    predictions, labels, scores = _predicted(predictions, labels, name)
+    if scores is not None and np.isnan(scores).any():
+        row = tuple(int(axis) for axis in np.argwhere(np.isnan(scores))[0][:-1])
+        raise ValueError(f"{name}: the scores of row {', '.join(map(str, row))} have a NaN, so they predict no class")
+    if classes is not None:
+        C = positive_int(classes, f"{name}: classes")
+    elif scores is not None:
+        C = scores.shape[-1]
+    else:
+        C = int(max(predictions.max(), labels.max())) + 1
+    for what, values in (("predictions", predictions), ("labels", labels)):
+        _from_0_to(C, values, name, what)
+    pairs = labels.ravel().astype(np.int64) * C + predictions.ravel().astype(np.int64)
+    return np.bincount(pairs, minlength=C * C).reshape(C, C).astype(np.int64)
+
+
+def precision_recall_f1(predictions, labels, *, average=None, classes=None):
+    """The precision, recall and F1 of each class: three arrays (C,) of float64; 0 where nothing is divided by nothing.
+
+    With average="macro", three floats: the means over the classes that occur among the predictions or the labels, each
+    counting the same, however rare.  The other arguments are those of confusion_matrix.
+    """
+    name = "precision_recall_f1"
+    if average not in (None, "macro"):
+        raise ValueError(f'{name}: average must be None or "macro", got {average!r}')
+    table = confusion_matrix(predictions, labels, classes=classes)
+    right, predicted, labelled = table.diagonal(), table.sum(axis=0), table.sum(axis=1)
+    results = (
+        right / np.maximum(predicted, 1),
+        right / np.maximum(labelled, 1),
+        2 * right / np.maximum(predicted + labelled, 1),  # the harmonic mean of the two
+    )
+    if average is None:
+        return results
+    occurs = predicted + labelled > 0
+    return tuple(float(result[occurs].mean()) for result in results)
+
+
+class CalibrationBins(NamedTuple):
+    """Predictions by their confidence, in B bins: bin b holds those in (edges[b], edges[b+1]].
+
+    edges (B+1,) go from 0 to 1; count (B,) of int64; confidence (B,) and accuracy (B,) are the means there, NaN where
+    a bin is empty.
+    """
+
+    edges: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def calibration_bins(probabilities, labels, *, bins=15):
+    """What a reliability diagram shows: how often predictions are right, by how confident they are.
+
+    probabilities (..., C) with C >= 2, rows in [0, 1] that sum to 1 (within 1e-3); labels (...) integers from 0 to C-1.
+    For a yes-or-no question with the probability p of yes, give np.stack([1 - p, p], axis=-1).  The confidence of a row
+    is its highest probability; `bins` is how many bins of equal width there are.
+
+    Returns CalibrationBins.
+    """
+    return _calibration_bins(probabilities, labels, bins, "calibration_bins")
+
+
+def expected_calibration_error(probabilities, labels, *, bins=15):
+    """How far confidence and accuracy are apart, on average over predictions: a float in [0, 1], 0 being the best.
+
+    The arguments are those of calibration_bins (Guo et al. 2017, with 15 bins).
+    """
+    _, confidence, right, count = _calibration_bins(probabilities, labels, bins, "expected_calibration_error")
+    full = count > 0
+    gaps = np.abs(right[full] - confidence[full])
+    return float((count[full] * gaps).sum() / count.sum())
+
+
+def temperature_scaling(logits, labels):
+    """The temperature T that makes softmax(logits / T) as honest about its confidence as one number can make it.
+
+    logits (..., C), all finite, and labels (...), integers from 0 to C-1, of samples that the model was not trained on.
+    T is above 1 where the model is too confident, below 1 where it is not confident enough.
+
+    Returns the float T > 0 with the lowest cross-entropy.  Raises ValueError where there is none: if all labels have
+    the highest logit of their row, the cross-entropy falls as long as T falls; if the labels' logits are no higher than
+    the others on average, it falls as long as T rises.  (Guo et al. 2017, section 4.2.)
+    """
+    name = "temperature_scaling"
+    z, labels = _scores_and_labels(logits, labels, name, "logits")
+    z = z.astype(np.float64)
+    if not np.isfinite(z).all():
+        where = tuple(int(axis) for axis in np.argwhere(~np.isfinite(z))[0])
+        raise ValueError(f"{name}: logits must be finite, got {z[where]} at row {where[0]}, class {where[1]}")
+    size = max(float(np.abs(z).max()), np.finfo(float).tiny)
+    z /= size  # makes 1 a good first b, whatever the scale; T is multiplied by it in the end
+    d = z - np.take_along_axis(z, labels[:, None], axis=1)
+    if d.mean(axis=1).sum() >= 0:  # L'(0): at b = 0 all classes are equally likely
+        raise ValueError(
+            f"{name}: the logits of the labels are no higher than the others, on average, so no temperature helps;"
+            " do labels and logits belong together?"
+        )
+    if d.max() <= 0:  # L'(infinity)
+        raise ValueError(
+            f"{name}: every label has the highest logit of its row, so the lower the temperature, the better;"
+            " it takes samples of which the model gets some wrong"
+        )
+
+    work = np.empty_like(d)  # fresh arrays for every b took twice as long
+
+    def slope(b):
+        _, g = softmax_cross_entropy(np.multiply(d, b, out=work), labels, out=work)
+        return np.multiply(g, d, out=work).sum()
+
+    low, high = 0.0, 1.0
+    while slope(high) < 0:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return size / high
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def _predicted(predictions, labels, name):
+    """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None."""
+    predictions, labels = as_array(predictions, name, "predictions"), as_array(labels, name, "labels")
+    for what, array in (("predictions", predictions), ("labels", labels)):
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"accuracy: {name} must be numbers, got an array of dtype {array.dtype}")
-    scores = predictions
+            raise TypeError(f"{name}: {what} must be numbers, got an array of dtype {array.dtype}")
+    scores = None
     if predictions.dtype.kind == "f":
-        if predictions.ndim < 2 or predictions.shape[-1] < 2:
+        scores = predictions
+        if scores.ndim < 2 or scores.shape[-1] < 2:
             raise ValueError(
-                f"accuracy: scores must be (..., C) with at least 2 classes, got {predictions.shape}; "
-                "for one logit a sample, compare it first: accuracy(logits > 0, labels)"
+                f"{name}: scores must be (..., C) with at least 2 classes, got {scores.shape}; "
+                f"for one logit a sample, compare it first: {name}(logits > 0, labels)"
             )
         predictions = scores.argmax(axis=-1)
     if labels.dtype.kind == "f":
-        if labels.shape != scores.shape or scores.dtype.kind != "f":
+        if scores is None or labels.shape != scores.shape:
+            accepted = "" if scores is None else f", or floats of the scores' shape {scores.shape}"
             raise TypeError(
-                f"accuracy: labels must be whole numbers, or floats of the scores' shape {scores.shape}; "
+                f"{name}: labels must be whole numbers{accepted}; "
                 f"got an array of dtype {labels.dtype} and shape {labels.shape}"
             )
         labels = labels.argmax(axis=-1)
     if labels.shape != predictions.shape:
-        raise ValueError(f"accuracy: labels of shape {predictions.shape} expected, got {labels.shape}")
+        raise ValueError(f"{name}: labels of shape {predictions.shape} expected, got {labels.shape}")
     if labels.size == 0:
-        raise ValueError("accuracy: there are no predictions")
-    right = predictions == labels
-    if scores.dtype.kind == "f":
-        right &= ~np.isnan(scores).any(axis=-1)
-    return float(right.mean())
+        raise ValueError(f"{name}: there are no predictions")
+    return predictions, labels, scores
+
+
+def _scores_and_labels(scores, labels, name, what):
+    """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...)."""
+    scores, labels = as_array(scores, name, what), as_array(labels, name, "labels")
+    if scores.dtype.kind != "f":
+        raise TypeError(f"{name}: {what} must be floats, got an array of dtype {scores.dtype}")
+    if scores.ndim < 2 or scores.shape[-1] < 2 or scores.size == 0:
+        raise ValueError(f"{name}: {what} must be (..., C) with at least 2 classes, got {scores.shape}")
+    if labels.dtype.kind not in "iub":
+        raise TypeError(f"{name}: labels must be whole numbers, got an array of dtype {labels.dtype}")
+    if labels.shape != scores.shape[:-1]:
+        raise ValueError(f"{name}: labels of shape {scores.shape[:-1]} expected, got {labels.shape}")
+    _from_0_to(scores.shape[-1], labels, name, "labels")
+    return scores.reshape(-1, scores.shape[-1]), labels.reshape(-1).astype(np.int64)
+
+
+def _from_0_to(C, values, name, what):
+    outside = (values < 0) | (values >= C)
+    if outside.any():
+        where = tuple(int(axis) for axis in np.argwhere(outside)[0])
+        raise ValueError(f"{name}: {what} must be from 0 to {C - 1}, got {values[where]} at position {where}")
+
+
+def _calibration_bins(probabilities, labels, bins, name):
+    bins = positive_int(bins, f"{name}: bins")
+    p = distributions(probabilities, name, "probabilities")
+    p, labels = _scores_and_labels(p, labels, name, "probabilities")
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.searchsorted(edges[1:-1], confidence)  # a confidence on an edge belongs to the bin below
+    count = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        return CalibrationBins(
+            edges,
+            np.bincount(bin_of, confidence, bins) / count,
+            np.bincount(bin_of, right, bins) / count,
+            count.astype(np.int64),
+        )
