@@ -45,9 +45,9 @@ ADDERS = 256  # the threads that do, or fewer where there are fewer numbers
 NO_FAULT = np.int64(2**63 - 1)
 
 
-def kernel(threads, blocks=1):
-    """A decorator: a kernel for at most `threads` in a block, compiled so that `blocks` fit on a multiprocessor."""
-    return cuda.jit if SIMULATOR else cuda.jit(launch_bounds=(threads, blocks))
+def kernel(threads):
+    """A decorator: a kernel for at most `threads` in a block."""
+    return cuda.jit if SIMULATOR else cuda.jit(launch_bounds=threads)
 
 
 def helper(function):
@@ -144,11 +144,13 @@ else:
 
         return types.void(a, i, _element(a)[1]), codegen
 
-    # Sixteen bytes travel as one vector, of 32-bit integers where the numbers have 16 bits: PTX has no wider vector
+    # Sixteen bytes travel as one vector, of 32-bit integers where the numbers have 16 bits: PTX has no longer vector
     # than of four.  x is a thread's own array, which stays in registers as long as every index into it is a constant.
 
     def _pack_type(element):
-        if element in (_HALF, _I16):
+        if element == _I16:
+            return ir.VectorType(_I32, 4), ir.VectorType(_I32, 4)
+        if element == _HALF:
             return ir.VectorType(_I32, 4), ir.VectorType(element, 8)
         pack = ir.VectorType(element, 4 if element == _FLOAT else 2)
         return pack, pack
@@ -161,10 +163,13 @@ else:
             travelling, pack = _pack_type(element)
             values = builder.load(_pointer(context, builder, a, args[0], args[1], travelling), align=PACK_BYTES)
             values = builder.bitcast(values, pack)
+            values = [builder.extract_element(values, _I32(k)) for k in range(pack.count)]
+            if element == _I16:  # two in one: the lower half, shifted up, and the upper half, where it is
+                halves = [(builder.shl(two, _I32(16)), builder.and_(two, _I32(0xFFFF0000))) for two in values]
+                values = [builder.bitcast(half, _FLOAT) for two in halves for half in two]
             data = context.make_array(x)(context, builder, args[2]).data
-            for k in range(pack.count):
-                value = _widened(builder, builder.extract_element(values, _I32(k)))
-                builder.store(value, builder.gep(data, [_I32(k)]))
+            for k, value in enumerate(values):
+                builder.store(_widened(builder, value), builder.gep(data, [_I32(k)]))
             return context.get_dummy_value()
 
         return types.void(a, i, x), codegen
@@ -175,13 +180,18 @@ else:
 
         def codegen(context, builder, signature, args):
             travelling, pack = _pack_type(element)
-            values = ir.Constant(pack, ir.Undefined)
             data = context.make_array(x)(context, builder, args[2]).data
-            for k in range(pack.count):
-                value = _narrowed(builder, builder.load(builder.gep(data, [_I32(k)])), element)
-                values = builder.insert_element(values, value, _I32(k))
-            values = builder.bitcast(values, travelling)
-            builder.store(values, _pointer(context, builder, a, args[0], args[1], travelling), align=PACK_BYTES)
+            values = [builder.load(builder.gep(data, [_I32(k)])) for k in range(PACK_BYTES * 8 // a.dtype.bitwidth)]
+            values = [_narrowed(builder, value, element) for value in values]
+            if element == _I16:
+                values = [builder.zext(value, _I32) for value in values]
+                pairs = zip(values[::2], values[1::2], strict=True)
+                values = [builder.or_(low, builder.shl(high, _I32(16))) for low, high in pairs]
+            vector = ir.Constant(pack, ir.Undefined)
+            for k, value in enumerate(values):
+                vector = builder.insert_element(vector, value, _I32(k))
+            vector = builder.bitcast(vector, travelling)
+            builder.store(vector, _pointer(context, builder, a, args[0], args[1], travelling), align=PACK_BYTES)
             return context.get_dummy_value()
 
         return types.void(a, i, x), codegen

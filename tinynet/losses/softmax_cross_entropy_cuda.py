@@ -51,7 +51,6 @@ FEW = 32  # classes up to which a thread has a row to itself
 MEDIUM = 1024  # and up to which a warp has
 WARPS = 8  # rows of medium classes in a block
 MOST_ROWS = 128  # rows of few classes in a block, as many as it has threads
-MOST_THREADS = 1024  # for a row of many classes
 
 
 # --- targets: are they classes, and how many count? -----------------------------------------------------------
@@ -243,6 +242,11 @@ def one_row(dtype, group, wide, smooth, soft):
     return row
 
 
+def most_threads(dtype, smooth, soft):
+    """How many threads at most share a row: 1,024 leave each 64 registers, which the plain kernel gets by with."""
+    return 1024 if dtype == np.float32 and not (smooth or soft) else 512
+
+
 @cache
 def rows_by_groups(dtype, group, wide, smooth, soft):
     """A kernel: losses[n], and the gradient of their sum, divided, into dz, for rows of logits z (N, C), flat.
@@ -254,7 +258,7 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
     ZERO, ONE = number(0), number(1)
     row_of = one_row(dtype, group, wide, smooth, soft)
 
-    @kernel(*(MOST_THREADS, 2) if group == "block" else (WARPS * WARP,))
+    @kernel(most_threads(dtype, smooth, soft) if group == "block" else WARPS * WARP)
     def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
         n, lane, members = np.int64(cuda.blockIdx.x), cuda.threadIdx.x, cuda.blockDim.x
         if group == "warp":
@@ -358,8 +362,8 @@ def launch_rows(z, C, dtype, targets, soft, epsilon, aligned, stream, *arguments
         if group == "warp":
             blocks, threads, shared = -(-N // WARPS), min(N, WARPS) * WARP, 0
         else:  # Enough threads that each has four packs to read, or the most there can be.
-            wanted = C // (4 * pack)
-            blocks, threads, shared = N, min(MOST_THREADS, max(128, 1 << wanted.bit_length())), cuda_device.SEATS
+            wanted, most = C // (4 * pack), most_threads(dtype, smooth, soft)
+            blocks, threads, shared = N, min(most, max(128, 1 << wanted.bit_length())), cuda_device.SEATS
     launch(rows, blocks, threads, stream, z, targets, *arguments, shared=shared)
 
 
