@@ -12,9 +12,8 @@ did it touch, and times what?
 
 As matrices:  dw = x' dz     db = column sums of dz     dx = dz w'
 
-All three are products of matrices, and run on the SIMD tile (simd.py).  The tile wants the last axis of its second
-factor contiguous: w and dz are so as they stand; for dx, w is transposed first, and dx is then the forward pass
-of a dense layer with weights w' and no bias.
+All three are products of matrices, and run on the SIMD tile (tile.py).  The tile wants the last axis of its second
+factor contiguous: w and dz are so as they stand; for dx, w is transposed, some rows at a time.
 """
 
 import numpy as np
@@ -72,15 +71,23 @@ def dense_backward_weights(x, dz, dw, db):
                 tile(size, one, 0, (0, 0, 0), dz, n * O + o, (0, O), zeros if n == 0 else db, o, 0, db, o, 0, none)
 
 
-@simd.kernel()
-def transpose(w, wt):
-    """wt = w', in squares of 16 by 16, so that both sides are read and written by whole cache lines."""
-    I, O = w.shape
-    for i in range(0, I, 16):
-        for o in range(0, O, 16):
-            for c in range(o, min(O, o + 16)):
-                for r in range(i, min(I, i + 16)):
-                    wt[c, r] = w[r, c]
+@simd.kernel(parallel=True, tiled=True)
+def dense_backward_input(dz, w, dx):
+    """dx = dz w'.  A thread owns columns of dx, and transposes the rows of w that it needs for them."""
+    N, O = dz.shape
+    I = w.shape[0]
+    none, zeros = dz.dtype.type(-np.inf), np.empty(COLUMNS, dz.dtype)
+    for c in range(COLUMNS):
+        zeros[c] = 0
+    for task in prange((I + COLUMNS - 1) // COLUMNS):
+        i = task * COLUMNS
+        width = min(COLUMNS, I - i)
+        wt = np.empty((O, width), dz.dtype)
+        for first in range(0, width, 16):  # 16 rows by all columns: whole cache lines are written
+            for o in range(O):
+                for r in range(first, min(width, first + 16)):
+                    wt[o, r] = w[i + r, o]
+        tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
 
 
 class Dense(Layer):
@@ -147,9 +154,8 @@ class Dense(Layer):
         dense_backward_weights(x, dz, self.parameters[0].grad, db)
         if not input_grad:
             return None
-        wt, dx = np.empty(w.shape[::-1], self.dtype), np.empty_like(x)
-        transpose(w, wt)
-        dense_forward(dz, wt, np.zeros(x.shape[1], self.dtype), self.dtype.type(-np.inf), dx)
+        dx = np.empty_like(x)
+        dense_backward_input(dz, w, dx)
         return dx
 
     def formula(self):
