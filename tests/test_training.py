@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,14 @@ from matplotlib.figure import Figure
 import tinynet.training
 from tinynet import plots
 from tinynet.data import batches
+from tinynet.layers.activations import Sigmoid
+from tinynet.layers.base import Layer
+from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.pooling import GlobalAvgPool2D
+from tinynet.layers.shape import Flatten, Reshape
+from tinynet.layers.softmax import Softmax
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
@@ -286,6 +293,100 @@ def test_data_of_different_lengths_are_refused():
     model = small_model()
     with pytest.raises(ValueError, match="x has 100 samples, but y has 99"):
         fit(model, X, Y[:-1], loss=softmax_cross_entropy, optimizer=Adam(model), epochs=1)
+
+
+# Y tells which of three classes; YES answers three questions at once.
+YES = np.eye(3, dtype=np.float32)[Y]
+
+
+class LogSoftmax(Layer):
+    """A layer of a user's own."""
+
+    def forward(self, x, training=False):
+        self._y = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+        return self._y
+
+    def backward(self, dy, input_grad=True):
+        return dy - np.exp(self._y) * dy.sum(axis=1, keepdims=True)
+
+
+def ending_in(*layers):
+    return Sequential([Dense(8, activation="relu"), *layers], (4,))
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss", "message"),
+    [
+        (
+            [Dense(3), Softmax()],
+            softmax_cross_entropy,
+            "fit: softmax_cross_entropy expects logits, but the model ends in probabilities, "
+            r"from Softmax \(layer 2\): leave that out, for the loss turns logits into probabilities itself",
+        ),
+        ([Dense(3), Softmax()], "softmax_focal", r"softmax_focal expects logits, .* Softmax \(layer 2\)"),
+        ([Dense(3), Softmax()], "kl_divergence", "kl_divergence expects logits"),
+        ([Dense(3), Softmax()], "nll", "nll expects log-probabilities, .* train with softmax_cross_entropy, on logits"),
+        (
+            [Dense(3), Sigmoid()],
+            "sigmoid_cross_entropy",
+            r"expects logits, .* from Sigmoid \(layer 2\): leave that out",
+        ),
+        ([Dense(3), Sigmoid()], "softmax_cross_entropy", "expects logits, but the model ends in probabilities"),
+        (
+            [Dense(3, activation="sigmoid")],
+            "sigmoid_focal",
+            r'probabilities, from Dense \(layer 1\) with activation="sigmoid": leave that out',
+        ),
+        (
+            [Reshape((2, 2, 2)), Conv2D(3, 2, activation="sigmoid"), Flatten()],
+            "sigmoid_cross_entropy",
+            r'from Conv2D \(layer 2\) with activation="sigmoid"',
+        ),
+        (
+            [Dense(3)],
+            "binary_cross_entropy",
+            r"fit: binary_cross_entropy expects probabilities, but the model ends in logits, from Dense \(layer 1\): "
+            "train with sigmoid_cross_entropy, on logits",
+        ),
+        ([Dense(3)], "categorical_cross_entropy", "train with softmax_cross_entropy, on logits"),
+        ([Dense(3)], "nll", "nll expects log-probabilities, but the model ends in logits"),
+        (
+            [Reshape((2, 2, 2)), Conv2D(3, 1), GlobalAvgPool2D()],
+            "categorical_cross_entropy",
+            r"ends in logits, from Conv2D \(layer 2\)",
+        ),
+        (
+            [Dense(3), Softmax()],
+            partial(partial(softmax_cross_entropy, label_smoothing=0.1), reduction="sum"),
+            "softmax_cross_entropy expects logits",
+        ),
+    ],
+)
+def test_a_loss_that_expects_something_else_than_the_model_ends_in_is_refused(layers, loss, message):
+    model = ending_in(*layers)
+    before = model.flat_values.copy()
+    with pytest.raises(ValueError, match=message):
+        fit(model, X, Y, loss=loss, optimizer=Adam(model), epochs=1, progress=False)
+    np.testing.assert_array_equal(model.flat_values, before)
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss", "target"),
+    [
+        ([Dense(3)], "softmax_cross_entropy", Y),
+        ([Dense(3)], "sigmoid_cross_entropy", YES),
+        ([Dense(3), Softmax()], "categorical_cross_entropy", Y),
+        ([Dense(3), Sigmoid()], "binary_cross_entropy", YES),
+        ([Dense(3, activation="sigmoid")], "binary_cross_entropy", YES),
+        ([Dense(3), Sigmoid()], "mean_squared_error", YES),
+        ([Dense(3), LogSoftmax()], "nll", Y),
+        ([Dense(3), Softmax()], lambda p, t: softmax_cross_entropy(p, t), Y),  # one's own loss is one's own business
+    ],
+)
+def test_a_loss_and_an_ending_that_fit_are_trained(layers, loss, target):
+    model = ending_in(*layers)
+    history = fit(model, X, target, loss=loss, optimizer=Adam(model, 0.02), epochs=3, progress=False)
+    assert history["loss"][-1] < history["loss"][0]
 
 
 # --- accuracy -----------------------------------------------------------------------------------------------

@@ -13,17 +13,45 @@ history, and it stops where the loss is no longer a number.  Write the loop your
 import math
 import sys
 import time
+from functools import partial
 
 import numpy as np
 
 from tinynet.data.batches import batches
+from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import positive_int
+from tinynet.layers.conv2d import Conv2D
+from tinynet.layers.dense import Dense
+from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.shape import Reshape
+from tinynet.layers.softmax import Softmax
+from tinynet.losses.binary_cross_entropy import binary_cross_entropy
+from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
+from tinynet.losses.hinge import hinge
+from tinynet.losses.huber import huber
+from tinynet.losses.kl_divergence import kl_divergence
+from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.mean_squared_error import mean_squared_error
+from tinynet.losses.multiclass_hinge import multiclass_hinge
+from tinynet.losses.nll import nll
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from tinynet.losses.sigmoid_focal import sigmoid_focal
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 
-LOSSES = {f.__name__: f for f in (softmax_cross_entropy, sigmoid_cross_entropy, mean_squared_error)}
+EXPECTED = {  # what a loss takes its predictions for; those that aren't here take any scores
+    softmax_cross_entropy: "logits",
+    sigmoid_cross_entropy: "logits",
+    softmax_focal: "logits",
+    sigmoid_focal: "logits",
+    kl_divergence: "logits",
+    categorical_cross_entropy: "probabilities",
+    binary_cross_entropy: "probabilities",
+    nll: "log-probabilities",
+}
+ANY = (hinge, multiclass_hinge, mean_squared_error, mean_absolute_error, huber)
+LOSSES = {f.__name__: f for f in (*EXPECTED, *ANY)}
 METRICS = {f.__name__: f for f in (accuracy,)}
 
 
@@ -122,12 +150,14 @@ def fit(
     progress    a line an epoch, and on a terminal a bar until it is there; False for silence
 
     Raises NonFiniteError at the first loss that is not finite, naming the layer where that began; ValueError or
-    TypeError, before anything is trained, for arguments that do not fit together.
+    TypeError, before anything is trained, for arguments that do not fit together, such as a model that ends in
+    probabilities with a loss that expects logits.
     """
     loss, metrics = _loss(loss), _metrics(metrics)
     epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
     callbacks = [callbacks] if callable(callbacks) else list(callbacks)
     _check(model, optimizer, validation, augment, schedule, callbacks)
+    _check_ending(model, loss)
     training = Training(model, optimizer)
     history = training.history
     batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
@@ -323,3 +353,36 @@ def _check(model, optimizer, validation, augment, schedule, callbacks):
             raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
         if len(validation[0]) != len(validation[1]) or len(validation[0]) == 0:
             raise ValueError(f"fit: validation has {len(validation[0])} samples and {len(validation[1])} targets")
+
+
+def _check_ending(model, loss):
+    """Refuse a loss that takes the model's outputs for something else: it would train all the same, and badly.
+
+    After a second softmax, say, the loss of ten classes can't fall below log(1 + 9 / e) = 1.46, and its gradient fades
+    where the model is sure and wrong.
+    """
+    while isinstance(loss, partial):
+        loss = loss.func
+    name = getattr(loss, "__name__", None)
+    ending, where = _ending(model)
+    if ending is None or LOSSES.get(name) is not loss or EXPECTED.get(loss, ending) == ending:
+        return
+    if EXPECTED[loss] == "logits":
+        advice = "leave that out, for the loss turns logits into probabilities itself"
+    else:
+        advice = f"train with {'sigmoid' if loss is binary_cross_entropy else 'softmax'}_cross_entropy, on logits"
+    raise ValueError(f"fit: {name} expects {EXPECTED[loss]}, but the model ends in {ending}, from {where}: {advice}")
+
+
+def _ending(model):
+    """Whether a model ends in "logits", "probabilities" or (None) something else, and which layer they come from."""
+    for layer in reversed(model.layers):
+        if isinstance(layer, (Softmax, Sigmoid)):
+            return "probabilities", layer.label
+        if isinstance(layer, (Dense, Conv2D)):
+            if layer.activation_name == "sigmoid":
+                return "probabilities", f'{layer.label} with activation="sigmoid"'
+            return None if layer.activation_name else "logits", layer.label
+        if not isinstance(layer, (Reshape, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D)):
+            break
+    return None, None
