@@ -1,0 +1,121 @@
+"""linear_cross_entropy: a dense layer and its loss together are the two apart, whatever the options and the block."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinynet.losses import linear_cross_entropy as module
+from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+
+
+def apart(x, w, b, targets, **options):
+    """The same by NumPy's matrix products and softmax_cross_entropy."""
+    value, dz = softmax_cross_entropy(x @ w + (0 if b is None else b), targets, **options)
+    rows, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+    return value, (dz @ w.T).reshape(x.shape), rows.T @ dz, None if b is None else dz.sum(0)
+
+
+def draw(rng, dtype):
+    """A random problem: arrays, targets of either kind, options."""
+    lead = [(), (3,), (7,), (2, 5), (60,)][rng.integers(5)]
+    D, C = rng.integers(1, 20), int(rng.choice([1, 2, 10, 33, 130, 300]))
+    x, w = rng.standard_normal((*lead, D)).astype(dtype), rng.standard_normal((D, C)).astype(dtype)
+    b = rng.standard_normal(C).astype(dtype) if rng.random() < 0.7 else None
+    options = {"reduction": rng.choice(["mean", "sum", "none"])}
+    if rng.random() < 0.3:
+        q = rng.random((*lead, C)) + 1e-3
+        targets = (q / q.sum(-1, keepdims=True)).astype(dtype)
+    else:
+        targets = rng.integers(0, C, lead)
+        if rng.random() < 0.4:
+            targets = np.where(rng.random(lead) < 0.3, -100, targets)
+    if rng.random() < 0.4:
+        options["weight"] = rng.random(C).astype(dtype)
+    if rng.random() < 0.4:
+        options["label_smoothing"] = rng.random()
+    return (x, w, b, targets), options
+
+
+def agree(found, expected, tolerance):
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs is None:
+            assert ours is None
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
+def test_it_is_the_layer_and_the_loss_apart_for_random_problems_and_options(dtype, tolerance):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        problem, options = draw(rng, dtype)
+        agree(linear_cross_entropy(*problem, **options), apart(*problem, **options), tolerance)
+
+
+def test_it_agrees_with_pytorch():
+    rng = np.random.default_rng(1)
+    x, w, b, t = rng.standard_normal((40, 9)), rng.standard_normal((9, 50)), rng.standard_normal(50), None
+    t = rng.integers(0, 50, 40)
+    t[3] = -100
+    tensors = [torch.tensor(v, requires_grad=True) for v in (x, w, b)]
+    loss = F.cross_entropy(tensors[0] @ tensors[1] + tensors[2], torch.tensor(t), label_smoothing=0.1)
+    loss.backward()
+    expected = [loss.item(), *(v.grad.numpy() for v in tensors)]
+    agree(linear_cross_entropy(x, w, b, t, label_smoothing=0.1), expected, 1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12, 50])
+def test_the_size_of_a_block_changes_no_bit_of_a_rows_loss_and_gradient(rows, monkeypatch):
+    rng = np.random.default_rng(2)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(130, 24), (24, 700), (700,)])
+    t = rng.integers(0, 700, 130)
+    whole = linear_cross_entropy(x, w, b, t, reduction="none")
+    monkeypatch.setattr(module, "LOGITS", rows * 700 * 4)
+    in_blocks = linear_cross_entropy(x, w, b, t, reduction="none")
+    np.testing.assert_array_equal(in_blocks[0], whole[0])
+    np.testing.assert_array_equal(in_blocks[1], whole[1])
+    agree(in_blocks, whole, 1e-5)
+
+
+def test_a_row_has_the_same_bits_in_any_batch():
+    rng = np.random.default_rng(3)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(70, 24), (24, 300), (300,)])
+    t = rng.integers(0, 300, 70)
+    losses, dx, _, _ = linear_cross_entropy(x, w, b, t, reduction="none")
+    for rows in (slice(0, 1), slice(5, 18), slice(69, 70), slice(10, 70)):
+        some, some_dx, _, _ = linear_cross_entropy(x[rows], w, b, t[rows], reduction="none")
+        np.testing.assert_array_equal(some, losses[rows])
+        np.testing.assert_array_equal(some_dx, dx[rows])
+
+
+def test_without_gradients_the_value_is_the_same():
+    rng = np.random.default_rng(4)
+    problem, options = draw(rng, np.float64)
+    value = linear_cross_entropy(*problem, **options)[0]
+    assert linear_cross_entropy(*problem, grad=False, **options)[1:] == (None, None, None)
+    np.testing.assert_array_equal(linear_cross_entropy(*problem, grad=False, **options)[0], value)
+
+
+X, W, B, T = np.zeros((4, 3)), np.zeros((3, 5)), np.zeros(5), np.zeros(4, int)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "parts"),
+    [
+        ((X, W.T, B, T), ValueError, ["w", "(3, C)", "(5, 3)"]),
+        ((X, W.astype(np.float32), B, T), TypeError, ["w", "float64", "float32"]),
+        ((X, W, B[:4], T), ValueError, ["b", "(5,)", "(4,)"]),
+        ((X, W, B, T[:3]), ValueError, ["(4,)", "(3,)"]),
+        ((X, W, B, T + 5), ValueError, ["position (0,)", "5", "0 to 4"]),
+        ((X, W, B, T.astype(float)), TypeError, ["integers", "float64"]),
+        ((np.float64(1.0), W, B, T), ValueError, ["(..., D)"]),
+        ((X[:0], W, B, T[:0]), ValueError, ["empty"]),
+    ],
+)
+def test_what_it_cannot_use_is_refused(arguments, error, parts):
+    with pytest.raises(error) as caught:
+        linear_cross_entropy(*arguments)
+    for part in ["linear_cross_entropy", *parts]:
+        assert part in str(caught.value)
