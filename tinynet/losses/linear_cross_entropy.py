@@ -29,9 +29,19 @@ from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, strange_rows, total_or
 from tinynet.tile import tile
 
-LOGITS = 12_000_000  # bytes of a block of logits
-COLUMNS = 128  # of w at a time: 262 KB for D = 512 stay in the L2 cache for all rows of the block
+LOGITS = 11_000_000  # bytes of a block of logits
+COLUMNS = 256  # of w at a time: 512 KB for D = 512 stay in the L2 cache for all rows of the block
 GROUPS = 8  # of columns, each with a part of dx of its own
+
+
+@simd.kernel()
+def columns_of(a, row, rows, column, columns, packed):
+    """packed (rows, columns) = that part of a, contiguous: in a, each of its rows is in another page of memory."""
+    for r in range(rows):
+        given = simd.piece(a, (row + r) * a.shape[1] + column, columns)
+        result = simd.piece(packed, r * columns, columns)
+        for c in range(columns):
+            result[c] = given[c]
 
 
 @simd.kernel(parallel=True, tiled=True)
@@ -56,10 +66,12 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
     partial = np.empty(pieces)
     for n in range(0, N, rows):
         B = min(rows, N - n)
-        for task in prange(chunks * pieces):
-            c, r = task // pieces * COLUMNS, task % pieces * 48
-            size = max(0, min(48, B - r)), min(COLUMNS, C - c), 1, D
-            tile(size, x, (n + r) * D, (D, 0, 1), w, c, (0, C), b, c, 0, z, r * C + c, C, none)
+        for chunk in prange(chunks):
+            c = chunk * COLUMNS
+            width = min(COLUMNS, C - c)
+            some_w = np.empty((D, width), x.dtype)
+            columns_of(w, 0, D, c, width, some_w)  # 0.39 s against 0.50 for (2048, 512) x 32000
+            tile((B, width, 1, D), x, n * D, (D, 0, 1), some_w, 0, (0, width), b, c, 0, z, c, C, none)
 
         for piece in prange(pieces):
             r0, r1 = min(B, piece * 48), min(B, piece * 48 + 48)
@@ -75,23 +87,27 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
 
         for group in prange(groups):
             part = parts[group]
-            dzt = np.empty((COLUMNS, B), x.dtype)  # the columns' dz'
+            dz, dzt = np.empty(B * COLUMNS, x.dtype), np.empty((COLUMNS, B), x.dtype)
+            some_dw = np.empty(D * COLUMNS, x.dtype)
             for chunk in range(group * chunks // groups, (group + 1) * chunks // groups):
                 c = chunk * COLUMNS
                 width = min(COLUMNS, C - c)
+                columns_of(z, 0, B, c, width, dz)
                 for r0 in range(0, B, 16):
                     for k in range(width):
                         for r in range(r0, min(B, r0 + 16)):
-                            dzt[k, r] = z[r, c + k]
-                # The first sums start from 0; a part of dx with the block, dw and db with the first one.
+                            dzt[k, r] = dz[r * width + k]
                 start, step = (
                     (zeros, 0) if chunk == group * chunks // groups else (simd.piece(part, 0, part.size), rows)
                 )
                 tile((D, B, 1, width), w, c, (C, 0, 1), dzt, 0, (0, B), start, 0, step, part, 0, rows, none)
-                start, at, step = (zeros, 0, 0) if n == 0 else (simd.piece(dw, 0, D * C), c, C)
-                tile((D, width, 1, B), x, n * D, (1, 0, D), z, c, (0, C), start, at, step, dw, c, C, none)
+                tile((D, width, 1, B), x, n * D, (1, 0, D), dz, 0, (0, width), zeros, 0, 0, some_dw, 0, width, none)
+                for d in range(D):
+                    some, row = simd.piece(some_dw, d * width, width), simd.piece(dw, d * C + c, width)
+                    for k in range(width):
+                        row[k] = some[k] if n == 0 else row[k] + some[k]
                 start, at = (zeros, 0) if n == 0 else (simd.piece(db, 0, C), c)
-                tile((1, width, 1, B), one, 0, (0, 0, 0), z, c, (0, C), start, at, 0, db, c, 0, none)
+                tile((1, width, 1, B), one, 0, (0, 0, 0), dz, 0, (0, width), start, at, 0, db, c, 0, none)
         for r in prange(B):
             for d in range(D):
                 total = parts[0, d, r]
@@ -153,7 +169,8 @@ def linear_cross_entropy(
     scale = 1.0 / total_or(divisor, total) if reduction == "mean" else 1.0
 
     flat = given.reshape(N, D)
-    rows = max(1, min(N, LOGITS // (C * dtype.itemsize)))
+    rows = LOGITS // (C * dtype.itemsize)
+    rows = max(1, min(N, rows - rows % 12))  # whole tiles
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
     dw, db = (np.empty((D, C), dtype), np.empty(C, dtype)) if grad else (dx, checks.NOTHING[dtype, 1])
