@@ -145,9 +145,7 @@ def main():
         torch = torch if torch.cuda.is_available() else None
     except ImportError:
         torch = None
-    print(
-        cuda.get_current_device().name.decode(), "" if torch else "(without PyTorch, there is nothing to compare with)"
-    )
+    print(cuda.get_current_device().name, "" if torch else "(PyTorch is not here to compare with)")
     for loss, sizes in (("softmax", SOFTMAX), ("sigmoid", SIGMOID)):
         if torch:
             check(torch, loss, getattr(tn, f"{loss}_cross_entropy"))

@@ -13,7 +13,7 @@ import pytest
 from numba import cuda
 
 import tinynet as tn
-from tinynet.losses import cuda_device
+from tinynet.losses import cuda_arrays, cuda_device
 
 sys.setswitchinterval(5e-4)  # The simulator waits for its threads in a busy loop: at 5 ms this takes 3 times as long.
 
@@ -146,7 +146,7 @@ class TestSoftmax:
         logits, targets, _ = softmax_case(C)
         expected = on_gpu(self.loss, logits, targets, reduction="none")
         shifted = cuda.to_device(np.concatenate([np.zeros(1, logits.dtype), logits.ravel()]))[1:].reshape(logits.shape)
-        assert not cuda_device.aligned(shifted)
+        assert not cuda_arrays.aligned(shifted)
         value, gradient = self.loss(shifted, cuda.to_device(targets), reduction="none")
         np.testing.assert_array_equal(value.copy_to_host(), expected[0])
         np.testing.assert_array_equal(gradient.copy_to_host(), expected[1])
@@ -286,6 +286,8 @@ class TestSoftmax:
         np.testing.assert_allclose(got, slope, rtol=1e-2, atol=1e-2 if soft else 1e-7)
         with pytest.raises(ValueError, match=r"bfloat16 logits needs out="):
             self.loss(z, t)
+        with pytest.raises(TypeError, match="weight must not be bfloat16"):
+            self.loss(z, t, weight=z[0], out=out)
 
     @pytest.mark.parametrize("N", [3, 4100])
     def test_a_label_that_is_no_class_leaves_out_alone(self, N):
@@ -413,7 +415,7 @@ class TestSigmoid:
         logits, targets, _, _ = sigmoid_case((6, 8))
         expected = on_gpu(self.loss, logits, targets, reduction="none")
         shifted = cuda.to_device(np.concatenate([np.zeros(1, logits.dtype), logits.ravel()]))[1:].reshape(6, 8)
-        assert not cuda_device.aligned(shifted)
+        assert not cuda_arrays.aligned(shifted)
         strided = cuda.to_device(np.repeat(targets, 2, axis=1))[:, ::2]
         for z in (shifted, cuda.to_device(np.asfortranarray(logits))):
             for out in (None, cuda.to_device(np.full_like(logits, 9, order="F")), z):

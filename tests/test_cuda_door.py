@@ -35,7 +35,7 @@ def test_what_is_a_device_array():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_without_numba_cuda_the_error_names_the_extra(loss, monkeypatch):
-    for module in ("cuda_device", "softmax_cross_entropy_cuda", "sigmoid_cross_entropy_cuda"):
+    for module in ("cuda_device", "cuda_arrays", "softmax_cross_entropy_cuda", "sigmoid_cross_entropy_cuda"):
         monkeypatch.delitem(sys.modules, f"tinynet.losses.{module}", raising=False)
         monkeypatch.delattr(f"tinynet.losses.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "_numba_cuda_redirector", None)
@@ -93,10 +93,10 @@ class Driver:
 @pytest.fixture
 def device(monkeypatch):
     pytest.importorskip("numba_cuda")
-    from tinynet.losses import cuda_device
+    from tinynet.losses import cuda_arrays
 
-    monkeypatch.setattr(cuda_device, "cuda", Driver())
-    return cuda_device
+    monkeypatch.setattr(cuda_arrays, "cuda", Driver())
+    return cuda_arrays
 
 
 def test_what_the_interface_says_is_understood(device):

@@ -34,13 +34,13 @@ def compile_to_ptx(kernel):
     import numba.cuda.dispatcher
     from numba import cuda, types
 
-    from tinynet.losses import cuda_device, sigmoid_cross_entropy_cuda, softmax_cross_entropy_cuda
+    from tinynet.losses import cuda_arrays, cuda_device, sigmoid_cross_entropy_cuda, softmax_cross_entropy_cuda
 
     # Compiling a function that a kernel calls asks the driver which GPU there is.
     numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=TARGETS[0])
     dtype, factory, *flags = kernel
     dtype = np.dtype(dtype)
-    modules = (softmax_cross_entropy_cuda, sigmoid_cross_entropy_cuda, cuda_device)
+    modules = (softmax_cross_entropy_cuda, sigmoid_cross_entropy_cuda, cuda_device, cuda_arrays)
     function = next(getattr(module, factory) for module in modules if hasattr(module, factory))(dtype, *flags)
 
     number = cuda_device.computed_in(dtype)[1]

@@ -15,19 +15,16 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from tinynet.losses import checks, cuda_device
+from tinynet.losses import checks, cuda_arrays, cuda_device
+from tinynet.losses.cuda_arrays import added_up, empty, flat, launch
 from tinynet.losses.cuda_device import (
     ADDERS,
     NO_FAULT,
     added,
-    added_up,
     cuda,
-    empty,
     exp,
-    flat,
     helper,
     kernel,
-    launch,
     log1p,
     packs,
     reduction,
@@ -167,7 +164,7 @@ def loss_and_gradient(dtype, wide, weighted):
 def factors(weight, given, period, number, check, name, what, stream):
     """A weight as a device array (period,): ones for None, and one number repeated."""
     if given is not None:
-        return cuda_device.per_class(given, period, number, check, name, what, stream)
+        return cuda_arrays.per_class(given, period, number, check, name, what, stream)
     host = checks.per_class(np.full(period, 1.0 if weight is None else weight), period, np.dtype(number), name, what)
     return cuda.to_device(host, stream=stream)
 
@@ -197,11 +194,11 @@ def sigmoid_cross_entropy(
     ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
     weights = {"weight": weight, "pos_weight": pos_weight}
     arrays = {what: None if isinstance(x, (int, float, np.number)) else x for what, x in weights.items()}
-    given = cuda_device.given(name, logits=logits, targets=targets, out=out, **arrays)
+    given = cuda_arrays.given(name, logits=logits, targets=targets, out=out, **arrays)
     z, t = given["logits"], given["targets"]
     if t.shape != z.shape or (t.dtype.kind not in "fiub" and t.dtype not in cuda_device.FLOATS):
-        checks.like_prediction(cuda_device.stand_in(t), z.shape, np.dtype(np.float32), name)
-    stream = cuda_device.chosen_stream(stream, given, name)
+        checks.like_prediction(cuda_arrays.stand_in(t), z.shape, np.dtype(np.float32), name)
+    stream = cuda_arrays.chosen_stream(stream, given, name)
     number, _ = cuda_device.computed_in(z.dtype)
     weighted = weight is not None or pos_weight is not None
     w = v = empty(0, number, stream)
@@ -209,11 +206,11 @@ def sigmoid_cross_entropy(
         C = z.shape[-1] if z.shape else 1
         period = 1 if given["weight"] is None and given["pos_weight"] is None else C
         w, v = (factors(x, given[what], period, number, check, name, what, stream) for what, x in weights.items())
-    dz, result, deliver = cuda_device.gradient(grad, out, given, name, stream)
+    dz, result, deliver = cuda_arrays.gradient(grad, out, given, name, stream)
     x, y = flat(z, z.dtype, stream), flat(t, z.dtype, stream)
 
     pack = cuda_device.PACK_BYTES // z.dtype.itemsize
-    threads = cuda_device.whole_warps(-(-z.size // (PACKS * pack)), ADDERS)
+    threads = cuda_arrays.whole_warps(-(-z.size // (PACKS * pack)), ADDERS)
     blocks = -(-z.size // (threads * PACKS * pack))
     nothing, total, known = empty(0, number, stream), empty(0, number, stream), empty(0, np.int64, stream)
     sums, faults = empty(blocks, number, stream), empty(blocks, np.int64, stream)
@@ -226,15 +223,15 @@ def sigmoid_cross_entropy(
         total, first = added_up(z.dtype, sums, faults, 1, total, stream)
         known = first if check else known
     losses = empty(z.size, number, stream) if reduction == "none" else nothing
-    elements = loss_and_gradient(z.dtype, cuda_device.aligned(x, y, dz), weighted)
+    elements = loss_and_gradient(z.dtype, cuda_arrays.aligned(x, y, dz), weighted)
     launch(
         elements, blocks, threads, stream,
         x, y, w, v, number(ignored), number(epsilon), number(divisor), total, known, losses, dz, sums, faults,
     )  # fmt: skip
     value, first = added_up(z.dtype, sums, faults, divisor, total, stream)
     if check:
-        position = int(cuda_device.on_host(known if known.size else first, stream)[0])
+        position = int(cuda_arrays.on_host(known if known.size else first, stream)[0])
         if position != NO_FAULT:
-            raise checks.not_in_unit_interval(cuda_device.to_host(t, stream), ignore_index, name)
+            raise checks.not_in_unit_interval(cuda_arrays.to_host(t, stream), ignore_index, name)
     deliver()
-    return cuda_device.shaped(losses, z.shape) if reduction == "none" else cuda_device.shaped(value, ()), result
+    return cuda_arrays.shaped(losses, z.shape) if reduction == "none" else cuda_arrays.shaped(value, ()), result

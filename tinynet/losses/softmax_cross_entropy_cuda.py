@@ -23,25 +23,21 @@ from functools import cache
 import numpy as np
 from numba import types
 
-from tinynet.losses import checks, cuda_device
+from tinynet.losses import checks, cuda_arrays, cuda_device
+from tinynet.losses.cuda_arrays import added_up, empty, flat, launch, on_host
 from tinynet.losses.cuda_device import (
     ADDERS,
     CHUNK,
     NO_FAULT,
     WARP,
     added,
-    added_up,
     cuda,
-    empty,
     exp,
-    flat,
     get,
     helper,
     kernel,
     larger,
-    launch,
     log1p,
-    on_host,
     packs,
     reduction,
     smaller,
@@ -352,7 +348,7 @@ def launch_rows(z, C, dtype, targets, soft, epsilon, aligned, stream, *arguments
     N = z.size // C
     if C <= FEW:
         most = MOST_ROWS if number is np.float32 else MOST_ROWS // 2  # for two tiles in 48 KB of shared memory
-        threads = cuda_device.whole_warps(N, most)
+        threads = cuda_arrays.whole_warps(N, most)
         tile = threads * C + threads * C // 32 + 1
         blocks, shared = -(-N // threads), (2 if soft else 1) * tile * np.dtype(number).itemsize
         rows = few_classes(dtype, aligned, smooth, soft)
@@ -388,20 +384,20 @@ def softmax_cross_entropy(
     """
     name = "softmax_cross_entropy"
     divisor, epsilon = checks.divisor(reduction, denominator, name), checks.fraction(label_smoothing, name)
-    given = cuda_device.given(name, logits=logits, targets=targets, weight=weight, out=out)
+    given = cuda_arrays.given(name, logits=logits, targets=targets, weight=weight, out=out)
     z, t, w = given["logits"], given["targets"], given["weight"]
     if not z.shape:
         raise ValueError(f"{name}: logits must have shape (..., C), got one number")
     soft = t.shape == z.shape and t.dtype in cuda_device.FLOATS
     labels = t.dtype.kind in "iu" and t.shape == z.shape[:-1]
     if not (labels or soft) or (soft and ignore_index != -100):  # the CPU's door says what is wrong
-        checks.class_targets(cuda_device.stand_in(t), z.shape, np.dtype(np.float32), ignore_index, name)
+        checks.class_targets(cuda_arrays.stand_in(t), z.shape, np.dtype(np.float32), ignore_index, name)
     ignore_index = np.int64(checks.whole_number(ignore_index, name))
-    stream = cuda_device.chosen_stream(stream, given, name)
+    stream = cuda_arrays.chosen_stream(stream, given, name)
     number, _ = cuda_device.computed_in(z.dtype)
     C, N = z.shape[-1], z.size // z.shape[-1]
-    weights = cuda_device.per_class(w, C, number, check, name, "weight", stream)
-    dz, result, deliver = cuda_device.gradient(grad, out, given, name, stream)
+    weights = cuda_arrays.per_class(w, C, number, check, name, "weight", stream)
+    dz, result, deliver = cuda_arrays.gradient(grad, out, given, name, stream)
     rows, told = flat(z, z.dtype, stream), flat(t, z.dtype if soft else t.dtype, stream)
 
     total, fault = empty(0, number, stream), empty(0, np.int64, stream)
@@ -415,26 +411,26 @@ def softmax_cross_entropy(
     elif check or (reduction == "mean" and divisor == 0.0):
         blocks = -(-N // CHUNK)
         sums, faults = empty(blocks, number, stream), empty(blocks, np.int64, stream)
-        threads = cuda_device.whole_warps(N, ADDERS)
+        threads = cuda_arrays.whole_warps(N, ADDERS)
         launch(count_labels(z.dtype), blocks, threads, stream, told, C, weights, ignore_index, sums, faults)
         if blocks > 1:
             sums, faults = added_up(z.dtype, sums, faults, 1, total, stream)
         total, fault = sums, faults if check else fault
     divide_by = number(divisor if reduction == "mean" else 1)
     losses = empty(N, number, stream)
-    aligned = cuda_device.aligned(rows, dz, *((told,) if soft else ()))
+    aligned = cuda_arrays.aligned(rows, dz, *((told,) if soft else ()))
     launch_rows(
         rows, C, z.dtype, told, soft, epsilon, aligned, stream,
         weights, C, ignore_index, number(epsilon), divide_by, total, fault, losses, dz,
     )  # fmt: skip
     if reduction == "none":
-        value = cuda_device.shaped(losses, z.shape[:-1])
+        value = cuda_arrays.shaped(losses, z.shape[:-1])
     else:
         value, _ = added_up(z.dtype, losses, empty(0, np.int64, stream), divide_by, total, stream)
-        value = cuda_device.shaped(value, ())
+        value = cuda_arrays.shaped(value, ())
     if check:
         position = int(on_host(fault, stream)[0])
         if position != NO_FAULT:
-            raise checks.not_a_target(cuda_device.to_host(t, stream), position, z.shape, int(ignore_index), name)
+            raise checks.not_a_target(cuda_arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     deliver()
     return value, result
