@@ -13,7 +13,7 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
         optimizer.step()
 """
 
-from tinynet import data, gradcheck, metrics, optim, plots
+from tinynet import data, gradcheck, information, metrics, optim, plots
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.batches import batches
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
@@ -24,9 +24,22 @@ from tinynet.layers.dropout import Dropout
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.losses.binary_cross_entropy import binary_cross_entropy
+from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
+from tinynet.losses.hinge import hinge
+from tinynet.losses.huber import huber
+from tinynet.losses.kl_divergence import kl_divergence
+from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.mean_squared_error import mean_squared_error
+from tinynet.losses.multiclass_hinge import multiclass_hinge
+from tinynet.losses.nll import nll
+from tinynet.losses.nt_xent import nt_xent
+from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from tinynet.losses.sigmoid_focal import sigmoid_focal
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
 from tinynet.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
@@ -62,20 +75,34 @@ __all__ = [
     "Tanh",
     "accuracy",
     "batches",
+    "binary_cross_entropy",
+    "categorical_cross_entropy",
     "constant",
     "cosine",
     "data",
     "fit",
     "get_num_threads",
     "gradcheck",
+    "hinge",
+    "huber",
+    "information",
+    "kl_divergence",
+    "linear_cross_entropy",
+    "mean_absolute_error",
     "mean_squared_error",
     "metrics",
+    "multiclass_hinge",
+    "nll",
+    "nt_xent",
     "one_cycle",
     "optim",
     "plots",
+    "self_distillation",
     "set_num_threads",
     "show_config",
     "sigmoid_cross_entropy",
+    "sigmoid_focal",
     "softmax_cross_entropy",
+    "softmax_focal",
     "step_decay",
 ]

@@ -30,7 +30,7 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.dense import dense_forward, transpose
+from tinynet.layers.dense import dense_backward_input, dense_forward
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
@@ -124,9 +124,8 @@ def nt_xent(embeddings, temperature=0.5, *, reduction="mean", denominator=None, 
     normalize(x, dtype.type(tau), norms, scaled, u)
     if not norms.all():
         raise ValueError(f"{name}: the embedding in row {int(norms.argmin())} is all zeros: it has no direction")
-    S, across, none = np.empty((M, M), dtype), np.empty((D, M), dtype), dtype.type(-np.inf)
-    transpose(scaled, across)
-    dense_forward(u, across, np.zeros(M, dtype), none, S)
+    S, none = np.empty((M, M), dtype), dtype.type(-np.inf)
+    dense_backward_input(u, scaled, S)  # S = u scaled'
     S.reshape(-1)[:: M + 1] = none
     partner = (np.arange(M) + M // 2) % M
     value, dS = softmax_cross_entropy(
