@@ -10,7 +10,8 @@ from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 DTYPES = [np.float32, np.float64]
-WIDTHS = [*range(1, 41), 63, 64, 65, 96, 100, 1000, 1024, 1025, 2500]  # classes: both kernels, and every remainder of a block
+# Numbers of classes: for both kernels, and with every remainder of a block.
+WIDTHS = [*range(1, 41), 63, 64, 65, 96, 100, 1000, 1024, 1025, 2500]
 INF, NAN = np.inf, np.nan
 
 
