@@ -1,13 +1,22 @@
-"""How the benchmarks measure: two sides in turn, medians, and what the machine could do at most.
+"""How the benchmarks measure: sides in turn, medians, and what the machine could do at most.
 
 Sides are interleaved, because a machine's speed drifts (heat, other programs): each round times every side once, and
-the ratio is the median over rounds of the ratio within a round.  Torch is optional everywhere.
+the ratio is the median over rounds of the ratio within a round.  PyTorch, JAX and scikit-learn are optional everywhere.
+
+Every script prints its rows and, for report.py, writes them as JSON:
+
+    {"machine": a line, "ceilings": {"copy GB/s", "GFLOP/s"}, "rows": [
+        {"what", "seconds", "low", "high",                       tinynet's: the median, and between which
+         "rate", "unit", "share",                                reached, and what part of the machine's ceiling it is
+         "peers": {name: {"seconds", "low", "high", "ratio"}},   a ratio above 1: tinynet is faster
+         "fastest", "ratio"}]}                                   the fastest of PyTorch's modes
 """
 
 import json
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from numba import prange
@@ -16,12 +25,33 @@ import tinynet as tn
 from tinynet import simd
 from tinynet.tile import TILE, tile
 
-try:
+here, path = Path(__file__).parent.resolve(), sys.path
+sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
+try:  # and must not find the script of that name
     import torch
 
     torch.set_num_threads(tn.get_num_threads())
 except ImportError:
     torch = None
+try:
+    import jax
+except ImportError:
+    jax = None
+sys.path = path
+
+
+def options(parser):
+    """What the command line says, with the options that every script has."""
+    parser.add_argument("--rounds", type=int, default=9, help="how often each side is timed (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one hasty round, to see that everything runs")
+    parser.add_argument("--json", help="write the figures to this file")
+    found = parser.parse_args()
+    if found.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {found.rounds}")
+    if found.quick:
+        found.rounds = 1
+    found.at_least = 0.001 if found.quick else 0.05
+    return found
 
 
 def seconds(function, at_least=0.05):
@@ -38,7 +68,7 @@ def seconds(function, at_least=0.05):
 
 
 def measure(sides, rounds=9, at_least=0.05):
-    """{name: function} -> {name: (median seconds, lowest, highest)}, and {name: median ratio to the first side}."""
+    """{name: function} -> {name: its seconds in each round}."""
     for function in sides.values():  # compile, fault memory in, fill caches
         function()
         function()
@@ -46,12 +76,49 @@ def measure(sides, rounds=9, at_least=0.05):
     for _ in range(rounds):
         for name, function in sides.items():
             times[name].append(seconds(function, at_least))
-    first = next(iter(times.values()))
-    ratios = {
-        name: statistics.median(theirs / ours for theirs, ours in zip(taken, first, strict=True))
-        for name, taken in times.items()
-    }
-    return {name: (statistics.median(taken), min(taken), max(taken)) for name, taken in times.items()}, ratios
+    return times
+
+
+def ratio(times, name, ours):
+    """How many times longer `name` took than `ours`."""
+    return statistics.median(a / b for a, b in zip(times[name], times[ours], strict=True))
+
+
+CEILING = {"GB/s": "a copy", "GFLOP/s": "the tile"}  # what the share of a rate is a share of
+
+
+def report(what, times, *, ours="tinynet", work=None, unit="GFLOP/s", share=None, headline=False):
+    """Print a line on what `measure` returned, and return it as a row.
+
+    `work` is the number of operations or of bytes of one call, `share` the part of the machine's ceiling that its rate
+    is.  Of the other sides, those whose names begin with "tinynet" or "copy" are not peers.  A headline is a row that
+    the README shows.
+    """
+    low, median, high = min(times[ours]), statistics.median(times[ours]), max(times[ours])
+    row = {"what": what, "seconds": median, "low": low, "high": high, "headline": headline, "peers": {}}
+    text = f"{what:58} {duration(median):>8} ({duration(low)} to {duration(high)})"
+    if work:
+        row["rate"], row["unit"], row["share"] = work / median / 1e9, unit, share
+        text += f"  {row['rate']:6.1f} {unit}" + (f", {share:.0%} of {CEILING[unit]}" if share else "")
+    for name, taken in times.items():
+        if not name.startswith(("tinynet", "copy")):
+            peer = {"seconds": statistics.median(taken), "low": min(taken), "high": max(taken)}
+            row["peers"][name] = {**peer, "ratio": ratio(times, name, ours)}
+            text += f"   {name} {duration(peer['seconds'])}"
+    modes = [name for name in row["peers"] if name.startswith("PyTorch")]
+    if modes:
+        row["fastest"] = min(modes, key=lambda name: row["peers"][name]["ratio"])
+        row["ratio"] = row["peers"][row["fastest"]]["ratio"]
+        text += f"   {compared(row['ratio'])} than {row['fastest']}"
+    print(text, flush=True)
+    return row
+
+
+def compared(ratio):
+    """A ratio in words: "2.5x faster"."""
+    if ratio >= 1:
+        return f"{ratio:.3g}x faster" if ratio < 1000 else f"{ratio:.0f}x faster"
+    return f"{1 / ratio:.3g}x SLOWER"
 
 
 def agree(ours, theirs, tolerance, what):
@@ -68,12 +135,13 @@ def duration(value):
     """Seconds as text with three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if value >= scale:
-            return f"{value / scale:#.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
+            return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value / 1e-9:.0f} ns"
 
 
 def compiled(function, *arguments):
     """torch.compile(function), or None where it doesn't work on this machine (no C++ compiler, say)."""
+    torch._dynamo.reset()  # or it would generalise over the shapes it has seen, and give up after eight
     try:
         function = torch.compile(function)
         function(*arguments)
@@ -102,28 +170,33 @@ def tile_in_cache(a, b, zeros, c, repeats):
             tile(size, a, 0, (K, 0, 1), b, 0, (0, columns), zeros, 0, 0, c, i * rows * columns, columns, -np.inf)
 
 
-def ceilings():
+def ceilings(rounds=9, at_least=0.05):
     """{"copy GB/s": read and written, "GFLOP/s": of float32 multiply-adds}, measured."""
-    x = np.ones((256, 2**18), np.float32)
+    x = np.ones((64, 2**20), np.float32)
     y = np.empty_like(x)
     rows, vectors, lanes = TILE[x.dtype]
     a, b = np.ones((rows, 128), np.float32), np.ones((128, vectors * lanes), np.float32)
     c, repeats = np.empty((2 * tn.get_num_threads(), rows, vectors * lanes), np.float32), 2000
     zeros = np.zeros(vectors * lanes, np.float32)
-    times, _ = measure({"copy": lambda: parallel_copy(x, y), "tile": lambda: tile_in_cache(a, b, zeros, c, repeats)})
+    sides = {"copy": lambda: parallel_copy(x, y), "tile": lambda: tile_in_cache(a, b, zeros, c, repeats)}
+    copy, arithmetic = (statistics.median(taken) for taken in measure(sides, rounds, at_least).values())
     flops = 2 * a.size * b.shape[1] * repeats * len(c)
-    return {"copy GB/s": 2 * x.nbytes / times["copy"][0] / 1e9, "GFLOP/s": flops / times["tile"][0] / 1e9}
+    found = {"copy GB/s": 2 * x.nbytes / copy / 1e9, "GFLOP/s": flops / arithmetic / 1e9}
+    print(f"at most: {found['copy GB/s']:.1f} GB/s read and written by a copy, {found['GFLOP/s']:.0f} GFLOP/s")
+    return found
 
 
 def machine():
     """A line on the machine and the versions that were measured."""
     found = tn.show_config("dict")
-    peers = f", PyTorch {torch.__version__}" if torch else ""
-    return f"{found['processor']}, {found['threads']} threads, Python {found['python']}, Numba {found['numba']}{peers}"
+    names = {"torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
+    peers = [f"{names[name]} {sys.modules[name].__version__}" for name in names if sys.modules.get(name)]
+    versions = [f"Python {found['python']}", f"NumPy {np.__version__}", f"Numba {found['numba']}", *peers]
+    return f"{found['processor']}, {tn.get_num_threads()} threads, {', '.join(versions)}"
 
 
-def save(path, rows):
+def save(path, rows, **more):
     """Write what was measured, for report.py."""
     if path:
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+            json.dump({"machine": machine(), "rows": rows, **more}, file, indent=1)

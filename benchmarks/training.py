@@ -1,19 +1,25 @@
 """One training step, forward, loss, backward and SGD, and inference: tinynet beside PyTorch, for seven networks.
 
-    python benchmarks/training.py [--only NAME ...] [--rounds 9] [--json PATH]
+    python benchmarks/training.py [--only NAME ...] [--rounds 9] [--quick] [--json PATH]
 
-Both sides start from the same weights and see the same batches.  Before anything is timed, the losses of the first step
+All sides start from the same weights and see the same batches.  Before anything is timed, the losses of the first step
 are compared to 1e-5 and those of 20 steps to 1e-3 (rounding differs, and grows from step to step).  PyTorch runs in
 three modes, and its fastest is what the ratio is against: eager, channels_last (with convolutions), and torch.compile.
+JAX and scikit-learn's MLPClassifier train the networks of dense layers too, where they are installed.
 """
 
 import argparse
 
 import numpy as np
 import side_by_side as side
-from side_by_side import agree, compiled, duration, measure, torch
+from side_by_side import agree, compiled, jax, measure, torch
 
 import tinynet as tn
+
+try:
+    from sklearn.neural_network import MLPClassifier
+except ImportError:
+    MLPClassifier = None
 
 if torch:
     import torch.nn.functional as F
@@ -92,7 +98,7 @@ def torch_twin(model):
 
 
 def tinynet_step(build, batches):
-    """A function that takes one step on the next batch and returns its loss; and one that predicts."""
+    """The model, and a function that takes one step on the next batch and returns its loss."""
     shape, layers = build()
     model = tn.Sequential(layers, input_shape=shape, seed=0)
     optimizer, turn = tn.SGD(model, lr=LR), iter_forever(batches)
@@ -108,10 +114,10 @@ def tinynet_step(build, batches):
     return model, step
 
 
-def torch_steps(twin_of, batches):
-    """{mode: (step, forward)} of PyTorch, each from the same weights."""
+def torch_steps(twin_of, batches, modes=("eager", "channels_last", "compile")):
+    """{"PyTorch " + mode: (step, forward)}, each from the same weights."""
     found = {}
-    for mode in ("eager", "channels_last", "compile"):
+    for mode in modes:
         network = torch_twin(twin_of)
         has_convolution = any(isinstance(module, nn.Conv2d) for module in network)
         if mode == "channels_last" and not has_convolution:
@@ -125,7 +131,7 @@ def torch_steps(twin_of, batches):
             forward = compiled(network, inputs[0][0])
             if forward is None:
                 continue
-        found[mode] = torch_step(forward, optimizer, iter_forever(inputs)), forward
+        found[f"PyTorch {mode}"] = torch_step(forward, optimizer, iter_forever(inputs)), forward
     return found
 
 
@@ -137,6 +143,49 @@ def torch_step(forward, optimizer, turn):
         loss.backward()
         optimizer.step()
         return loss.item()
+
+    return step
+
+
+def jax_step(model, batches):
+    """The same for JAX, for a model of dense layers."""
+    jnp = jax.numpy
+    weights = [[jnp.array(p.value) for p in layer.parameters] for layer in model.layers if layer.parameters]
+
+    def loss_of(weights, x, y):
+        x = x.reshape(len(x), -1)
+        for i, (w, b) in enumerate(weights):
+            x = (x if i == 0 else jax.nn.relu(x)) @ w + b
+        return -jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], axis=1).mean()
+
+    @jax.jit
+    def next_weights(weights, x, y):
+        loss, gradients = jax.value_and_grad(loss_of)(weights, x, y)
+        return loss, jax.tree.map(lambda w, dw: w - LR * dw, weights, gradients)
+
+    turn = iter_forever([(jnp.array(x), jnp.array(y)) for x, y in batches])
+
+    def step():
+        nonlocal weights
+        loss, weights = next_weights(weights, *next(turn))
+        return float(loss)
+
+    return step
+
+
+def sklearn_step(model, batches):
+    """The same for scikit-learn's MLPClassifier, whose partial_fit is one step."""
+    dense = [layer for layer in model.layers if layer.parameters]
+    turn = iter_forever([(x.reshape(len(x), -1), y) for x, y in batches])
+    x, y = batches[0]
+    plain = {"solver": "sgd", "alpha": 0, "momentum": 0, "learning_rate_init": LR, "batch_size": len(x)}
+    classifier = MLPClassifier([layer.units for layer in dense[:-1]], **plain)
+    classifier.partial_fit(x.reshape(len(x), -1), y, classes=np.arange(10))
+    for layer, w, b in zip(dense, classifier.coefs_, classifier.intercepts_, strict=True):
+        w[...], b[...] = (p.value for p in layer.parameters)
+
+    def step():
+        return classifier.partial_fit(*next(turn)).loss_
 
     return step
 
@@ -154,66 +203,60 @@ def no_grad(forward, x):
     return predict
 
 
-def run(name, rounds):
+def run(name, options, most):
     build, batch = WORKLOADS[name]
     rng = np.random.default_rng(0)
     shape, _ = build()
     batches = [(rng.random((batch, *shape), np.float32), rng.integers(0, 10, batch)) for _ in range(4)]
     model, step = tinynet_step(build, batches)
-    rows = []
-    peers = torch_steps(model, batches) if torch else {}
+    modes = ("eager",) if options.quick else ("eager", "channels_last", "compile")
+    peers = torch_steps(model, batches, modes) if torch else {}
+    steps = {mode: their_step for mode, (their_step, _) in peers.items()}
+    if all(isinstance(layer, (tn.Flatten, tn.Dense)) for layer in model.layers):
+        if jax:
+            steps["JAX"] = jax_step(model, batches)
+        if MLPClassifier:
+            steps["scikit-learn"] = sklearn_step(model, batches)
     losses = [step() for _ in range(20)]
-    for mode, (their_step, _) in peers.items():
+    for peer, their_step in steps.items():
         theirs = [their_step() for _ in range(20)]
-        agree(losses[:1], theirs[:1], 1e-5, f"{name}, loss of the first step against PyTorch {mode}")
-        agree(losses, theirs, 1e-3, f"{name}, losses of 20 steps against PyTorch {mode}")
-    sides = {"tinynet": step, **{mode: their_step for mode, (their_step, _) in peers.items()}}
-    flops = 3 * sum(layer.flops for layer in model.layers) * batch
-    rows.append(report(f"{name}, training step", *measure(sides, rounds), flops))
+        agree(losses[:1], theirs[:1], 1e-5, f"{name}, loss of the first step against {peer}")
+        agree(losses, theirs, 1e-3, f"{name}, losses of 20 steps against {peer}")
+
+    flops = sum(layer.flops for layer in model.layers)
+    rows = []
     for size in (1, 256):
         x = rng.random((size, *shape), np.float32)
         sides = {"tinynet": lambda x=x: model.predict(x)}
         for mode, (_, forward) in peers.items():
-            if mode == "compile":
+            if "compile" in mode:
                 torch._dynamo.reset()  # or it would give up after eight sizes of input
             tx = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-            if mode == "channels_last":
+            if "channels_last" in mode:
                 tx = tx.contiguous(memory_format=torch.channels_last)
             sides[mode] = no_grad(forward, tx)
-        rows.append(
-            report(f"{name.rsplit(',', 1)[0]}, predict {size}", *measure(sides, rounds), flops / 3 / batch * size)
-        )
-    return rows
+            agree(model.predict(x), sides[mode](), 1e-3, f"{name}, predict {size} against {mode}")
+        rows.append(timed(f"{name.rsplit(',', 1)[0]}, predict {size}", sides, flops * size, options, most))
+    # Last, since the sides take different numbers of steps, and their weights part.
+    return [timed(f"{name}, training step", {"tinynet": step, **steps}, 3 * flops * batch, options, most, True), *rows]
 
 
-def report(what, times, ratios, flops):
-    """Print a line, and return it as a row for RESULTS.md."""
-    median, low, high = times["tinynet"]
-    row = {"what": what, "tinynet": median, "low": low, "high": high, "GFLOP/s": flops / median / 1e9, "peers": {}}
-    text = f"{what:55} {duration(median):>8} ({duration(low)} to {duration(high)})  {flops / median / 1e9:6.1f} GFLOP/s"
-    for mode in list(times)[1:]:
-        row["peers"][mode] = {"seconds": times[mode][0], "ratio": ratios[mode]}
-        text += f"   {mode} {duration(times[mode][0])}"
-    if row["peers"]:
-        row["fastest"] = min(row["peers"], key=lambda mode: row["peers"][mode]["ratio"])
-        row["ratio"] = row["peers"][row["fastest"]]["ratio"]
-        text += f"   {row['ratio']:.2f}x of {row['fastest']}"
-    print(text, flush=True)
-    return row
+def timed(what, sides, flops, options, most, headline=False):
+    times = measure(sides, options.rounds, options.at_least)
+    share = flops / np.median(times["tinynet"]) / 1e9 / most["GFLOP/s"]
+    return side.report(what, times, work=flops, share=share, headline=headline)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="workloads whose name contains one of these")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args()
+    options = side.options(parser)
     print(side.machine())
-    rows = []
+    most, rows = side.ceilings(options.rounds, options.at_least), []
     for name in WORKLOADS:
         if any(part.lower() in name.lower() for part in options.only):
-            rows += run(name, options.rounds)
-    side.save(options.json, rows)
+            rows += run(name, options, most)
+    side.save(options.json, rows, ceilings=most)
 
 
 if __name__ == "__main__":
