@@ -115,10 +115,13 @@ def report(what, times, *, ours="tinynet", work=None, unit="GFLOP/s", share=None
 
 
 def compared(ratio):
-    """A ratio in words: "2.5x faster"."""
-    if ratio >= 1:
-        return f"{ratio:.3g}x faster" if ratio < 1000 else f"{ratio:.0f}x faster"
-    return f"{1 / ratio:.3g}x SLOWER"
+    """A ratio in words: "2.50x faster"."""
+    return f"{short(ratio)}x faster" if ratio >= 1 else f"{short(1 / ratio)}x SLOWER"
+
+
+def short(ratio):
+    """A ratio as text with three digits, and no exponent."""
+    return f"{ratio:.0f}" if ratio >= 99.95 else f"{ratio:#.3g}"
 
 
 def agree(ours, theirs, tolerance, what):

@@ -1,0 +1,191 @@
+"""The benchmarks run, and report what they measured: no test here looks at a time."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SCRIPTS = ["losses", "training", "startup", "growth"]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a script as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def run(script, *arguments, without=None):
+    """Run a script hastily; `without` is a folder whose modules stand in the way of the installed ones."""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}  # beside other tests, waking threads takes most of the time
+    if without:
+        environment["PYTHONPATH"] = os.pathsep.join([str(without), environment.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / f"{script}.py", "--quick", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_runs_without_peers_and_writes_rows(script, tmp_path):
+    for peer in ("torch", "jax", "sklearn"):
+        (tmp_path / f"{peer}.py").write_text("raise ImportError")
+    arguments = ["--json", tmp_path / "rows.json"]
+    if script == "training":
+        arguments += ["--only", "logistic", "tutorial CNN, batch 4"]
+    finished = run(script, *arguments, without=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert "threads" in found["machine"]
+    assert "PyTorch" not in finished.stdout
+    assert found["rows"] or script == "growth"
+    for row in found["rows"]:
+        assert 0 < row["low"] <= row["seconds"] <= row["high"]
+        assert row["peers"] == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "only"), [("losses", ["softmax_cross_entropy", "linear"]), ("training", ["MLP"]), ("growth", [])]
+)
+def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, tmp_path):
+    pytest.importorskip("torch")
+    finished = run(script, "--json", tmp_path / "rows.json", *(["--only", *only] if only else []))
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert all(row["ratio"] > 0 and row["fastest"].startswith("PyTorch") for row in found["rows"])
+    if script == "losses" and sys.platform == "linux":
+        assert found["rows"][-1]["memory"].keys() >= {"tinynet", "PyTorch eager"}
+    if script == "growth":
+        assert all(len(panel) >= 2 for panel in found["curves"].values())
+
+
+def test_different_numbers_end_a_benchmark(module):
+    agree = module("side_by_side").agree
+    agree([1.0, 2.0], [1.0, 2.0 + 1e-7], 1e-5, "here")
+    for wrong in ([1.0, 2.1], [1.0, np.nan]):
+        with pytest.raises(SystemExit, match="here: tinynet and its peer disagree"):
+            agree([1.0, 2.0], wrong, 1e-5, "here")
+
+
+def test_durations_and_ratios_are_written_with_three_digits(module):
+    side = module("side_by_side")
+    texts = [side.duration(t) for t in (12.3456, 1.0, 0.0345678, 99.96e-6, 2e-8)]
+    assert texts == ["12.3 s", "1.00 s", "34.6 ms", "100 us", "20 ns"]
+    assert [side.compared(r) for r in (1.0, 2.5, 5736.4, 0.5)] == [
+        "1.00x faster",
+        "2.50x faster",
+        "5736x faster",
+        "2.00x SLOWER",
+    ]
+
+
+def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds(module):
+    side = module("side_by_side")
+    times = {"tinynet": [1.0, 2.0, 4.0], "copy": [0.5, 1.0, 2.0], "PyTorch a": [2.0, 8.0, 12.0], "JAX": [0.5, 1.0, 1.0]}
+    row = side.report("work", times, work=4e9, unit="GB/s", share=side.ratio(times, "copy", "tinynet"))
+    assert (row["seconds"], row["low"], row["high"]) == (2.0, 1.0, 4.0)
+    assert (row["rate"], row["share"]) == (2.0, 0.5)
+    assert {name: peer["ratio"] for name, peer in row["peers"].items()} == {"PyTorch a": 3.0, "JAX": 0.5}
+    assert (row["fastest"], row["ratio"]) == ("PyTorch a", 3.0)
+
+
+def made_up():
+    """What the scripts might save: a row that is won, one that is lost twice, one without peers, and curves."""
+    peers = {"PyTorch eager": {"seconds": 4e-3, "low": 4e-3, "high": 4e-3, "ratio": 4.0}}
+    won = {"what": "won", "seconds": 1e-3, "low": 9e-4, "high": 2e-3, "headline": True, "peers": peers}
+    won |= {"fastest": "PyTorch eager", "ratio": 4.0, "rate": 12.5, "unit": "GB/s", "share": 0.5}
+    won["memory"] = {"tinynet": 2_000_000}
+    peers = {
+        "PyTorch eager": {"seconds": 9e-3, "low": 9e-3, "high": 9e-3, "ratio": 0.9},
+        "PyTorch compile": {"seconds": 5e-3, "low": 5e-3, "high": 5e-3, "ratio": 0.5},
+        "JAX": {"seconds": 2.5e-3, "low": 2.5e-3, "high": 2.5e-3, "ratio": 0.25},
+    }
+    lost = {"what": "lost", "seconds": 1e-2, "low": 1e-2, "high": 1e-2, "headline": True, "peers": peers}
+    lost |= {"fastest": "PyTorch compile", "ratio": 0.5}
+    alone = {"what": "alone", "seconds": 3.0, "low": 3.0, "high": 3.0, "headline": False, "peers": {}}
+    ceilings = {"copy GB/s": 25.0, "GFLOP/s": 200.0}
+    curves = {"size": {"tinynet, 1 thread": {"1": 1e-3, "10": 2e-3, "20": 1e-2}}}
+    return {
+        "losses": {"machine": "a box", "rows": [won], "ceilings": ceilings},
+        "training": {"machine": "a box, PyTorch 9", "rows": [lost], "ceilings": ceilings},
+        "startup": {"machine": "a box", "rows": [alone]},
+        "growth": {"machine": "a box", "rows": [], "curves": curves},
+    }
+
+
+def test_the_report_shows_what_was_lost_like_what_was_won(module):
+    report = module("report")
+    text = report.results(made_up())
+    assert (
+        "| won | 1.00 ms (900 us to 2.00 ms) | 4.00 ms (eager) | 4.00x faster | - | 12.5 GB/s, 50% of a copy |" in text
+    )
+    lost = "| lost | 10.0 ms (10.0 ms to 10.0 ms) | 5.00 ms (compile) | **2.00x SLOWER** |"
+    assert f"{lost} JAX 2.50 ms: **4.00x SLOWER** | - |" in text
+    assert "| alone | 3.00 s (3.00 s to 3.00 s) | - | - | - | - |" in text
+    assert "slower in 2 of 3 comparisons:\n\n- lost: 4.00x SLOWER than JAX\n- lost: 2.00x SLOWER than PyTorch c" in text
+    assert "| won, tinynet | 2.0 MB |" in text
+    assert "| tinynet, 1 thread | 1.00 ms | 2.00 ms | 10.0 ms | 2.50 |" in text
+    assert "a box, PyTorch 9" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "PyTorch's" in line}
+    assert widths == {7}
+
+
+def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
+    report = module("report")
+    table = report.readme_table(made_up())
+    assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster |" in table
+    assert "| lost | 5.00 ms (compile) | 10.0 ms | **2.00x SLOWER** |" in table
+    assert "slower in 2 of 3 comparisons: lost (4.00x SLOWER than JAX)" in table
+    assert "alone" not in table
+    text = "before\n<!-- benchmarks -->\nold\n<!-- end -->\nafter\n"
+    new = report.refreshed(text, table)
+    assert new == f"before\n<!-- benchmarks -->\n{table}\n<!-- end -->\nafter\n"
+    assert report.refreshed(new, "old") == text
+    for bad in ("nothing", "<!-- end -->\n<!-- benchmarks -->", text * 2):
+        with pytest.raises(ValueError, match="the README must have one line"):
+            report.refreshed(bad, table)
+    report.refreshed((BENCHMARKS.parent / "README.md").read_text(), table)
+
+
+def run_report_on(folder, saved, module, monkeypatch, failing=""):
+    """Run report.py's main with stand-ins for the scripts, each of which saves what is given or fails."""
+    report = module("report")
+    for script in SCRIPTS:
+        code = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({json.dumps(saved[script])!r})\n"
+        (folder / f"{script}.py").write_text(code + ("sys.exit('they disagree')" if script == failing else ""))
+    (folder / "README.md").write_text("<!-- benchmarks -->\n<!-- end -->\n")
+    monkeypatch.setattr(report, "HERE", folder)
+    arguments = ["report.py", "--quick", "--out", str(folder), "--readme", str(folder / "README.md")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    report.main()
+
+
+def test_the_report_writes_tables_picture_and_readme(tmp_path, module, monkeypatch):
+    run_report_on(tmp_path, made_up(), module, monkeypatch)
+    assert "| won |" in (tmp_path / "RESULTS.md").read_text()
+    assert "| won |" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_writes_nothing_when_a_script_found_different_numbers(tmp_path, module, monkeypatch):
+    with pytest.raises(SystemExit, match=r"training\.py failed: nothing was written"):
+        run_report_on(tmp_path, made_up(), module, monkeypatch, failing="training")
+    assert not (tmp_path / "RESULTS.md").exists()
+    assert not (tmp_path / "results.png").exists()
+    assert (tmp_path / "README.md").read_text() == "<!-- benchmarks -->\n<!-- end -->\n"
+
+
+def test_hasty_figures_do_not_get_beside_the_projects_own(module, monkeypatch, capsys):
+    report = module("report")
+    monkeypatch.setattr(sys, "argv", ["report.py", "--quick"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "--quick needs --out" in capsys.readouterr().err
