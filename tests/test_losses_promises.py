@@ -440,3 +440,21 @@ def test_the_first_bad_row_is_the_one_that_is_named():
     q[[700, 2500, 3999]] = 1
     with pytest.raises(ValueError, match=r"position \(700,\)"):
         softmax_cross_entropy(np.zeros((4000, 10)), q)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("C", [3, 100])
+def test_a_row_with_all_of_its_classes_masked_is_nan_and_its_neighbours_are_untouched(C, label_smoothing):
+    z = np.zeros((3, C))
+    expected, expected_dz = softmax_cross_entropy(z[1], 1, label_smoothing=label_smoothing, reduction="none")
+    z[[0, 2]] = -INF
+    soft = np.full((3, C), 1 / C)
+    for targets in (np.array([0, 1, 2]), soft):
+        losses, dz = softmax_cross_entropy(z, targets, label_smoothing=label_smoothing, reduction="none")
+        assert np.isnan(losses[[0, 2]]).all()
+        assert np.isnan(dz[[0, 2]]).all()
+        assert np.isfinite(losses[1])
+        assert np.isfinite(dz[1]).all()
+        if targets is not soft:
+            assert losses[1] == expected
+            np.testing.assert_array_equal(dz[1], expected_dz)

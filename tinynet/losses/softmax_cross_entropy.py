@@ -50,7 +50,7 @@ THREADS_FROM = 16384  # logits; below, waking the threads costs more than they s
 
 @simd.kernel()
 def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
-    """Rows `first` to `last` of z (N, C): see rows_of_labels.
+    """Rows `first` to `last` of z (N, C): see softmax_rows.
 
     x[c, l] is class c of the l-th of LANES rows, so every loop over l runs through contiguous numbers, for any C.
     All LANES are always computed, with stale numbers where rows are missing: no row depends on its neighbours.
@@ -318,6 +318,9 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
                     e = np.float64(simd.exp(zt - m))
                     own = soft * (spread * e / s - (share if zt > -np.inf else 0.0))
                     dz[t[i]] = scale * (keep * share * (((e - 1.0) - r) / s) + own)
+                if m == -np.inf:  # all classes are masked, and there is no distribution to take a gradient of
+                    for c in range(C):
+                        dz[c] = np.nan
         total += loss
         if losses.size:
             losses[i] = loss
