@@ -459,8 +459,8 @@ def softmax_cross_entropy(
 
     Returns (value, gradient): a float, or an array (...) for "none"; an array like logits, the gradient of the value
     (of its sum for "none").  A class at -inf has probability 0; if it is the target, the loss is inf.  A row with a
-    NaN or +inf, or with all of its classes at -inf, has NaN for both.  Raises ValueError or TypeError for what it
-    can't use, before anything is written.
+    NaN or +inf, or with all of its classes at -inf, has a gradient of NaN and no finite loss.  Raises ValueError or
+    TypeError for what it can't use, before anything is written.
 
     Arrays on a GPU (PyTorch's, CuPy's, Numba's: whatever has __cuda_array_interface__) are worked on there, which needs
     the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else
