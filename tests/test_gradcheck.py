@@ -1,5 +1,7 @@
 """The gradient check finds what is wrong, and nothing where all is right."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.shape import Flatten
 from tinynet.layers.softmax import Softmax
+from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+from tinynet.losses.nt_xent import nt_xent
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.model import Sequential
@@ -169,7 +173,7 @@ REFUSED = [
     (lambda: check(Dense(3), (5, 4), samples=0), ValueError, "samples must be"),
     (lambda: check(small_model(), loss=softmax_cross_entropy), TypeError, "x and y, with loss="),
     (lambda: check(small_model(), np.zeros((2, 6, 6, 1)), np.zeros(2)), TypeError, "takes x; got 2"),
-    (lambda: check(softmax_cross_entropy, np.zeros((2, 3))), TypeError, "prediction and its target"),
+    (lambda: check(softmax_cross_entropy, np.zeros((2, 3))), TypeError, "targets"),
     (lambda: check(softmax_cross_entropy, np.zeros((2, 3)), [0, 1], loss=abs), TypeError, "goes with a model"),
     (lambda: check(Dense(3), np.array([["a"]])), TypeError, "real numbers"),
 ]
@@ -179,3 +183,15 @@ REFUSED = [
 def test_bad_arguments_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_losses_of_one_array_partial_ones_and_missing_biases_can_be_checked():
+    rng = np.random.default_rng(0)
+    assert check(nt_xent, rng.standard_normal((6, 3)), temperature=0.7).passed
+    smoothed = partial(softmax_cross_entropy, label_smoothing=0.1)
+    found = check(smoothed, rng.standard_normal((4, 3)), np.array([0, 1, 2, 0]))
+    assert found.passed
+    assert "softmax_cross_entropy" in repr(found)
+    x, w, t = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), np.array([0, 4, 2, 1])
+    assert set(check(linear_cross_entropy, x, w, None, t).errors) == {"input 0", "input 1"}
+    assert check(linear_cross_entropy, x, w, np.zeros(5), t).passed

@@ -99,6 +99,7 @@ def conv2d_cases():
     yield conv2d_case((3, 7, 7, 4), 16, 3, stride=2, act="relu", bias=False)
     yield conv2d_case((1, 6, 5, 2), 3, 3, padding=(0, 2))
     yield conv2d_case((2, 3, 3, 2), 40, 3)
+    yield conv2d_case((2, 2, 1, 3), 4, (5, 1), stride=(1, 9), padding=2)  # every window lies beside the image
     # These are wide enough for Winograd's method: one patch, patches of several images, odd channels, no padding.
     yield conv2d_case((1, 4, 4, 32), 32, 3, padding="same", act="relu")
     yield conv2d_case((3, 8, 12, 33), 37, 3, padding=1, act="tanh")

@@ -119,3 +119,14 @@ def test_what_it_cannot_use_is_refused(arguments, error, parts):
         linear_cross_entropy(*arguments)
     for part in ["linear_cross_entropy", *parts]:
         assert part in str(caught.value)
+
+
+def test_an_ignored_row_gives_no_gradient_even_if_it_is_nan():
+    x = np.vstack([np.ones((2, 3)), np.full((1, 3), np.nan)])
+    value, *gradients = linear_cross_entropy(x, W, B, np.array([0, 1, -100]))
+    expected = linear_cross_entropy(x[:2], W, B, np.array([0, 1]))
+    assert value == expected[0]
+    np.testing.assert_array_equal(gradients[0][2], 0)
+    np.testing.assert_allclose(gradients[1], expected[2])
+    np.testing.assert_allclose(gradients[2], expected[3])
+    assert np.isnan(x[2]).all()

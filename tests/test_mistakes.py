@@ -79,13 +79,14 @@ MISTAKES = {
     "a layer of another model": (
         lambda: model(*digits_model().layers),
         ValueError,
-        ["layer 0", "Conv2D (layer 0)", "model already"],
+        ["layer 0", "Conv2D (layer 0)", "built already"],
     ),
     "batch size within the input shape": (
         lambda: model(tn.Flatten(), input_shape=(None, 8, 8)),
         TypeError,
         ["Flatten (layer 0)", "batch axis", "None"],
     ),
+    "no precision": (lambda: model(tn.Flatten(), dtype=None), TypeError, ["float32", "float64", "None"]),
     "half precision": (lambda: model(tn.Flatten(), dtype="float16"), TypeError, ["float32", "float64", "float16"]),
     "images without channels": (
         lambda: fed(IMAGES[..., 0]),
@@ -144,6 +145,26 @@ MISTAKES = {
         ["position (1,)", "-1", "ignore_index=-1"],
     ),
     "optimizer without a model": (lambda: tn.SGD(digits_model().parameters(), lr=0.1), TypeError, ["SGD", "model"]),
+    "an optimizer's class": (
+        lambda: tn.fit(
+            digits_model(), IMAGES, np.zeros(4, int), loss="mean_squared_error", optimizer=tn.Adam, epochs=1
+        ),
+        TypeError,
+        ["fit", "optimizer", "Adam(model"],
+    ),
+    "validation of another shape": (
+        lambda: tn.fit(
+            (m := digits_model()),
+            IMAGES,
+            np.zeros(4, int),
+            loss="softmax_cross_entropy",
+            optimizer=tn.SGD(m, 0.1),
+            epochs=1,
+            validation=(IMAGES[:, :7], np.zeros(4, int)),
+        ),
+        ValueError,
+        ["fit", "validation", "(8, 8, 1)", "(7, 8, 1)"],
+    ),
     "negative learning rate": (lambda: tn.Adam(digits_model(), lr=-1.0), ValueError, ["Adam", "lr", "-1"]),
     "more images than labels": (
         lambda: tn.batches(IMAGES, np.zeros(3, int), batch_size=2),

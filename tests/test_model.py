@@ -174,3 +174,17 @@ def test_training_gives_the_same_bits_for_any_number_of_threads(pytestconfig):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True)
         digests.add(done.stdout)
     assert len(digests) == 1
+
+
+def test_no_output_shares_memory_with_the_input():
+    x = np.ones((2, 2, 3), np.float32)
+    model = tn.Sequential([tn.Flatten()], input_shape=(2, 3))
+    for y in (model.forward(x), model.forward(x, training=True), model.predict(x)):
+        assert not np.shares_memory(x, y)
+
+
+def test_layers_of_a_model_that_could_not_be_built_can_be_used_again():
+    layers = [tn.Dense(3), tn.Conv2D(2, 3)]
+    with pytest.raises(ValueError, match=r"Conv2D \(layer 1\)"):
+        tn.Sequential(layers, input_shape=5)
+    assert tn.Sequential(layers[:1], input_shape=5).output_shape == (3,)

@@ -197,7 +197,7 @@ REFUSED = [
     (lambda m: optim.cosine(0.1, 10, warmup=10), ValueError, "warmup must be below steps"),
     (lambda m: optim.cosine(0.1, 0), ValueError, "steps must be at least 1"),
     (lambda m: optim.step_decay(0.1, 2.5), TypeError, "every must be a whole number"),
-    (lambda m: optim.one_cycle(0.1, 100, rise=1.5), ValueError, "rise must be .* at most 1"),
+    (lambda m: optim.one_cycle(0.1, 100, rise=1.5), ValueError, "rise must be .* below 1"),
     (lambda m: optim.constant("a"), TypeError, "constant: lr"),
 ]
 

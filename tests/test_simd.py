@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinynet import simd
+from tinynet.layers.padding import with_zeros_around
 from tinynet.tile import tile
 
 
@@ -124,3 +125,17 @@ def test_order_keys_sort_as_their_floats(dtype):
 
 def test_chunks_depend_on_the_number_of_items_alone():
     assert [simd.chunk_count(n, 10) for n in (0, 1, 10, 19, 20, 640, 10_000)] == [1, 1, 1, 1, 2, 64, 64]
+
+
+def test_zeros_around_an_image_stay_within_their_array():
+    memory = np.full(400, GUARD)
+    for H, W, U, V, first, left in [(1, 1, 5, 1, -2, 2), (3, 4, 5, 6, -1, 1), (2, 2, 2, 3, 0, 5), (4, 4, 2, 2, 1, 0)]:
+        memory[:] = GUARD
+        image, padded = np.arange(1.0, 1 + H * W * 2).reshape(H, W, 2), memory[100 : 100 + U * V * 2].reshape(U, V, 2)
+        with_zeros_around(image, first, left, padded)
+        expected = np.zeros((U + 20, V + 20, 2))
+        for u in range(U):
+            if 0 <= first + u < H:
+                expected[u, left : left + W] = image[first + u]
+        np.testing.assert_array_equal(padded, expected[:U, :V])
+        assert (np.delete(memory, slice(100, 100 + U * V * 2)) == GUARD).all()

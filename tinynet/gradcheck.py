@@ -149,23 +149,30 @@ def _of_layers(what, inputs, loss, rng):
         arrays[parameter.name], gradients[parameter.name] = parameter.value, parameter.grad.copy()
     if not arrays:
         raise ValueError("gradcheck.check: there is nothing to move: no parameters, and an input of whole numbers")
-    title = f"{type(what).__name__} at x {x.shape}" + (f", with {loss.__name__}" if loss is not None else "")
+    title = f"{type(what).__name__} at x {x.shape}" + (f", with {_name(loss)}" if loss is not None else "")
     return title, arrays, gradients, output, g
 
 
 def _of_loss(loss, inputs, options):
     """The same for a loss: it returns its value, and the gradients of as many of its first inputs as it has."""
-    if len(inputs) < 2:
-        raise TypeError(f"gradcheck.check: a loss takes its prediction and its target, got {len(inputs)} arrays")
+    if not inputs:
+        raise TypeError("gradcheck.check: a loss takes its prediction and its target, got no arrays")
     first = real_array(inputs[0], np.float64, "gradcheck.check: the prediction").copy()
     found = loss(first, *inputs[1:], **options)[1:]
-    moved = [first] + [real_array(a, np.float64, "gradcheck.check: an input").copy() for a in inputs[1 : len(found)]]
+    moved = [first]
+    for given in inputs[1 : len(found)]:  # a bias may be None
+        moved.append(None if given is None else real_array(given, np.float64, "gradcheck.check: an input").copy())
     rest = inputs[len(found) :]
     gradients = loss(*moved, *rest, **options)[1:]
     names = ["prediction"] if len(moved) == 1 else [f"input {k}" for k in range(len(moved))]
-    arrays = dict(zip(names, moved, strict=True))
+    arrays = {name: array for name, array in zip(names, moved, strict=True) if array is not None}
     gradients = {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}
-    return f"{loss.__name__} at {moved[0].shape}", arrays, gradients, lambda: loss(*moved, *rest, **options)[0], 1.0
+    return f"{_name(loss)} at {first.shape}", arrays, gradients, lambda: loss(*moved, *rest, **options)[0], 1.0
+
+
+def _name(loss):
+    """A loss's name, also where it is a functools.partial."""
+    return getattr(getattr(loss, "func", loss), "__name__", repr(loss))
 
 
 def _float64_copy(what, shape, rng):

@@ -33,11 +33,16 @@ class Sequential:
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
         shape = input_shape
-        for index, layer in enumerate(self.layers):
-            layer.place = f" (layer {index})"
-            shape = layer.build(shape, self.dtype, rng)
-            for parameter in layer.parameters:
-                parameter.name = f"{index}.{parameter.name}"
+        try:
+            for index, layer in enumerate(self.layers):
+                layer.place = f" (layer {index})"
+                shape = layer.build(shape, self.dtype, rng)
+                for parameter in layer.parameters:
+                    parameter.name = f"{index}.{parameter.name}"
+        except Exception:
+            for layer in self.layers:  # none of them is part of a model now
+                layer.place, layer.dtype = "", None
+            raise
         self.input_shape, self.output_shape = self.layers[0].input_shape, shape
         self._flatten()
 
@@ -61,12 +66,17 @@ class Sequential:
         return [parameter for layer in self.layers for parameter in layer.parameters]
 
     def forward(self, x, training=False):
-        """The output for a batch x (N, *input_shape), a fresh array.  `training` keeps what backward will need."""
+        """The output for a batch x (N, *input_shape), a fresh array.
+
+        `training` keeps what backward will need, x itself among it: leave x as it is until then.
+        """
+        y = x
         for layer in self.layers:
-            x = layer.forward(x, training)
-        if training and self.layers[-1].keeps_output:
-            return x.copy()  # so that nothing the caller does to it can change the gradients
-        return x
+            y = layer.forward(y, training)
+        views_x = isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # a model of nothing but Flatten, say
+        if views_x or (training and self.layers[-1].keeps_output):
+            return y.copy()  # so that nothing the caller does to it can change the gradients, or x
+        return y
 
     __call__ = forward
 
@@ -135,7 +145,7 @@ def _checked_layers(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"Sequential: layer {index} must be a layer, got {layer!r}")
         if layer.dtype is not None:
-            raise ValueError(f"Sequential: layer {index} is the {layer.label} of a model already; make a new one")
+            raise ValueError(f"Sequential: layer {index} is {layer.label}, which is built already; make a new one")
         if any(layer is earlier for earlier in layers[:index]):
             raise ValueError(f"Sequential: layer {index} stands in the list twice; make a new one")
     return list(layers)

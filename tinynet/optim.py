@@ -219,7 +219,10 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; momentum after Polyak (1964), or Nesterov (1983, as in Sutskever et al. 2013)."""
+    """Stochastic gradient descent; momentum after Polyak (1964), or Nesterov (1983, as in Sutskever et al. 2013).
+
+    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    """
 
     vectors = ("velocity",)
 
@@ -237,7 +240,8 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """Each weight's step is divided by the root of its recent mean square gradient (Tieleman and Hinton 2012).
 
-    `momentum` then works on the divided steps, as in PyTorch.
+    `momentum` then works on the divided steps, as in PyTorch.  Weight decay leaves biases alone, and whatever else has
+    Parameter.decay = False.
     """
 
     vectors = ("square", "velocity")
@@ -254,7 +258,10 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Kingma and Ba (2015), algorithm 1; `weight_decay` is added to the gradient."""
+    """Kingma and Ba (2015), algorithm 1; `weight_decay` is added to the gradient.
+
+    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    """
 
     vectors = ("mean", "square")
     decoupled = False
@@ -278,7 +285,10 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    """
 
     decoupled = True
 
@@ -330,7 +340,7 @@ def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
     """
     lr = _number(lr, "one_cycle: lr", *RANGES["lr"])
     steps = positive_int(steps, "one_cycle: steps", 2)
-    rise = _number(rise, "one_cycle: rise", 0, 1, True)
+    rise = _number(rise, "one_cycle: rise", 0, 1, False)
     start = _number(start, "one_cycle: start", 0, 1, True)
     end = _number(end, "one_cycle: end", 0, 1, True)
     top, last = rise * steps - 1, steps - 1  # the steps at the peak and at the end

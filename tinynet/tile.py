@@ -64,11 +64,12 @@ def _tile_in_python(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0
     M, N, J, K = size
     for m in range(M):
         for n in range(N):
-            total = start[s0 + m * s_step + n]
+            total = 0.0
             for j in range(J):
                 for k in range(K):
                     x = a[a0 + m * a_step[0] + j * a_step[1] + k * a_step[2]]
                     total += x * b[b0 + j * b_step[0] + k * b_step[1] + n]
+            total += start[s0 + m * s_step + n]
             c[c0 + m * c_step + n] = floor if total < floor else total
 
 
@@ -101,10 +102,10 @@ def _tile_in_registers(typing_context, size, a, a0, a_step, b, b0, b_step, start
     return signature, codegen
 
 
-# The tile has 48 bodies, and LLVM takes 1.5 s to compile them; within a parallel kernel it would do so four times
-# (Numba compiles the loop's body, its wrapper, and the function around them).  So it is compiled once for a dtype, to
-# a C function that kernels call by a name; with_tile above makes sure that the name is known before a kernel is
-# compiled or loaded.  A call costs some 5 ns.
+# With AVX-512 the tile has 48 bodies, which LLVM takes 1.5 s to compile; within a parallel kernel it would do so four
+# times (Numba compiles the loop's body, its wrapper, and the function around them).  So it is compiled once for a
+# dtype, to a C function that kernels call by a name; simd.kernel(tiled=True) makes sure that the name is known before
+# a kernel is compiled or loaded.  A call costs some 5 ns.
 
 compiled_tiles = {}
 

@@ -22,6 +22,7 @@ from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import positive_int
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
+from tinynet.layers.dropout import Dropout
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Reshape
 from tinynet.layers.softmax import Softmax
@@ -338,7 +339,7 @@ def _metrics(metrics):
 def _check(model, optimizer, validation, augment, schedule, callbacks):
     if not hasattr(model, "flat_values"):
         raise TypeError(f"fit: model must be a tinynet.Sequential, got {type(model).__name__}")
-    if not hasattr(optimizer, "step"):
+    if not hasattr(optimizer, "step") or isinstance(optimizer, type):
         raise TypeError(f"fit: optimizer must be an optimizer, such as Adam(model, lr=1e-3), got {optimizer!r}")
     if getattr(optimizer, "model", model) is not model:
         raise ValueError("fit: the optimizer was made for another model")
@@ -353,6 +354,9 @@ def _check(model, optimizer, validation, augment, schedule, callbacks):
             raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
         if len(validation[0]) != len(validation[1]) or len(validation[0]) == 0:
             raise ValueError(f"fit: validation has {len(validation[0])} samples and {len(validation[1])} targets")
+        shape = getattr(validation[0], "shape", (None, *model.input_shape))[1:]
+        if shape != model.input_shape:
+            raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape}")
 
 
 def _check_ending(model, loss):
@@ -383,6 +387,6 @@ def _ending(model):
             if layer.activation_name == "sigmoid":
                 return "probabilities", f'{layer.label} with activation="sigmoid"'
             return None if layer.activation_name else "logits", layer.label
-        if not isinstance(layer, (Reshape, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D)):
+        if not isinstance(layer, (Reshape, Dropout, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D)):
             break
     return None, None

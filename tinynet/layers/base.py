@@ -51,6 +51,7 @@ class Layer:
         return self.output_shape
 
     def forward(self, x, training=False):
+        """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
 
     def backward(self, dy, input_grad=True):
@@ -113,12 +114,12 @@ class Layer:
 def float_dtype(dtype):
     """The NumPy dtype, if it is one that the kernels know."""
     try:
-        result = np.dtype(dtype)
+        result = np.dtype(dtype) if dtype is not None else None
     except TypeError:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if result not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {result}")
-    return result.newbyteorder("=")
+    return result
 
 
 def real_array(x, dtype, what):

@@ -1,29 +1,30 @@
 """Conv2D: one small dense layer, applied at every place of an image.
 
-    y = f(z)     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p s + i - t, q s + j - l, c] w[i,j,c,k]
+    y = f(z)     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p s + i - t, q r + j - l, c] w[i,j,c,k]
 
     x (N, H, W, C) images   w (I, J, C, K) the kernel: I x J its window, K filters   b (K,)   y (N, P, Q, K)
-    s the stride; t and l the rows and columns of zeros put above and to the left (x is 0 outside the image)
-    P = (H + padding above and below - I) // s + 1, and Q alike
+    s and r the stride, down and to the right; t and l the rows and columns of zeros above and to the left
+    P = (H + padding above and below - I) // s + 1, and Q alike with W, J and r; x is 0 outside the image
 
 Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
 did it touch, and times what?
 
     w[i,j,c,k]  touched z[n,p,q,k] of every image and place, times the pixel under it there:
-                    dw[i,j,c,k] = sum_n sum_p sum_q x[n, p s + i - t, q s + j - l, c] dz[n,p,q,k]
+                    dw[i,j,c,k] = sum_n sum_p sum_q x[n, p s + i - t, q r + j - l, c] dz[n,p,q,k]
     b[k]        touched all z[..,k], times 1:
                     db[k] = sum_n sum_p sum_q dz[n,p,q,k]
-    x[n,h,v,c]  touched z[n,p,q,k] wherever p s + i - t = h and q s + j - l = v for an (i, j), times w[i,j,c,k]:
-                    dx[n,h,v,c] = sum_(i,p: p s + i - t = h) sum_(j,q: q s + j - l = v) sum_k dz[n,p,q,k] w[i,j,c,k]
+    x[n,h,g,c]  touched z[n,p,q,k] wherever p s + i - t = h and q r + j - l = g for an (i, j), times w[i,j,c,k]:
+                    dx[n,h,g,c] = sum_(i,p: p s + i - t = h) sum_(j,q: q r + j - l = g) sum_k dz[n,p,q,k] w[i,j,c,k]
 
 All three run on the SIMD tile, with no matrix of windows ("im2col") in memory.  With channels last, row i of a window
-is one contiguous run of J C numbers, so on an image with its zeros around it, of width V,
+is one contiguous run of J C numbers, so on an image with its zeros around it, (U, V, C),
 
-    z of a row p:    Q places x K filters, summed over I rows of J C numbers       a step to the right is s C numbers
-    dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is s C numbers
-    dx of a row h:   its pixels v = q s + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
+    z of a row p:    Q places x K filters, summed over I rows of J C numbers       a step to the right is r C numbers
+    dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is r C numbers
+    dx of a row h:   its pixels g = q r + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
 
-A 3 x 3 window with stride 1 and many channels is done with fewer multiplications, in winograd.py.
+A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
+multiplications, in winograd.py.
 
 One image's zeros, dz and sums stay in a core's L2 cache from one step to the next: the whole backward pass goes over
 memory once, in one launch.
@@ -140,9 +141,10 @@ def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, 
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
     dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, K), x.dtype)
     none, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
-    one, zeros = np.empty(K, x.dtype), np.empty(K, x.dtype)
+    one, zeros = np.empty(1, x.dtype), np.empty(K, x.dtype)
+    one[0] = 1
     for k in range(K):
-        one[k], zeros[k] = 1, 0
+        zeros[k] = 0
     wt = np.empty((I, J, K, C), x.dtype)
     if input_grad:
         for i in range(I):
@@ -189,6 +191,7 @@ class Conv2D(Layer):
     activation   None, "relu", "leaky_relu", "sigmoid", "tanh" or "gelu"; ReLU is done before the sums leave the
                  registers, and its backward pass as the gradient is read
     bias         False leaves b out
+    init         how w starts, as in Dense
 
     As is usual in the field this is a cross-correlation: the kernel isn't flipped.  w starts with He's variance for
     ReLU-like activations, Glorot's otherwise (initialization.py), b at 0.

@@ -54,9 +54,10 @@ def dense_backward_weights(x, dz, dw, db):
     N, I = x.shape
     O = dz.shape[1]
     none = x.dtype.type(-np.inf)
-    one, zeros = np.empty(O, x.dtype), np.empty(O, x.dtype)
+    one, zeros = np.empty(1, x.dtype), np.empty(O, x.dtype)
+    one[0] = 1
     for o in range(O):
-        one[o], zeros[o] = 1, 0
+        zeros[o] = 0
     down, across = (I + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
     for task in prange(down * across):
         i, i_end = block(task % down, down, I)

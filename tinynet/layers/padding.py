@@ -1,4 +1,4 @@
-"""Where a window fits into an image, and the zeros around it.  Convolutions share this, and windows alike."""
+"""Where a window fits into an image, and the zeros around it: what both ways of convolving share."""
 
 from tinynet import simd
 
@@ -38,7 +38,7 @@ def with_zeros_around(image, first, left, padded):
     for u in range(U):
         to, h = simd.piece(padded, u * V * C, V * C), first + u
         # Loops over pieces, here as in the layers: Numba takes 3 s to compile one assignment of a slice to a slice.
-        begin, end = (left * C, min(V, left + W) * C) if 0 <= h < H else (V * C, V * C)
+        begin, end = (min(V, left) * C, min(V, left + W) * C) if 0 <= h < H else (V * C, V * C)
         for i in range(begin):
             to[i] = zero
         given = simd.piece(image, h * W * C, end - begin)

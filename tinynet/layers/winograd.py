@@ -18,7 +18,7 @@ of matrices, and run on the tile; the transforms' cost is shared by all filters 
 
 Backward.  Every step is linear, so each one's backward pass is its transpose, in reverse order:
 
-    dm[e,t,k] = A dz[t,:,:,k] A'      as y was made of m by A'
+    dm[e,t,k] = A dz[t,:,:,k] A'      as y was made of m by A' (kernels call it m again, and dv v)
     du[e,c,k] = sum_t v[e,t,c] dm[e,t,k]                dw[:,:,c,k] = G' du[:,c,k] G
     dv[e,t,c] = sum_k dm[e,t,k] u[e,c,k]                dd[t,:,:,c] = B dv[:,t,c] B'
 

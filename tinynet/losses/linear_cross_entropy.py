@@ -171,6 +171,8 @@ def linear_cross_entropy(
     scale = 1.0 / total_or(divisor, total) if reduction == "mean" else 1.0
 
     flat = given.reshape(N, D)
+    if t.size and not np.isfinite(flat[t == ignore_index]).all():  # in dw, 0 times NaN would be NaN
+        flat = np.where((t == ignore_index)[:, None], dtype.type(0), flat)
     rows = LOGITS // (C * dtype.itemsize)
     rows = max(1, min(N, rows - rows % (96 if rows >= 96 else 12)))  # whole tiles, of z and of dx
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
