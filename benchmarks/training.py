@@ -218,6 +218,10 @@ def run(name, sizes, options, most):
             steps["JAX"] = jax_step(model, batches)
         if MLPClassifier:
             steps["scikit-learn"] = sklearn_step(model, batches)
+    for mode, (_, forward) in peers.items():  # now, while the weights are still the same
+        x = batches[0][0]
+        theirs = no_grad(forward, torch.from_numpy(x).permute(0, 3, 1, 2).contiguous())()
+        agree(model.predict(x), theirs, 1e-4, f"{name}, predictions against {mode}")
     steps_compared = 2 if options.quick else 20
     losses = [step() for _ in range(steps_compared)]
     for peer, their_step in steps.items():
@@ -237,7 +241,6 @@ def run(name, sizes, options, most):
             if "channels_last" in mode:
                 tx = tx.contiguous(memory_format=torch.channels_last)
             sides[mode] = no_grad(forward, tx)
-            agree(model.predict(x), sides[mode](), 1e-3, f"{name}, predict {size} against {mode}")
         rows.append(timed(f"{name.rsplit(',', 1)[0]}, predict {size}", sides, flops * size, options, most))
     # Last, since the sides take different numbers of steps, and their weights part.
     return [timed(f"{name}, training step", {"tinynet": step, **steps}, 3 * flops * batch, options, most, True), *rows]
