@@ -24,7 +24,7 @@ Backward.  Every step is linear, so each one's backward pass is its transpose, i
 
 and dx is the sum of the patches dd, which overlap by two pixels.
 
-The price is rounding: the largest error is some 3 times that of the plain sum.
+The price is rounding: in float32 the largest error was 1.5 to 1.8 times that of the plain sum, for 32 to 128 channels.
 """
 
 from fractions import Fraction
