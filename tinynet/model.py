@@ -40,7 +40,7 @@ class Sequential:
                 for parameter in layer.parameters:
                     parameter.name = f"{index}.{parameter.name}"
         except Exception:
-            for layer in self.layers:  # none of them is part of a model now
+            for layer in self.walk():  # none of them is part of a model now
                 layer.place, layer.dtype = "", None
             raise
         self.input_shape, self.output_shape = self.layers[0].input_shape, shape
@@ -64,6 +64,15 @@ class Sequential:
     def parameters(self):
         """The list of Parameters (.name, .value, .grad), layer by layer."""
         return [parameter for layer in self.layers for parameter in layer.parameters]
+
+    def buffers(self):
+        """The arrays that layers keep beside their parameters, by name: {"1.running_mean": ...}.  Write into them."""
+        return {f"{i}.{name}": array for i, layer in enumerate(self.layers) for name, array in layer.buffers.items()}
+
+    def walk(self):
+        """Every layer in the order of the model, those inside other layers too."""
+        for layer in self.layers:
+            yield from layer.walk()
 
     def forward(self, x, training=False):
         """The output for a batch x (N, *input_shape), a fresh array.

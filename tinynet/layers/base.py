@@ -32,15 +32,18 @@ class Layer:
     """One step of a model.  A subclass sets its options in __init__, and has build, forward and backward.
 
     After build, `input_shape`, `output_shape` and `dtype` are set.  `parameters` is the list of its Parameters,
-    empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
-    (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients.
+    `buffers` the dict of the arrays that it keeps beside them (running means), `layers` the list of the layers inside
+    it: each empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
+    (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients and
+    buffers in place.
     """
 
-    place = ""  # " (layer 3)" once it is part of a model: for error messages
+    place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
+    layers = ()
     flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
 
     def __init__(self):
-        self.parameters = []
+        self.parameters, self.buffers = [], {}
         self.input_shape = self.output_shape = self.dtype = None
 
     def build(self, input_shape, dtype, rng):
@@ -74,6 +77,12 @@ class Layer:
     def formula(self):
         """Its forward pass in a line of text."""
         return ""
+
+    def walk(self):
+        """This layer, then those inside it, each before what it holds itself."""
+        yield self
+        for layer in self.layers:
+            yield from layer.walk()
 
     # What subclasses call.
 
