@@ -251,8 +251,9 @@ class Activation:
     "input".
     """
 
-    def __init__(self, name, formula, keeps, forward, in_place, backward, *constants):
-        self.name, self.formula, self.keeps, self.constants = name, formula, keeps, constants
+    def __init__(self, name, formula, backward_formula, keeps, forward, in_place, backward, *constants):
+        self.name, self.formula, self.backward_formula = name, formula, backward_formula
+        self.keeps, self.constants = keeps, constants
         self._forward, self._in_place, self._backward = forward, in_place, backward
 
     def forward(self, z):
@@ -274,17 +275,30 @@ class Activation:
 
 def _leaky_relu(slope):
     kernels = leaky_relu_forward, leaky_relu_in_place, leaky_relu_backward
-    return Activation("leaky_relu", f"y = x where x > 0, else {slope:g} x", "output", *kernels, slope)
+    formulas = f"y = x where x > 0, else {slope:g} x", f"dx = dy where x > 0, else {slope:g} dy"
+    return Activation("leaky_relu", *formulas, "output", *kernels, slope)
 
 
 ACTIVATIONS = {
     known.name: known
     for known in (
-        Activation("relu", "y = max(x, 0)", "output", relu_forward, relu_in_place, relu_backward),
+        Activation(
+            "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", "output", relu_forward, relu_in_place, relu_backward
+        ),
         _leaky_relu(0.01),
-        Activation("sigmoid", "y = 1 / (1 + exp(-x))", "output", sigmoid_forward, sigmoid_in_place, sigmoid_backward),
-        Activation("tanh", "y = tanh(x)", "output", tanh_forward, tanh_in_place, tanh_backward),
-        Activation("gelu", "y = x Phi(x)", "input", gelu_forward, gelu_in_place, gelu_backward),
+        Activation(
+            "sigmoid",
+            "y = 1 / (1 + exp(-x))",
+            "dx = y (1 - y) dy",
+            "output",
+            sigmoid_forward,
+            sigmoid_in_place,
+            sigmoid_backward,
+        ),
+        Activation("tanh", "y = tanh(x)", "dx = (1 - y^2) dy", "output", tanh_forward, tanh_in_place, tanh_backward),
+        Activation(
+            "gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", "input", gelu_forward, gelu_in_place, gelu_backward
+        ),
     )
 }
 
@@ -335,6 +349,9 @@ class _ActivationLayer(Layer):
 
     def formula(self):
         return self.activation.formula
+
+    def backward_formula(self):
+        return self.activation.backward_formula
 
 
 class ReLU(_ActivationLayer):

@@ -78,6 +78,10 @@ class Layer:
         """Its forward pass in a line of text."""
         return ""
 
+    def backward_formula(self):
+        """Its backward pass in a line of text: the gradients of its parameters and dx, all from dy."""
+        return ""
+
     def walk(self):
         """This layer, then those inside it, each before what it holds itself."""
         yield self

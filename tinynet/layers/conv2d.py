@@ -273,3 +273,10 @@ class Conv2D(Layer):
     def formula(self):
         sums = "conv(x, w) + b" if self.bias else "conv(x, w)"
         return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
+
+    def backward_formula(self):
+        dz = "dz" if self.activation else "dy"
+        first = f"dz = {self.activation_name}'(z) dy, " if self.activation else ""
+        db = f"db = sum {dz}, " if self.bias else ""
+        spread = "" if self.stride == (1, 1) else f", {dz} spread by the stride"
+        return f"{first}dw = conv(x, {dz}), {db}dx = conv({dz}, w flipped){spread}"

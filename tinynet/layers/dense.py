@@ -162,3 +162,8 @@ class Dense(Layer):
     def formula(self):
         sums = "x w + b" if self.bias else "x w"
         return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
+
+    def backward_formula(self):
+        dz = "dz" if self.activation else "dy"
+        first = f"dz = {self.activation_name}'(z) dy, " if self.activation else ""
+        return f"{first}dw = x' {dz}, {f'db = sum {dz}, ' if self.bias else ''}dx = {dz} w'"

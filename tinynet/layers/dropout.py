@@ -109,6 +109,9 @@ class Dropout(Layer):
     def formula(self):
         return f"y = x m, m = 0 with probability {self.rate:g}, else {1 / (1 - self.rate):g}"
 
+    def backward_formula(self):
+        return "dx = dy m"
+
     def _masked(self, x):
         y = np.empty_like(x)
         limit = min(round(self.rate * 2**32), LOW)

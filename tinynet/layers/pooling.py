@@ -225,6 +225,9 @@ class _Max(_Pool2D):
     def formula(self):
         return "y = max of x over a window"
 
+    def backward_formula(self):
+        return "dx = sum of dy over the windows that x won"
+
 
 class _Avg(_Pool2D):
     def forward(self, x, training=False):
@@ -246,6 +249,10 @@ class _Avg(_Pool2D):
 
     def formula(self):
         return "y = mean of x over a window"
+
+    def backward_formula(self):
+        count = "window size" if self.output_shape is None else self._size[0] * self._size[1]
+        return f"dx = sum of dy / {count} over the windows on x"
 
 
 class MaxPool2D(_Max):

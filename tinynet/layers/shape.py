@@ -51,6 +51,9 @@ class Reshape(Layer):
     def formula(self):
         return f"y = x as (N, {', '.join(map(str, self.output_shape or self.shape))})"
 
+    def backward_formula(self):
+        return "dx = dy as " + (f"(N, {', '.join(map(str, self.input_shape))})" if self.input_shape else "x's shape")
+
 
 class Flatten(Reshape):
     """Give each sample one axis: (N, H, W, C) becomes (N, H * W * C).  Returns views, as Reshape does."""

@@ -102,3 +102,6 @@ class Softmax(Layer):
 
     def formula(self):
         return "y = exp(x) / sum(exp(x)) over the last axis"
+
+    def backward_formula(self):
+        return "dx = y (dy - sum(y dy)) over the last axis"
