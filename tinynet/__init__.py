@@ -16,6 +16,7 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
 from tinynet import data, gradcheck, information, metrics, optim, plots
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.batches import batches
+from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer, Parameter
 from tinynet.layers.conv2d import Conv2D
@@ -80,6 +81,7 @@ __all__ = [
     "constant",
     "cosine",
     "data",
+    "explain",
     "fit",
     "get_num_threads",
     "gradcheck",

@@ -1,0 +1,367 @@
+"""explain: one training step, layer by layer.  Values flow down the table, gradients flow up.
+
+    forward    x -> layer 0 -> y, the next layer's x -> ... -> prediction -> L
+    backward   dL/dx <- layer 0 <- dy <- ... <- dL/dprediction <- dL/dL = 1
+
+A layer's lines say what it computes, what its parameters and its output are, and on their right what flows back.  Read
+down on the left, and up on the right: the dy of a layer is the dx that the one below it made.
+
+The step is made by a copy of the model whose layers note what passes through their forward and backward.
+"""
+
+import copy
+import math
+import textwrap
+import time
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from tinynet import gradcheck
+from tinynet.layers.base import positive_int
+from tinynet.training import LOSSES
+
+WIDTH = 120  # columns of text, at most
+FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
+    "softmax_cross_entropy": ("L = mean of -log p[t], p = softmax(z)", "dz[c] = (p[c] - [c = t]) / N"),
+    "sigmoid_cross_entropy": (
+        "L = mean of -t log p - (1 - t) log(1 - p), p = 1 / (1 + exp(-z))",
+        "dz = (p - t) / n",
+    ),
+    "softmax_focal": (
+        "L = mean of (1 - p[t])^gamma (-log p[t]), p = softmax(z)",
+        "dz[c] = F (p[c] - [c = t]) / N, F = q^gamma (1 - gamma p[t] log(p[t]) / q), q = 1 - p[t]",
+    ),
+    "sigmoid_focal": (
+        "L = mean of f q^gamma H, H = cross-entropy of p = 1 / (1 + exp(-z)), q = chance of being wrong, f = alpha's",
+        "dz = f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H) / n",
+    ),
+    "kl_divergence": ("L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N"),
+    "categorical_cross_entropy": ("L = mean of -log p[t]", "dp[c] = -[c = t] / (N p[c])"),
+    "binary_cross_entropy": ("L = mean of -t log p - (1 - t) log(1 - p)", "dp = ((1 - t) / (1 - p) - t / p) / n"),
+    "nll": ("L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N"),
+    "hinge": ("L = mean of max(0, 1 - t z)", "dz = -t / n where t z < 1, else 0"),
+    "multiclass_hinge": (
+        "L = 1/(N C) sum of h[c] = max(0, 1 - z[t] + z[c]) over c != t",
+        "dz[c] = [h[c] > 0] / (C N), dz[t] = -their sum",
+    ),
+    "mean_squared_error": ("L = mean of (y - t)^2", "dy = 2 (y - t) / n"),
+    "mean_absolute_error": ("L = mean of |y - t|", "dy = sign(y - t) / n"),
+    "huber": (
+        "L = mean of d^2 / 2 where |d| <= delta, else delta (|d| - delta/2), d = y - t",
+        "dy = d / n, cut off at -delta / n and delta / n",
+    ),
+}
+
+
+class ParameterRow(NamedTuple):
+    """A parameter: its name ("weight"), its shape, the norms of its value and gradient, and the gradient's error."""
+
+    name: str
+    shape: tuple
+    norm: float
+    gradient_norm: float
+    error: float | None
+
+
+class Row(NamedTuple):
+    """The input, a layer or the loss.  None stands for what there isn't.
+
+    kind, name           "input", "layer" or "loss"; and "0 Conv2D", "3.1 Dense" for a layer inside layer 3
+    depth                in how many other layers it lies
+    formula, backward_formula
+    shape                of its output y, with the batch axis
+    norm, gradient_norm  of y and of dL/dy; of the loss, its value and 1
+    forward_us, backward_us   microseconds; a loss computes its gradient with its value
+    error                gradient check of the dx that it makes of dy
+    parameters           a ParameterRow for each of its own, not those of the layers inside it
+    """
+
+    kind: str
+    name: str
+    depth: int
+    formula: str
+    backward_formula: str
+    shape: tuple
+    norm: float | None
+    gradient_norm: float | None = None
+    forward_us: float | None = None
+    backward_us: float | None = None
+    error: float | None = None
+    parameters: tuple = ()
+
+
+class Explanation:
+    """What explain found: str() of it is the table.
+
+    loss        the value of the loss, a float
+    rows        a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
+    max_error   the largest error of the gradient checks; NaN if one was, None where nothing was checked
+    """
+
+    def __init__(self, title, rows, repeats):
+        self.title, self.rows, self.repeats = title, rows, repeats
+
+    @property
+    def loss(self):
+        return self.rows[-1].norm
+
+    @property
+    def max_error(self):
+        errors = [e for row in self.rows for e in (row.error, *(p.error for p in row.parameters)) if e is not None]
+        return float(np.max(errors)) if errors else None
+
+    def __repr__(self):
+        return f"Explanation({self.title}: loss {self.loss:.6g}, {len(self.rows) - 2} layers)"
+
+    def __str__(self):
+        return _table(self)
+
+
+def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
+    """What every layer does in one training step on the batch x, y: print the table, and return it as an Explanation.
+
+    model    a Sequential
+    x, y     a batch of samples (N, ...) and what the loss takes as their targets
+    loss     a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
+    samples  how many entries of each array the gradient check moves; 0 leaves the check out
+    repeats  how many steps are timed; the best time counts
+    show     False: print nothing
+
+    For each layer: its formulas forward and backward, the shape of its output, and what norms (Euclidean, of the whole
+    batch) and times its values and gradients have.  The step is the one that training would make next: Dropout drops,
+    normalisation uses the batch.  It leaves out the gradient of x, so the first layer is timed without it, though its
+    norm is shown; x of whole numbers, such as words, has none.
+
+    The gradient check compares each layer, alone and with its present parameters, with central differences in float64,
+    at random inputs (at x, for layers that take whole numbers), and the loss at the model's prediction.
+
+    All is done on copies: parameters, gradients, running means, Dropout's state and what a forward pass kept for
+    backward are as before.  Raises ValueError and TypeError for what does not fit: shapes of x, targets that the
+    loss refuses, a loss that does not return one number and a gradient.
+    """
+    if not hasattr(model, "flat_values"):
+        raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"explain: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
+    loss = LOSSES[loss] if isinstance(loss, str) else loss
+    if not callable(loss):
+        raise TypeError(
+            f"explain: loss must be a function (prediction, target) -> (value, gradient) or a name, got {loss!r}"
+        )
+    samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
+    x = np.asarray(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"explain: x must be a batch of at least one sample, got shape {x.shape}")
+
+    twin = copy.deepcopy(model)
+    watches = [_Watch(layer) for layer in twin.walk()]
+    # The first step is looked at, and compiles what has yet to be; the others are timed.
+    prediction = twin.forward(x, True)
+    value, gradient = _checked_loss(loss(prediction, y), prediction)
+    whole = x.dtype.kind in "iu"
+    dx = twin.backward(gradient, not whole)
+    gradients = {parameter.name: _norm(parameter.grad) for parameter in twin.parameters()}
+    loss_seconds = math.inf
+    for watch in watches:
+        watch.looking = False
+    for _ in range(repeats):
+        prediction = twin.forward(x, True)
+        began = time.perf_counter()
+        _, gradient = loss(prediction, y)
+        loss_seconds = min(loss_seconds, time.perf_counter() - began)
+        twin.backward(gradient)
+
+    rows = [Row("input", "input", 0, "", "", x.shape, _norm(x), _norm(dx))]
+    rows += [_row(layer, watch, gradients, samples) for layer, watch in zip(model.walk(), watches, strict=True)]
+    formula, backward_formula = _formulas(loss)
+    error = gradcheck.check(loss, prediction, y, samples=samples).max_error if samples else None
+    rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
+    title = f"{type(model).__name__}, {_called(loss)}, one training step of {len(x)} samples in {model.dtype}"
+    result = Explanation(title, rows, repeats)
+    if show:
+        print(result)
+    return result
+
+
+class _Watch:
+    """Stands in for forward and backward of one layer of the copy: looks at what passes, then takes the time."""
+
+    def __init__(self, layer):
+        self._forward, self._backward = layer.forward, layer.backward
+        layer.forward, layer.backward = self.forward, self.backward
+        self.looking, self.words = True, None
+        self.norm = self.gradient_norm = self.shape = None
+        self.forward_seconds = self.backward_seconds = math.inf
+
+    def forward(self, x, *rest, **named):
+        began = time.perf_counter()
+        y = self._forward(x, *rest, **named)
+        if not self.looking:
+            self.forward_seconds = min(self.forward_seconds, time.perf_counter() - began)
+        else:  # the norm is taken now: a block may add to what its layers return
+            self.shape, self.norm = y.shape, _norm(y)
+            self.words = x[:3].copy() if x.dtype.kind in "iu" else None
+        return y
+
+    def backward(self, dy, *rest, **named):
+        if self.looking:
+            self.gradient_norm = _norm(dy)
+        began = time.perf_counter()
+        dx = self._backward(dy, *rest, **named)
+        if not self.looking:
+            self.backward_seconds = min(self.backward_seconds, time.perf_counter() - began)
+        return dx
+
+
+def _row(layer, watch, gradients, samples):
+    """The Row of a layer of the model; `watch` is its twin's, `gradients` the twin's norms by the parameter's name."""
+    inside = {id(p) for inner in layer.layers for p in inner.parameters}
+    place = layer.place.removeprefix(" (layer ").removesuffix(")")
+    errors = {}
+    if samples and (watch.words is None or layer.parameters):
+        inputs = () if watch.words is None else (watch.words,)
+        errors = gradcheck.check(layer, *inputs, samples=samples).errors
+    parameters = []
+    for p in layer.parameters:
+        if id(p) not in inside:
+            name = p.name.removeprefix(f"{place}.")  # as the check, which has the layer alone, calls it
+            parameters.append(ParameterRow(name, p.value.shape, _norm(p.value), gradients[p.name], errors.get(name)))
+    return Row(
+        "layer",
+        f"{place} {type(layer).__name__}",
+        place.count("."),
+        layer.formula(),
+        layer.backward_formula(),
+        watch.shape,
+        watch.norm,
+        watch.gradient_norm,
+        _microseconds(watch.forward_seconds),
+        _microseconds(watch.backward_seconds),
+        errors.get("input"),
+        tuple(parameters),
+    )
+
+
+def _norm(array):
+    """The Euclidean norm, summed in float64; None of None."""
+    return None if array is None else float(np.linalg.norm(np.asarray(array, np.float64)))
+
+
+def _microseconds(seconds):
+    return None if seconds == math.inf else 1e6 * seconds
+
+
+def _checked_loss(result, prediction):
+    """The value and the gradient that a loss returned, if they are what backward needs."""
+    if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
+        raise ValueError("explain: the loss must return a pair (value, gradient)")
+    value, gradient = result
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"explain: the loss must return one number, got an array of shape {np.shape(value)};"
+            ' with reduction="mean" or "sum" it does'
+        )
+    if np.shape(gradient) != prediction.shape:
+        raise ValueError(
+            f"explain: the loss must return a gradient of the prediction's shape {prediction.shape}, "
+            f"got {np.shape(gradient)}"
+        )
+    return float(value), gradient
+
+
+# --- as text ------------------------------------------------------------------------------------------------
+
+
+def _called(loss):
+    """A loss as one would call it, without its arrays: "softmax_cross_entropy(label_smoothing=0.1)"."""
+    options = {}
+    while isinstance(loss, partial):
+        options = loss.keywords | options
+        loss = loss.func
+    name = getattr(loss, "__name__", type(loss).__name__)
+    words = [f"{key}={value!r}" if np.ndim(value) == 0 else f"{key}=..." for key, value in options.items()]
+    return f"{name}({', '.join(words)})" if words else name
+
+
+def _formulas(loss):
+    """The loss's formulas forward and backward, where it is one of tinynet's and has no options."""
+    name = getattr(loss, "__name__", None)
+    return FORMULAS[name] if name in FORMULAS and LOSSES[name] is loss else (f"L = {_called(loss)}", "")
+
+
+def _table(explanation):
+    rows = explanation.rows
+    names = [2 * row.depth + len(row.name) for row in rows]
+    names += [2 * row.depth + 2 + len(p.name) for row in rows for p in row.parameters]
+    width = max(names)
+    shapes = [str(shape) for row in rows for shape in (row.shape, *(p.shape for p in row.parameters))]
+    left = max(16, *map(len, shapes)) + 24
+    right = max(30, WIDTH - width - left - 5)
+
+    lines = []
+
+    def line(name, forward, backward):
+        lines.append(f"{name:{width}}  {forward:{left}} | {backward}".rstrip())
+
+    def formulas(name, forward, backward):
+        forward, backward = _wrapped(forward, left), _wrapped(backward, right)
+        for k in range(max(len(forward), len(backward), 1)):
+            line(name if k == 0 else "", *(text[k] if k < len(text) else "" for text in (forward, backward)))
+
+    def numbers(name, shape, norm, gradient_norm, forward_us=None, backward_us=None, error=None):
+        forward = f"{shape!s:{left - 24}}{_number(norm):>12}{_time(forward_us):>12}"
+        line(name, forward, f"{_number(gradient_norm):>12}{_time(backward_us):>12}{_error(error):>12}")
+
+    def output(row):
+        name = "  " * row.depth + ("  L" if row.kind == "loss" else "  y")
+        numbers(name, row.shape, row.norm, row.gradient_norm, row.forward_us, row.backward_us, row.error)
+
+    line("", "values flow down", "gradients flow up")
+    line("", f"{'shape':{left - 24}}{'norm':>12}{'time, us':>12}", f"{'norm':>12}{'time, us':>12}{'check':>12}")
+    rule = "-" * (width + left + right + 5)
+    lines.append(rule)
+    numbers("input", rows[0].shape, rows[0].norm, rows[0].gradient_norm)
+    begun = []  # layers whose output is yet to come, each inside the one before
+    for row in rows[1:]:
+        while begun and begun[-1].depth >= row.depth:
+            output(begun.pop())
+        if row.kind == "loss":
+            lines.append(rule)
+        indent = "  " * row.depth
+        formulas(indent + row.name, row.formula, row.backward_formula)
+        for p in row.parameters:
+            numbers(f"{indent}  {p.name}", p.shape, p.norm, p.gradient_norm, error=p.error)
+        begun.append(row)
+    output(begun.pop())
+    forward = sum(row.forward_us or 0 for row in rows if row.depth == 0)
+    backward = sum(row.backward_us or 0 for row in rows if row.depth == 0)
+    lines.append(rule)
+    line("all", f"{_time(forward):>{left}}", f"{_time(backward):>24}")
+    notes = (
+        "norm: Euclidean, of the whole batch.  time: the best of "
+        f"{explanation.repeats} training steps, in microseconds; a step leaves out the gradient of the input.  "
+        "check: the largest difference of gradients from central differences, as a part of the largest gradient, with "
+        "each layer alone, in float64, at random inputs; beside y, that of the dx which the layer makes of dy."
+    )
+    return "\n".join([explanation.title, "", *lines, "", *textwrap.wrap(notes, WIDTH)])
+
+
+def _wrapped(formula, width):
+    """A formula in lines, broken at its commas where each of its parts fits on one."""
+    if all(len(part) < width for part in formula.split(", ")):
+        formula = formula.replace(" ", "\0").replace(",\0", ", ")
+    return [line.replace("\0", " ") for line in textwrap.wrap(formula, width)]
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"
+
+
+def _time(us):
+    return "" if us is None else f"{us:.1f}" if us < 99.95 else f"{us:,.0f}"
+
+
+def _error(error):
+    return "" if error is None else f"{error:.0e}" if error else "0"
