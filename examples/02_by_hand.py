@@ -1,0 +1,112 @@
+"""A neural network with nothing but arrays and formulas, and the same numbers from the classes.
+
+    python examples/02_by_hand.py
+
+A network is a function with adjustable numbers, its parameters.  This one maps an image of a handwritten digit, 8 x 8
+pixels written as a row of 64 numbers, to ten scores, one for each digit; the largest is its answer.  In between are 32
+"hidden" numbers.  For a batch of N images at once, one in each row:
+
+    a = x w1 + b1              x (N, 64)   w1 (64, 32)   b1 (32,)    weighted sums of the pixels
+    h = max(a, 0)              h (N, 32)                             negative sums become 0: without that bend, the
+                                                                     whole would be one weighted sum of the pixels
+    z = h w2 + b2              z (N, 10)   w2 (32, 10)   b2 (10,)    the scores, called logits
+    p = exp(z) / sum exp(z)    p (N, 10)   softmax: scores become probabilities, positive and 1 in total
+    L = -mean log p[n, t[n]]   t (N,)      the loss: 0 if every true digit t[n] has probability 1, large where the
+                                           network is sure and wrong (examples 03 and 06 derive it)
+
+Training looks for parameters that make L small: it takes the derivative of L by every parameter, together called the
+gradient, and moves each parameter a little against its derivative.  The chain rule gives them all, from the end to the
+beginning.  Write dz for dL/dz, and ask of each number which later ones it touched, and times what:
+
+    dz = (p - onehot(t)) / N       onehot(t) is 1 at the true digit and 0 elsewhere
+    dw2 = h' dz                    w2[i,o] touched z[n,o] of every image n, times h[n,i];  h' is h transposed
+    db2 = column sums of dz        b2[o] touched z[n,o] of every image, times 1
+    dh = dz w2'                    h[n,i] touched all ten z[n,o], times w2[i,o]
+    da = dh where a > 0, else 0    the slope of max(a, 0) is 1 or 0
+    dw1 = x' da     db1 = column sums of da
+
+That is all of backpropagation.  The classes do the same, compiled; so every number must agree, at every step.
+"""
+
+import gallery
+import numpy as np
+
+import tinynet as tn
+
+
+def forward(x, w1, b1, w2, b2):
+    a = x @ w1 + b1
+    h = np.maximum(a, 0)
+    return a, h, h @ w2 + b2
+
+
+def loss_and_gradients(x, t, w1, b1, w2, b2):
+    N = len(x)
+    a, h, z = forward(x, w1, b1, w2, b2)
+    z = z - z.max(axis=1, keepdims=True)  # changes no probability, and no exp can overflow
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    loss = -log_p[np.arange(N), t].mean()
+    dz = np.exp(log_p)
+    dz[np.arange(N), t] -= 1
+    dz /= N
+    dh = dz @ w2.T
+    da = np.where(a > 0, dh, 0)
+    return loss, (x.T @ da, da.sum(axis=0), h.T @ dz, dz.sum(axis=0))
+
+
+def main():
+    options = gallery.options(__doc__)
+    epochs, lr = 5 if options.quick else 30, 0.3  # an epoch shows every image once; lr, how far a step goes
+    (x, t), (x_test, t_test) = tn.data.digits()
+    x, x_test = x.reshape(-1, 64).astype(np.float64), x_test.reshape(-1, 64).astype(np.float64)
+
+    model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(10)], input_shape=64, seed=0, dtype="float64")
+    optimizer = tn.SGD(model, lr)
+    parameters = [p.value.copy() for p in model.parameters()]  # the same start: small random weights
+    by_hand, by_classes, differences = [], [], []
+    for epoch in range(epochs):
+        for x_batch, t_batch in tn.batches(x, t, batch_size=32, seed=epoch):
+            loss, gradients = loss_and_gradients(x_batch, t_batch, *parameters)
+            for value, gradient in zip(parameters, gradients, strict=True):
+                value -= lr * gradient
+
+            loss_of_classes, dz = tn.softmax_cross_entropy(model.forward(x_batch, training=True), t_batch)
+            model.backward(dz)
+            optimizer.step()
+
+            pairs = [(loss, loss_of_classes)]
+            pairs += [(mine, p.grad) for mine, p in zip(gradients, model.parameters(), strict=True)]
+            pairs += [(mine, p.value) for mine, p in zip(parameters, model.parameters(), strict=True)]
+            differences.append(max(np.abs(mine - theirs).max() for mine, theirs in pairs))
+            assert differences[-1] < 1e-6, f"step {len(differences)}: the numbers differ by {differences[-1]}"
+            by_hand.append(loss)
+            by_classes.append(loss_of_classes)
+        print(f"epoch {epoch + 1:2}  loss by hand {loss:.15f}  by the classes {loss_of_classes:.15f}")
+    accuracy = (forward(x_test, *parameters)[2].argmax(axis=1) == t_test).mean()
+    print(f"{len(differences)} steps; no loss, gradient or parameter ever differed by more than {max(differences):.1e}")
+    print(f"{accuracy:.1%} of {len(t_test)} digits that it never saw are read rightly")
+    assert accuracy > (0.85 if options.quick else 0.95)
+
+    figure = tn.plots.figure(10.5, 4.2)
+    curves, images = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    top, bottom = curves.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    epoch_ends = np.arange(1, epochs + 1)
+    for losses, name, style, colour in (
+        (by_hand, "by hand", "o", tn.plots.ORANGE),
+        (by_classes, "by the classes", "-", tn.plots.BLUE),
+    ):
+        top.semilogy(epoch_ends, np.reshape(losses, (epochs, -1)).mean(axis=1), style, color=colour, label=name)
+    top.legend(frameon=False)
+    bottom.semilogy(np.arange(1, len(differences) + 1) * epochs / len(differences), differences, color=tn.plots.GREY)
+    gallery.plain(top, title="The same numbers, apart from rounding", ylabel="mean loss of the epoch")
+    gallery.plain(bottom, xlabel="epoch", ylabel="largest\ndifference", ylim=(1e-17, 1e-5))
+    images.suptitle("Weights w1 of 16 hidden numbers\nblue: ink adds to a    red: ink subtracts", size=11)
+    strongest = np.argsort(-np.linalg.norm(parameters[0], axis=0))[:16]
+    for panel, weights in zip(images.subplots(4, 4).ravel(), parameters[0].T[strongest], strict=True):
+        panel.imshow(weights.reshape(8, 8), cmap="RdBu", vmin=-1.2, vmax=1.2)
+        panel.set_axis_off()
+    gallery.finish(figure, options)
+
+
+if __name__ == "__main__":
+    main()
