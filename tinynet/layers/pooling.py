@@ -22,16 +22,9 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.layers.base import Layer, pair
-
-THREADS_FROM = 16384  # numbers in the images from which two threads beat one
-
+from tinynet.layers.narrow_pooling import LANES, THREADS_FROM, beats, narrow_max_pool_forward
 
 # --- maximum ----------------------------------------------------------------------------------------------
-
-
-@simd.helper
-def beats(value, best):
-    return (value > best) | (value != value)
 
 
 @simd.kernel()
@@ -201,8 +194,11 @@ class _Max(_Pool2D):
         kh, kw = self._size
         y = np.empty((len(x), *self._pooled), x.dtype)
         winner = np.empty(y.shape, np.uint8 if kh * kw <= 256 else np.int32)
-        forward = max_pool_2x2_forward if (kh, kw) == (2, 2) else max_pool_forward
-        forward(x, self._size, self._stride, y, winner)
+        if self._size == self._stride == (2, 2) and x.shape[3] <= LANES:
+            narrow_max_pool_forward(x, y, winner)
+        else:
+            forward = max_pool_2x2_forward if (kh, kw) == (2, 2) else max_pool_forward
+            forward(x, self._size, self._stride, y, winner)
         if training:
             self._winner = winner
         return y.reshape(len(x), *self.output_shape)
