@@ -1,11 +1,16 @@
-"""Batches, and the digits that come with the package."""
+"""Batches, class weights, and the digits that come with the package."""
 
+import tracemalloc
 from importlib.resources import files
+from itertools import islice
 
 import numpy as np
 import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from tinynet.data import batches, digits
+import tinynet as tn
+from tinynet.data import balanced_class_weights, batches, digits
 
 
 class Squares:
@@ -20,6 +25,42 @@ class Squares:
     def __getitem__(self, index):
         assert isinstance(index, int)
         return np.full((2, 2), index**2)
+
+
+class Stored:
+    """An array as h5py has them: items for a number, a slice or rising numbers, and no wish to be read whole."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        assert (np.diff(rows) > 0).all(), "rows must rise"
+        self.read += len(rows)
+        return self.array[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("everything was read")
+
+
+class Labelled:
+    """A column as pandas has them: item k is the one whose label is k, wherever it stands."""
+
+    iloc = None
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, label):
+        raise AssertionError("the labels are not 0, 1, 2, ...")
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
 
 
 def test_every_sample_comes_once_and_with_its_own_label():
@@ -73,6 +114,66 @@ def test_any_layout_of_memory_gives_the_same_batches(layout, tmp_path):
         assert b.flags.c_contiguous
 
 
+def peak_of(work):
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+LAYOUTS = {
+    "plain": lambda x: x,
+    "strided": lambda x: x[:, 1::2],
+    "transposed": lambda x: x.reshape(-1, 256, 256).transpose(0, 2, 1),
+    "unaligned": lambda x: x,  # the records of CIFAR-10 are: a byte of label, then the pixels
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_a_memory_map_larger_than_memory_only_the_batches_are_read(layout, tmp_path):
+    # 256 GB, in a file of which nothing is on disk: to copy it all would not end well.
+    N, y = 2**20, np.arange(2**20)
+    whole = np.memmap(tmp_path / "x", np.float32, "w+", offset=layout == "unaligned", shape=(N, 2**16))
+    whole[N - 1, -1] = 5
+    x = LAYOUTS[layout](whole)
+    found = []
+    peak = peak_of(lambda: found.extend(islice(batches(x, y, 8, seed=1), 5)))
+    assert [xb.shape for xb, _ in found] == [(8, *x.shape[1:])] * 5
+    assert peak < y.nbytes + (5 + 1) * found[0][0].nbytes + 1e6  # the order, the batches, one more at most, a little
+    [(last, _)] = batches(x[N - 8 :], y[-8:], 8, shuffle=False)
+    assert last.max() == last[-1].ravel()[-1] == 5
+
+
+def test_a_strided_array_is_not_copied_for_each_batch():
+    x = np.zeros((20_000, 2, 100))[:, 0]
+    assert peak_of(lambda: next(batches(x, np.arange(20_000), 4))) < x.nbytes / 10
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_array_kept_elsewhere_is_asked_for_the_rows_of_a_batch_and_no_more(shuffle):
+    x, y = np.random.default_rng(0).standard_normal((30, 4)), np.arange(30)
+    stored = Stored(x)
+    for count, ((a, la), (b, lb)) in enumerate(
+        zip(batches(x, y, 8, shuffle, seed=2), batches(stored, Stored(y), 8, shuffle, seed=2), strict=True), 1
+    ):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(la, lb)
+        assert stored.read == min(8 * count, 30)
+        b[...] = 0
+    assert x.any()
+
+
+def test_arrays_of_other_libraries_are_taken_in_their_order():
+    x, y = np.arange(12.0).reshape(6, 2), np.arange(6)
+    for other in (torch.tensor(x), Labelled(x)):
+        for (a, _), (b, _) in zip(batches(x, y, 4), batches(other, Labelled(y), 4), strict=True):
+            assert type(b) is np.ndarray
+            np.testing.assert_array_equal(a, b)
+            b[...] = 0
+        assert np.asarray(other)[-1, -1] == 11
+
+
 def test_anything_with_a_length_and_items_is_data():
     found = list(batches(Squares(5), [10, 11, 12, 13, 14], 2, shuffle=False))
     assert [xb.shape for xb, _ in found] == [(2, 2, 2), (2, 2, 2), (1, 2, 2)]
@@ -97,8 +198,11 @@ REFUSED = [
     (lambda: batches(iter([1, 2]), np.zeros(2), 2), TypeError, "x must be an array"),
     (lambda: batches(np.zeros(3), np.zeros(3), 0), ValueError, "batch_size must be at least 1, got 0"),
     (lambda: batches(np.zeros(3), np.zeros(3), 2.5), TypeError, "batch_size must be a whole number, got 2.5"),
-    (lambda: batches(np.zeros(3), np.zeros(3), 2, seed=-1), ValueError, "non-negative"),
-    (lambda: batches(np.zeros(3), np.zeros(3), 2, seed="x"), TypeError, "SeedSequence"),
+    (lambda: batches(np.zeros(3), np.zeros(3), 2, seed=-1), ValueError, "seed must be .* at least 0, .* got -1"),
+    (lambda: batches(np.zeros(3), np.zeros(3), 2, False, seed=(1, -1)), ValueError, r"seed must be .* got \(1, -1\)"),
+    (lambda: batches(np.zeros(3), np.zeros(3), 2, seed="x"), TypeError, "seed must be .* got 'x'"),
+    (lambda: batches(np.zeros(3), np.zeros(3), 2, seed=1.5), TypeError, "seed must be .* got 1.5"),
+    (lambda: batches(np.zeros(3), np.zeros(3), 2, 7), TypeError, "shuffle must be True or False, got 7"),
 ]
 
 
@@ -106,6 +210,52 @@ REFUSED = [
 def test_bad_arguments_are_refused_at_the_call_not_at_the_first_batch(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_class_weights_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(6, 500, p=rng.dirichlet(np.ones(6)))
+    labels = np.concatenate([labels, np.arange(6)])
+    expected = compute_class_weight("balanced", classes=np.arange(6), y=labels)
+    found = balanced_class_weights(labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    assert found.dtype == np.float64
+    assert found[labels].mean() == pytest.approx(1)
+
+
+def test_class_weights_by_hand_of_classes_without_samples_and_labels_without_class():
+    # Classes 0 and 2 occur, 3 times and once: 4 / (2 * 3) and 4 / (2 * 1).
+    labels = np.array([[0, 0, -100], [2, -100, 0]], np.int8)
+    np.testing.assert_allclose(balanced_class_weights(labels), [2 / 3, 0, 2])
+    np.testing.assert_allclose(balanced_class_weights(labels, classes=5), [2 / 3, 0, 2, 0, 0])
+    np.testing.assert_allclose(balanced_class_weights([0, 255, 1, 255], ignore_index=255), [1, 1])
+    np.testing.assert_allclose(balanced_class_weights([True, False, True]), [1.5, 0.75])
+
+
+def test_with_class_weights_every_class_adds_as_much_to_the_loss():
+    labels = np.repeat([0, 1, 2], [90, 9, 1])
+    weight = balanced_class_weights(labels)
+    losses, _ = tn.softmax_cross_entropy(np.zeros((100, 3)), labels, weight=weight, reduction="none")
+    np.testing.assert_allclose(np.bincount(labels, losses), np.full(3, 100 / 3 * np.log(3)))
+
+
+REFUSED_LABELS = [
+    ([0.0, 1.0], {}, TypeError, "whole numbers, got an array of dtype float64$"),
+    (np.eye(3), {}, TypeError, r"for one-hot rows, give labels.argmax\(-1\)"),
+    ([], {}, ValueError, "no labels"),
+    ([-100, -100], {}, ValueError, "every label is -100"),
+    ([0, 1, -1], {}, ValueError, r"from 0 to 1 or -100 \(ignore_index\), got -1 at position \(2,\)"),
+    ([[0, 1], [3, 1]], {"classes": 3}, ValueError, r"from 0 to 2 or .*, got 3 at position \(1, 0\)"),
+    ([0, 1], {"classes": 0}, ValueError, "classes must be at least 1, got 0"),
+    ([0, 1], {"ignore_index": None}, TypeError, "ignore_index must be a whole number, got None"),
+]
+
+
+@pytest.mark.parametrize(("labels", "options", "error", "message"), REFUSED_LABELS)
+def test_labels_of_no_class_are_refused(labels, options, error, message):
+    with pytest.raises(error, match=message):
+        balanced_class_weights(labels, **options)
 
 
 def test_the_digits_are_what_they_say():

@@ -15,6 +15,7 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
 
 from tinynet import data, gradcheck, information, metrics, optim, plots
 from tinynet.config import get_num_threads, set_num_threads, show_config
+from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
@@ -75,6 +76,7 @@ __all__ = [
     "Softmax",
     "Tanh",
     "accuracy",
+    "balanced_class_weights",
     "batches",
     "binary_cross_entropy",
     "categorical_cross_entropy",

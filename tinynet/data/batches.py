@@ -12,9 +12,18 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
     from 0: lists, or a data set of your own that reads an image when asked for it.  Items that are numbers, or
     arrays of one shape, come as one array; others, such as sentences, as a list.  Every batch is a fresh array.
 
+    Of data on disk, never more than a batch is read: of a numpy.memmap, and of what has `shape`, `dtype` and
+    `__array__` as arrays do but keeps its numbers elsewhere, such as a data set of h5py or Zarr, which is asked for
+    several items at once, by an array of their numbers in rising order.
+
     The same `seed` gives the same order: give each epoch its own, or a numpy.random.Generator, which moves on by
     itself, or None for an order that nobody can repeat.  A ValueError or TypeError says, before the first batch,
     what is wrong with the arguments.
+
+    >>> for x, y in batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
+    ...     print(x, y)
+    ['good', 'bad'] [1 0]
+    ['so so'] [2]
     """
     x, samples = _indexed(x, "x")
     y, labels = _indexed(y, "y")
@@ -23,7 +32,10 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
     if samples == 0:
         raise ValueError("batches: there are no samples")
     batch_size = positive_int(batch_size, "batches: batch_size")
-    order = np.random.default_rng(seed).permutation(samples) if shuffle else np.arange(samples)
+    if not isinstance(shuffle, (bool, np.bool_)):
+        raise TypeError(f"batches: shuffle must be True or False, got {shuffle!r}")
+    rng = _generator(seed)
+    order = rng.permutation(samples) if shuffle else np.arange(samples)
     return _generate(x, y, order, batch_size)
 
 
@@ -35,8 +47,16 @@ def _generate(x, y, order, batch_size):
 
 def _gather(data, rows):
     if isinstance(data, np.ndarray):
-        # The rows are in range, so "clip" changes none of them; the default, "raise", gathers into a buffer first.
-        return data.take(rows, axis=0, mode="clip")
+        if data.flags.c_contiguous and data.flags.aligned:
+            # The rows are in range, so "clip" changes none of them; the default, "raise", gathers into a buffer first.
+            return data.take(rows, axis=0, mode="clip")
+        return np.ascontiguousarray(data[rows])  # of these, take would copy the whole array first
+    if _is_stored(data):
+        rising = np.argsort(rows)  # h5py takes no other order
+        found = np.asarray(data[rows[rising]])
+        batch = np.empty(found.shape, found.dtype)
+        batch[rising] = found
+        return batch
     items = [data[int(row)] for row in rows]
     if all(isinstance(item, (int, float)) or hasattr(item, "__array__") for item in items):
         arrays = [np.asarray(item) for item in items]
@@ -46,11 +66,31 @@ def _gather(data, rows):
 
 
 def _indexed(data, name):
-    """The data, as an array if it is one, and its number of samples."""
-    if hasattr(data, "__array__"):
+    """The data, as an array if it is one in memory or a memory map, and its number of samples."""
+    if hasattr(data, "__array__") and not _is_stored(data):
         data = np.asarray(data)
     if isinstance(data, (str, bytes, dict, set)) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"batches: {name} must be an array or have a length and items, got {type(data).__name__}")
-    if isinstance(data, np.ndarray) and data.ndim == 0:
+    if hasattr(data, "shape") and len(data.shape) == 0:
         raise ValueError(f"batches: {name} must have an axis of samples, got a single {data.dtype} value")
     return data, len(data)
+
+
+def _is_stored(data):
+    """Is it like an array, but one that np.asarray would have to read first?
+
+    PyTorch's and JAX's arrays have __dlpack__, as NumPy's do.  Those of pandas have iloc, and item k need not be the
+    k-th of them.
+    """
+    like_an_array = all(hasattr(data, name) for name in ("__array__", "shape", "dtype", "__getitem__"))
+    return like_an_array and not (hasattr(data, "__dlpack__") or hasattr(data, "iloc"))
+
+
+def _generator(seed):
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            "batches: seed must be a whole number of at least 0, a tuple of them, a numpy.random.Generator or None, "
+            f"got {seed!r}"
+        ) from None
