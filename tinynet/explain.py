@@ -11,6 +11,7 @@ The step is made by a copy of the model whose layers note what passes through th
 
 import copy
 import math
+import re
 import textwrap
 import time
 from functools import partial
@@ -349,9 +350,10 @@ def _table(explanation):
 
 
 def _wrapped(formula, width):
-    """A formula in lines, broken at its commas where each of its parts fits on one."""
-    if all(len(part) < width for part in formula.split(", ")):
-        formula = formula.replace(" ", "\0").replace(",\0", ", ")
+    """A formula in lines, broken before "dx = ..." and the like where each of its parts fits on one."""
+    parts = re.split(r"(?<=,) (?=\w+ = )", formula)
+    if all(len(part) <= width for part in parts):
+        formula = " ".join(part.replace(" ", "\0") for part in parts)
     return [line.replace("\0", " ") for line in textwrap.wrap(formula, width)]
 
 
