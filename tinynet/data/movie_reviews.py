@@ -1,0 +1,57 @@
+"""Movie reviews: 10,662 sentences about films, half of them in praise.
+
+B. Pang and L. Lee (2005), Seeing stars: exploiting class relationships for sentiment categorization with respect to
+rating scales: the sentence polarity data set, one sentence a line in Latin-1, lower case, tokens split by spaces.
+"""
+
+import numpy as np
+
+from tinynet.data.download import download_members
+from tinynet.data.files import broken, data_root, described, is_missing, opened
+
+NAMES = ["rt-polarity.neg", "rt-polarity.pos"]  # label 0, label 1
+ARCHIVE = "rt-polaritydata.tar.gz"
+ARCHIVE_SIZE = 487770
+ARCHIVE_SHA256 = "a05befe52aafda71d458d188a1c54506a998b1308613ba76bbda2e5029409ce9"
+MIRRORS = (
+    "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+    "https://storage.googleapis.com/seldon-datasets/sentence_polarity_v1/",
+)
+
+
+def movie_reviews(root=None):
+    """10,662 sentences from reviews of films, as a list of strings, and their labels, int64 (10662,): 1 is praise.
+
+    Blame and praise take turns, so that any stretch of the list holds as much of either.  There is no fixed split into
+    training and test; the literature takes ten folds.  Vocabulary makes numbers of the sentences.
+
+    The files rt-polarity.neg and rt-polarity.pos lie in `root`/sentiment.  `root` is the environment variable
+    TINYNET_DATA by default, else tinynet in the user's cache folder.  A file that is there is read as it is; if one is
+    missing, their archive is downloaded (0.5 MB) and its checksum verified.  Raises DatasetError, naming the file, if
+    it is broken or cannot be had.
+    """
+    folder = data_root(root) / "sentiment"
+    paths = [folder / name for name in NAMES]
+    missing = [path for path in paths if is_missing(path)]
+    if missing:
+        download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
+    parts = [read_lines(path) for path in paths]
+    sentences = parts[0] + parts[1]
+    labels = np.repeat(np.array([0, 1], np.int64), [len(part) for part in parts])
+    places = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
+    order = np.argsort(places, kind="stable")
+    return [sentences[i] for i in order], labels[order]
+
+
+def read_lines(path):
+    """The lines of a text file in Latin-1, without empty ones and without the space around them."""
+    with opened(path) as (file, _):
+        text = file.read()
+    if described(text[:8]) in ("a web page", "gzip data") or b"\0" in text:
+        raise broken(path, "lines of text", described(text[:8]))
+    # Not splitlines(), which also splits at the byte 85: the files have some, for an ellipsis.
+    lines = [line.strip() for line in text.decode("latin-1").split("\n")]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise broken(path, "lines of text", "none")
+    return lines
