@@ -1,0 +1,29 @@
+"""Pictures: how a training went, what a model makes of images, how good and how honest it is,
+what happens inside it, how losses compare.
+
+Every function returns a matplotlib Figure and, given `path`, also saves it (.png, .svg, .pdf).  `on=` takes a
+Figure or a SubFigure to draw on, so that several make one picture.  pyplot is never touched: no window opens,
+no backend is chosen or changed, and it works without a display.  matplotlib is imported when first needed.
+"""
+
+from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure
+from tinynet.plots.curves import training_curves
+from tinynet.plots.losses import loss_and_gradient, losses_by_margin
+from tinynet.plots.predictions import confusion_matrix, image_grid, reliability_diagram
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PALE",
+    "PURPLE",
+    "RED",
+    "confusion_matrix",
+    "figure",
+    "image_grid",
+    "loss_and_gradient",
+    "losses_by_margin",
+    "reliability_diagram",
+    "training_curves",
+]

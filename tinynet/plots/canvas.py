@@ -1,0 +1,39 @@
+"""What the pictures share: colours, an empty figure, plain axes, notes, images as they are drawn."""
+
+BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
+GREY, PALE = "#8b8f97", "#e2e5e9"
+
+
+def figure(width=8.0, height=4.5):
+    """An empty Figure of so many inches, whose parts make room for each other's labels."""
+    from matplotlib.figure import Figure
+
+    result = Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+    result.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
+    return result
+
+
+def plain(panel):
+    panel.grid(color=PALE, lw=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(GREY)
+    panel.tick_params(color=GREY)
+
+
+def note(panel, text, at, words, colour, start=(0, 0.5)):
+    """Text at `words`, and a thin line to the point `at`, from the place on the text that is `start` of its size."""
+    line = {"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 2, "shrinkB": 4, "relpos": start}
+    panel.annotate(text, at, words, color=colour, fontsize=9, va="center", arrowprops=line)
+
+
+def drawing_on(on, size):
+    return figure(*size) if on is None else on
+
+
+def finished(on, path):
+    """The whole figure that `on` belongs to, saved if there is a path."""
+    whole = on.get_figure(root=True) or on
+    if path is not None:
+        whole.savefig(path)
+    return whole

@@ -1,0 +1,118 @@
+"""What a model makes of images, how good it is, and how honest."""
+
+import numpy as np
+
+from tinynet import metrics
+from tinynet.layers.base import positive_int
+from tinynet.plots.canvas import BLUE, GREY, PALE, RED, drawing_on, finished, plain
+
+
+def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=8, names=None):
+    """Images in rows, each with its predicted label above; where that is wrong, in red, with the true one.
+
+    images (N, H, W), (N, H, W, 1) or (N, H, W, 3), floats in [0, 1] or bytes: grey ones are drawn as ink on paper, dark
+    where the value is high.  labels (N,) are whole numbers; predictions (N,) too, or scores (N, C), or None to show the
+    labels alone.  `names` gives each class a word instead of its number.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3) or len(images) == 0:
+        raise ValueError(f"image_grid: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"image_grid: labels must be ({len(images)},), one for each image, got {labels.shape}")
+    positive_int(columns, "image_grid: columns")
+    if predictions is not None:
+        predictions = np.asarray(predictions)
+        if predictions.ndim == 2:
+            predictions = predictions.argmax(axis=1)
+        if predictions.shape != labels.shape:
+            raise ValueError(f"image_grid: predictions must be {labels.shape} or (N, C), got {predictions.shape}")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    on = drawing_on(on, (columns * 0.95, rows * 1.2))
+    word = (lambda label: names[int(label)]) if names is not None else (lambda label: str(int(label)))
+    panels = on.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(images) :]:
+        panel.set_axis_off()
+    brightest = 255 if images.dtype == np.uint8 else 1
+    for k, panel in enumerate(panels[: len(images)]):
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_color(PALE)
+        panel.imshow(images[k], cmap="Greys", vmin=0, vmax=brightest, interpolation="nearest")
+        text, colour = word(labels[k]), "black"
+        if predictions is not None and predictions[k] != labels[k]:
+            text, colour = f"{word(predictions[k])}, is {word(labels[k])}", RED
+        panel.set_title(text, fontsize=10, color=colour, pad=4)
+    return finished(on, path)
+
+
+def confusion_matrix(predictions, labels, path=None, *, on=None, names=None, classes=None):
+    """What was taken for what: a row for each true class, a column for each predicted one, a number in each cell.
+
+    predictions, labels and classes are as in metrics.confusion_matrix.  The darker a cell, the larger its share of the
+    row: blue where the prediction is right, red where it is wrong.  `names` gives each class a word instead of its
+    number.  Above 25 classes the numbers are left out.
+    """
+    from matplotlib.colors import to_rgb
+
+    table = metrics.confusion_matrix(predictions, labels, classes=classes)
+    C = len(table)
+    if names is not None and len(names) < C:
+        raise ValueError(f"confusion_matrix: names must have a word for each of the {C} classes, got {len(names)}")
+    words = [str(names[c]) if names is not None else str(c) for c in range(C)]
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    side = 0.42 * C if C <= 25 else 7
+    on = drawing_on(on, (side + 1.6, side + 1.2))
+    panel = on.subplots()
+    # Few mistakes must be seen among many right ones: their shade grows with the root of the share.
+    ink = np.where(np.eye(C, dtype=bool)[..., None], to_rgb(BLUE), to_rgb(RED))
+    panel.imshow(1 - (1 - ink) * np.sqrt(share)[..., None], interpolation="nearest")
+    if C <= 25:
+        for i, j in np.argwhere(table):
+            colour = "white" if share[i, j] > 0.3 else "black"
+            panel.text(j, i, f"{table[i, j]}", ha="center", va="center", fontsize=9, color=colour)
+        long = max(map(len, words)) > 3
+        panel.set_xticks(range(C), words, rotation=45 if long else 0, ha="right" if long else "center")
+        panel.set_yticks(range(C), words)
+    panel.set_xticks(np.arange(C - 1) + 0.5, minor=True)
+    panel.set_yticks(np.arange(C - 1) + 0.5, minor=True)
+    panel.grid(which="minor", color=PALE, lw=0.8 if C <= 25 else 0.2)
+    panel.tick_params(which="both", length=0)
+    panel.spines[:].set_color(GREY)
+    panel.set(xlabel="predicted", ylabel="true")
+    panel.set_title(f"{int(table.trace()):,} of {int(table.sum()):,} right", fontsize=11)
+    return finished(on, path)
+
+
+def reliability_diagram(probabilities, labels, path=None, *, on=None, bins=15):
+    """How often predictions are right, against how confident they are; below, how many there are of each confidence.
+
+    probabilities, labels and bins are as in metrics.calibration_bins.  A calibrated model's bars end on the diagonal.
+    Red is what is missing where the model is too confident, pale blue what is beyond its confidence; the expected
+    calibration error is their mean length over all predictions.
+    """
+    edges, confidence, right, count = metrics.calibration_bins(probabilities, labels, bins=bins)
+    error = metrics.expected_calibration_error(probabilities, labels, bins=bins)
+    full = count > 0
+    left, confidence, right = edges[:-1][full], confidence[full], right[full]
+    on = drawing_on(on, (4.8, 5.4))
+    top, bottom = on.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+    shape = {"width": 1 / bins, "align": "edge", "edgecolor": "white", "linewidth": 0.8}
+    lower, gap = np.minimum(right, confidence), np.abs(right - confidence)
+    top.bar(left, lower, color=BLUE, label="right", **shape)
+    for which, colour, label in (
+        (confidence > right, RED, "too confident"),
+        (confidence < right, BLUE, "not confident enough"),
+    ):
+        if which.any():
+            top.bar(left[which], gap[which], bottom=lower[which], color=colour, alpha=0.4, label=label, **shape)
+    top.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls="--")
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    top.set_title(f"expected calibration error {error:.3f}", fontsize=11, pad=26)
+    top.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, handlelength=1.2)
+    bottom.bar(left, count[full] / count.sum(), color=GREY, **shape)
+    bottom.set(xlabel="confidence", ylabel="share of\npredictions")
+    for panel in (top, bottom):
+        plain(panel)
+    return finished(on, path)
