@@ -20,9 +20,11 @@ from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer, Parameter
+from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.embedding import Embedding
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -55,10 +57,12 @@ __all__ = [
     "Adam",
     "AdamW",
     "AvgPool2D",
+    "Concat",
     "Conv2D",
     "Dense",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
@@ -67,10 +71,12 @@ __all__ = [
     "LeakyReLU",
     "MaxPool2D",
     "NonFiniteError",
+    "Parallel",
     "Parameter",
     "RMSprop",
     "ReLU",
     "Reshape",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",

@@ -128,7 +128,7 @@ def _of_layers(what, inputs, loss, rng):
     x = np.array(x) if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
     twin = _float64_copy(what, x.shape[1:], rng)
     parameters = twin.parameters() if model else twin.parameters
-    random = [(layer, layer.state) for layer in (twin.layers if model else [twin]) if hasattr(layer, "state")]
+    random = [(layer, layer.state) for layer in twin.walk() if hasattr(layer, "state")]
 
     def forward():
         for layer, state in random:  # so that a Dropout drops the same numbers every time
@@ -178,10 +178,10 @@ def _name(loss):
 def _float64_copy(what, shape, rng):
     """A float64 twin of a layer, built for inputs of `shape`, or of a model; with the same parameters if it has any."""
     if hasattr(what, "flat_values"):
-        layers = copy.deepcopy(what.layers)
-        for layer in layers:
+        twin = copy.deepcopy(what)
+        for layer in twin.walk():
             layer.dtype = None  # not built, so that the twin may build it anew
-        twin = type(what)(layers, what.input_shape, what.seed, dtype="float64")
+        twin = type(what)(twin.layers, what.input_shape, what.seed, dtype="float64")
         twin.flat_values[...] = what.flat_values
         return twin
     twin = copy.deepcopy(what)

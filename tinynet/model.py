@@ -29,21 +29,15 @@ class Sequential:
     """
 
     def __init__(self, layers, input_shape, seed=0, dtype="float32"):
-        self.layers = _checked_layers(layers)
+        self.layers = checked_layers(layers, "Sequential")
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
-        shape = input_shape
         try:
-            for index, layer in enumerate(self.layers):
-                layer.place = f" (layer {index})"
-                shape = layer.build(shape, self.dtype, rng)
-                for parameter in layer.parameters:
-                    parameter.name = f"{index}.{parameter.name}"
+            self.output_shape = build_in_a_row(self.layers, input_shape, self.dtype, rng)
         except Exception:
-            for layer in self.walk():  # none of them is part of a model now
-                layer.place, layer.dtype = "", None
+            leave_unbuilt(self.walk())
             raise
-        self.input_shape, self.output_shape = self.layers[0].input_shape, shape
+        self.input_shape = self.layers[0].input_shape
         self._flatten()
 
     def _flatten(self):
@@ -79,9 +73,7 @@ class Sequential:
 
         `training` keeps what backward will need, x itself among it: leave x as it is until then.
         """
-        y = x
-        for layer in self.layers:
-            y = layer.forward(y, training)
+        y = forward_in_a_row(self.layers, x, training)
         views_x = isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # a model of nothing but Flatten, say
         if views_x or (training and self.layers[-1].keeps_output):
             return y.copy()  # so that nothing the caller does to it can change the gradients, or x
@@ -94,15 +86,8 @@ class Sequential:
 
         Returns dL/dx if `input_grad`, else None, and then leaves out the work that only dL/dx would need.
         """
-        first = 0
-        if not input_grad:
-            with_parameters = [index for index, layer in enumerate(self.layers) if layer.parameters]
-            if not with_parameters:
-                return None
-            first = with_parameters[0]
-        for index in range(len(self.layers) - 1, first - 1, -1):
-            dy = self.layers[index].backward(dy, input_grad or index > first)
-        return dy
+        self.layers[0].check_input_grad(input_grad)
+        return backward_in_a_row(self.layers, dy, input_grad)
 
     def predict(self, x, batch_size=256):
         """forward(x) for x of any length, `batch_size` samples at a time.  Safe from several threads at once."""
@@ -121,12 +106,11 @@ class Sequential:
         return y
 
     def summary(self):
-        """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes."""
-        rows = [("layer", "", "output", "parameters", "FLOPs forward")]
-        for index, layer in enumerate(self.layers):
-            count = sum(p.value.size for p in layer.parameters)
-            shape = "(N, " + ", ".join(map(str, layer.output_shape)) + ")"
-            rows.append((f"{index} {type(layer).__name__}", layer.formula(), shape, f"{count:,}", f"{layer.flops:,}"))
+        """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes.
+
+        Layers inside another one are indented below it, and their numbers are left out of its own.
+        """
+        rows = [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers)]
         flops = sum(layer.flops for layer in self.layers)
         rows.append(("total", "", "", f"{self.flat_values.size:,}", f"{flops:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -139,22 +123,88 @@ class Sequential:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def __repr__(self):
-        names = ", ".join(type(layer).__name__ for layer in self.layers)
-        return f"Sequential([{names}], input_shape={self.input_shape}, {self.flat_values.size:,} parameters)"
+        return (
+            f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self.flat_values.size:,} parameters)"
+        )
 
 
-def _checked_layers(layers):
+def _rows(layers, number="", indent=""):
+    for index, layer in enumerate(layers):
+        count = sum(p.value.size for p in layer.parameters)
+        count -= sum(p.value.size for inner in layer.layers for p in inner.parameters)
+        flops = layer.flops - sum(inner.flops for inner in layer.layers)
+        shape = f"({', '.join(map(str, ('N', *layer.output_shape)))})"
+        yield f"{indent}{number}{index} {type(layer).__name__}", layer.formula(), shape, f"{count:,}", f"{flops:,}"
+        yield from _rows(layer.layers, f"{number}{index}.", indent + "  ")
+
+
+def _names(layers):
+    names = (type(layer).__name__ + (f"({_names(layer.layers)})" if layer.layers else "") for layer in layers)
+    return f"[{', '.join(names)}]"
+
+
+# --- layers in a row, of a model or inside a layer ----------------------------------------------------------
+
+
+def build_in_a_row(layers, shape, dtype, rng, place="", first=0):
+    """Build each layer for what the one before it gives; returns the output's shape.
+
+    They are numbered from `first` on, within the layer at `place` if it is one that holds them.
+    """
+    before = None
+    for index, layer in enumerate(layers, first):
+        layer.place = f"{place[:-1]}.{index})" if place else f" (layer {index})"
+        if before is not None and layer.takes_integers:
+            raise ValueError(f"{layer.label}: it takes whole numbers, but {before.label} before it gives real ones")
+        shape = layer.build(shape, dtype, rng)
+        for parameter in layer.parameters:
+            parameter.name = f"{index}.{parameter.name}"
+        before = layer
+    return shape
+
+
+def leave_unbuilt(layers):
+    """After a failure: none of them is part of a model now."""
+    for layer in layers:
+        layer.place, layer.dtype = "", None
+
+
+def forward_in_a_row(layers, x, training):
+    for layer in layers:
+        x = layer.forward(x, training)
+    return x
+
+
+def backward_in_a_row(layers, dy, input_grad):
+    """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has parameters."""
+    first = 0
+    if not input_grad:
+        with_parameters = [index for index, layer in enumerate(layers) if layer.parameters]
+        if not with_parameters:
+            return None
+        first = with_parameters[0]
+    for index in range(len(layers) - 1, first - 1, -1):
+        dy = layers[index].backward(dy, input_grad or index > first)
+    return dy
+
+
+def checked_layers(layers, where):
+    """A list of layers as a list, each new and there once, counting those inside them; `where` is for the message."""
     if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
-        raise TypeError(f"Sequential: layers must be a list of layers, got {layers!r}")
+        raise TypeError(f"{where}: layers must be a list of layers, got {layers!r}")
     if not layers:
-        raise ValueError("Sequential: the list of layers is empty")
+        raise ValueError(f"{where}: the list of layers is empty")
+    seen = []
     for index, layer in enumerate(layers):
         if isinstance(layer, type) and issubclass(layer, Layer):
-            raise TypeError(f"Sequential: layer {index} is the class {layer.__name__}; write {layer.__name__}(...)")
+            raise TypeError(f"{where}: layer {index} is the class {layer.__name__}; write {layer.__name__}(...)")
         if not isinstance(layer, Layer):
-            raise TypeError(f"Sequential: layer {index} must be a layer, got {layer!r}")
-        if layer.dtype is not None:
-            raise ValueError(f"Sequential: layer {index} is {layer.label}, which is built already; make a new one")
-        if any(layer is earlier for earlier in layers[:index]):
-            raise ValueError(f"Sequential: layer {index} stands in the list twice; make a new one")
+            raise TypeError(f"{where}: layer {index} must be a layer, got {layer!r}")
+        for part in layer.walk():
+            what = f"{where}: layer {index} {'is' if part is layer else 'holds'} {part.label}, which"
+            if part.dtype is not None:
+                raise ValueError(f"{what} is built already; make a new one")
+            if any(part is earlier for earlier in seen):
+                raise ValueError(f"{what} stands in the list twice; make a new one")
+            seen.append(part)
     return list(layers)

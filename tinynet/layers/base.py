@@ -41,6 +41,7 @@ class Layer:
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
     flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
+    takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
 
     def __init__(self):
         self.parameters, self.buffers = [], {}
@@ -115,6 +116,11 @@ class Layer:
         if dy.shape != shape:
             raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}")
         return dy
+
+    def check_input_grad(self, input_grad):
+        """A ValueError where the gradient of an input of whole numbers is asked for."""
+        if input_grad and self.takes_integers:
+            raise ValueError(f"{self.label}: its input is whole numbers, which have no gradient: pass input_grad=False")
 
     def kept(self, name):
         """What forward(x, training=True) kept as `name`; a RuntimeError says so where it did not run."""

@@ -1,0 +1,210 @@
+"""Residual, Concat and Parallel: layers side by side, over one x.
+
+    Residual    y = x + f(x)                     f: layers in a row, whose output has x's shape
+                y = s(x) + f(x)                  with layers s on the shortcut, where the shapes differ
+    Concat      y = [x, f(x)]                    beside each other, along the last axis
+    Parallel    y = [f1(x), f2(x), ..., fk(x)]   the same, of any number of branches
+
+    x (N, ...), y (N, ...).  Beside each other: fi(x) (N, ..., Ci), y (N, ..., C1 + ... + Ck), all other axes alike.
+
+Backward.  Ask first which y a branch's output touched, then which branches x touched.
+
+    a sum      fi(x)[n,j] touched y[n,j], times 1:   every branch is given dy, whole
+    beside     fi(x)[n,c] touched one y, times 1:    every branch is given the part of dy in its own columns
+
+A branch turns what it is given into its share of dx, as a model does: from its last layer to its first.  x went into
+every branch, so its gradient is the sum of their shares; the share of x itself, a branch of no layers, is just what
+it was given:
+
+    Residual    dx = dy + df        df, ds: what f's and s's layers make of dy
+                dx = ds + df
+    Concat      dx = dy[x's columns] + df, of dy[f's columns]
+    Parallel    dx = df1 + ... + dfk
+
+That dy in Residual's sum is why deep stacks of them train: whatever f does to its share, dy reaches x undiminished.
+
+Sources: Residual, He et al. 2016, equations 1 and 2; Concat, Huang et al. 2017 (DenseNet), equation 2; branches of
+several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Inception).
+"""
+
+import math
+
+import numpy as np
+
+from tinynet.layers.base import Layer
+from tinynet.model import backward_in_a_row, build_in_a_row, checked_layers, forward_in_a_row, leave_unbuilt
+
+
+class _Branches(Layer):
+    """What the three share.  `branches` are lists of layers, [] for x itself; a subclass joins what they return.
+
+    In training it keeps the size of the batch; all else is kept by the layers inside.
+    """
+
+    keeps_output = False  # joining copies
+
+    def __init__(self, branches):
+        super().__init__()
+        self.branches = branches
+        self.layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
+
+    @property
+    def takes_integers(self):
+        return any(branch[0].takes_integers for branch in self.branches if branch)
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        try:
+            shapes, first = [], 0
+            for branch in self.branches:
+                shapes.append(build_in_a_row(branch, self.input_shape, self.dtype, rng, self.place, first))
+                first += len(branch)
+            self.output_shape = self._joined_shape(shapes)
+        except Exception:
+            leave_unbuilt(self.walk())
+            raise
+        self.parameters = [parameter for layer in self.layers for parameter in layer.parameters]
+        self.buffers = {
+            f"{i}.{name}": array for i, layer in enumerate(self.layers) for name, array in layer.buffers.items()
+        }
+        self.flops = sum(layer.flops for layer in self.layers)
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        if not self.takes_integers:  # as floats, an Embedding refuses them
+            x = self.checked(x)
+        y = self._joined(
+            [forward_in_a_row(branch, x, training) if branch else self.checked(x) for branch in self.branches]
+        )
+        if training:
+            self._batch = len(y)
+        return y
+
+    def backward(self, dy, input_grad=True):
+        self.check_input_grad(input_grad)
+        dy = self.checked_gradient(dy, self.kept("_batch"))
+        given = self._shares(dy)
+        shares = [backward_in_a_row(branch, g, input_grad) for branch, g in zip(self.branches, given, strict=True)]
+        return _sum(shares) if input_grad else None
+
+    def _names(self):
+        """The branches' layers in words, by their numbers inside: "x", "layer 0", "layers 1-3"."""
+        first = 0
+        for branch in self.branches:
+            last = first + len(branch) - 1
+            yield "x" if not branch else f"layer {first}" if len(branch) == 1 else f"layers {first}-{last}"
+            first += len(branch)
+
+
+class Parallel(_Branches):
+    """y = [f1(x), f2(x), ...] along the last axis.  branches: a list of lists of layers, each list over the same x.
+
+    [] is a branch too, x itself.  The layers are numbered through from the first branch to the last.  Words seen
+    through windows of several widths (Kim 2014, section 2):
+
+        Embedding(vocabulary, 64), Reshape((words, 1, 64)),
+        Parallel([[Conv2D(100, (width, 1), activation="relu"), GlobalMaxPool2D()] for width in (3, 4, 5)])
+
+    Raises ValueError when it is built where the branches' outputs differ in more than their last axis.
+    """
+
+    def __init__(self, branches):
+        if isinstance(branches, Layer) or not isinstance(branches, (list, tuple)):
+            raise TypeError(f"Parallel: branches must be a list of lists of layers, got {branches!r}")
+        for index, branch in enumerate(branches):
+            if not isinstance(branch, (list, tuple)):
+                raise TypeError(f"Parallel: branch {index} must be a list of layers, got {branch!r}")
+        super().__init__([list(branch) for branch in branches])
+
+    def _joined_shape(self, shapes):
+        if any(not shape or shape[:-1] != shapes[0][:-1] for shape in shapes):
+            given = ", ".join(f"{shape} of {name}" for shape, name in zip(shapes, self._names(), strict=True))
+            raise ValueError(
+                f"{self.label}: what stands side by side must have one shape, but for the last axis; got {given}"
+            )
+        self._ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def _joined(self, values):
+        return np.concatenate(values, axis=-1)
+
+    def _shares(self, dy):
+        return np.split(dy, self._ends, axis=-1)
+
+    def formula(self):
+        return f"y = [{', '.join(name if name == 'x' else f'{name} of x' for name in self._names())}]"
+
+    def backward_formula(self):
+        return "dx = sum of what the branches make of their columns of dy"
+
+
+class Concat(Parallel):
+    """y = [x, f(x)] along the last axis, f the layers in a row: x (N, ..., C) and f(x) (N, ..., G) -> (N, ..., C + G).
+
+    As in DenseNet, where the layers after it still see x.  Raises ValueError when it is built where x and f(x) differ
+    in more than their last axis: give a Conv2D padding="same".
+    """
+
+    def __init__(self, layers):
+        super().__init__([[], checked_layers(layers, "Concat")])
+
+    def formula(self):
+        return "y = [x, f(x)]"
+
+    def backward_formula(self):
+        return "dx = dy[x's columns] + df, f's layers backward from dy[f's columns]"
+
+
+class Residual(_Branches):
+    """y = x + f(x), f the layers in a row, whose output must have x's shape; or y = s(x) + f(x), s those of `shortcut`.
+
+    Where f changes the shape, the shortcut must too, as in He et al. 2016, section 3.3:
+
+        Residual([Conv2D(64, 3, stride=2, padding="same"), ReLU(), Conv2D(64, 3, padding="same")],
+                 shortcut=[Conv2D(64, 1, stride=2)])
+
+    Inside, the shortcut's layers are numbered after f's.  Raises ValueError when it is built where the shapes differ.
+    """
+
+    def __init__(self, layers, shortcut=None):
+        layers = checked_layers(layers, "Residual")
+        super().__init__([layers, [] if shortcut is None else checked_layers(shortcut, "Residual: shortcut")])
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self.flops += math.prod(output_shape)
+        return output_shape
+
+    def _joined_shape(self, shapes):
+        if shapes[0] != shapes[1]:
+            layers, shortcut = self.branches
+            other = f"the shortcut's last, {shortcut[-1].label}," if shortcut else "x"
+            raise ValueError(
+                f"{self.label}: what is added must have one shape, but its last layer, {layers[-1].label}, gives"
+                f" {shapes[0]} and {other} {'gives' if shortcut else 'is'} {shapes[1]}"
+                + ("" if shortcut else "; give it a shortcut=[...] of layers that change x alike")
+            )
+        return shapes[0]
+
+    def _joined(self, values):
+        return _sum(values)
+
+    def _shares(self, dy):
+        return [dy, dy]
+
+    def formula(self):
+        _, shortcut = self._names()
+        return "y = x + f(x)" if shortcut == "x" else f"y = s(x) + f(x), s = {shortcut}"
+
+    def backward_formula(self):
+        return f"dx = {'ds' if self.branches[1] else 'dy'} + df, from dy through the layers"
+
+
+def _sum(arrays):
+    """Their sum, a fresh array: one of them may be x, kept by a layer, or a view of the caller's dy."""
+    if len(arrays) == 1:
+        return arrays[0].copy()
+    total = arrays[0] + arrays[1]
+    for array in arrays[2:]:
+        total += array
+    return total

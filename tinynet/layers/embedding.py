@@ -1,0 +1,133 @@
+"""Embedding: a vector for each word, looked up by the word's number.
+
+    y[n,t,d] = w[x[n,t], d]           0 where x[n,t] is the padding, the number that fills up short texts
+    x (N, T) whole numbers from 0 to V - 1   w (V, D)   y (N, T, D)
+
+It is a Dense layer without bias on one-hot rows, o[n,t,v] = [v = x[n,t]], of whose V products all but one are with 0.
+
+Backward.  w[v,d] touched y[n,t,d] wherever v is the word, times 1:
+
+    dw[v,d] = sum of dy[n,t,d] over the places (n, t) with x[n,t] = v           0 for words that don't occur
+    x has no gradient: there is no moving from word 3 to word 3.00001.
+
+Two places may hold the same word, so threads can't share out the places: a thread owns columns of dw, and goes through
+all places in order.  So the sums have the same bits for any number of threads, and a word that is everywhere, as
+"the" is, slows none of them more than the others.
+
+Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers.base import Layer, Parameter, positive_int
+
+THREADS_FROM = 16384  # numbers in y from which two threads beat one
+COLUMNS = 16  # of dw, for a thread at a time: a cache line of float32
+
+
+@simd.sized_kernel(THREADS_FROM)
+def embedding_forward(x, w, padding, y):  # x (P,), the places of all samples; y (P, D); padding -1: there is none
+    zero = w.dtype.type(0)
+    for p in prange(x.size):
+        v = x[p]
+        for d in range(w.shape[1]):
+            y[p, d] = w[v, d] if v != padding else zero
+
+
+@simd.kernel()
+def add_columns(dy, x, padding, first, last, dw):
+    for p in range(x.size):
+        v = x[p]
+        if v != padding:
+            for d in range(first, last):
+                dw[v, d] += dy[p, d]
+
+
+@simd.sized_kernel(THREADS_FROM, of=0)
+def embedding_backward(dy, x, padding, dw):
+    """Add every dy to its word's row of dw, which must be 0 before."""
+    D = dw.shape[1]
+    for chunk in prange((D + COLUMNS - 1) // COLUMNS):
+        add_columns(dy, x, padding, chunk * COLUMNS, min(D, (chunk + 1) * COLUMNS), dw)
+
+
+class Embedding(Layer):
+    """y = w[x]: whole numbers x (N, ...) from 0 to vocabulary - 1 -> y (N, ..., dim), with w (vocabulary, dim).
+
+    padding   the number that fills up short texts, if there is one: its vector is 0, and its row of w, which starts
+              at 0 and has a gradient of 0, is never read
+
+    It can only be a model's first layer (or the first of a branch there), and has no gradient for x.  w starts normal
+    with deviation 0.1, not 1: most words are rare, and what few examples teach them must not drown in their random
+    start.  For vectors trained elsewhere, write them into the parameter: `model.parameters()[0].value[...] = vectors`.
+
+    Raises TypeError for x of another dtype than integers, whole floats too, and ValueError for numbers out of range.
+    """
+
+    keeps_output = False
+    takes_integers = True
+
+    def __init__(self, vocabulary, dim, padding=None):
+        super().__init__()
+        self.vocabulary = positive_int(vocabulary, "Embedding: vocabulary")
+        self.dim = positive_int(dim, "Embedding: dim")
+        self.padding = None if padding is None else positive_int(padding, "Embedding: padding", least=0)
+        if padding is not None and self.padding >= self.vocabulary:
+            raise ValueError(
+                f"Embedding: padding must be below the vocabulary's size, {self.vocabulary}, got {self.padding}"
+            )
+        self._padding = -1 if padding is None else self.padding  # for the kernels
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        w = rng.normal(0, 0.1, (self.vocabulary, self.dim)).astype(self.dtype)
+        if self.padding is not None:
+            w[self.padding] = 0
+        self.parameters = [Parameter("weight", w)]
+        self.output_shape = (*self.input_shape, self.dim)
+        return self.output_shape
+
+    def checked(self, x):
+        """x as a fresh array of int64: backward writes where it points, so it must not change after this check."""
+        if self.dtype is None:
+            raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{self.label}: the input is not an array: {error}") from None
+        if x.dtype.kind not in "iu":
+            hint = "; try .astype(int)" if x.dtype.kind == "f" else ""
+            raise TypeError(f"{self.label}: the input must hold integers, got an array of dtype {x.dtype}{hint}")
+        if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
+            expected = ", ".join(["N", *map(str, self.input_shape)])
+            raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
+        if x.size and (x.min() < 0 or x.max() >= self.vocabulary):
+            where = tuple(int(i) for i in np.argwhere((x < 0) | (x >= self.vocabulary))[0])
+            raise ValueError(
+                f"{self.label}: the number at position {where} is {x[where]}, but the {self.vocabulary} words are"
+                f" numbered from 0 to {self.vocabulary - 1}"
+            )
+        return x.astype(np.int64, order="C")
+
+    def forward(self, x, training=False):
+        x = self.checked(x)
+        y = np.empty((*x.shape, self.dim), self.dtype)
+        embedding_forward(x.reshape(-1), self.parameters[0].value, self._padding, y.reshape(-1, self.dim))
+        if training:
+            self._x = x
+        return y
+
+    def backward(self, dy, input_grad=False):
+        self.check_input_grad(input_grad)
+        x, dw = self.kept("_x"), self.parameters[0].grad
+        dy = self.checked_gradient(dy, len(x))
+        dw[...] = 0
+        embedding_backward(dy.reshape(-1, self.dim), x.reshape(-1), self._padding, dw)
+
+    def formula(self):
+        return "y = w[x]" if self.padding is None else f"y = w[x], 0 where x = {self.padding}"
+
+    def backward_formula(self):
+        return "dw[v] = sum of dy where x = v" + ("" if self.padding is None else f", 0 for v = {self.padding}")
