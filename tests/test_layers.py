@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer
+from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -134,6 +135,105 @@ def pool_cases():
         yield pool_case(kind, (1, 20, 20, 2), 17)  # 289 numbers in the window: more than a byte can tell apart
 
 
+def block_cases():
+    def conv(x, w, b=None, stride=1, padding=0):  # in PyTorch, for images (N, H, W, C)
+        return channels_first(lambda x: F.conv2d(x, w.permute(3, 2, 0, 1), b, stride, padding))(x)
+
+    yield Case(
+        "Residual of two Dense",
+        lambda: Residual([Dense(5, activation="tanh"), Dense(7)]),
+        (4, 7),
+        lambda x, v, a, w, b: x + reference.dense(reference.activation("tanh", reference.dense(x, v, a)), w, b),
+        lambda x, v, a, w, b: x + torch.tanh(x @ v + a) @ w + b,
+    )
+    yield Case(
+        "Residual with a shortcut of Conv2D",
+        lambda: Residual(
+            [Conv2D(4, 3, stride=2, padding=1, activation="relu"), Conv2D(6, 3, padding=1)],
+            shortcut=[Conv2D(6, 1, stride=2, bias=False)],
+        ),
+        (2, 6, 7, 3),
+        lambda x, v, a, w, b, s: (
+            reference.conv2d(reference.activation("relu", reference.conv2d(x, v, a, (2, 2), 1)), w, b, (1, 1), 1)
+            + reference.conv2d(x, s, 0, (2, 2), "valid")
+        ),
+        lambda x, v, a, w, b, s: conv(conv(x, v, a, 2, 1).relu(), w, b, 1, 1) + conv(x, s, None, 2),
+    )
+    yield Case(
+        "Residual of ReLU, which keeps what it returns",
+        lambda: Residual([ReLU()]),
+        (5, 3, 4),
+        lambda x: x + reference.activation("relu", x),
+        lambda x: x + x.relu(),
+    )
+    yield Case(
+        "Residual that begins and ends in views",
+        lambda: Residual([Flatten(), Dense(12), Reshape((3, 4))]),
+        (5, 3, 4),
+        lambda x, w, b: x + reference.dense(x.reshape(-1, 12), w, b).reshape(x.shape),
+        lambda x, w, b: x + (x.flatten(1) @ w + b).reshape(x.shape),
+    )
+    yield Case(
+        "Residual of nothing but views",
+        lambda: Residual([Flatten(), Reshape((3, 4))], shortcut=[Reshape((3, 4))]),
+        (5, 3, 4),
+        lambda x: 2.0 * x,
+        lambda x: 2 * x,
+    )
+    yield Case(
+        "Concat of Conv2D",
+        lambda: Concat([Conv2D(5, 3, padding=1, activation="relu")]),
+        (2, 4, 5, 3),
+        lambda x, w, b: np.concatenate(
+            [x, reference.activation("relu", reference.conv2d(x, w, b, (1, 1), 1))], axis=-1
+        ),
+        lambda x, w, b: torch.cat([x, conv(x, w, b, 1, 1).relu()], -1),
+    )
+    yield Case(
+        "Concat of Residual of Concat",
+        lambda: Concat([Residual([Concat([Dense(3, activation="gelu")]), Dense(4)]), Tanh()]),
+        (6, 4),
+        lambda x, v, a, w, b: np.hstack(
+            [
+                x,
+                np.tanh(
+                    x
+                    + reference.dense(
+                        np.hstack([x, reference.activation("gelu", reference.dense(x, v, a))]).astype(x.dtype), w, b
+                    )
+                ),
+            ]
+        ),
+        lambda x, v, a, w, b: torch.hstack([x, torch.tanh(x + torch.hstack([x, F.gelu(x @ v + a)]) @ w + b)]),
+    )
+    yield Case(
+        "Parallel windows of three widths",
+        lambda: Parallel([[Conv2D(4, (k, 1), activation="relu"), GlobalMaxPool2D()] for k in (2, 3, 4)]),
+        (3, 6, 1, 5),
+        lambda x, *p: np.hstack(
+            [
+                reference.activation("relu", reference.conv2d(x, *p[k : k + 2], (1, 1), "valid")).max((1, 2))
+                for k in (0, 2, 4)
+            ]
+        ),
+        lambda x, *p: torch.hstack([conv(x, *p[k : k + 2]).relu().amax((1, 2)) for k in (0, 2, 4)]),
+    )
+    yield Case(
+        "Parallel of x, x again and a view",
+        lambda: Parallel([[], [Sigmoid()], [], [Reshape((2, 3))]]),
+        (4, 2, 3),
+        lambda x: np.concatenate([x, reference.activation("sigmoid", x), x, x], axis=-1),
+        lambda x: torch.cat([x, x.sigmoid(), x, x], -1),
+    )
+    yield Case(
+        "Parallel of one branch, a view",
+        lambda: Parallel([[Flatten()]]),
+        (4, 2, 3),
+        lambda x: x.reshape(4, 6).astype(float),
+        lambda x: x.flatten(1),
+    )
+
+
 CASES = [
     *itertools.starmap(dense_case, [((4, 3), 5), ((1, 7), 1), ((33, 20), 17), ((5, 40), 33, None, False)]),
     *(dense_case((6, 5), 9, act) for act in ACTIVATIONS),
@@ -187,6 +287,7 @@ CASES = [
         lambda x: x.reshape(3, 5, 2, 2).astype(float),
         lambda x: x.reshape(3, 5, 2, 2),
     ),
+    *block_cases(),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
