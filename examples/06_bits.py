@@ -18,7 +18,7 @@ log2 1/Q(x) bits long; but the values still come as P says, so the mean length i
     KL(P || Q) = H(P, Q) - H(P)               the Kullback-Leibler divergence: what the wrong belief costs.  It is never
                                               below 0, and 0 only where Q = P
 
-Words have whole numbers of bits, so a real code is a little longer than that.  Huffman's (1952) is the best there is:
+Words have whole numbers of bits, so a real code can only come near to that.  Huffman's (1952) comes nearest to H(P):
 put the two rarest values together, which lengthens their words by one bit, count them as one value, and repeat.
 
 With natural logarithms the unit is called nat instead of bit; 1 nat is 1 / log 2 = 1.44 bits.
@@ -77,7 +77,8 @@ def main():
     P = np.bincount(test, minlength=VALUES) / len(test)
     beliefs = {
         "other digits": frequencies(train),  # the values of the 1,437 training images: nearly right
-        "all values alike": np.full(VALUES, 1 / VALUES),  # no belief at all
+        # No belief at all.  There are no 17 words of 4 bits: two have 5, and the paper happens to get one of those.
+        "all values alike": np.full(VALUES, 1 / VALUES),
         "ink is rare": 2.0 ** -np.array([*range(1, VALUES), VALUES - 1]),  # each half as frequent as the last: wrong
     }
     H = entropy(P, base=2)
