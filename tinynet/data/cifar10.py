@@ -8,7 +8,6 @@ many of green, as many of blue.  The planes (3, 32, 32) become pixels (32, 32, 3
 
 import numpy as np
 
-from tinynet.data.download import download_members
 from tinynet.data.files import broken, check_labels, data_root, described, is_missing, opened
 
 SIDE, CHANNELS = 32, 3
@@ -40,6 +39,8 @@ def cifar10(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
+        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     return _join([read_records(path) for path in paths[:5]]), _join([read_records(paths[5])])
 

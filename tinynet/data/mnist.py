@@ -16,7 +16,6 @@ import zlib
 
 import numpy as np
 
-from tinynet.data.download import download
 from tinynet.data.files import LIMIT, broken, check_labels, data_root, described, is_missing, opened
 
 SIDE = 28
@@ -73,6 +72,8 @@ def _read_set(folder, mirrors, files):
         if is_missing(path) and not is_missing(unpacked):
             path = unpacked
         elif is_missing(path):
+            from tinynet.data.download import download  # with all of HTTP, which few calls need
+
             download(path, mirrors, size, sha256)
         paths.append(path)
     return _read_part(*paths[:2]), _read_part(*paths[2:])

@@ -6,7 +6,6 @@ rating scales: the sentence polarity data set, one sentence a line in Latin-1, l
 
 import numpy as np
 
-from tinynet.data.download import download_members
 from tinynet.data.files import broken, data_root, described, is_missing, opened
 
 NAMES = ["rt-polarity.neg", "rt-polarity.pos"]  # label 0, label 1
@@ -34,6 +33,8 @@ def movie_reviews(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
+        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     parts = [read_lines(path) for path in paths]
     sentences = parts[0] + parts[1]
