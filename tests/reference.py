@@ -259,3 +259,20 @@ def dropout(x, rate, key, step):
         if scramble(place ^ scramble(chunk ^ low, high), scramble(chunk ^ high, low)) >= rate * 2**32:
             y[i] = value / (1 - rate)
     return y.reshape(x.shape)
+
+
+def embedding(x, w, padding=None):
+    """The row of w (V, D) for each whole number in x, of any shape; zeros for the padding."""
+    y = np.zeros((*x.shape, w.shape[1]))
+    for place, v in np.ndenumerate(x):
+        if v != padding:
+            y[place] = w[v]
+    return y
+
+
+def embedding_gradient(x, dy, vocabulary, padding=None):
+    dw = np.zeros((vocabulary, dy.shape[-1]))
+    for place, v in np.ndenumerate(x):
+        if v != padding:
+            dw[v] += dy[place]
+    return dw
