@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 
+import gallery
 import numpy as np
 
 
@@ -30,11 +31,11 @@ def gpu_library():
 
 
 def main():
+    options = gallery.options(__doc__)
     try:
         importlib.import_module("numba_cuda")
     except ImportError:
-        print('This example needs numba-cuda: pip install "tinynet-numba[cuda]"')
-        return
+        sys.exit('This example needs numba-cuda: pip install "tinynet-numba[cuda]"')
     found = None if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" else gpu_library()
     if found is None and os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
@@ -49,9 +50,10 @@ def main():
         found = "Numba's simulator", cuda.to_device
     name, to_device = found
 
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(32, 10)).astype(np.float32)
-    targets = random.integers(0, 10, 32)
+    (x_train, y_train), (x_test, y_test) = tn.data.digits()
+    model = tn.Sequential([tn.Flatten(), tn.Dense(10)], input_shape=(8, 8, 1))
+    tn.fit(model, x_train, y_train, loss=tn.softmax_cross_entropy, optimizer=tn.Adam(model), epochs=3, progress=False)
+    logits, targets = model.predict(x_test[:32]), y_test[:32]
     value, gradient = tn.softmax_cross_entropy(logits, targets)
     print(f"on the CPU:  loss {value:.6f}, gradient's norm {np.linalg.norm(gradient):.6f}")
 
@@ -69,6 +71,18 @@ def main():
         tn.softmax_cross_entropy(to_device(logits), targets)
     except TypeError as error:
         print(f"host and device do not mix:  {error}")
+
+    figure = tn.plots.figure(9, 3.6)
+    pictures = (("on the CPU", gradient), (f"with {name}", back), ("their difference", back - gradient))
+    for panel, (title, values) in zip(figure.subplots(1, 3), pictures, strict=True):
+        most = max(np.abs(values).max(), 1e-12)
+        image = panel.imshow(values.T, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+        panel.set(xlabel="image", ylabel="digit", yticks=range(10))
+        panel.set_title(title, fontsize=11)
+        bar = figure.colorbar(image, ax=panel, location="bottom")
+        bar.set_ticks([-most, 0, most], labels=[f"{-most:.1g}", "0", f"{most:.1g}"])
+    figure.suptitle("The gradient with respect to the logits of 32 digits", fontsize=12)
+    gallery.finish(figure, options)
 
 
 if __name__ == "__main__":

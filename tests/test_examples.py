@@ -1,0 +1,102 @@
+"""The examples: each runs, finds its own claim to be true, and draws its picture."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+# What the readers of larger data sets are called, and the folders below TINYNET_DATA that they read.
+FOLDERS = {
+    "mnist": "mnist",
+    "fashion_mnist": "fashion-mnist",
+    "cifar10": "cifar-10-batches-bin",
+    "movie_reviews": "sentiment",
+}
+
+
+def data_sets(example):
+    """The data sets outside the package that it reads."""
+    return [name for name in FOLDERS if re.search(rf"\bdata\.{name}\(", example.read_text())]
+
+
+def run(example, folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", example, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        env={**os.environ, "MPLBACKEND": "Agg", **environment},
+    )
+
+
+def size(picture):
+    """(width, height) of a PNG file, from its header."""
+    header = picture.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_runs_and_saves_its_picture(example, tmp_path):
+    root = os.environ.get("TINYNET_DATA")
+    for name in data_sets(example):
+        if root is None or not (Path(root) / FOLDERS[name]).is_dir():
+            pytest.skip(f"needs {FOLDERS[name]}/ in the folder that TINYNET_DATA names")
+    result = run(example, tmp_path, "--quick")
+    if result.returncode != 0 and "This example needs " in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert result.returncode == 0, result.stderr
+    picture = f"{example.stem}.png"
+    assert f"saved {picture}" in result.stdout
+    width, height = size(tmp_path / picture)
+    assert width > 500
+    assert height > 300
+    assert [path.name for path in tmp_path.iterdir()] == [picture]  # nothing else is left behind
+
+
+@pytest.mark.parametrize("example", [path for path in EXAMPLES if data_sets(path)], ids=lambda path: path.stem)
+def test_without_its_data_the_example_says_what_is_missing(example, tmp_path):
+    nowhere = "http://127.0.0.1:9"  # no request gets further
+    result = run(example, tmp_path, "--quick", TINYNET_DATA=str(tmp_path), http_proxy=nowhere, https_proxy=nowhere)
+    assert result.returncode == 1
+    [line] = [line for line in result.stderr.splitlines() if "DatasetError: " in line]
+    assert any(str(tmp_path / FOLDERS[name]) in result.stderr for name in data_sets(example)), line
+
+
+def test_out_and_show_decide_where_the_picture_goes(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(FOLDER)!r})
+import gallery
+from matplotlib import pyplot
+import tinynet as tn
+
+options = gallery.options("text", seed=3)
+figure = tn.plots.figure()
+pyplot.show = lambda: print(len(pyplot.get_fignums()), pyplot.gcf() is figure)
+gallery.plain(figure.subplots(), "a title", xlabel="x")
+gallery.finish(figure, options)
+print(options.quick, options.seed)
+"""
+    program = tmp_path / "04_program.py"
+    program.write_text(code)
+    assert run(program, tmp_path).stdout.splitlines() == ["saved 04_program.png", "False 3"]
+    assert size(tmp_path / "04_program.png") == (960, 540)
+    shown = run(program, tmp_path, "--out", "other.svg", "--show", "--quick", "--seed", "5")
+    assert shown.stdout.splitlines() == ["saved other.svg", "1 True", "True 5"]
+    assert "a title" in (tmp_path / "other.svg").read_text()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_index_lists_the_example_with_its_picture(example):
+    index = (FOLDER / "README.md").read_text()
+    [row] = [line for line in index.splitlines() if f"({example.name})" in line]
+    assert row.startswith(f"| [{example.stem[:2]}]")
+    assert f'<img src="{example.stem}.png"' in row
+    assert (FOLDER / f"{example.stem}.png").stat().st_size < 100_000, "pictures are kept small"
