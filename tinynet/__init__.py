@@ -20,11 +20,13 @@ from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer, Parameter
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
+from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -57,6 +59,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AvgPool2D",
+    "BatchNorm",
     "Concat",
     "Conv2D",
     "Dense",
@@ -68,6 +71,7 @@ __all__ = [
     "GlobalMaxPool2D",
     "History",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "MaxPool2D",
     "NonFiniteError",

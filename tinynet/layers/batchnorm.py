@@ -1,0 +1,268 @@
+"""BatchNorm: over a batch, every channel has mean 0 and variance 1; then a scale and a shift that are trained.
+
+x, y (..., C): vectors (N, C), images (N, H, W, C), sequences (N, T, C).  A channel c has M = N, N H W or N T numbers
+x[m,c] in a batch; w, b, mu, v (C,), and each formula below is about one channel, so its index is left out:
+
+    mu   = 1/M sum_m x[m]                                      the mean
+    v    = 1/M sum_m (x[m] - mu)^2                             the variance
+    h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"
+    y[m] = w h[m] + b
+
+Predicting, mu and v are running averages of what training saw, so that a sample's y depends on no other sample:
+
+    running <- momentum running + (1 - momentum) batch         with v M / (M - 1), which is right on average, for v
+
+Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
+
+    b     touched y[m] of every m, times 1:           db    = sum_m dy[m]
+    w     touched y[m] of every m, times h[m]:        dw    = sum_m dy[m] h[m]
+    h[m]  touched y[m], times w:                      dh[m] = w dy[m]
+    r     touched h[m] of every m, times x[m] - mu:   dr    = sum_m dh[m] (x[m] - mu) = w dw / r
+    v     touched r, times -1/2 (v + eps)^(-3/2):     dv    = -r^3/2 dr = -r^2 w dw / 2
+    mu    touched h[m] of every m, times -r,          dmu   = -r sum_m dh[m] = -r w db
+          and v, times -2/M sum_m (x[m] - mu) = 0
+    x[m]  touched h[m], times r,                      dx[m] = r dh[m] + 2/M (x[m] - mu) dv + dmu / M
+          v, times 2/M (x[m] - mu), and mu, times 1/M       = w r (dy[m] - db / M - h[m] dw / M)
+
+The last line says that dx is what remains of dy once its mean and its part along h are taken out: moving or
+stretching a whole channel of x changes no y.
+
+Numerics.  sum x^2 / M - mu^2 would lose everything where mu is much larger than the deviation (in float32, from a mean
+of 3000 deviations on).  So a chunk of rows sums d = x - p and d^2 in float64, with p its first row: as p is one of the
+numbers, at most a factor of their count is lost of float64's 16 digits.  Chunks then merge (Chan et al. 1983): for
+a and b with counts n, means mu and sums of squared deviations S,
+
+    n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
+
+Sources: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3; Chan, Golub and LeVeque 1983, equation 2.1.
+"""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from tinynet import simd
+from tinynet.layers.base import Layer, Parameter, number
+
+THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
+
+# The kernels read x as wide rows: W = P C numbers, which are P rows of C side by side, so that few channels fill
+# vectors, too.  What belongs to a channel, such as its mean, is repeated to that width.
+
+
+def row_width(C):
+    """W: a multiple of C, at least 256; for few channels also of 16, which leaves no rest beside the vectors."""
+    step = C if C >= 64 else math.lcm(C, 16)
+    return step * -(-256 // step)
+
+
+@simd.kernel()
+def chunk_moments(x, first, end, W, mean, squares):
+    """The means, and the sums of squared deviations, of rows `first` to `end` of x (M, C)."""
+    C, count = mean.size, max(1, end - first)  # no rows have the sum 0
+    pivot, sums, sums2 = np.empty(W), np.empty(W), np.empty(W)
+    for j in range(W):
+        pivot[j] = x[first, j % C] if first < end else 0.0
+        sums[j] = sums2[j] = 0.0
+    for start in range(first * C, end * C, W):
+        row = simd.piece(x, start, min(W, end * C - start))
+        for j in range(row.size):
+            d = row[j] - pivot[j]
+            sums[j] += d
+            sums2[j] += d * d
+    for j in range(C, W):
+        sums[j % C] += sums[j]
+        sums2[j % C] += sums2[j]
+    for c in range(C):
+        shift = sums[c] / count
+        mean[c] = pivot[c] + shift
+        squares[c] = sums2[c] - shift * sums[c]
+
+
+@simd.sized_kernel(THREADS_FROM, of=0)
+def batchnorm_moments(x, W, counts, means, squares):
+    """counts (K,), means and squares (K, C) of K chunks.  A thread owns a chunk."""
+    M, K = x.shape[0], counts.size
+    for k in prange(K):
+        first, end = k * M // K, (k + 1) * M // K
+        counts[k] = end - first
+        chunk_moments(x, first, end, W, means[k], squares[k])
+
+
+@simd.kernel()
+def merge_moments(counts, means, squares, mean, total):
+    """mean and total (C,): the K sets of moments as one, in order.  Returns the count of them all."""
+    count = 0.0
+    for c in range(mean.size):
+        mean[c] = total[c] = 0.0
+    for k in range(counts.size):
+        if counts[k] == 0:
+            continue
+        count += counts[k]
+        share = counts[k] / count
+        for c in range(mean.size):
+            delta = means[k, c] - mean[c]
+            mean[c] += delta * share
+            total[c] += squares[k, c] + delta * (count - counts[k]) * share * delta
+    return count
+
+
+@simd.sized_kernel(THREADS_FROM)
+def batchnorm_forward(x, mean, scale, b, y):
+    """y = scale (x - mean) + b; mean, scale, b (W,), in float64.  A thread owns its wide rows of y."""
+    W = mean.size
+    for row in prange((x.size + W - 1) // W):
+        size = min(W, x.size - row * W)
+        x_row, y_row = simd.piece(x, row * W, size), simd.piece(y, row * W, size)
+        for j in range(size):
+            y_row[j] = (x_row[j] - mean[j]) * scale[j] + b[j]
+
+
+@simd.kernel()
+def chunk_gradient_sums(dy, x, first, end, mean, sums):
+    """sums (2, C): sum dy, and sum dy (x - mean), of rows `first` to `end`."""
+    C, W = x.shape[1], mean.size
+    plain, products = np.empty(W), np.empty(W)
+    for j in range(W):
+        plain[j] = products[j] = 0.0
+    for start in range(first * C, end * C, W):
+        size = min(W, end * C - start)
+        dy_row, x_row = simd.piece(dy, start, size), simd.piece(x, start, size)
+        for j in range(size):
+            plain[j] += dy_row[j]
+            products[j] += dy_row[j] * (x_row[j] - mean[j])
+    for c in range(C):
+        sums[0, c], sums[1, c] = plain[c], products[c]
+    for j in range(C, W):
+        sums[0, j % C] += plain[j]
+        sums[1, j % C] += products[j]
+
+
+@simd.sized_kernel(THREADS_FROM, of=0)
+def batchnorm_gradient_sums(dy, x, mean, parts):
+    """parts (K, 2, C): both sums of K chunks.  A thread owns a chunk."""
+    M, K = x.shape[0], parts.shape[0]
+    for k in prange(K):
+        chunk_gradient_sums(dy, x, k * M // K, (k + 1) * M // K, mean, parts[k])
+
+
+@simd.sized_kernel(THREADS_FROM)
+def batchnorm_backward_input(dy, x, mean, scale, offset, slope, dx):
+    """dx = scale (dy - offset - slope (x - mean)); a channel's numbers are (W,), in float64.  Threads as in forward."""
+    W = mean.size
+    for row in prange((x.size + W - 1) // W):
+        size = min(W, x.size - row * W)
+        dy_row, x_row = simd.piece(dy, row * W, size), simd.piece(x, row * W, size)
+        dx_row = simd.piece(dx, row * W, size)
+        for j in range(size):
+            dx_row[j] = (dy_row[j] - offset[j] - slope[j] * (x_row[j] - mean[j])) * scale[j]
+
+
+class BatchNorm(Layer):
+    """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
+
+    momentum  what stays of the running statistics at a step, 0.9: running = 0.9 running + 0.1 batch.  PyTorch calls
+              the other part so: its momentum is 1 - this one, and its default, 0.1, is the same as here
+    eps       added to the variance, which may be 0
+
+    Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
+    decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1): forward(x, training=True) moves them,
+    forward(x) uses them in place of the batch's own.  A NaN or an infinity makes NaN of its channel in y, and of the
+    channel's running statistics for good, as in PyTorch: fit stops there.  In training it keeps x.
+
+    Raises ValueError in training for a batch of one number a channel, whose variance says nothing.
+    """
+
+    keeps_output = False
+
+    def __init__(self, momentum=0.9, eps=1e-5):
+        super().__init__()
+        self.momentum, self.eps = number(momentum, "BatchNorm: momentum"), number(eps, "BatchNorm: eps")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"BatchNorm: momentum must lie between 0 and 1, got {momentum!r}")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"BatchNorm: eps must be a finite number above 0, got {eps!r}")
+
+    def build(self, input_shape, dtype, rng):
+        input_shape = super().build(input_shape, dtype, rng)
+        if not input_shape:
+            raise ValueError(f"{self.label}: expected samples with an axis of channels, got scalars")
+        C = input_shape[-1]
+        self.parameters = [
+            Parameter("weight", np.ones(C, self.dtype), decay=False),
+            Parameter("bias", np.zeros(C, self.dtype), decay=False),
+        ]
+        self.buffers = {"running_mean": np.zeros(C, self.dtype), "running_var": np.ones(C, self.dtype)}
+        self.flops = 3 * math.prod(input_shape)  # subtract, scale, add
+        self._kept = None
+        return input_shape
+
+    def forward(self, x, training=False):
+        x = self.checked(x)
+        if not training:
+            mean, var = (self.buffers[name].astype(np.float64) for name in ("running_mean", "running_var"))
+            return self._normalized(x, mean, var)
+        count, mean, squares = self._moments(x)
+        if count == 1:
+            raise ValueError(f"{self.label}: training needs more than one number a channel, got input {x.shape}")
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
+            var = squares / max(count, 1)
+            y = self._normalized(x, mean, var)
+            if count:
+                for name, batch in (("running_mean", mean), ("running_var", squares / (count - 1))):
+                    running = self.buffers[name]
+                    running[...] = self.momentum * running + (1 - self.momentum) * batch
+        self._kept = x, count, mean, var
+        return y
+
+    def backward(self, dy, input_grad=True):
+        x, count, mean, var = self.kept("_kept")
+        dy = self.checked_gradient(dy, len(x))
+        w, r = self.parameters[0].value, 1 / np.sqrt(var + self.eps)
+        sums = self._gradient_sums(dy, x, mean)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.parameters[0].grad[...] = r * sums[1]
+            self.parameters[1].grad[...] = sums[0]
+            if not input_grad:
+                return None
+            offset, slope = sums / max(count, 1)
+            dx = np.empty_like(x)
+            batchnorm_backward_input(dy, x, *_widened(mean, w * r, offset, r * r * slope), dx)
+        return dx
+
+    def formula(self):
+        return "y = w h + b, h = (x - mean) / sqrt(var + eps) by channel"
+
+    def backward_formula(self):
+        return "dw = sum dy h, db = sum dy, dx = w (dy - mean(dy) - h mean(dy h)) / sqrt(var + eps)"
+
+    def _moments(self, x):
+        """How many numbers a channel has, their means and their sums of squared deviations."""
+        C = x.shape[-1]
+        x = x.reshape(-1, C)
+        K = simd.chunk_count(len(x), max(32, 8192 // C))
+        counts, means, squares, mean, total = np.empty(K), np.empty((K, C)), np.empty((K, C)), np.empty(C), np.empty(C)
+        batchnorm_moments(x, row_width(C), counts, means, squares)
+        return merge_moments(counts, means, squares, mean, total), mean, total
+
+    def _normalized(self, x, mean, var):
+        w, b = (parameter.value for parameter in self.parameters)
+        y = np.empty_like(x)
+        batchnorm_forward(x, *_widened(mean, w / np.sqrt(var + self.eps), b), y)
+        return y
+
+    def _gradient_sums(self, dy, x, mean):
+        """(2, C): sum dy and sum dy (x - mean)."""
+        C = x.shape[-1]
+        dy, x = dy.reshape(-1, C), x.reshape(-1, C)
+        parts, sums = np.empty((simd.chunk_count(len(x), max(32, 8192 // C)), 2, C)), np.empty((2, C))
+        batchnorm_gradient_sums(dy, x, *_widened(mean), parts)
+        simd.sum_of_chunks(parts, sums)
+        return sums
+
+
+def _widened(*arrays):
+    """Arrays (C,) in float64, repeated to the width of the kernels' rows."""
+    C = arrays[0].size
+    return np.tile(np.array(arrays, np.float64), row_width(C) // C)
