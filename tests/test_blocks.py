@@ -346,6 +346,63 @@ def test_a_block_without_parameters_before_the_first_weights_is_left_out_by_the_
     assert spy.calls == []
 
 
+# --- the loss that fits the ending ----------------------------------------------------------------------------
+
+
+def fitted(layers, loss):
+    model = tn.Sequential(layers, input_shape=4)
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    width = model.output_shape[0]
+    labels = np.arange(6) % 2 if loss.startswith("softmax") else np.ones((6, width))
+    optimizer = tn.SGD(model, lr=0.1)
+    return tn.fit(model, x, labels, loss=loss, optimizer=optimizer, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "loss", "message"),
+    [
+        (lambda: [tn.Residual([tn.Dense(4)])], "binary_cross_entropy", r"logits, from Dense \(layer 0.0\)"),
+        (
+            lambda: [tn.Residual([tn.Sigmoid()], shortcut=[tn.Dense(4), tn.Dropout(0.1)])],
+            "binary_cross_entropy",
+            r"logits, from Dense \(layer 0.1\)",
+        ),
+        (
+            lambda: [tn.Parallel([[tn.Dense(2)], [tn.ReLU(), tn.Dense(3)]])],
+            "binary_cross_entropy",
+            r"logits, from Dense \(layer 0.0\)",
+        ),
+        (
+            lambda: [tn.Parallel([[tn.Dense(2), tn.Softmax()], [tn.Dense(3, activation="sigmoid")]])],
+            "softmax_cross_entropy",
+            r"probabilities, from Softmax \(layer 0.1\)",
+        ),
+        (
+            lambda: [tn.Dense(3), tn.Sigmoid(), tn.Concat([tn.Dropout(0.1)]), tn.Flatten()],
+            "softmax_cross_entropy",
+            r"probabilities, from Sigmoid \(layer 1\)",
+        ),
+    ],
+)
+def test_a_loss_that_takes_what_a_block_gives_for_something_else_is_refused(make, loss, message):
+    with pytest.raises(ValueError, match=f"fit: {loss} expects .*, but the model ends in {message}"):
+        fitted(make(), loss)
+
+
+@pytest.mark.parametrize(
+    ("make", "loss"),
+    [
+        (lambda: [tn.Residual([tn.Dense(4)])], "softmax_cross_entropy"),
+        (lambda: [tn.Residual([tn.Dense(4), tn.Sigmoid()])], "softmax_cross_entropy"),
+        (lambda: [tn.Parallel([[tn.Dense(2)], [tn.Sigmoid()]])], "softmax_cross_entropy"),
+        (lambda: [tn.Concat([tn.Dense(4, activation="sigmoid")])], "softmax_cross_entropy"),
+        (lambda: [tn.Dense(3), tn.Sigmoid(), tn.Concat([tn.Dense(2), tn.Softmax()])], "binary_cross_entropy"),
+    ],
+)
+def test_a_loss_that_may_fit_what_a_block_gives_is_trained(make, loss):
+    assert np.isfinite(fitted(make(), loss)["loss"][0])
+
+
 # --- words ------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from tinynet.data.batches import batches
 from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import positive_int
+from tinynet.layers.blocks import Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -368,7 +369,7 @@ def _check_ending(model, loss):
     while isinstance(loss, partial):
         loss = loss.func
     name = getattr(loss, "__name__", None)
-    ending, where = _ending(model)
+    ending, where = _ending(model.layers)
     if ending is None or LOSSES.get(name) is not loss or EXPECTED.get(loss, ending) == ending:
         return
     if EXPECTED[loss] == "logits":
@@ -378,15 +379,21 @@ def _check_ending(model, loss):
     raise ValueError(f"fit: {name} expects {EXPECTED[loss]}, but the model ends in {ending}, from {where}: {advice}")
 
 
-def _ending(model):
-    """Whether a model ends in "logits", "probabilities" or (None) something else, and which layer they come from."""
-    for layer in reversed(model.layers):
+def _ending(layers):
+    """Whether they end in "logits", "probabilities" or (None) something else, and which layer these come from."""
+    for index, layer in reversed(list(enumerate(layers))):
         if isinstance(layer, (Softmax, Sigmoid)):
             return "probabilities", layer.label
         if isinstance(layer, (Dense, Conv2D)):
             if layer.activation_name == "sigmoid":
                 return "probabilities", f'{layer.label} with activation="sigmoid"'
             return None if layer.activation_name else "logits", layer.label
+        if isinstance(layer, Residual):  # whatever is added to logits, the sum is no probability
+            endings = [_ending(branch) for branch in layer.branches]
+            return next((ending for ending in endings if ending[0] == "logits"), (None, None))
+        if isinstance(layer, Parallel):
+            endings = [_ending([*layers[:index], *branch]) for branch in layer.branches]
+            return endings[0] if len({kind for kind, _ in endings}) == 1 else (None, None)
         if not isinstance(layer, (Reshape, Dropout, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D)):
             break
     return None, None
