@@ -8,8 +8,9 @@ no backend is chosen or changed, and it works without a display.  matplotlib is 
 
 from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure
 from tinynet.plots.curves import training_curves
+from tinynet.plots.inside import activations, filters, gradients, saliency
 from tinynet.plots.losses import loss_and_gradient, losses_by_margin
-from tinynet.plots.predictions import confusion_matrix, image_grid, reliability_diagram
+from tinynet.plots.predictions import confusion_matrix, image_grid, reliability_diagram, worst
 
 __all__ = [
     "BLUE",
@@ -19,11 +20,16 @@ __all__ = [
     "PALE",
     "PURPLE",
     "RED",
+    "activations",
     "confusion_matrix",
     "figure",
+    "filters",
+    "gradients",
     "image_grid",
     "loss_and_gradient",
     "losses_by_margin",
     "reliability_diagram",
+    "saliency",
     "training_curves",
+    "worst",
 ]

@@ -1,5 +1,7 @@
 """What the pictures share: colours, an empty figure, plain axes, notes, images as they are drawn."""
 
+import numpy as np
+
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
 GREY, PALE = "#8b8f97", "#e2e5e9"
 
@@ -25,6 +27,33 @@ def note(panel, text, at, words, colour, start=(0, 0.5)):
     """Text at `words`, and a thin line to the point `at`, from the place on the text that is `start` of its size."""
     line = {"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 2, "shrinkB": 4, "relpos": start}
     panel.annotate(text, at, words, color=colour, fontsize=9, va="center", arrowprops=line)
+
+
+def checked_images(images, name):
+    """As an array (N, H, W) of grey or (N, H, W, 3) of coloured images."""
+    images = np.asarray(images)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3) or len(images) == 0:
+        raise ValueError(f"{name}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
+    return images
+
+
+def in_unit_interval(images):
+    """Bytes divided by 255; floats as they are, or, where some lie outside [0, 1], from the lowest to the highest."""
+    if images.dtype == np.uint8:
+        return images / np.float32(255)
+    low, high = float(np.nanmin(images)), float(np.nanmax(images))
+    if low >= 0 and high <= 1:
+        return images
+    return (images - low) / max(high - low, np.finfo(np.float32).tiny)
+
+
+def draw_image(panel, image, brightest=1, **options):
+    """An image in a thin frame; grey ones as ink on paper, dark where the value is high."""
+    panel.set(xticks=[], yticks=[])
+    panel.spines[:].set_color(PALE)
+    return panel.imshow(image, **{"cmap": "Greys", "vmin": 0, "vmax": brightest, "interpolation": "nearest", **options})
 
 
 def drawing_on(on, size):

@@ -4,7 +4,20 @@ import numpy as np
 
 from tinynet import metrics
 from tinynet.layers.base import positive_int
-from tinynet.plots.canvas import BLUE, GREY, PALE, RED, drawing_on, finished, plain
+from tinynet.layers.softmax import Softmax
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.plots.canvas import (
+    BLUE,
+    GREY,
+    PALE,
+    RED,
+    checked_images,
+    draw_image,
+    drawing_on,
+    finished,
+    in_unit_interval,
+    plain,
+)
 
 
 def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=8, names=None):
@@ -14,11 +27,7 @@ def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=
     where the value is high.  labels (N,) are whole numbers; predictions (N,) too, or scores (N, C), or None to show the
     labels alone.  `names` gives each class a word instead of its number.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3) or len(images) == 0:
-        raise ValueError(f"image_grid: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
+    images, labels = checked_images(images, "image_grid"), np.asarray(labels)
     if labels.shape != (len(images),):
         raise ValueError(f"image_grid: labels must be ({len(images)},), one for each image, got {labels.shape}")
     positive_int(columns, "image_grid: columns")
@@ -37,14 +46,69 @@ def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=
         panel.set_axis_off()
     brightest = 255 if images.dtype == np.uint8 else 1
     for k, panel in enumerate(panels[: len(images)]):
-        panel.set(xticks=[], yticks=[])
-        panel.spines[:].set_color(PALE)
-        panel.imshow(images[k], cmap="Greys", vmin=0, vmax=brightest, interpolation="nearest")
+        draw_image(panel, images[k], brightest)
         text, colour = word(labels[k]), "black"
         if predictions is not None and predictions[k] != labels[k]:
             text, colour = f"{word(predictions[k])}, is {word(labels[k])}", RED
         panel.set_title(text, fontsize=10, color=colour, pad=4)
     return finished(on, path)
+
+
+def worst(predictions, x, y, path=None, *, on=None, count=16, columns=8, names=None):
+    """The samples that a classifier gets most wrong: the `count` with the highest cross-entropy, the worst first.
+
+    predictions  a model, which is asked, or its logits (N, C) for x
+    x            images (N, H, W, C) with C = 1 or 3, or (N, H, W); other values than [0, 1] are stretched
+    y            labels (N,), whole numbers from 0 to C - 1
+    names        gives each class a word instead of its number
+
+    Above each image stands what it is, with the probability that the model gave to that, and below it, in red, what the
+    model said instead, with the probability of that.
+    """
+    images = checked_images(x, "worst")
+    count, columns = positive_int(count, "worst: count"), positive_int(columns, "worst: columns")
+    logits = predictions
+    if hasattr(predictions, "predict"):
+        logits = predictions.predict(x)
+        if isinstance(predictions.layers[-1], Softmax):
+            with np.errstate(divide="ignore"):
+                logits = np.log(logits)  # whose softmax is the probabilities themselves
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(images):
+        raise ValueError(f"worst: expected logits ({len(images)}, C) with at least 2 classes, got {logits.shape}")
+    losses, _ = softmax_cross_entropy(logits, y, reduction="none", grad=False)
+    labels, said = np.asarray(y), logits.argmax(axis=1)
+    chosen = np.argsort(-losses, kind="stable")[:count]  # NaN comes last
+    sure = np.exp(-softmax_cross_entropy(logits[chosen], said[chosen], reduction="none", grad=False)[0])
+    word = (lambda label: str(names[int(label)])) if names is not None else (lambda label: str(int(label)))
+    above = [f"is {word(labels[k])}: {_percent(np.exp(-losses[k]))}" for k in chosen]
+    below = [
+        f"said {word(said[k])}: {_percent(p)}" if said[k] != labels[k] else ""
+        for k, p in zip(chosen, sure, strict=True)
+    ]
+    shown = in_unit_interval(images[chosen])
+    columns = min(columns, len(chosen))
+    rows = -(-len(chosen) // columns)
+    width = max(1.25, 0.08 * max(map(len, above + below)))
+    on = drawing_on(on, (columns * width, rows * (width + 0.4)))
+    panels = on.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(chosen) :]:
+        panel.set_axis_off()
+    for panel, image, truth, mistake in zip(panels, shown, above, below, strict=False):
+        draw_image(panel, image)
+        panel.set_title(truth, fontsize=10, pad=4)
+        panel.set_xlabel(mistake, fontsize=10, color=RED, labelpad=3)
+    return finished(on, path)
+
+
+def _percent(probability):
+    """Two digits, and never "0 %" of what is not 0 or "100 %" of what is not 1."""
+    percent = 100 * float(probability)
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %" if percent < 1 or percent > 99 else f"{percent:.0f} %"
 
 
 def confusion_matrix(predictions, labels, path=None, *, on=None, names=None, classes=None):
