@@ -1,5 +1,6 @@
 """The gradient check finds what is wrong, and nothing where all is right."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from tinynet.gradcheck import check
 from tinynet.layers.base import Layer
+from tinynet.layers.batchnorm import BatchNorm
+from tinynet.layers.blocks import Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -154,6 +157,43 @@ def test_whole_numbers_are_not_moved():
     result = check(Lookup(5), np.array([[0, 0, 0], [2, 0, 0], [0, 0, 0]]))
     assert result.passed
     assert "input" not in result.errors
+
+
+class Growing(Layer):
+    """y = k x, where k counts the training steps: in a buffer, as a BatchNorm keeps its averages."""
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        self.buffers = {"k": np.ones((), self.dtype)}
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        if training:
+            self.buffers["k"][...] += 1
+            self._k = float(self.buffers["k"])
+        return self.buffers["k"] * x
+
+    def backward(self, dy, input_grad=True):
+        return self._k * dy
+
+
+def test_what_forward_leaves_behind_changes_neither_the_result_nor_the_layer():
+    layer, x = Growing(), np.random.default_rng(0).standard_normal((5, 4))
+    layer.build((4,), np.float32, np.random.default_rng(0))
+    layer.buffers["k"][...] = 6
+    once, again = check(layer, x), check(layer, x)
+    assert once.passed
+    assert once.errors == again.errors
+    assert layer.buffers["k"] == 6
+    assert not hasattr(layer, "_k")
+    model = Sequential([Dense(4), Residual([BatchNorm(), Dropout(0.5)]), Growing()], 3)
+    model.forward(np.random.default_rng(1).standard_normal((5, 3)), training=True)
+    before, state = copy.deepcopy(model.buffers()), model.layers[1].layers[1].state
+    assert check(model).passed
+    assert set(before) == {"1.0.running_mean", "1.0.running_var", "2.k"}
+    for name, array in model.buffers().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert model.layers[1].layers[1].state == state
 
 
 def test_the_result_reads_as_a_table():

@@ -129,10 +129,13 @@ def _of_layers(what, inputs, loss, rng):
     twin = _float64_copy(what, x.shape[1:], rng)
     parameters = twin.parameters() if model else twin.parameters
     random = [(layer, layer.state) for layer in twin.walk() if hasattr(layer, "state")]
+    buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
     def forward():
         for layer, state in random:  # so that a Dropout drops the same numbers every time
             layer.state = state
+        for array, start in buffers:  # and what a layer keeps from step to step is the same, too
+            array[...] = start
         return np.array(twin.forward(x, training=True))
 
     y = forward()
@@ -176,17 +179,25 @@ def _name(loss):
 
 
 def _float64_copy(what, shape, rng):
-    """A float64 twin of a layer, built for inputs of `shape`, or of a model; with the same parameters if it has any."""
+    """A float64 twin of a layer, built for inputs of `shape`, or of a model; with the same parameters and buffers."""
     if hasattr(what, "flat_values"):
         twin = copy.deepcopy(what)
         for layer in twin.walk():
             layer.dtype = None  # not built, so that the twin may build it anew
         twin = type(what)(twin.layers, what.input_shape, what.seed, dtype="float64")
         twin.flat_values[...] = what.flat_values
+        _copy_buffers(what, twin)
         return twin
     twin = copy.deepcopy(what)
     twin.build(shape, np.float64, rng)
     if what.input_shape == twin.input_shape:
         for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
             mine.value[...] = theirs.value
+        _copy_buffers(what, twin)
     return twin
+
+
+def _copy_buffers(what, twin):
+    for mine, theirs in zip(twin.walk(), what.walk(), strict=True):
+        for name, array in theirs.buffers.items():
+            mine.buffers[name][...] = array
