@@ -17,10 +17,12 @@ import torch.nn.functional as F
 
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -271,6 +273,28 @@ CASES = [
     ),
     *(
         Case(
+            f"BatchNorm {shape}",
+            BatchNorm,
+            shape,
+            reference.batchnorm,
+            lambda x, w, b: F.batch_norm(x.reshape(-1, len(w)), None, None, w, b, training=True).reshape(x.shape),
+        )
+        for shape in [(5, 7), (1, 5, 4, 6), (3, 4, 5, 3), (2, 3, 3, 64), (4, 6, 5), (6, 1), (3, 300)]
+    ),
+    Case("BatchNorm eps 0.5", lambda: BatchNorm(eps=0.5), (4, 3), lambda *p: reference.batchnorm(*p, 0.5), None),
+    *(
+        Case(
+            f"LayerNorm {shape}",
+            LayerNorm,
+            shape,
+            reference.layernorm,
+            lambda x, w, b: F.layer_norm(x, w.shape, w, b),
+        )
+        for shape in [(5, 7), (2, 4, 5, 3), (3, 4, 33), (2, 300)]
+    ),
+    Case("LayerNorm eps 0.5", lambda: LayerNorm(eps=0.5), (4, 3), lambda *p: reference.layernorm(*p, 0.5), None),
+    *(
+        Case(
             f"Dropout {rate}",
             lambda rate=rate: Dropout(rate),
             (5, 9, 200),
@@ -394,7 +418,7 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
         results.append([y.copy(), dx.copy(), *(p.grad.copy() for p in layer.parameters)])
     for a, b in zip(*results, strict=True):
         assert np.array_equal(a, b)
-    if not isinstance(layer, Dropout):  # whose mask belongs to the place in the batch
+    if not isinstance(layer, (Dropout, BatchNorm)):  # a mask belongs to the place in the batch, a mean to all of it
         y, dx = results[0][:2]
         for n in (0, len(x) // 2, len(x) - 1):
             assert np.array_equal(forward(layer, x[n : n + 1])[0], y[n])
