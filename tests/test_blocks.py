@@ -189,6 +189,33 @@ def test_buffers_of_layers_inside_are_the_models_and_the_same_arrays():
         assert other.layers[1].layers[1].layers[0].buffers["steps"] == 7
 
 
+def test_a_block_of_he_et_al_passes_the_gradient_check_and_keeps_its_running_means():
+    model = tn.Sequential(
+        [
+            tn.Residual(
+                [
+                    tn.Conv2D(4, 3, stride=2, padding="same", bias=False),
+                    tn.BatchNorm(),
+                    tn.ReLU(),
+                    tn.Conv2D(4, 3, padding="same", bias=False),
+                    tn.BatchNorm(),
+                ],
+                shortcut=[tn.Conv2D(4, 1, stride=2, bias=False), tn.BatchNorm()],
+            ),
+            tn.ReLU(),
+            tn.GlobalAvgPool2D(),
+            tn.Dense(3),
+        ],
+        input_shape=(8, 8, 2),
+    )
+    assert tn.gradcheck.check(model, (5, 8, 8, 2), samples=50).passed
+    means = [name for name in model.buffers() if name.endswith("mean")]
+    assert [name.split(".")[:2] for name in means] == [["0", "1"], ["0", "4"], ["0", "6"]]
+    before = {name: model.buffers()[name].copy() for name in means}
+    model.forward(np.random.default_rng(0).standard_normal((5, 8, 8, 2)), training=True)
+    assert all((model.buffers()[name] != before[name]).all() for name in means)
+
+
 def test_the_summary_indents_what_is_inside_and_counts_nothing_twice():
     model = nested()
     head, _, *rows, _, total = model.summary().splitlines()

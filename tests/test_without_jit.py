@@ -28,6 +28,19 @@ wide = tn.Sequential([tn.Conv2D(32, 3, padding="same")], input_shape=(4, 4, 32),
 y = wide.forward(rng.standard_normal((1, 4, 4, 32)), training=True)
 results += list(wide.backward(y, input_grad=True).ravel())
 results += list(wide.flat_grads)
+words = tn.Sequential(
+    [
+        tn.Embedding(9, 4, padding=0),
+        tn.Reshape((7, 1, 4)),
+        tn.Parallel([[tn.Conv2D(3, (k, 1), activation="relu"), tn.GlobalMaxPool2D()] for k in (2, 3)]),
+        tn.Residual([tn.Dense(6)]),
+    ],
+    input_shape=7,
+    dtype="float64",
+)
+y = words.forward(rng.integers(0, 9, (3, 7)), training=True)
+words.backward(y)
+results += [*y.ravel(), *words.flat_grads]
 np.save(sys.argv[1], np.array(results))
 """
 
