@@ -30,6 +30,26 @@ def test_importing_loads_nothing_heavy_that_numba_did_not():
     assert not loaded & heavy
 
 
+def test_weights_come_from_pytorch_as_arrays_without_pytorch():
+    code = """
+import sys
+sys.modules["torch"] = None  # an import of it fails
+import numpy as np
+import tinynet as tn
+model = tn.Sequential([tn.Dense(2)], 3)
+tn.interop.from_torch(model, {"fc.weight": np.arange(6.0).reshape(2, 3), "fc.bias": np.ones(2)})
+print(*model.predict(np.eye(3))[:, 1])
+for call in (tn.interop.to_torch, tn.interop.to_torch_module, lambda m: tn.interop.torch_cross_entropy(m, m)):
+    try:
+        call(model)
+    except ImportError as error:
+        print(error)
+"""
+    names = "to_torch", "to_torch_module", "torch_cross_entropy"
+    missing = [f"{name} needs PyTorch, which is not installed here: pip install torch" for name in names]
+    assert run(code).splitlines() == ["4.0 5.0 6.0", *missing]
+
+
 def test_importing_compiles_nothing():
     code = """
 import numba.core.event as event
@@ -38,7 +58,7 @@ with event.install_recorder("numba:compile") as recorder:
     import tinynet
     import pkgutil, importlib
     for module in pkgutil.walk_packages(tinynet.__path__, "tinynet."):
-        if "cuda" not in module.name:  # those need a package that is optional
+        if "cuda" not in module.name and "torch" not in module.name:  # those need packages that are optional
             importlib.import_module(module.name)
 print(len(recorder.buffer))
 """

@@ -13,7 +13,8 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
         optimizer.step()
 """
 
-from tinynet import data, gradcheck, information, metrics, optim, plots
+from tinynet import data, gradcheck, information, interop, metrics, optim, plots
+from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
@@ -49,7 +50,7 @@ from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
 from tinynet.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
-from tinynet.training import EarlyStopping, History, NonFiniteError, fit
+from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,8 @@ __all__ = [
     "AdamW",
     "AvgPool2D",
     "BatchNorm",
+    "CSVLog",
+    "Checkpoint",
     "Concat",
     "Conv2D",
     "Dense",
@@ -100,8 +103,10 @@ __all__ = [
     "hinge",
     "huber",
     "information",
+    "interop",
     "kl_divergence",
     "linear_cross_entropy",
+    "load",
     "mean_absolute_error",
     "mean_squared_error",
     "metrics",
@@ -111,6 +116,7 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "save",
     "self_distillation",
     "set_num_threads",
     "show_config",
