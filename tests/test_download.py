@@ -262,6 +262,24 @@ def test_a_full_disk_is_a_failure_with_its_cause_and_leaves_no_half_a_file(serve
     assert len(server.requests) == 1  # no mirror can help
 
 
+def test_a_file_moves_into_place_in_one_step_once_it_is_on_the_disk(server, tmp_path, monkeypatch):
+    steps, sync, replace = [], os.fsync, os.replace
+
+    def watched_sync(descriptor):
+        sync(descriptor)
+        steps.append(("on the disk", os.fstat(descriptor).st_size, (tmp_path / "file.bin").exists()))
+
+    def watched_replace(source, target):
+        assert not target.exists()
+        steps.append(("in place", source.stat().st_size, target.name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    fetch(server, tmp_path, "cut-once")
+    assert steps == [("on the disk", SIZE, False), ("in place", SIZE, "file.bin")]
+
+
 def test_a_file_in_the_folder_s_place_is_a_failure_that_names_it(server, tmp_path):
     (tmp_path / "folder").write_text("")
     error = refused(server, tmp_path / "folder", "good")
@@ -362,6 +380,13 @@ def test_an_archive_without_a_wanted_file_is_a_failure_that_names_it(server, tmp
         members = [("one.bin", b"1"), ("two.bin", None, tarfile.SYMTYPE)]
         unpack(server, [tmp_path / "one.bin", tmp_path / "two.bin"], members)
     assert not (tmp_path / "two.bin").exists()
+
+
+def test_an_archive_with_an_absurdly_large_file_is_a_failure_that_names_it(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinynet.data.download.LIMIT", 99)
+    with pytest.raises(tn.data.DatasetError, match=r"all\.tar\.gz.*one\.bin has 100 bytes"):
+        unpack(server, [tmp_path / "one.bin"], [("one.bin", bytes(100))])
+    assert not (tmp_path / "one.bin").exists()
 
 
 def test_what_is_no_archive_is_a_failure_that_names_it(server, tmp_path):
