@@ -1,5 +1,7 @@
 """fit is the five-line loop; its history, its reports, and what it refuses."""
 
+import csv
+import inspect
 import math
 import re
 import subprocess
@@ -12,9 +14,11 @@ from matplotlib.figure import Figure
 
 import tinynet.training
 from tinynet import plots
+from tinynet.checkpoint import load
 from tinynet.data import batches
 from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import Layer
+from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -26,11 +30,31 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
 from tinynet.optim import SGD, Adam, cosine
-from tinynet.training import EarlyStopping, History, NonFiniteError, fit
+from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
 
 rng = np.random.default_rng(0)
 Y = rng.integers(0, 3, 100)
 X = (rng.standard_normal((100, 4)) + np.eye(3, 4)[Y] * 3).astype(np.float32)
+
+
+class Running(Layer):
+    """y = x - mean in training, and x less a running mean otherwise: what BatchNorm does, but for the scale."""
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self.buffers = {"mean": np.zeros(output_shape, self.dtype), "steps": np.zeros((), np.int64)}
+        return output_shape
+
+    def forward(self, x, training=False):
+        if not training:
+            return x - self.buffers["mean"]
+        mean = x.mean(axis=0)
+        self.buffers["mean"][...] = 0.9 * self.buffers["mean"] + 0.1 * mean
+        self.buffers["steps"][...] += 1
+        return x - mean
+
+    def backward(self, dy, input_grad=True):
+        return dy - dy.mean(axis=0)
 
 
 def small_model(seed=0, last=3):
@@ -40,7 +64,8 @@ def small_model(seed=0, last=3):
 def trained(model=None, lr=0.05, **options):
     model = model or small_model()
     options = {"loss": softmax_cross_entropy, "epochs": 3, "batch_size": 16, "progress": False, **options}
-    history = fit(model, X, Y, optimizer=Adam(model, lr), **options)
+    x, y = options.pop("data", (X, Y))
+    history = fit(model, x, y, optimizer=Adam(model, lr), **options)
     return model, history
 
 
@@ -132,6 +157,70 @@ def test_augment_sees_every_training_batch_and_may_overwrite_it():
     assert (model.flat_values != trained(epochs=2)[0].flat_values).any()
 
 
+def test_augment_may_change_the_targets_too():
+    def mixed(x, y, rng):
+        other = rng.permutation(len(x))
+        share = rng.beta(0.2, 0.2)
+        onehot = np.eye(3, dtype=np.float32)[y]
+        x, y = share * x + (1 - share) * x[other], share * onehot + (1 - share) * onehot[other]
+        return x.astype(np.float32), y.astype(np.float32)
+
+    model, history = trained(augment=mixed, epochs=4, metrics="accuracy")
+    assert history["loss"][-1] < history["loss"][0]
+    assert (model.flat_values == trained(augment=mixed, epochs=4)[0].flat_values).all()
+
+
+@pytest.mark.parametrize(
+    ("augment", "with_targets"),
+    [
+        (lambda x, rng: x, False),
+        (lambda a, b: a, False),
+        (lambda batch, rng, padding=4: batch, False),
+        (partial(lambda batch, rng, size: batch, size=3), False),
+        (lambda *arrays: arrays[0], False),
+        (lambda x, y, rng: (x, y), True),
+        (lambda a, b, c: (a, b), True),
+        (lambda x, y, rng, alpha=0.2: (x, y), True),
+        (lambda x, y, rng=None: (x, y), True),
+        (partial(lambda x, y, rng, alpha: (x, y), alpha=0.2), True),
+    ],
+)
+def test_augment_is_called_as_its_parameters_say(augment, with_targets):
+    called = []
+
+    def watched(*arguments):
+        called.append(arguments)
+        return augment(*arguments)
+
+    watched.__signature__ = inspect.signature(augment)
+    generator = np.random.default_rng(0)
+    x, y = tinynet.training._augmentation(watched)(X, Y, generator)
+    assert x is X
+    assert y is Y
+    (arguments,) = called
+    assert len(arguments) == 2 + with_targets
+    assert arguments[-1] is generator
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda x: x, r"of \(x, rng\) or of \(x, y, rng\)"),
+        (lambda batch, rng, size: batch, "missing a required argument: 'size'"),
+        (lambda x, *, rng: x, "augment must be a function of"),
+        (lambda x, y, z, rng: x, "augment must be a function of"),
+        (lambda x, rng: None, "augment returned None"),
+        (lambda x, y, rng: x, "must return the pair"),
+        (lambda x, y, rng: (x, y[1:]), "must return the pair"),
+    ],
+)
+def test_an_augment_that_does_not_fit_is_refused(augment, message):
+    model = small_model()
+    with pytest.raises(TypeError, match=message):
+        trained(model, augment=augment)
+    np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
+
+
 def test_callbacks_see_every_epoch_and_can_stop():
     epochs = []
 
@@ -154,6 +243,114 @@ def test_early_stopping_waits_for_patience_epochs_without_improvement():
     _, history = trained(metrics=scripted, validation=(X[:30], Y[:30]), callbacks=stopping, epochs=20)
     assert history["val_scripted"] == [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0]
     assert (stopping.best, stopping.best_epoch) == (2.0, 4)
+
+
+def scripted(*values):
+    """A metric that takes these values on the validation set (30 samples), one after the other."""
+    left = iter(values)
+
+    def metric(prediction, target):
+        return next(left) if len(target) == 30 else 0.0
+
+    return metric
+
+
+VALIDATION = X[:30], Y[:30]
+
+
+class Recorder:
+    """A callback that keeps every epoch's weights and buffers."""
+
+    def __init__(self):
+        self.values, self.buffers = [], []
+
+    def __call__(self, training):
+        self.values.append(training.model.flat_values.copy())
+        self.buffers.append({name: array.copy() for name, array in training.model.buffers().items()})
+
+
+def test_early_stopping_brings_back_the_best_epoch():
+    for restore_best, expected in ((True, 1), (False, -1)):
+        recorder, model = Recorder(), Sequential([Dense(8), Running(), Dense(3)], (4,))
+        stopping = EarlyStopping("val_s", patience=2, restore_best=restore_best)
+        metrics = {"s": scripted(3.0, 1.0, 2.0, 2.0)}
+        _, history = trained(model, metrics=metrics, validation=VALIDATION, callbacks=[recorder, stopping], epochs=9)
+        assert (len(history["loss"]), stopping.best_epoch) == (4, 2)
+        np.testing.assert_array_equal(model.flat_values, recorder.values[expected])
+        for name, array in model.buffers().items():
+            np.testing.assert_array_equal(array, recorder.buffers[expected][name])
+
+
+def test_early_stopping_looks_for_the_highest_accuracy_and_never_at_nan():
+    nan = math.nan
+    for monitor, maximize, values, best in [
+        ("val_accuracy", None, [0.5, 0.9, 0.8, 0.7], (0.9, 2)),
+        ("val_s", None, [nan, 0.9, nan, 0.8, 0.85, nan], (0.8, 4)),
+        ("val_s", True, [nan, 0.7, nan, 0.8, 0.75, nan], (0.8, 4)),
+        ("val_s", None, [nan, nan], (None, None)),
+    ]:
+        metrics = {monitor[4:]: scripted(*values)}
+        stopping = EarlyStopping(monitor, patience=2, maximize=maximize)
+        _, history = trained(metrics=metrics, validation=VALIDATION, callbacks=stopping, epochs=20)
+        assert len(history["loss"]) == len(values)
+        assert (stopping.best, stopping.best_epoch) == best
+
+
+def test_early_stopping_begins_anew_with_each_training():
+    stopping = EarlyStopping("val_s", patience=2)
+    for values, best in (([1.0, 2.0, 3.0], 1.0), ([7.0, 6.0, 8.0, 9.0], 6.0)):
+        trained(metrics={"s": scripted(*values)}, validation=VALIDATION, callbacks=stopping, epochs=9)
+        assert stopping.best == best
+
+
+def test_a_checkpoint_callback_saves_every_epoch_or_the_best(tmp_path):
+    recorder = Recorder()
+    callbacks = [recorder, Checkpoint(tmp_path / "last"), Checkpoint(tmp_path / "best", monitor="val_s")]
+    callbacks.append(lambda training: load(small_model(), tmp_path / "last"))
+    trained(metrics={"s": scripted(3, 1, 2)}, validation=VALIDATION, callbacks=callbacks)
+    for name, epoch in (("last", 2), ("best", 1)):
+        model = small_model(9)
+        load(model, tmp_path / name)
+        np.testing.assert_array_equal(model.flat_values, recorder.values[epoch])
+
+
+def test_a_csv_log_is_the_history_line_by_line(tmp_path):
+    seen = []
+
+    def look(training):
+        seen.append((tmp_path / "log.csv").read_text().count("\n"))
+
+    def odd(prediction, target):
+        return math.nan
+
+    metrics = {"accuracy": "accuracy", 'odd, "one"': odd}
+    for _ in range(2):  # the second run starts the file anew
+        log = CSVLog(tmp_path / "log.csv")
+        _, history = trained(metrics=metrics, validation=VALIDATION, callbacks=[log, look])
+        with open(tmp_path / "log.csv", newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows[0] == ["epoch", *history]
+        assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
+        for column, name in enumerate(history, 1):
+            np.testing.assert_array_equal([float(row[column]) for row in rows[1:]], history[name])
+    assert seen == [2, 3, 4] * 2
+
+
+def test_a_callback_that_cannot_work_is_refused_at_once():
+    model = small_model()
+    for callback, message in [
+        (EarlyStopping(), "EarlyStopping watches 'val_loss', and this run has loss; give validation="),
+        (Checkpoint("m", monitor="accuracy"), "Checkpoint watches 'accuracy', and this run has loss$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            trained(model, callbacks=callback)
+    for make in (lambda: EarlyStopping(maximize="max"), lambda: EarlyStopping(3), lambda: Checkpoint("m", monitor=1)):
+        with pytest.raises(TypeError, match="must be"):
+            make()
+    for callback in (Checkpoint("nowhere/m"), CSVLog("nowhere/log.csv")):
+        with pytest.raises(FileNotFoundError, match=f"{type(callback).__name__}: there is no folder .*nowhere"):
+            trained(model, callbacks=callback)
+    np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
 
 
 def test_without_a_terminal_there_is_one_line_an_epoch(capsys):
@@ -191,9 +388,30 @@ def test_a_nan_in_the_input_stops_at_once_and_is_named():
     x = X.copy()
     x[3, 1] = np.nan
     model = small_model()
-    with pytest.raises(NonFiniteError, match=r"epoch 1, step 1: the loss is nan; the input is not finite: sample \d+"):
+    message = r"epoch 1, step 1: the loss is nan; the input is not finite, in row \d+ of the batch \(sample 3 of x\)$"
+    with pytest.raises(NonFiniteError, match=message) as caught:
         fit(model, x, Y, loss=softmax_cross_entropy, optimizer=Adam(model), epochs=1, batch_size=100, progress=False)
     np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
+    (row,) = caught.value.rows
+    first, _ = next(batches(X, Y, 100, seed=(0, 1)))
+    np.testing.assert_array_equal(first[row], X[3])
+    assert caught.value.samples == (3,)
+
+
+def test_the_rows_are_named_as_the_batch_and_as_the_data_number_them():
+    x = X.copy()
+    x[[7, 20, 90], 0] = 1e30  # finite, and too much for the second layer
+    model = Sequential([Dense(8), Dense(3)], (4,))
+    model.parameters()[2].value[...] = 1e20
+    with pytest.raises(NonFiniteError) as caught:
+        trained(model, batch_size=50, lr=1e-9, seed=3, data=(x, Y))
+    error = caught.value
+    places = np.random.default_rng((3, 1)).permutation(100)
+    expected = [(row, int(places[row])) for row in range(50) if places[row] in (7, 20, 90)]
+    assert list(zip(error.rows, error.samples, strict=True)) == expected
+    assert len(expected) >= 1  # what this seed puts into the first batch
+    assert "of the batch (sample" in str(error)
+    assert error.layer == "Dense (layer 1)"
 
 
 def test_the_first_layer_with_a_broken_output_is_named():
@@ -203,6 +421,39 @@ def test_the_first_layer_with_a_broken_output_is_named():
         trained(model)
     assert (caught.value.epoch, caught.value.step, caught.value.layer) == (1, 1, "Dense (layer 1)")
     assert isinstance(caught.value, ArithmeticError)
+
+
+def test_a_layer_inside_another_is_named_and_the_search_changes_nothing():
+    inner = Residual([Dense(4, activation="tanh"), Concat([Dense(4), Dropout(0.5), Running(), Dense(2)]), Dense(4)])
+    model = Sequential([Dense(4), inner, Dense(3)], (4,))
+    next(p for p in model.parameters() if p.name == "1.1.3.weight").value[...] = 3e38
+    with pytest.raises(NonFiniteError, match=r"at Dense \(layer 1\.1\.3\): its parameters are finite") as caught:
+        trained(model)
+    assert caught.value.layer == "Dense (layer 1.1.3)"
+    dropout, running = (next(layer for layer in model.walk() if isinstance(layer, k)) for k in (Dropout, Running))
+    assert dropout.state[1] == 1  # the one step that was made
+    assert running.buffers["steps"] == 1
+    assert not any("forward" in vars(layer) for layer in model.walk())
+
+
+def test_a_broken_parameter_inside_a_block_is_named():
+    model = Sequential([Residual([Dense(4), Dense(4)]), Dense(3)], (4,))
+    model.parameters()[0].value[0, 0] = np.nan
+    with pytest.raises(NonFiniteError, match=r"began at Dense \(layer 0\.0\), whose parameter 0\.0\.weight"):
+        trained(model)
+
+
+def test_the_rows_whose_loss_is_infinite_are_named():
+    def harsh(prediction, target):
+        value, gradient = softmax_cross_entropy(prediction, target)
+        return (math.inf if np.isin(target, 7).any() else value), gradient
+
+    y = Y.copy()
+    y[[11, 60]] = 7
+    with pytest.raises(NonFiniteError, match="every layer's output is finite, so it began in the loss") as caught:
+        trained(Sequential([Dense(8)], (4,)), loss=harsh, data=(X, y), batch_size=100)
+    assert sorted(caught.value.samples) == [11, 60]
+    assert [y[sample] for sample in caught.value.samples] == [7, 7]
 
 
 def test_a_step_that_breaks_a_parameter_is_found_in_the_next():
@@ -260,7 +511,8 @@ REFUSED = [
     ({"epochs": 2.5}, TypeError, "epochs must be a whole number"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
-    ({"metrics": "f1"}, ValueError, "no metric 'f1'; there are accuracy"),
+    ({"metrics": "f1"}, ValueError, "no metric 'f1'; there are accuracy, top_k_accuracy"),
+    ({"metrics": "top_k_accuracy"}, ValueError, "k must be at most 3, the number of classes, got 5"),
     ({"metrics": 3}, TypeError, "a metric must be a function"),
     ({"metrics": [accuracy, "accuracy"]}, ValueError, "two metrics have one name"),
     ({"metrics": {"loss": accuracy}}, ValueError, "can't be called 'loss'"),
@@ -269,6 +521,10 @@ REFUSED = [
     ({"augment": True}, TypeError, "augment must be a function, got True"),
     ({"schedule": 0.1}, TypeError, "schedule must be a function, got 0.1"),
     ({"callbacks": [1]}, TypeError, "a callback must be a function"),
+    ({"resume": True}, ValueError, "resume=True needs checkpoint="),
+    ({"resume": "run"}, TypeError, "resume must be True or False, and checkpoint the file, got resume='run'"),
+    ({"checkpoint": True}, TypeError, "checkpoint must be the path of a file, got True"),
+    ({"checkpoint": "nowhere/run"}, FileNotFoundError, "there is no folder .*nowhere to write run in"),
 ]
 
 

@@ -1,0 +1,318 @@
+"""Checkpoints: a model's numbers in a file, and with them all that a training run needs to go on.
+
+A file is in the safetensors format: the length of a header in 8 bytes, the header, which is JSON and tells each array's
+name, dtype, shape and place, and the arrays' bytes.  Reading one executes nothing, as reading a pickle would.
+
+    "0.weight", "0.bias", "1.running_mean"   parameters and buffers, under the names that the model has for them
+    "training/optimizer/mean"                what a run adds to them: the optimizer's vectors, a callback's arrays
+    "tinynet" in the header                  a JSON text: the file's version, the layers, the rest of a run's state
+
+Floats in the JSON are written by repr, which gives the same float64 back; NaN and infinities are words that Python's
+json knows.
+
+Writing is atomic.  The bytes go into a temporary file beside the target, down to the disk, and only then does the
+temporary file take the target's name, in one step of the file system.  A process killed at any moment leaves the old
+file or the new one, whole, and at most a temporary file, which the next save removes.
+
+Reading compares everything, names, shapes and dtypes, before it changes anything.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody can remove a file that another has open
+    fcntl = None
+
+VERSION = 1
+TRAINING = "training/"
+TEMPORARY = ".tinynet-tmp"
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def save(model, path):
+    """Write the model's parameters and buffers to the file `path`, in place of what is there.
+
+    The file is in the safetensors format, whatever it is called.  Killed at any moment, this leaves the old file or the
+    new one, whole.  Raises TypeError for what is no model, OSError where nothing can be written.
+    """
+    _write(path, _arrays(model, "save"), _about(model))
+
+
+def load(model, path):
+    """Read the parameters and buffers that save wrote, or a checkpoint of fit, into a model of the same layers.
+
+    A file of float32 fits a float64 model, which can hold those numbers exactly; the other way is refused.  Raises
+    FileNotFoundError, and ValueError for a file that is damaged, from elsewhere or of another model, saying what
+    differs: the model is unchanged then.
+    """
+    mine = _arrays(model, "load")
+    with _opened(path) as (file, about):
+        values = _compared(mine, file, about, path)
+    _fill(mine, values)
+
+
+# --- a run of fit -------------------------------------------------------------------------------------------
+
+
+def save_run(model, path, run, state):
+    """Write the model with a run of fit.
+
+    run      what makes it this run and no other: a dict of strings, numbers and None
+    state    dicts and lists of arrays, numbers, strings and None; tuples are read back as lists
+    """
+    arrays = _arrays(model, "save")
+    packed = _pack(state, arrays, TRAINING[:-1])
+    _write(path, arrays, {**_about(model), "run": run, "state": packed})
+
+
+def load_run(model, path, run):
+    """(run, state, fill) of a file that save_run wrote; fill() then puts the arrays into the model.
+
+    Raises ValueError where the file is of another run, saying what differs.  What its `state` says of the optimizer now
+    is right too: a learning rate is not another one because a callback changed it on the way.
+    """
+    mine = _arrays(model, "load")
+    with _opened(path) as (file, about):
+        if "run" not in about or "state" not in about:
+            raise ValueError(f"{path} holds a model but no run to resume: tn.load reads it")
+        try:
+            there, state = about["run"], _unpack(about["state"], file)
+            now = {f"optimizer's {name}": value for name, value in state["optimizer"].items()}
+            names = [name for name in {**run, **there} if run.get(name) not in (there.get(name), now.get(name))]
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        if names:
+            differences = [f"{name} was {_said(there, name)} and is {_said(run, name)} here" for name in names]
+            raise ValueError(f"{path} is of another run: {_listed(differences)}")
+        values = _compared(mine, file, about, path)
+    return there, state, lambda: _fill(mine, values)
+
+
+def described(model):
+    """The model's layers, those inside others too, as a dict from place to text: {"layer 0": "Dense(units=8, ...)"}."""
+    result = {}
+    for layer in model.walk():
+        options = ", ".join(
+            f"{name}={value!r}"
+            for name, value in vars(layer).items()
+            if not name.startswith("_") and name not in ("place", "flops", "input_shape", "output_shape")
+            if isinstance(value, (int, float, str, tuple, type(None)))
+        )
+        result[layer.place.strip(" ()")] = f"{type(layer).__name__}({options}) -> {layer.output_shape}"
+    return result
+
+
+def _said(run, name):
+    return repr(run[name]) if name in run else "absent"
+
+
+def _pack(value, arrays, name):
+    """value as JSON can hold it; its arrays go to `arrays`, under names that begin with `name`."""
+    if isinstance(value, dict):
+        return {"dict": {str(key): _pack(item, arrays, f"{name}/{key}") for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return [_pack(item, arrays, f"{name}/{index}") for index, item in enumerate(value)]
+    if isinstance(value, np.ndarray) and value.dtype.type in DTYPES.values():
+        while name in arrays:  # {"a/b": x, "a": {"b": y}}
+            name += "'"
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint can't hold {name.removeprefix(TRAINING)}, which is {value!r}")
+
+
+def _unpack(value, file):
+    if isinstance(value, list):
+        return [_unpack(item, file) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return _read(file, value["array"])
+    return {key: _unpack(item, file) for key, item in value["dict"].items()}
+
+
+# --- a model's arrays and a file's --------------------------------------------------------------------------
+
+
+def _arrays(model, what):
+    """The model's arrays by name."""
+    if not hasattr(model, "flat_values"):
+        raise TypeError(f"{what}: model must be a tinynet.Sequential, got {type(model).__name__}")
+    return {p.name: p.value for p in model.parameters()} | model.buffers()
+
+
+def _about(model):
+    from tinynet import __version__
+
+    about = {"version": VERSION, "tinynet": __version__, "dtype": str(model.dtype), "input_shape": model.input_shape}
+    return {**about, "layers": described(model)}
+
+
+def _compared(mine, file, about, path):
+    """What the file holds for each of the arrays `mine`, by name; ValueError unless it holds just those."""
+    there = {name: _shape_and_dtype(file, name) for name in file.keys() if not name.startswith(TRAINING)}  # noqa: SIM118
+    differences = []
+    for name in [*mine, *(name for name in there if name not in mine)]:
+        if name not in there:
+            differences.append(f"it has no {name} {mine[name].shape}")
+        elif name not in mine:
+            differences.append(f"the model has no {name} {there[name][0]}")
+        elif there[name][0] != mine[name].shape:
+            differences.append(f"{name} is {there[name][0]}, and {mine[name].shape} in the model")
+        elif there[name][1] not in DTYPES or not np.can_cast(DTYPES[there[name][1]], mine[name].dtype, "safe"):
+            held = np.dtype(DTYPES[there[name][1]]).name if there[name][1] in DTYPES else there[name][1]
+            differences.append(f"{name} is {held}, which does not fit the model's {mine[name].dtype} exactly")
+    if differences:
+        layers = ", ".join(text.split(" -> ")[0] for text in about["layers"].values())
+        raise ValueError(f"{path} does not fit the model: {_listed(differences)}.  It is of the layers {layers}")
+    return {name: _read(file, name) for name in mine}
+
+
+def _fill(mine, values):
+    for name, array in mine.items():
+        array[...] = values[name]
+
+
+def _shape_and_dtype(file, name):
+    part = file.get_slice(name)
+    return tuple(part.get_shape()), part.get_dtype()
+
+
+def _read(file, name):
+    if _shape_and_dtype(file, name)[1] not in DTYPES:
+        raise ValueError(f"{name} is of an unknown dtype")
+    return file.get_tensor(name)
+
+
+def _listed(differences, most=6):
+    more = len(differences) - most
+    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The open file and what its header says, after the checks that need no model.
+
+    safetensors looks at the lengths that the file claims before it believes them: a header of 2^62 bytes, or an array
+    beyond the end of the file, is an error and no allocation.
+    """
+    from safetensors import SafetensorError, safe_open  # here, so that importing tinynet doesn't load it
+
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} is a folder or a device, not a file")
+    try:
+        file = safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from None
+    with file:
+        yield file, _checked_about(file.metadata() or {}, path)
+
+
+def _checked_about(metadata, path):
+    if "tinynet" not in metadata:
+        raise ValueError(
+            f"{path} was not written by tinynet (its header says {str(metadata)[:80]}): "
+            "tn.interop.from_torch takes the weights of PyTorch, in their layout"
+        )
+    try:
+        about = json.loads(metadata["tinynet"])
+        version = about["version"]
+        if version == VERSION:
+            return {**about, "layers": dict(about["layers"])}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its header can't be read: {type(error).__name__}: {error}") from None
+    raise ValueError(
+        f"{path} is of version {version!r} of the format, written by tinynet {about.get('tinynet')}; "
+        f"this tinynet reads version {VERSION}"
+    )
+
+
+def _write(path, arrays, about):
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
+    write_whole(path, to_bytes(arrays, {"tinynet": json.dumps(about)}))
+
+
+def write_whole(path, data):
+    """Make `data` the content of the file `path`: at any moment, the old file or the new one is there, whole."""
+    path = os.path.realpath(path)  # a link stays, and what it points to is replaced
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {folder} to write {name} in")
+    prefix = f".{name[:40]}."
+    _remove_leftovers(folder, prefix)
+    file = _temporary(folder, prefix)
+    try:
+        with file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:
+                os.replace(file.name, path)  # before the lock goes with the file's closing
+        if fcntl is None:
+            os.replace(file.name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+        raise
+    if os.name == "posix":
+        with contextlib.suppress(OSError):  # some network file systems can't
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # the new name, too, is on the disk
+            finally:
+                os.close(descriptor)
+
+
+def _temporary(folder, prefix):
+    """A new file, locked while it is open: so others see that it is no leftover."""
+    while True:
+        file = open(os.path.join(folder, f"{prefix}{secrets.token_hex(4)}{TEMPORARY}"), "xb")  # noqa: SIM115
+        if fcntl is None:
+            return file
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(folder, prefix):
+    """Remove the temporary files that killed processes left.  A lock goes when its process does, however it ends."""
+    for name in os.listdir(folder):
+        if name.startswith(prefix) and name.endswith(TEMPORARY):
+            leftover = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if fcntl is None:
+                    os.unlink(leftover)
+                else:
+                    with open(leftover, "rb+") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        os.unlink(leftover)
