@@ -1,5 +1,6 @@
 """What the pictures of losses and of predictions show: the numbers drawn, and the words beside them."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,10 +9,20 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+import tinynet as tn
 from tinynet import metrics, plots
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
+IMAGES = np.random.default_rng(0).random((6, 8, 8, 3)).astype(np.float32)
+LOSS = tn.softmax_cross_entropy
+
+
+def network(*ending, channels=3):
+    """Trained by nobody: Conv2D, MaxPool2D, Flatten, Dropout, Dense of 12, Dense of 3."""
+    layers = [tn.Conv2D(5, 3, activation="relu"), tn.MaxPool2D(2), tn.Flatten(), tn.Dropout(0.5)]
+    layers += [tn.Dense(12, activation="relu"), tn.Dense(3), *ending]
+    return tn.Sequential(layers, (8, 8, channels), seed=3)
 
 
 def lines(panel):
@@ -28,6 +39,11 @@ DRAWN = {
     "losses_by_margin": plots.losses_by_margin,
     "confusion_matrix": lambda path=None, **on: plots.confusion_matrix(PREDICTED, LABELS, path, **on),
     "reliability_diagram": lambda path=None, **on: plots.reliability_diagram(np.eye(3)[PREDICTED], LABELS, path, **on),
+    "filters": lambda path=None, **on: plots.filters(network(), path, **on),
+    "activations": lambda path=None, **on: plots.activations(network(), IMAGES, path, **on),
+    "gradients": lambda path=None, **on: plots.gradients(network(), IMAGES, LABELS, LOSS, path, **on),
+    "saliency": lambda path=None, **on: plots.saliency(network(), IMAGES[:2], [0, 1], LOSS, path, **on),
+    "worst": lambda path=None, **on: plots.worst(network(), IMAGES[:2], [0, 1], path, **on),
 }
 
 
@@ -139,6 +155,237 @@ def test_an_honest_model_has_bars_up_to_its_confidence_and_no_others():
     assert bars(top)["right"][0][2] == 0.5
 
 
+# --- inside a model ----------------------------------------------------------------------------------------
+
+
+def tile(picture, row, column, height, width):
+    """One image of a mosaic, whose images are a pixel apart."""
+    top, left = row * (height + 1), column * (width + 1)
+    return np.ma.filled(picture, np.nan)[top : top + height, left : left + width]
+
+
+def drawn(panel):
+    """The array of a panel's image; NaN where there is a gap."""
+    return np.ma.filled(panel.images[0].get_array().astype(float), np.nan)
+
+
+def test_filters_of_three_channels_are_colours_around_grey():
+    model = network()
+    (panel,) = plots.filters(model, columns=2).axes
+    w = model.layers[0].parameters[0].value
+    picture = drawn(panel)
+    assert picture.shape == (3 * 4 - 1, 2 * 4 - 1, 3)
+    for k in range(5):
+        colours = 0.5 + 0.5 * w[:, :, :, k] / np.abs(w).max()
+        np.testing.assert_allclose(tile(picture, k // 2, k % 2, 3, 3), colours, atol=1e-6)
+    assert panel.get_title(loc="left") == "Conv2D (layer 0): 5 filters 3 by 3"
+    assert f"black -{np.abs(w).max():.2g}" in panel.get_xlabel()
+
+
+def test_filters_of_one_channel_are_blue_below_zero_and_red_above():
+    model = network(channels=1)
+    panel, bar = plots.filters(model.layers[0]).axes
+    w = model.layers[0].parameters[0].value
+    for k in range(5):
+        np.testing.assert_array_equal(tile(drawn(panel), 0, k, 3, 3), w[:, :, 0, k])
+    limit = np.abs(w).max()
+    assert panel.images[0].get_clim() == pytest.approx((-limit, limit))
+    blue, red = panel.images[0].cmap([0.0, 1.0])
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
+    assert bar.get_ylabel() == "weight"
+    assert np.isnan(drawn(panel)[:, 3]).all()  # the gap
+
+
+def test_filters_of_many_channels_have_a_row_each():
+    model = tn.Sequential([tn.Conv2D(20, 1), tn.Conv2D(9, (3, 2))], (8, 8, 1))
+    panel, _ = plots.filters(model.layers[1]).axes
+    w = model.layers[1].parameters[0].value
+    for k in range(8):
+        for c in range(16):
+            np.testing.assert_array_equal(tile(drawn(panel), k, c, 3, 2), w[:, :, c, k])
+    assert panel.get_title(loc="left") == (
+        "Conv2D (layer 1): the first 8 of 9 filters 3 by 2, the first 16 of 20 channels"
+    )
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("channel", "filter")
+
+
+def test_the_weights_of_a_dense_layer_over_images_are_images():
+    model = tn.Sequential([tn.Flatten(), tn.Dense(3)], (4, 6, 1))
+    panel, _ = plots.filters(model, columns=2).axes
+    w = model.parameters()[0].value
+    for k in range(3):
+        np.testing.assert_array_equal(tile(drawn(panel), k // 2, k % 2, 4, 6), w[:, k].reshape(4, 6))
+
+
+def bars_of(panel):
+    return [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in panel.patches]
+
+
+def test_activations_are_the_outputs_of_each_layer():
+    model, sample = network(), 2
+    panels = plots.activations(model, IMAGES, sample=sample, columns=4).axes[:5]
+    titles = [panel.get_title(loc="left") for panel in panels]
+    assert titles == [
+        "input",
+        "0 Conv2D   y = relu(conv(x, w) + b)   the first 4 of 5 channels",
+        "1 MaxPool2D   y = max of x over a window   the first 4 of 5 channels",
+        "4 Dense   y = relu(x w + b)",
+        "5 Dense   y = x w + b",
+    ]
+    np.testing.assert_allclose(tile(drawn(panels[0]), 0, 0, 8, 8), IMAGES[sample])
+    y, outputs = IMAGES, []
+    for layer in model.layers:
+        y = layer.forward(y)
+        outputs.append(y)
+    for panel, output in zip(panels[1:3], outputs[:2], strict=True):
+        H, W, _ = output.shape[1:]
+        for c in range(4):
+            np.testing.assert_array_equal(tile(drawn(panel), 0, c, H, W), output[sample, :, :, c])
+        assert panel.images[0].get_clim() == (0, output[sample, :, :, :4].max())
+    values = outputs[4].astype(float).ravel()
+    counts, edges = np.histogram(values[values != 0], 40)
+    np.testing.assert_allclose(bars_of(panels[3]), np.stack([edges[:-1], np.diff(edges), counts], axis=1))
+    assert words(panels[3]) == [f"{100 * (values == 0).mean():.0f} % are 0"]
+    assert panels[3].get_xlabel() == "y, of 6 samples with 12 numbers each"
+    assert words(panels[4]) == []
+    assert sum(height for *_, height in bars_of(panels[4])) == 18
+
+
+def test_activations_of_one_layer_are_all_its_channels():
+    model = network()
+    panel, bar = plots.activations(model, IMAGES, layer=0, columns=3).axes
+    y = model.layers[0].forward(IMAGES)
+    for c in range(5):
+        np.testing.assert_array_equal(tile(drawn(panel), c // 3, c % 3, 6, 6), y[0, :, :, c])
+    assert bar.get_ylabel() == "y"
+    (panel,) = plots.activations(model, IMAGES, layer=-1).axes
+    assert panel.get_title(loc="left") == "5 Dense   y = x w + b"
+    (panel,) = plots.activations(model, IMAGES, layer=3).axes  # left out otherwise
+    assert panel.get_title(loc="left").startswith("3 Dropout")
+
+
+def test_what_is_not_finite_is_counted_and_not_drawn():
+    model = network()
+    model.layers[-1].parameters[1].value[0] = np.nan
+    (panel,) = plots.activations(model, IMAGES, layer=5).axes
+    assert words(panel) == ["6 are not finite"]
+    assert sum(height for *_, height in bars_of(panel)) == 12
+
+
+def test_gradients_are_those_of_a_training_step_and_leave_the_model_alone():
+    model, twin = network(), network()
+    before = model.flat_grads.copy(), model.layers[3].state
+    picture = plots.gradients(model, IMAGES, LABELS, LOSS, sample=1)
+    np.testing.assert_array_equal(model.flat_grads, before[0])
+    assert model.layers[3].state == before[1]
+    prediction = twin.forward(IMAGES, training=True)
+    dy = LOSS(prediction, LABELS)[1]
+    found = [dy]
+    for layer in reversed(twin.layers):
+        dy = layer.backward(dy, True)
+        found.insert(0, dy)
+    inputs, conv, pool, dense, last = picture.axes[:5]
+    for panel, gradient in ((inputs, found[0]), (conv, found[1]), (pool, found[2])):
+        H, W, C = gradient.shape[1:]
+        for c in range(C):
+            np.testing.assert_array_equal(tile(drawn(panel), 0, c, H, W), gradient[1, :, :, c])
+        limit = np.abs(gradient[1]).max()
+        assert panel.images[0].get_clim() == pytest.approx((-limit, limit))
+    assert inputs.get_title(loc="left") == "input   3 channels"
+    assert [bar.get_ylabel() for bar in picture.axes[5:]] == ["dL/dx", "dL/dy", "dL/dy"]
+    for panel, gradient in ((dense, found[5]), (last, found[6])):
+        counts, _ = np.histogram(gradient[gradient != 0], 40)
+        assert [height for *_, height in bars_of(panel)] == counts.tolist()
+        assert panel.get_yscale() == "log"
+
+
+def test_words_have_activations_but_no_gradient():
+    model = tn.Sequential([tn.Embedding(7, 2), tn.Flatten(), tn.Dense(3)], 4)
+    x = np.arange(24).reshape(6, 4) % 7
+    assert len(plots.activations(model, x).axes) == 3
+    titles = [panel.get_title(loc="left")[:11] for panel in plots.gradients(model, x, LABELS, LOSS).axes]
+    assert titles == ["0 Embedding", "2 Dense   y"]
+
+
+def difference(model, x, y, at, h=1e-5):
+    """The slope of the loss of what the model predicts, by x[at]."""
+    values = []
+    for step in (h, -h):
+        moved = x.copy()
+        moved[at] += step
+        values.append(LOSS(model.predict(moved), y)[0])
+    return (values[0] - values[1]) / (2 * h)
+
+
+def test_saliency_is_the_gradient_of_what_the_model_predicts():
+    layers = [tn.Conv2D(5, 3, activation="tanh"), tn.BatchNorm(), tn.Flatten(), tn.Dropout(0.5), tn.Dense(3)]
+    model = tn.Sequential(layers, (8, 8, 3), dtype="float64", seed=3)
+    rng = np.random.default_rng(1)
+    for array in model.buffers().values():
+        array[...] = rng.uniform(0.5, 1.5, array.shape)
+    before = copy.deepcopy(model.buffers()), model.layers[3].state, model.flat_grads.copy()
+    x, names = IMAGES.astype(np.float64), ["cat", "dog", "horse"]
+    picture = plots.saliency(model, x, LABELS, LOSS, columns=2, names=names)
+    panels, bar = picture.axes[:-1], picture.axes[-1]
+    for n in (0, 3, 5):
+        left, right = panels[2 * n : 2 * n + 2]
+        np.testing.assert_array_equal(drawn(left), x[n])
+        assert left.get_title() == names[LABELS[n]]
+        gradient = drawn(right) * float(right.get_title().removeprefix("max "))
+        for h, w in ((0, 0), (3, 4), (7, 2)):
+            slopes = [difference(model, x, LABELS, (n, h, w, c)) for c in range(3)]
+            assert gradient[h, w] == pytest.approx(np.abs(slopes).max(), rel=0.05, abs=1e-9)  # max has two digits
+        assert drawn(right).max() == 1
+    assert bar.get_ylabel() == "|dL/dx| / its maximum"
+    for name, array in model.buffers().items():
+        np.testing.assert_array_equal(array, before[0][name])
+    assert model.layers[3].state == before[1]
+    np.testing.assert_array_equal(model.flat_grads, before[2])
+
+
+def test_images_outside_0_to_1_are_stretched_and_bytes_divided():
+    model = network()
+    left, *_ = plots.saliency(model, 4 * IMAGES - 2, LABELS, LOSS).axes
+    low, high = IMAGES.min(), IMAGES.max()
+    np.testing.assert_allclose(drawn(left), (IMAGES[0] - low) / (high - low), atol=1e-6)
+    left, *_ = plots.saliency(model, (255 * IMAGES).astype(np.uint8), LABELS, LOSS).axes
+    np.testing.assert_allclose(drawn(left), IMAGES[0], atol=1 / 255)
+
+
+def test_the_worst_come_first_with_what_they_are_and_what_was_said():
+    p = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.4, 0.6, 0], [0.3, 0.3, 0.4], [0.0004, 0.0001, 0.9995]])
+    labels, images = np.array([0, 2, 0, 2, 1]), IMAGES[:5, :, :, 0]
+    with np.errstate(divide="ignore"):
+        logits = np.log(p)
+    panels = plots.worst(logits, images, labels, names=["cat", "dog", "horse"], count=4, columns=3).axes
+    shown = [(panel.get_title(), panel.get_xlabel()) for panel in panels]
+    assert shown == [
+        ("is dog: < 0.1 %", "said horse: > 99.9 %"),
+        ("is horse: 5 %", "said dog: 90 %"),
+        ("is cat: 40 %", "said dog: 60 %"),
+        ("is horse: 40 %", ""),
+        ("", ""),
+        ("", ""),
+    ]
+    for panel, n in zip(panels, (4, 1, 2, 3), strict=False):
+        np.testing.assert_array_equal(drawn(panel), images[n])
+    assert not panels[4].axison
+
+
+def test_the_worst_may_be_asked_of_a_model_with_or_without_a_softmax():
+    model = network()
+    logits = model.predict(IMAGES)
+    with_softmax = network(tn.Softmax())  # the seed gives it the same weights
+    drawn_of = [
+        [(panel.get_title(), panel.get_xlabel()) for panel in plots.worst(given, IMAGES, LABELS).axes]
+        for given in (logits, model, with_softmax)
+    ]
+    assert drawn_of[0] == drawn_of[1] == drawn_of[2]
+    losses, _ = LOSS(logits, LABELS, reduction="none")
+    assert drawn_of[0][0][0].startswith(f"is {LABELS[losses.argmax()]}: ")
+
+
 def test_no_picture_opens_a_window_or_chooses_a_backend():
     code = """
 import sys
@@ -146,6 +393,14 @@ from tinynet import plots
 assert not any(name.startswith("matplotlib") for name in sys.modules)
 plots.loss_and_gradient()
 plots.confusion_matrix([0, 1], [1, 1])
+import numpy as np
+import tinynet as tn
+model = tn.Sequential([tn.Conv2D(2, 3), tn.Flatten(), tn.Dense(2)], (5, 5, 1))
+x, y, loss = np.ones((2, 5, 5, 1)), [0, 1], tn.softmax_cross_entropy
+for picture in (plots.filters(model), plots.activations(model, x), plots.gradients(model, x, y, loss)):
+    picture.canvas.draw()
+plots.saliency(model, x, y, loss)
+plots.worst(model, x, y)
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -168,6 +423,36 @@ assert "matplotlib.pyplot" not in sys.modules
         ),
         (lambda: plots.reliability_diagram(np.eye(3)[LABELS], LABELS, bins=0), ValueError, "bins must be at least 1"),
         (lambda: plots.reliability_diagram(np.eye(3)[LABELS], LABELS, bins="ten"), TypeError, "bins must be a whole"),
+        (lambda: plots.filters(tn.Dense(3)), TypeError, "expected a model or a Conv2D, got Dense"),
+        (lambda: plots.filters(tn.Conv2D(3, 3)), ValueError, "Conv2D is not built"),
+        (
+            lambda: plots.filters(tn.Sequential([tn.Dense(3)], 4)),
+            ValueError,
+            r"Dense \(layer 0\), which sees no images",
+        ),
+        (lambda: plots.filters(tn.Sequential([tn.ReLU()], 4)), ValueError, "neither a Conv2D nor a Dense"),
+        (lambda: plots.activations(tn.Dense(3), IMAGES), TypeError, "activations: model must be a tinynet.Sequential"),
+        (
+            lambda: plots.activations(network(), IMAGES[0]),
+            ValueError,
+            r"expected input \(N, 8, 8, 3\), got \(8, 8, 3\)",
+        ),
+        (lambda: plots.activations(network(), IMAGES[:0]), ValueError, "at least one sample"),
+        (lambda: plots.activations(network(), IMAGES, layer=6), ValueError, "index of the model's 6 layers, got 6"),
+        (lambda: plots.activations(network(), IMAGES, layer="Dense"), TypeError, "None or the index of a layer"),
+        (lambda: plots.activations(network(), IMAGES, sample=6), ValueError, "sample must be below 6"),
+        (
+            lambda: plots.gradients(network(), IMAGES, LABELS[:5], LOSS),
+            ValueError,
+            r"must have shape \(6,\), got \(5,\)",
+        ),
+        (lambda: plots.gradients(network(), IMAGES, LABELS, "mse"), TypeError, "gradients: loss must be a function"),
+        (lambda: plots.saliency(network(), IMAGES, LABELS, None), TypeError, "saliency: loss must be a function"),
+        (lambda: plots.saliency(network(), IMAGES[..., 0], LABELS, LOSS), ValueError, r"x must be \(N, H, W, C\)"),
+        (lambda: plots.saliency(network(), IMAGES[..., :2], LABELS, LOSS), ValueError, "saliency: images must be"),
+        (lambda: plots.worst(np.eye(3)[LABELS][:5], IMAGES, LABELS), ValueError, r"expected logits \(6, C\)"),
+        (lambda: plots.worst(network(), IMAGES, LABELS + 1), ValueError, "the 3 classes are from 0 to 2"),
+        (lambda: plots.worst(network(), IMAGES, LABELS, count=0), ValueError, "count must be at least 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, error, message):

@@ -27,7 +27,7 @@ WIDTH = 120  # columns of text, at most
 FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
     "softmax_cross_entropy": ("L = mean of -log p[t], p = softmax(z)", "dz[c] = (p[c] - [c = t]) / N"),
     "sigmoid_cross_entropy": (
-        "L = mean of -t log p - (1 - t) log(1 - p), p = 1 / (1 + exp(-z))",
+        "L = mean of -t log p - (1-t) log(1-p), p = 1 / (1 + exp(-z))",
         "dz = (p - t) / n",
     ),
     "softmax_focal": (
@@ -40,7 +40,7 @@ FORMULAS = {  # of the losses as they are without options; z scores, p probabili
     ),
     "kl_divergence": ("L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N"),
     "categorical_cross_entropy": ("L = mean of -log p[t]", "dp[c] = -[c = t] / (N p[c])"),
-    "binary_cross_entropy": ("L = mean of -t log p - (1 - t) log(1 - p)", "dp = ((1 - t) / (1 - p) - t / p) / n"),
+    "binary_cross_entropy": ("L = mean of -t log p - (1-t) log(1-p)", "dp = ((1-t) / (1-p) - t / p) / n"),
     "nll": ("L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N"),
     "hinge": ("L = mean of max(0, 1 - t z)", "dz = -t / n where t z < 1, else 0"),
     "multiclass_hinge": (
@@ -133,10 +133,10 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
     For each layer: its formulas forward and backward, the shape of its output, and what norms (Euclidean, of the whole
     batch) and times its values and gradients have.  The step is the one that training would make next: Dropout drops,
     normalisation uses the batch.  It leaves out the gradient of x, so the first layer is timed without it, though its
-    norm is shown; x of whole numbers, such as words, has none.
+    norm is shown; words, the whole numbers that an Embedding takes, have neither norm nor gradient.
 
     The gradient check compares each layer, alone and with its present parameters, with central differences in float64,
-    at random inputs (at x, for layers that take whole numbers), and the loss at the model's prediction.
+    at random inputs (at x, for layers that take words), and the loss at the model's prediction.
 
     All is done on copies: parameters, gradients, running means, Dropout's state and what a forward pass kept for
     backward are as before.  Raises ValueError and TypeError for what does not fit: shapes of x, targets that the
@@ -161,8 +161,8 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(x, True)
     value, gradient = _checked_loss(loss(prediction, y), prediction)
-    whole = x.dtype.kind in "iu"
-    dx = twin.backward(gradient, not whole)
+    takes_integers = model.layers[0].takes_integers
+    dx = twin.backward(gradient, not takes_integers)
     gradients = {parameter.name: _norm(parameter.grad) for parameter in twin.parameters()}
     loss_seconds = math.inf
     for watch in watches:
@@ -174,7 +174,7 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
         loss_seconds = min(loss_seconds, time.perf_counter() - began)
         twin.backward(gradient)
 
-    rows = [Row("input", "input", 0, "", "", x.shape, _norm(x), _norm(dx))]
+    rows = [Row("input", "input", 0, "", "", x.shape, None if takes_integers else _norm(x), _norm(dx))]
     rows += [_row(layer, watch, gradients, samples) for layer, watch in zip(model.walk(), watches, strict=True)]
     formula, backward_formula = _formulas(loss)
     error = gradcheck.check(loss, prediction, y, samples=samples).max_error if samples else None
@@ -192,6 +192,7 @@ class _Watch:
     def __init__(self, layer):
         self._forward, self._backward = layer.forward, layer.backward
         layer.forward, layer.backward = self.forward, self.backward
+        self.takes_integers = layer.takes_integers
         self.looking, self.words = True, None
         self.norm = self.gradient_norm = self.shape = None
         self.forward_seconds = self.backward_seconds = math.inf
@@ -203,7 +204,7 @@ class _Watch:
             self.forward_seconds = min(self.forward_seconds, time.perf_counter() - began)
         else:  # the norm is taken now: a block may add to what its layers return
             self.shape, self.norm = y.shape, _norm(y)
-            self.words = x[:3].copy() if x.dtype.kind in "iu" else None
+            self.words = np.array(x) if self.takes_integers else None
         return y
 
     def backward(self, dy, *rest, **named):
@@ -222,8 +223,9 @@ def _row(layer, watch, gradients, samples):
     place = layer.place.removeprefix(" (layer ").removesuffix(")")
     errors = {}
     if samples and (watch.words is None or layer.parameters):
-        inputs = () if watch.words is None else (watch.words,)
-        errors = gradcheck.check(layer, *inputs, samples=samples).errors
+        # A batch uses few of many words, and the other rows' gradient is 0 whatever is wrong: so more are moved.
+        given, count = ((), samples) if watch.words is None else ((watch.words,), 20 * samples)
+        errors = gradcheck.check(layer, *given, samples=count).errors
     parameters = []
     for p in layer.parameters:
         if id(p) not in inside:
@@ -298,7 +300,7 @@ def _table(explanation):
     names += [2 * row.depth + 2 + len(p.name) for row in rows for p in row.parameters]
     width = max(names)
     shapes = [str(shape) for row in rows for shape in (row.shape, *(p.shape for p in row.parameters))]
-    left = max(16, *map(len, shapes)) + 24
+    left = max(19, *map(len, shapes)) + 24
     right = max(30, WIDTH - width - left - 5)
 
     lines = []
@@ -350,11 +352,10 @@ def _table(explanation):
 
 
 def _wrapped(formula, width):
-    """A formula in lines, broken before "dx = ..." and the like where each of its parts fits on one."""
+    """A formula in lines, broken before "dx = ..." and the like; a part that does not fit on one, wherever it must."""
     parts = re.split(r"(?<=,) (?=\w+ = )", formula)
-    if all(len(part) <= width for part in parts):
-        formula = " ".join(part.replace(" ", "\0") for part in parts)
-    return [line.replace("\0", " ") for line in textwrap.wrap(formula, width)]
+    glued = " ".join(part.replace(" ", "\0") if len(part) <= width else part for part in parts)
+    return [line.replace("\0", " ") for line in textwrap.wrap(glued, width)]
 
 
 def _number(value):

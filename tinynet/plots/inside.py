@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from tinynet.layers.base import positive_int
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -299,7 +300,7 @@ def _as_it_predicts(model):
     for layer in twin.walk():
         if isinstance(layer, Dropout):
             layer.rate = 0.0
-        elif type(layer).__name__ == "BatchNorm":
+        elif isinstance(layer, BatchNorm):
             _keep_statistics(layer)
     return twin
 
