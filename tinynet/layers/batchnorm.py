@@ -168,10 +168,18 @@ class BatchNorm(Layer):
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
     decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1): forward(x, training=True) moves them,
-    forward(x) uses them in place of the batch's own.  A NaN or an infinity makes NaN of its channel in y, and of the
-    channel's running statistics for good, as in PyTorch: fit stops there.  In training it keeps x.
+    forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN of
+    the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
 
     Raises ValueError in training for a batch of one number a channel, whose variance says nothing.
+
+    >>> model = tn.Sequential([tn.BatchNorm()], input_shape=2)
+    >>> model.forward([[1, 10], [2, 20], [3, 30]], training=True).round(3)
+    array([[-1.225, -1.225],
+           [ 0.   ,  0.   ],
+           [ 1.225,  1.225]], dtype=float32)
+    >>> model.buffers()["0.running_mean"]
+    array([0.2, 2. ], dtype=float32)
     """
 
     keeps_output = False
