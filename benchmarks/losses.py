@@ -7,6 +7,8 @@ prediction in and the gradient out, and the share is of what a parallel copy of 
 with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then called, and loss and gradient as one
 function (torch.func.grad_and_value), since sometimes one wins and sometimes the other.
 
+torch_cross_entropy is tinynet's loss as PyTorch's models call it, with PyTorch's autograd around it.
+
 The last case, a dense layer with its cross-entropy, is also about memory: a process of its own measures how far the
 peak of its resident memory goes beyond inputs and outputs (on Linux, which keeps that figure).
 """
@@ -77,6 +79,14 @@ def jax_softmax_cross_entropy(z, t):
 
 def jax_sigmoid_cross_entropy(z, t):
     return (jax.nn.softplus(z) - z * t).mean()
+
+
+def through_autograd(z, t):
+    """tinynet's softmax cross-entropy inside PyTorch: loss and backward(), as its own are called."""
+    z = torch.from_numpy(z).requires_grad_()
+    value = tn.interop.torch_cross_entropy(z, torch.from_numpy(t))
+    value.backward()
+    return value.item(), z.grad
 
 
 # name: (tinynet's, its targets, PyTorch's)
@@ -288,6 +298,10 @@ def main():
         if wanted(f"softmax_cross_entropy {shape}"):
             losses = tn.softmax_cross_entropy, labels, torch and F.cross_entropy, jax_softmax_cross_entropy
             rows += run_loss("softmax_cross_entropy", shape, *losses, True, options)
+    for shape in SOFTMAX_SHAPES:
+        if torch and wanted(f"torch_cross_entropy {shape}"):
+            losses = through_autograd, labels, F.cross_entropy, None
+            rows += run_loss("torch_cross_entropy", shape, *losses, False, options)
     for name, losses in FAMILY.items():
         if wanted(f"{name} {SHAPE}"):
             first = name == "sigmoid_cross_entropy"
