@@ -96,9 +96,7 @@ class Row(NamedTuple):
 class Explanation:
     """What explain found: str() of it is the table.
 
-    loss        the value of the loss, a float
-    rows        a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
-    max_error   the largest error of the gradient checks; NaN if one was, None where nothing was checked
+    rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
     """
 
     def __init__(self, title, rows, repeats):
@@ -106,10 +104,12 @@ class Explanation:
 
     @property
     def loss(self):
+        """The value of the loss."""
         return self.rows[-1].norm
 
     @property
     def max_error(self):
+        """The largest error of the gradient checks; NaN if one was, None where nothing was checked."""
         errors = [e for row in self.rows for e in (row.error, *(p.error for p in row.parameters)) if e is not None]
         return float(np.max(errors)) if errors else None
 

@@ -37,6 +37,9 @@ def entropy(p, *, base=math.e):
     base is that of the logarithm: e for nats, 2 for bits, any number above 1.
 
     Returns a float, or an array (...) of float64.  Raises ValueError for what is no distribution, naming the row.
+
+    >>> round(tn.information.entropy([0.5, 0.25, 0.25], base=2), 6)  # bits: a half says 1, a quarter 2
+    1.5
     """
     unit = _unit(base, "entropy")
     p = _normalised(p, "entropy", "p")
@@ -50,6 +53,9 @@ def cross_entropy(p, q, *, base=math.e):
     Q(x) = 0 < P(x); exactly entropy(p) where Q = P.
 
     Returns a float, or an array (...) of float64.  Raises ValueError for what is no distribution, naming the row.
+
+    >>> round(tn.information.cross_entropy([0.5, 0.25, 0.25], [0.25, 0.25, 0.5], base=2), 6)
+    1.75
     """
     unit = _unit(base, "cross_entropy")
     p, q = _pair(p, q, "cross_entropy")
@@ -62,6 +68,9 @@ def kl_divergence(p, q, *, base=math.e):
     p and q (..., C) are as in cross_entropy.  Infinite where Q(x) = 0 < P(x); exactly 0 where Q = P, never below.
 
     Returns a float, or an array (...) of float64.  Raises ValueError for what is no distribution, naming the row.
+
+    >>> round(tn.information.kl_divergence([0.5, 0.25, 0.25], [0.25, 0.25, 0.5], base=2), 6)
+    0.25
     """
     unit = _unit(base, "kl_divergence")
     p, q = _pair(p, q, "kl_divergence")

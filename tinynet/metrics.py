@@ -43,6 +43,9 @@ def accuracy(predictions, labels):
     probabilities, stand for their highest class.
 
     For one logit a sample, compare it first: accuracy(logits > 0, labels).
+
+    >>> tn.accuracy(np.array([[2.0, 1.0], [0.5, 3.0]]), [0, 0])
+    0.5
     """
     predictions, labels, scores = _predicted(predictions, labels, "accuracy")
     right = predictions == labels
@@ -56,6 +59,9 @@ def top_k_accuracy(scores, labels, k=5):
 
     scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
     a row with a NaN is wrong.  labels (...) are integers from 0 to C-1.  Raises ValueError unless 1 <= k <= C.
+
+    >>> tn.metrics.top_k_accuracy(np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), [1, 2], k=2)
+    0.5
     """
     name = "top_k_accuracy"
     scores, labels = _scores_and_labels(scores, labels, name, "scores")
@@ -73,6 +79,10 @@ def confusion_matrix(predictions, labels, *, classes=None):
 
     predictions and labels are as in accuracy.  C is `classes`, or else the number of scores, or one above the highest
     class that occurs.  Raises ValueError for a class outside of them and for scores with a NaN.
+
+    >>> tn.metrics.confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1])
+    array([[1, 1],
+           [0, 2]])
     """
     name = "confusion_matrix"
     predictions, labels, scores = _predicted(predictions, labels, name)
@@ -96,6 +106,10 @@ def precision_recall_f1(predictions, labels, *, average=None, classes=None):
 
     With average="macro", three floats: the means over the classes that occur among the predictions or the labels, each
     counting the same, however rare.  The other arguments are those of confusion_matrix.
+
+    >>> precision, recall, f1 = tn.metrics.precision_recall_f1([0, 1, 1, 1], [0, 0, 1, 1])
+    >>> precision.round(3), recall, f1.round(3)
+    (array([1.   , 0.667]), array([0.5, 1. ]), array([0.667, 0.8  ]))
     """
     name = "precision_recall_f1"
     if average not in (None, "macro"):
@@ -134,6 +148,10 @@ def calibration_bins(probabilities, labels, *, bins=15):
     is its highest probability; `bins` is how many bins of equal width there are.
 
     Returns CalibrationBins.
+
+    >>> found = tn.metrics.calibration_bins(np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), [0, 1, 0], bins=2)
+    >>> found.count, found.confidence, found.accuracy.round(3)
+    (array([0, 3]), array([nan, 0.8]), array([  nan, 0.667]))
     """
     return _calibration_bins(probabilities, labels, bins, "calibration_bins")
 
@@ -142,6 +160,9 @@ def expected_calibration_error(probabilities, labels, *, bins=15):
     """How far confidence and accuracy are apart, on average over predictions: a float in [0, 1], 0 being the best.
 
     The arguments are those of calibration_bins (Guo et al. 2017, with 15 bins).
+
+    >>> round(tn.metrics.expected_calibration_error(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), 3)
+    0.15
     """
     _, confidence, right, count = _calibration_bins(probabilities, labels, bins, "expected_calibration_error")
     full = count > 0
@@ -158,6 +179,12 @@ def temperature_scaling(logits, labels):
     Returns the float T > 0 with the lowest cross-entropy.  Raises ValueError where there is none: if all labels have
     the highest logit of their row, the cross-entropy falls as long as T falls; if the labels' logits are no higher than
     the others on average, it falls as long as T rises.  (Guo et al. 2017, section 4.2.)
+
+    >>> logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])  # sure to 90 %, right in 2 cases of 3
+    >>> T = tn.metrics.temperature_scaling(logits, [0, 0, 1])
+    >>> p = np.exp(logits[0] / T)
+    >>> (p / p.sum()).round(3)
+    array([0.667, 0.333])
     """
     name = "temperature_scaling"
     z, labels = _scores_and_labels(logits, labels, name, "logits")

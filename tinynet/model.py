@@ -26,6 +26,13 @@ class Sequential:
     Raises ValueError where a layer does not fit what comes before it, naming the layer, its index and the shapes.
 
     layers, input_shape, output_shape, dtype as built; flat_values and flat_grads (all parameters, all gradients).
+
+    >>> model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(10)], input_shape=64, seed=0)
+    >>> logits = model.forward(np.zeros((5, 64)), training=True)
+    >>> loss, dlogits = tn.softmax_cross_entropy(logits, [0, 1, 2, 3, 4])
+    >>> model.backward(dlogits)
+    >>> [(p.name, p.grad.shape) for p in model.parameters()]
+    [('0.weight', (64, 32)), ('0.bias', (32,)), ('1.weight', (32, 10)), ('1.bias', (10,))]
     """
 
     def __init__(self, layers, input_shape, seed=0, dtype="float32"):

@@ -114,7 +114,10 @@ RANGES = {
 
 
 class Optimizer:
-    """What all optimizers share.  A subclass gives its settings to __init__, names its vectors, and has _update."""
+    """What all optimizers share.  A subclass gives its settings to __init__, names its vectors, and has _update.
+
+    steps  how many there were so far
+    """
 
     vectors = ()  # the names of what it remembers, each shaped like model.flat_values
 
@@ -221,7 +224,20 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent; momentum after Polyak (1964), or Nesterov (1983, as in Sutskever et al. 2013).
 
-    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    model         a Sequential, whose parameters each step() changes
+    lr            the learning rate; may be set at any time
+    momentum      in [0, 1): how much of the last step is kept; nesterov=True looks ahead along it
+    weight_decay  adds weight_decay w to the gradient, except for biases, and whatever else has Parameter.decay = False
+    clip_norm     the most that the norm of the whole gradient may be; it is scaled down to that
+
+    Raises ValueError or TypeError for settings out of their range.
+
+    >>> model = tn.Sequential([tn.Dense(1)], input_shape=1)
+    >>> model.flat_values[:] = 1  # w and b
+    >>> model.flat_grads[:] = 2
+    >>> tn.SGD(model, lr=0.1).step()
+    >>> model.flat_values.round(4)
+    array([0.8, 0.8], dtype=float32)
     """
 
     vectors = ("velocity",)
@@ -240,8 +256,18 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """Each weight's step is divided by the root of its recent mean square gradient (Tieleman and Hinton 2012).
 
-    `momentum` then works on the divided steps, as in PyTorch.  Weight decay leaves biases alone, and whatever else has
-    Parameter.decay = False.
+    alpha         in [0, 1): how much of that mean is kept in each step
+    eps           is added to the root
+    momentum      works on the divided steps, as in PyTorch
+
+    lr, weight_decay, clip_norm, and what is raised, are as in SGD.
+
+    >>> model = tn.Sequential([tn.Dense(1)], input_shape=1)
+    >>> model.flat_values[:] = 1  # w and b
+    >>> model.flat_grads[:] = 2
+    >>> tn.RMSprop(model, lr=0.01).step()  # by 0.01 * 2 / sqrt(0.01 * 2^2)
+    >>> model.flat_values.round(4)
+    array([0.9, 0.9], dtype=float32)
     """
 
     vectors = ("square", "velocity")
@@ -258,9 +284,19 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Kingma and Ba (2015), algorithm 1; `weight_decay` is added to the gradient.
+    """Each weight's step is the mean of its recent gradients, divided by the root of their mean square.
 
-    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    betas         two numbers in [0, 1): how much of the two means is kept in each step
+    eps           is added to the root
+
+    lr, weight_decay, clip_norm, and what is raised, are as in SGD.  (Kingma and Ba 2015, algorithm 1.)
+
+    >>> model = tn.Sequential([tn.Dense(1)], input_shape=1)
+    >>> model.flat_values[:] = 1  # w and b
+    >>> model.flat_grads[:] = 2, -300
+    >>> tn.Adam(model, lr=0.1).step()  # the first step is lr, whatever the gradient's size
+    >>> model.flat_values.round(4)
+    array([0.9, 1.1], dtype=float32)
     """
 
     vectors = ("mean", "square")
@@ -285,9 +321,16 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    """Adam with decoupled weight decay: weights shrink by lr weight_decay w (Loshchilov and Hutter 2019, algorithm 2).
 
-    Weight decay leaves biases alone, and whatever else has Parameter.decay = False.
+    All settings, and what is raised, are as in Adam; biases and whatever else has Parameter.decay = False stay.
+
+    >>> model = tn.Sequential([tn.Dense(1)], input_shape=1)
+    >>> model.flat_values[:] = 1  # w and b
+    >>> model.flat_grads[:] = 0
+    >>> tn.AdamW(model, lr=0.1, weight_decay=0.5).step()
+    >>> model.flat_values.round(4)
+    array([0.95, 1.  ], dtype=float32)
     """
 
     decoupled = True
@@ -300,13 +343,22 @@ class AdamW(Adam):
 
 
 def constant(lr):
-    """Always lr."""
+    """A schedule, step -> lr: always lr, a number of at least 0.
+
+    >>> tn.constant(0.1)(1000)
+    0.1
+    """
     lr = _number(lr, "constant: lr", *RANGES["lr"])
     return lambda step: lr
 
 
 def step_decay(lr, every, factor=0.1):
-    """lr, multiplied by `factor` after every `every` steps."""
+    """A schedule, step -> learning rate: lr, multiplied by `factor` after every `every` steps.
+
+    >>> schedule = tn.step_decay(0.8, every=10, factor=0.5)
+    >>> [schedule(step) for step in (0, 9, 10, 20)]
+    [0.8, 0.8, 0.4, 0.2]
+    """
     lr = _number(lr, "step_decay: lr", *RANGES["lr"])
     every = positive_int(every, "step_decay: every", 1)
     factor = _number(factor, "step_decay: factor", 0, math.inf, False)
@@ -314,9 +366,16 @@ def step_decay(lr, every, factor=0.1):
 
 
 def cosine(lr, steps, warmup=0, final=0.0):
-    """Up in a straight line over the first `warmup` of `steps` steps, then down along half a cosine wave to `final`.
+    """A schedule, step -> learning rate: up in a straight line to lr, then down along half a cosine wave to `final`.
 
-    After Loshchilov and Hutter (2017), without restarts.  Steps beyond the last stay at `final`.
+    steps   how many there are in all; those beyond stay at `final`
+    warmup  how many of them go up, fewer than all
+
+    After Loshchilov and Hutter (2017), without restarts.  Raises ValueError or TypeError for numbers out of range.
+
+    >>> schedule = tn.cosine(1.0, steps=10, warmup=2)
+    >>> [round(schedule(step), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     lr = _number(lr, "cosine: lr", *RANGES["lr"])
     final = _number(final, "cosine: final", *RANGES["lr"])
@@ -334,9 +393,17 @@ def cosine(lr, steps, warmup=0, final=0.0):
 
 
 def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
-    """From start * lr up to lr over the fraction `rise` of `steps` steps, then down to end * start * lr.
+    """A schedule, step -> learning rate: from start * lr up to lr, then down to end * start * lr.
 
-    Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).
+    steps  how many there are in all
+    rise   the fraction of them that goes up, in [0, 1)
+
+    Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).  Raises ValueError or
+    TypeError for numbers out of range.
+
+    >>> schedule = tn.one_cycle(1.0, steps=11, rise=0.3)
+    >>> [round(schedule(step), 3) for step in (0, 1, 3, 10)]
+    [0.04, 0.422, 0.98, 0.0]
     """
     lr = _number(lr, "one_cycle: lr", *RANGES["lr"])
     steps = positive_int(steps, "one_cycle: steps", 2)

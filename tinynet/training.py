@@ -26,10 +26,12 @@ from tinynet.checkpoint import described, load_run, save_run
 from tinynet.data.batches import batches
 from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import positive_int
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Reshape
 from tinynet.layers.softmax import Softmax
@@ -191,6 +193,7 @@ def fit(
     _check_ending(model, loss)
     _check_checkpoint(checkpoint, resume, optimizer)
     batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
+    _check_last_batch(model, len(x), batch_size, augment)
     augmented = None if augment is None else _augmentation(augment)
     training = Training(model, optimizer)
     history, epoch, keeper = training.history, None, None
@@ -588,6 +591,17 @@ def _check_checkpoint(checkpoint, resume, optimizer):
         )
 
 
+def _check_last_batch(model, samples, batch_size, augment):
+    """Found now, and not at the end of an epoch: a batch of one, which has no variance."""
+    if samples % batch_size == 1 % batch_size and augment is None:
+        for layer in model.walk():
+            if isinstance(layer, BatchNorm) and math.prod(layer.input_shape[:-1]) == 1:
+                raise ValueError(
+                    f"fit: of {samples} samples, batches of {batch_size} leave a last one of 1, in which {layer.label} "
+                    "finds no variance; choose another batch_size"
+                )
+
+
 def _check_monitors(callbacks, metrics, validation):
     names = ["loss", *metrics]
     names += [] if validation is None else [f"val_{name}" for name in names]
@@ -628,6 +642,8 @@ def _ending(layers):
             if layer.activation_name == "sigmoid":
                 return "probabilities", f'{layer.label} with activation="sigmoid"'
             return None if layer.activation_name else "logits", layer.label
+        if isinstance(layer, (BatchNorm, LayerNorm)):  # any numbers, whatever came in
+            return "logits", layer.label
         if isinstance(layer, Residual):  # whatever is added to logits, the sum is no probability
             endings = [_ending(branch) for branch in layer.branches]
             return next((ending for ending in endings if ending[0] == "logits"), (None, None))

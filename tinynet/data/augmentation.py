@@ -22,10 +22,12 @@ from tinynet.losses.checks import as_array, fraction, real_number
 
 
 def random_flip(batch, rng, probability=0.5, vertical=False):
-    """Mirror each image (H, W, C) of the batch with this probability, left to right, or upside down if `vertical`.
+    """Mirror each image of the batch (N, H, W, C) with this probability, left to right, or upside down if `vertical`.
+
+    Returns a fresh array.  What is drawn comes from rng, a numpy.random.Generator.
 
     >>> image = np.array([1, 2, 3.0]).reshape(1, 1, 3, 1)
-    >>> random_flip(image, np.random.default_rng(0), probability=1).ravel()
+    >>> tn.data.random_flip(image, np.random.default_rng(0), probability=1).ravel()
     array([3., 2., 1.])
     """
     x = _images(batch, rng, "random_flip")
@@ -35,13 +37,13 @@ def random_flip(batch, rng, probability=0.5, vertical=False):
 
 
 def random_crop(batch, rng, padding=4):
-    """Put `padding` zeros around each image (H, W, C), and cut a window of the old size out of that, at random.
+    """Put `padding` zeros around each image of the batch (N, H, W, C), and cut a window of the old size out at random.
 
-    padding is a whole number, or a pair for height and width, below the image's size.  The usual augmentation of
-    CIFAR-10, with 4 (He et al. 2016, section 4.2).
+    padding is a whole number, or a pair for height and width, below the image's size; 4 is usual for CIFAR-10 (He et
+    al. 2016, section 4.2).  Returns a fresh array.  What is drawn comes from rng, a numpy.random.Generator.
 
     >>> image = np.ones((1, 2, 2, 1))
-    >>> random_crop(image, np.random.default_rng(0), padding=1)[0, :, :, 0]
+    >>> tn.data.random_crop(image, np.random.default_rng(0), padding=1)[0, :, :, 0]
     array([[1., 1.],
            [0., 0.]])
     """
@@ -50,12 +52,13 @@ def random_crop(batch, rng, padding=4):
 
 
 def random_shift(batch, rng, pixels=2):
-    """Move each image (H, W, C) by up to `pixels`, up or down and left or right; its edge fills what becomes free.
+    """Move each image (H, W, C) of the batch by up to `pixels`, up or down and left or right; the edge fills the gap.
 
-    pixels is a whole number, or a pair for height and width, below the image's size.  Every move is equally likely.
+    pixels is a whole number, or a pair for height and width, below the image's size; every move is equally likely.
+    Returns a fresh array.  What is drawn comes from rng, a numpy.random.Generator.
 
     >>> image = np.array([1, 2, 3, 4.0]).reshape(1, 1, 4, 1)
-    >>> random_shift(image, np.random.default_rng(0), pixels=(0, 2)).ravel()
+    >>> tn.data.random_shift(image, np.random.default_rng(0), pixels=(0, 2)).ravel()
     array([3., 4., 4., 4.])
     """
     x = _images(batch, rng, "random_shift")
@@ -63,12 +66,13 @@ def random_shift(batch, rng, pixels=2):
 
 
 def cutout(batch, rng, size):
-    """Set a square of size x size pixels to 0 in each image (H, W, C), around a pixel that may be any.
+    """Set a square of size x size pixels to 0 in each image of the batch (N, H, W, C), around a pixel that may be any.
 
-    So it reaches over the edge at times, and then hides less (DeVries and Taylor 2017, section 3.2).
+    So it reaches over the edge at times, and then hides less (DeVries and Taylor 2017, section 3.2).  Returns a fresh
+    array.  What is drawn comes from rng, a numpy.random.Generator.
 
     >>> image = np.ones((1, 3, 4, 1))
-    >>> cutout(image, np.random.default_rng(0), size=2)[0, :, :, 0]
+    >>> tn.data.cutout(image, np.random.default_rng(0), size=2)[0, :, :, 0]
     array([[1., 1., 1., 1.],
            [1., 0., 0., 1.],
            [1., 0., 0., 1.]])
@@ -85,19 +89,22 @@ def cutout(batch, rng, size):
 
 
 def mixup(x, y, rng, alpha=0.2, classes=None):
-    """Blend each sample with another of the batch, and their labels alike; returns x and soft targets (N, classes).
+    """Blend each sample with another of the batch, and their labels alike; returns new x and soft targets (N, classes).
 
         x <- l x[i] + (1 - l) x[j]      y <- l y[i] + (1 - l) y[j]        l drawn from Beta(alpha, alpha) for each i
 
-    x (N, ...) are floats; y (N,) are integers from 0 to classes-1, or probabilities (N, classes), which need no
-    `classes`.  The targets are probabilities of x's dtype, or float32 where that is wider, as softmax_cross_entropy
-    takes them.  A small alpha leaves most samples almost as they are; 1 makes every share equally likely.
+    x        (N, ...) floats
+    y        (N,) integers from 0 to classes-1; or probabilities (N, classes), which need no `classes`
+    rng      a numpy.random.Generator
+    alpha    above 0: a small one leaves most samples almost as they are, 1 makes every share equally likely
 
+    The targets are probabilities, as softmax_cross_entropy takes them, of x's dtype (float32 if that is narrower).
     Zhang et al. (2018), section 2.
 
-    >>> x, y = mixup(np.zeros((1, 8, 8, 1)), [2], np.random.default_rng(0), classes=3)
-    >>> y
-    array([[0., 0., 1.]])
+    >>> x, y = tn.data.mixup(np.ones((2, 8, 8, 1)), [2, 0], np.random.default_rng(3), alpha=1, classes=3)
+    >>> y.round(3)  # each row says how much of which class the image is
+    array([[0.139, 0.   , 0.861],
+           [0.475, 0.   , 0.525]])
     """
     _check_rng(rng, "mixup")
     x = as_array(x, "mixup", "x")

@@ -21,7 +21,7 @@ def balanced_class_weights(labels, classes=None, ignore_index=-100):
 
     Raises ValueError for a label outside, and where no label is left.
 
-    >>> balanced_class_weights([0, 0, 0, 1]).round(3)
+    >>> tn.balanced_class_weights([0, 0, 0, 1]).round(3)
     array([0.667, 2.   ])
     """
     name = "balanced_class_weights"

@@ -20,7 +20,7 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
     itself, or None for an order that nobody can repeat.  A ValueError or TypeError says, before the first batch,
     what is wrong with the arguments.
 
-    >>> for x, y in batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
+    >>> for x, y in tn.batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
     ...     print(x, y)
     ['good', 'bad'] [1 0]
     ['so so'] [2]

@@ -14,7 +14,7 @@ TOKEN = re.compile(r"[\w'-]+|[^\w\s]")
 def tokenize(sentence):
     """The words and punctuation marks of a sentence, in lower case.
 
-    >>> tokenize("A film that's well-made, and fun!")
+    >>> tn.data.tokenize("A film that's well-made, and fun!")
     ['a', 'film', "that's", 'well-made', ',', 'and', 'fun', '!']
     """
     if not isinstance(sentence, str):
@@ -32,7 +32,7 @@ class Vocabulary:
     `.words` is the list of them; word 0 is padding and word 1 stands for every unknown word; `len()` counts both, and
     is the size that an Embedding needs.
 
-    >>> vocabulary = Vocabulary(["a good film", "a bad film", "a film"])
+    >>> vocabulary = tn.data.Vocabulary(["a good film", "a bad film", "a film"])
     >>> vocabulary.words
     ['<padding>', '<unknown>', 'a', 'film', 'bad', 'good']
     >>> vocabulary.encode(["A good start", "bad"], length=4)

@@ -355,13 +355,21 @@ class _ActivationLayer(Layer):
 
 
 class ReLU(_ActivationLayer):
-    """y = max(x, 0).  Its slope at 0 is taken as 0."""
+    """y = max(x, 0).  Its slope at 0 is taken as 0.
+
+    >>> tn.Sequential([tn.ReLU()], 3).forward([[-2, 0, 2]])
+    array([[0., 0., 2.]], dtype=float32)
+    """
 
     activation = ACTIVATIONS["relu"]
 
 
 class LeakyReLU(_ActivationLayer):
-    """y = x where x > 0, else slope x (Maas et al. 2013).  slope: a number >= 0, or y wouldn't tell where x > 0."""
+    """y = x where x > 0, else slope x (Maas et al. 2013).  slope: a number >= 0, or y wouldn't tell where x > 0.
+
+    >>> tn.Sequential([tn.LeakyReLU(0.1)], 3).forward([[-2, 0, 2]])
+    array([[-0.2,  0. ,  2. ]], dtype=float32)
+    """
 
     def __init__(self, slope=0.01):
         super().__init__()
@@ -372,18 +380,30 @@ class LeakyReLU(_ActivationLayer):
 
 
 class Sigmoid(_ActivationLayer):
-    """y = 1 / (1 + exp(-x)).  To train a classifier, leave it out: the loss takes the logits, and is exact for them."""
+    """y = 1 / (1 + exp(-x)).  To train a classifier, leave it out: the loss takes the logits, and is exact for them.
+
+    >>> tn.Sequential([tn.Sigmoid()], 3).forward([[-2, 0, 2]]).round(3)
+    array([[0.119, 0.5  , 0.881]], dtype=float32)
+    """
 
     activation = ACTIVATIONS["sigmoid"]
 
 
 class Tanh(_ActivationLayer):
-    """y = tanh(x)."""
+    """y = tanh(x).
+
+    >>> tn.Sequential([tn.Tanh()], 3).forward([[-2, 0, 2]]).round(3)
+    array([[-0.964,  0.   ,  0.964]], dtype=float32)
+    """
 
     activation = ACTIVATIONS["tanh"]
 
 
 class GELU(_ActivationLayer):
-    """y = x Phi(x), exact (not the approximation by tanh)."""
+    """y = x Phi(x), Phi the normal distribution's; exact, not the approximation by tanh (Hendrycks and Gimpel 2016).
+
+    >>> tn.Sequential([tn.GELU()], 3).forward([[-2, 0, 2]]).round(3)
+    array([[-0.046,  0.   ,  1.954]], dtype=float32)
+    """
 
     activation = ACTIVATIONS["gelu"]

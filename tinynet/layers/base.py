@@ -17,6 +17,10 @@ class Parameter:
     Both are views into the model's flat vectors, so write into them (`p.value[...] = w`).  `name` is the
     layer's index in its model and the parameter's name there: "0.weight".  `decay` is False where weight decay
     does not belong by default: biases, and the scales and shifts of normalisation layers.
+
+    >>> model = tn.Sequential([tn.Dense(3)], input_shape=2)
+    >>> model.parameters()
+    [Parameter('0.weight', shape=(2, 3), dtype=float32), Parameter('0.bias', shape=(3,), dtype=float32)]
     """
 
     __slots__ = ("name", "value", "grad", "decay")

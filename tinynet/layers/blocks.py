@@ -106,6 +106,10 @@ class Parallel(_Branches):
         Parallel([[Conv2D(100, (width, 1), activation="relu"), GlobalMaxPool2D()] for width in (3, 4, 5)])
 
     Raises ValueError when it is built where the branches' outputs differ in more than their last axis.
+
+    >>> model = tn.Sequential([tn.Parallel([[tn.MaxPool2D(2)], [tn.AvgPool2D(2)]])], input_shape=(2, 2, 1))
+    >>> model.forward(np.arange(4).reshape(1, 2, 2, 1))
+    array([[[[3. , 1.5]]]], dtype=float32)
     """
 
     def __init__(self, branches):
@@ -143,6 +147,11 @@ class Concat(Parallel):
 
     As in DenseNet, where the layers after it still see x.  Raises ValueError when it is built where x and f(x) differ
     in more than their last axis: give a Conv2D padding="same".
+
+    >>> model = tn.Sequential([tn.Concat([tn.Dense(1)])], input_shape=2)
+    >>> model.flat_values[:] = 1  # so that f(x) is the sum of x, and 1
+    >>> model.forward([[5, 6]])
+    array([[ 5.,  6., 12.]], dtype=float32)
     """
 
     def __init__(self, layers):
@@ -164,6 +173,11 @@ class Residual(_Branches):
                  shortcut=[Conv2D(64, 1, stride=2)])
 
     Inside, the shortcut's layers are numbered after f's.  Raises ValueError when it is built where the shapes differ.
+
+    >>> model = tn.Sequential([tn.Residual([tn.Dense(2)])], input_shape=2)
+    >>> model.flat_values[:] = 0  # so that f(x) = 0
+    >>> model.forward([[5, 6]])
+    array([[5., 6.]], dtype=float32)
     """
 
     def __init__(self, layers, shortcut=None):

@@ -195,6 +195,11 @@ class Conv2D(Layer):
 
     As is usual in the field this is a cross-correlation: the kernel isn't flipped.  w starts with He's variance for
     ReLU-like activations, Glorot's otherwise (initialization.py), b at 0.
+
+    >>> tn.Sequential([tn.Conv2D(8, 3)], (28, 28, 1)).output_shape
+    (26, 26, 8)
+    >>> tn.Sequential([tn.Conv2D(8, 3, stride=2, padding="same")], (28, 28, 1)).output_shape
+    (14, 14, 8)
     """
 
     def __init__(self, filters, kernel_size, stride=1, padding="valid", activation=None, bias=True, init=None):

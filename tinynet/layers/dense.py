@@ -101,6 +101,11 @@ class Dense(Layer):
                 function as `initialization.initial_weights` takes it; b starts at 0
 
     Raises ValueError for inputs that are not (N, I): put a Flatten before it to make vectors of images.
+
+    >>> model = tn.Sequential([tn.Dense(1)], input_shape=2)
+    >>> model.flat_values[:] = 2, 3, 1  # w, then b
+    >>> model.forward([[10, 100]])  # 2 * 10 + 3 * 100 + 1
+    array([[321.]], dtype=float32)
     """
 
     def __init__(self, units, activation=None, bias=True, init=None):

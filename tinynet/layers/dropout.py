@@ -66,6 +66,12 @@ class Dropout(Layer):
 
     A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
     far): set it, and the same masks follow, for any number of threads.
+
+    >>> model = tn.Sequential([tn.Dropout(0.5)], 4)
+    >>> sorted(set(model.forward(np.ones((9, 4)), training=True).ravel().tolist()))  # dropped or doubled
+    [0.0, 2.0]
+    >>> model.forward([[1, 2, 3, 4]])
+    array([[1., 2., 3., 4.]], dtype=float32)
     """
 
     keeps_output = False
@@ -85,6 +91,7 @@ class Dropout(Layer):
 
     @property
     def state(self):
+        """The pair (key, number of training steps so far)."""
         return self._key, self._steps
 
     @state.setter

@@ -64,6 +64,10 @@ class Embedding(Layer):
     start.  For vectors trained elsewhere, write them into the parameter: `model.parameters()[0].value[...] = vectors`.
 
     Raises TypeError for x of another dtype than integers, whole floats too, and ValueError for numbers out of range.
+
+    >>> model = tn.Sequential([tn.Embedding(vocabulary=100, dim=3)], input_shape=4)
+    >>> model.forward([[7, 0, 99, 7]]).shape
+    (1, 4, 3)
     """
 
     keeps_output = False

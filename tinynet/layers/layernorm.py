@@ -114,9 +114,9 @@ class LayerNorm(Layer):
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), both without weight decay.  A row with a NaN or an
     infinity gives NaN.  In training it keeps x, and two numbers a row.
 
-    >>> tn.Sequential([tn.LayerNorm()], input_shape=3).predict([[1, 2, 3], [10, 30, 20]]).round(3)
-    array([[-1.225,  0.   ,  1.225],
-           [-1.225,  1.225,  0.   ]], dtype=float32)
+    >>> tn.Sequential([tn.LayerNorm()], input_shape=2).forward([[1, 3], [10, 30]]).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
     """
 
     keeps_output = False

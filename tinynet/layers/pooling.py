@@ -252,7 +252,14 @@ class _Avg(_Pool2D):
 
 
 class MaxPool2D(_Max):
-    """The maximum of each window.  size, stride: a number, or a pair (height, width); stride defaults to size."""
+    """The maximum of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
+
+    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Of equal numbers the first wins.
+
+    >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
+    >>> tn.Sequential([tn.MaxPool2D(2)], (2, 4, 1)).forward(image).ravel()
+    array([5., 7.], dtype=float32)
+    """
 
     def __init__(self, size, stride=None):
         super().__init__()
@@ -261,7 +268,14 @@ class MaxPool2D(_Max):
 
 
 class AvgPool2D(_Avg):
-    """The mean of each window.  size, stride: a number, or a pair (height, width); stride defaults to size."""
+    """The mean of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
+
+    size, stride: a whole number, or a pair (height, width); stride defaults to size.
+
+    >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
+    >>> tn.Sequential([tn.AvgPool2D(2)], (2, 4, 1)).forward(image).ravel()
+    array([2.5, 4.5], dtype=float32)
+    """
 
     def __init__(self, size, stride=None):
         super().__init__()
@@ -270,8 +284,16 @@ class AvgPool2D(_Avg):
 
 
 class GlobalMaxPool2D(_Max):
-    """The maximum of each channel over the whole image: (N, H, W, C) becomes (N, C)."""
+    """The maximum of each channel over the whole image: (N, H, W, C) becomes (N, C).
+
+    >>> tn.Sequential([tn.GlobalMaxPool2D()], (1, 3, 2)).forward([[[[1, 10], [2, 20], [6, 60]]]])
+    array([[ 6., 60.]], dtype=float32)
+    """
 
 
 class GlobalAvgPool2D(_Avg):
-    """The mean of each channel over the whole image: (N, H, W, C) becomes (N, C)."""
+    """The mean of each channel over the whole image: (N, H, W, C) becomes (N, C).
+
+    >>> tn.Sequential([tn.GlobalAvgPool2D()], (1, 3, 2)).forward([[[[1, 10], [2, 20], [6, 60]]]])
+    array([[ 3., 30.]], dtype=float32)
+    """

@@ -17,6 +17,9 @@ class Reshape(Layer):
     """Give each sample another shape; one size may be -1, and is then what makes the count right.
 
     forward returns a view of x, and backward a view of dy.
+
+    >>> tn.Sequential([tn.Reshape((4, -1, 1))], 12).output_shape
+    (4, 3, 1)
     """
 
     def __init__(self, shape):
@@ -56,7 +59,11 @@ class Reshape(Layer):
 
 
 class Flatten(Reshape):
-    """Give each sample one axis: (N, H, W, C) becomes (N, H * W * C).  Returns views, as Reshape does."""
+    """Give each sample one axis: (N, H, W, C) becomes (N, H * W * C).  Returns views, as Reshape does.
+
+    >>> tn.Sequential([tn.Flatten()], (8, 8, 3)).output_shape
+    (192,)
+    """
 
     def __init__(self):
         super().__init__(-1)

@@ -72,6 +72,9 @@ class Softmax(Layer):
 
     A row with a NaN or +inf, or with nothing but -inf, gives NaN; a single -inf gives the probability 0.
     In training it keeps y.
+
+    >>> tn.Sequential([tn.Softmax()], 2).forward([[0, np.log(3)]]).round(3)
+    array([[0.25, 0.75]], dtype=float32)
     """
 
     def build(self, input_shape, dtype, rng):

@@ -155,6 +155,10 @@ def binary_cross_entropy(
     Returns (value, gradient): a float, or an array like probabilities for "none"; an array like probabilities, the
     gradient of the value (of its sum for "none").  A probability of exactly 0 for what is true gives inf; a NaN gives
     NaN.  Raises ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> loss, gradient = tn.binary_cross_entropy(np.array([0.25]), [1])
+    >>> round(loss, 4), gradient
+    (1.3863, array([-4.]))
     """
     name = "binary_cross_entropy"
     p = checks.prediction(probabilities, name, "probabilities")

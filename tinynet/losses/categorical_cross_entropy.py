@@ -189,6 +189,10 @@ def categorical_cross_entropy(
     Returns (value, gradient): a float, or an array (...) for "none"; an array like probabilities, the gradient of the
     value (of its sum for "none").  A probability of exactly 0 for the right class gives inf; a row with a NaN has NaN
     for both.  Raises ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> loss, gradient = tn.categorical_cross_entropy(np.array([[0.25, 0.75]]), [0])
+    >>> round(loss, 4), gradient
+    (1.3863, array([[-4.,  0.]]))
     """
     name = "categorical_cross_entropy"
     p = checks.prediction(probabilities, name, "probabilities")

@@ -111,6 +111,9 @@ def hinge(scores, targets, *, reduction="mean", denominator=None, grad=True, out
 
     Returns (value, gradient): a float, or an array like scores for "none"; an array like scores, the gradient of the
     value (of its sum for "none").  Raises ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> tn.hinge(np.array([0.5, -3.0]), [1, -1])  # the second is on its side, and far enough
+    (0.25, array([-0.5,  0. ]))
     """
     name = "hinge"
     z = checks.prediction(scores, name, "scores")

@@ -78,6 +78,9 @@ def huber(prediction, targets, delta=1.0, *, reduction="mean", denominator=None,
 
     Returns (value, gradient): a float, or an array like prediction for "none"; an array like prediction, the gradient
     of the value (of its sum for "none").  Raises ValueError or TypeError for what it can't use.
+
+    >>> tn.huber(np.array([0.5, 3.0]), [0, 0])  # the mean of 0.5^2 / 2 and 3 - 1/2
+    (1.3125, array([0.25, 0.5 ]))
     """
     name = "huber"
     y = checks.prediction(prediction, name)

@@ -105,6 +105,10 @@ def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator
     Returns (value, gradient): a float, or an array (...) for "none"; an array like logits, the gradient of the value
     (of its sum for "none").  Infinite logits and NaN as in softmax_cross_entropy.  For two explicit distributions, see
     information.kl_divergence.  Raises ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> divergence, gradient = tn.kl_divergence(np.zeros((1, 2)), [[0.25, 0.75]])
+    >>> round(divergence, 4), gradient
+    (0.1308, array([[ 0.25, -0.25]]))
     """
     name = "kl_divergence"
     z = checks.prediction(logits, name, "logits")

@@ -73,6 +73,9 @@ def mean_absolute_error(prediction, targets, *, reduction="mean", denominator=No
 
     Returns (value, gradient): a float, or an array like prediction for "none"; an array like prediction, the gradient
     of the value (of its sum for "none").  Raises ValueError or TypeError for what it can't use.
+
+    >>> tn.mean_absolute_error(np.array([1.0, 4.0]), [1, 2])
+    (1.0, array([0. , 0.5]))
     """
     name = "mean_absolute_error"
     y = checks.prediction(prediction, name)

@@ -84,6 +84,9 @@ def mean_squared_error(prediction, targets, *, reduction="mean", denominator=Non
 
     Returns (value, gradient): a float, or an array like prediction for "none"; an array like prediction, the gradient
     of the value (of its sum for "none").  Raises ValueError or TypeError for what it can't use.
+
+    >>> tn.mean_squared_error(np.array([1.0, 4.0]), [1, 2])
+    (2.0, array([0., 2.]))
     """
     name = "mean_squared_error"
     y = checks.prediction(prediction, name)

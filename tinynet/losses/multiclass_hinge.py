@@ -103,6 +103,9 @@ def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", de
     Returns (value, gradient): a float, or an array (...) for "none"; an array like scores, the gradient of the value
     (of its sum for "none").  A score of -inf is a class that is left out; a row with a NaN has NaN for both.  Raises
     ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> tn.multiclass_hinge(np.array([[2.0, 1.5]]), [0])  # 1.5 is closer to 2.0 than the margin
+    (0.25, array([[-0.5,  0.5]]))
     """
     name = "multiclass_hinge"
     z = checks.prediction(scores, name, "scores")

@@ -187,6 +187,10 @@ def nll(
     Returns (value, gradient): a float, or an array (...) for "none"; an array like log_probabilities, the gradient of
     the value (of its sum for "none").  A right class at -inf gives inf; a row with a NaN has NaN for both.  Raises
     ValueError or TypeError for what it can't use, before anything is written.
+
+    >>> loss, gradient = tn.nll(np.log([[0.25, 0.75]]), [0])
+    >>> round(loss, 4), gradient
+    (1.3863, array([[-1.,  0.]]))
     """
     name = "nll"
     l = checks.prediction(log_probabilities, name, "log_probabilities")

@@ -40,7 +40,7 @@ def filters(what, path=None, *, on=None, columns=8):
     name, w = _filters_of(what)
     columns = positive_int(columns, "filters: columns")
     K, I, J, C = w.shape
-    limit = float(np.abs(w).max()) or 1.0
+    limit = largest(w)
     if C in (1, 3):
         shown = w[:MOST_FILTERS]
         tiles = np.clip(0.5 + 0.5 * shown / limit, 0, 1) if C == 3 else shown[..., 0]
@@ -78,6 +78,7 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
 
     Images are white at 0 and dark or, where a layer has values of both signs, red above and blue below.
     """
+    _check_model(model, "activations")
     x, layer = _checked(model, x, layer, sample, columns, "activations")
     found, y = [x], x
     for each in model.layers:
@@ -92,9 +93,8 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     loss is a function (prediction, target) -> (value, gradient); the other arguments are those of activations, and
     the first row is dL/dx.  The step is made on a copy of the model, which stays as it was.
     """
+    _check_model(model, "gradients", loss)
     x, layer = _checked(model, x, layer, sample, columns, "gradients")
-    if not callable(loss):
-        raise TypeError(f"gradients: loss must be a function (prediction, target) -> (value, gradient), got {loss!r}")
     layers = copy.deepcopy(model).layers
     prediction = x
     for each in layers:
@@ -121,12 +121,11 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
 
     Source: Simonyan et al. 2014, "Deep inside convolutional networks", section 3; they take a class's score for L.
     """
+    _check_model(model, "saliency", loss)
     columns = positive_int(columns, "saliency: columns")
     images = checked_images(x, "saliency")
     if np.ndim(x) != 4:
         raise ValueError(f"saliency: x must be (N, H, W, C), got {np.shape(x)}")
-    if not callable(loss):
-        raise TypeError(f"saliency: loss must be a function (prediction, target) -> (value, gradient), got {loss!r}")
     twin = _as_it_predicts(model)
     _, gradient = loss(twin.forward(x, True), target)
     dx = np.abs(twin.backward(gradient, True)).max(axis=-1)
@@ -151,6 +150,11 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
     bar.set_label("|dL/dx| / its maximum", fontsize=9)
     bar.outline.set_visible(False)
     return finished(on, path)
+
+
+def largest(array):
+    """The largest finite absolute value, or 1 where there is nothing but 0: where a scale of colours may end."""
+    return float(np.abs(array).max(where=np.isfinite(array), initial=0)) or 1.0
 
 
 def mosaic(tiles, columns):
@@ -215,10 +219,15 @@ def _filters_of(what):
     return what.label, what.parameters[0].value.transpose(3, 0, 1, 2)
 
 
-def _checked(model, x, layer, sample, columns, name):
-    """x as an array and the layer's index from the front, or None, if they and the other arguments fit."""
+def _check_model(model, name, loss=len):
     if not hasattr(model, "flat_values"):
         raise TypeError(f"{name}: model must be a tinynet.Sequential, got {type(model).__name__}")
+    if not callable(loss):
+        raise TypeError(f"{name}: loss must be a function (prediction, target) -> (value, gradient), got {loss!r}")
+
+
+def _checked(model, x, layer, sample, columns, name):
+    """x as an array and the layer's index from the front, or None, if they and the other arguments fit."""
     x = np.asarray(x)
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{name}: x must be a batch of at least one sample, got shape {x.shape}")
@@ -265,9 +274,8 @@ def _draw_layers(model, found, layer, sample, columns, symbol, on, path):
         if tiles is None:
             _histogram(panel, array, name)
             continue
-        low, high = float(tiles.min()), float(tiles.max())
-        limit = max(-low, high) or 1.0
-        limits, colours = ((-limit, limit), SIGNED) if low < 0 else ((0, limit), "Greys")
+        signed, limit = bool((tiles < 0).any()), largest(tiles)
+        limits, colours = ((-limit, limit), SIGNED) if signed else ((0, limit), "Greys")
         image = _draw_mosaic(panel, tiles, min(columns, len(tiles)), limits, colours)
         panel.set_anchor("W")
         panel.set_xlim(-0.5, columns * (tiles.shape[2] + 1) - 1.5)
