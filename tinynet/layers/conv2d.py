@@ -35,10 +35,12 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.layers import activations, winograd
+from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer, Parameter, pair, positive_int
 from tinynet.layers.initialization import initial_weights
 from tinynet.layers.padding import places, with_zeros_around
 from tinynet.tile import tile
+from tinynet.transpose import transpose
 
 
 @simd.kernel(parallel=True, tiled=True)
@@ -93,21 +95,46 @@ def backward_weights_of_image(source, dz, stride, first, zeros, dw):
 
 
 @simd.kernel()
-def backward_input_of_image(dz, wt, stride, before, dx):
-    """dx of one image, from dz (P, Q, K) and the kernel with its last two axes swapped, wt (I, J, K, C)."""
+def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, dx):
+    """dx of one image, from dz (P, Q, K) and the kernel with its axes swapped, wt (I, J, K, C).
+
+    `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one tile has all j: sums (Q, J C).  What
+    belongs to the columns of a row of dx is then added up in line, a row with its zeros.
+    (64, 14, 14, 6) under 5 x 5 x 16 takes 230 microseconds so, instead of 450.
+    """
     P, Q, K = dz.shape
-    I, J, _, C = wt.shape
-    H, W, _ = dx.shape
+    H, W, C = dx.shape
+    I, J = wt.shape[0], wt.size // (wt.shape[0] * K * C)
     (s, r), (top, left) = stride, before
-    none, flat = dz.dtype.type(-np.inf), simd.piece(dx, 0, H * W * C)
+    none, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), simd.piece(dx, 0, H * W * C)
+    run = J * C
     for m in range(H * W * C):
-        flat[m] = 0
+        flat[m] = nothing
     for h in range(H):
         # The rows i, i + s, ... of the window that reach row h, from row p of dz upwards.
         p = min(P - 1, (h + top) // s)
         i = h + top - p * s
         rows = min(p + 1, (I - 1 - i) // s + 1)
         if rows <= 0:
+            continue
+        if narrow:
+            for m in range(line.size):
+                line[m] = nothing
+            tile(
+                (Q, run, rows, K),
+                dz, p * Q * K, (K, -Q * K, 1),
+                wt, i * K * run, (s * K * run, run),
+                zeros, 0, 0,
+                sums, 0, run,
+                none,
+            )  # fmt: skip
+            for q in range(Q):
+                place, some = simd.piece(line, q * r * C, run), simd.piece(sums, q * run, run)
+                for m in range(run):
+                    place[m] += some[m]
+            inside = simd.piece(line, left * C, W * C)
+            for m in range(W * C):
+                flat[h * W * C + m] = inside[m]
             continue
         for j in range(J):
             q0 = max(0, -((j - left) // r))  # the first and last place whose column j is within the image
@@ -126,8 +153,8 @@ def backward_input_of_image(dz, wt, stride, before, dx):
 
 
 @simd.kernel(parallel=True, tiled=True)
-def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, dx):
-    """dw, db and, if asked for, dx.  `rectified`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
+def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
     The images are shared out in chunks fixed by the shapes; a chunk has sums of its own, added in order at the end, so
     the result has the same bits for any number of threads.
@@ -139,46 +166,50 @@ def conv2d_backward(x, w, dy, y, rectified, stride, before, input_grad, dw, db, 
     U, V = (P - 1) * s + I, (Q - 1) * r + J
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
-    dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, K), x.dtype)
-    none, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
-    one, zeros = np.empty(1, x.dtype), np.empty(K, x.dtype)
+    dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, Q, K), x.dtype)
+    none = x.dtype.type(-np.inf)
+    one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
     one[0] = 1
-    for k in range(K):
+    for k in range(zeros.size):
         zeros[k] = 0
-    wt = np.empty((I, J, K, C), x.dtype)
+    narrow = J > 1 and C < 16 and C != 8
+    wt = np.empty((I, K, J, C) if narrow else (I, J, K, C), x.dtype)
     if input_grad:
         for i in range(I):
             for j in range(J):
-                for k in range(K):
-                    for c in range(C):
-                        wt[i, j, k, c] = w[i, j, c, k]
+                if narrow:
+                    transpose(w, (i * J + j) * C * K, K, wt, i * K * J * C + j * C, J * C, C, K)
+                else:
+                    transpose(w, (i * J + j) * C * K, K, wt, (i * J + j) * C * K, C, C, K)
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
         padded = np.empty((U if pads else 0, V, C), x.dtype)
-        scratch = np.empty((P if rectified else 0, Q, K), x.dtype)
+        scratch = np.empty((P if is_relu else 0, Q, K), x.dtype)
+        line = np.empty(max(V, W + left) * C, x.dtype)
+        sums = np.empty(Q * J * C, x.dtype)
         for n in range(n0, n1):
             dz, source = dy[n], x[n]
-            if rectified:
-                size = P * Q * K
-                out, given, result = (
-                    simd.piece(y, n * size, size),
-                    simd.piece(dz, 0, size),
-                    simd.piece(scratch, 0, size),
-                )
-                for m in range(size):
-                    result[m] = nothing if out[m] <= nothing else given[m]
+            if is_relu:
+                rectified(dy, y, n * P * Q * K, P * Q * K, simd.piece(scratch, 0, P * Q * K))
                 dz = scratch
             if pads:
                 with_zeros_around(source, -top, left, padded)
                 source = padded
             backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
-            # The bias is a weight whose input is always 1.
-            start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * K), chunk * K)
-            tile((1, K, 1, P * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
+            # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only at the end: a
+            # place after the other, each sum would wait for the one before.
+            start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * Q * K), chunk * Q * K)
+            size = 1, Q * K, 1, P
+            tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, at, 0, db_of, chunk * Q * K, 0, none)
             if input_grad:
-                backward_input_of_image(dz, wt, stride, before, dx[n])
+                backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, dx[n])
     simd.sum_of_chunks(dw_of, dw)
-    simd.sum_of_chunks(db_of, db)
+    for k in range(K):
+        db[k] = 0
+    for chunk in range(chunks):
+        for q in range(Q):
+            for k in range(K):
+                db[k] += db_of[chunk, q, k]
 
 
 class Conv2D(Layer):
@@ -262,17 +293,17 @@ class Conv2D(Layer):
     def backward(self, dy, input_grad=True):
         x, w = self.kept("_x"), self.parameters[0].value
         dz = self.checked_gradient(dy, len(x))
-        rectified = self.activation_name == "relu"
-        if self.activation is not None and not rectified:
+        is_relu = self.activation_name == "relu"
+        if self.activation is not None and not is_relu:
             dz = self.activation.backward(dz, self._kept)
         db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
-        y = self._kept if rectified else dz
+        y = self._kept if is_relu else dz
         results = self.parameters[0].grad, db, dx
         if self._by_winograd:
-            winograd.winograd_backward(x, w, dz, y, rectified, self._before, input_grad, *results)
+            winograd.winograd_backward(x, w, dz, y, is_relu, self._before, input_grad, *results)
         else:
-            conv2d_backward(x, w, dz, y, rectified, self.stride, self._before, input_grad, *results)
+            conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, input_grad, *results)
         return dx if input_grad else None
 
     def formula(self):

@@ -21,13 +21,17 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.layers import activations
+from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer, Parameter, positive_int
 from tinynet.layers.initialization import initial_weights
 from tinynet.tile import tile
+from tinynet.transpose import transpose
 
 # A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
+TASKS = 16  # at least, where there are inputs enough: two threads get the same, and more find work
+PIECE = 16384  # numbers of dz from which two threads beat one
 
 
 @simd.kernel()
@@ -49,46 +53,49 @@ def dense_forward(x, w, b, floor, y):
 
 
 @simd.kernel(parallel=True, tiled=True)
-def dense_backward_weights(x, dz, dw, db):
-    """dw = x' dz, db = column sums of dz.  A thread owns its rows of dw, and sums over the samples in order."""
+def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
+    """dw = x' dz, db = column sums of dz and, if asked for, dx = dz w'.
+
+    `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0; else dz = dy.  A thread owns some
+    inputs: their rows of dw, for which it sums over the samples in order, and their columns of dx.
+    """
     N, I = x.shape
-    O = dz.shape[1]
+    O = dy.shape[1]
     none = x.dtype.type(-np.inf)
-    one, zeros = np.empty(1, x.dtype), np.empty(O, x.dtype)
+    one, zeros = np.empty(1, x.dtype), np.empty(max(O, COLUMNS), x.dtype)
     one[0] = 1
-    for o in range(O):
+    for o in range(zeros.size):
         zeros[o] = 0
-    down, across = (I + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
-    for task in prange(down * across):
-        i, i_end = block(task % down, down, I)
-        o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
-        # 512 samples at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
-        for n in range(0, max(N, 1), 512):
-            size = i_end - i, o_end - o, 1, min(512, N - n)
-            start, at, step = (zeros, o, 0) if n == 0 else (simd.piece(dw, 0, I * O), i * O + o, O)
-            tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, step, dw, i * O + o, O, none)
-            if i == 0:  # whoever has the top block of these columns also has their bias, a weight whose input is 1
-                size = 1, o_end - o, 1, min(512, N - n)
-                tile(size, one, 0, (0, 0, 0), dz, n * O + o, (0, O), zeros if n == 0 else db, o, 0, db, o, 0, none)
-
-
-@simd.kernel(parallel=True, tiled=True)
-def dense_backward_input(dz, w, dx):
-    """dx = dz w'.  A thread owns columns of dx, and transposes the rows of w that it needs for them."""
-    N, O = dz.shape
-    I = w.shape[0]
-    none, zeros = dz.dtype.type(-np.inf), np.empty(COLUMNS, dz.dtype)
-    for c in range(COLUMNS):
-        zeros[c] = 0
-    for task in prange((I + COLUMNS - 1) // COLUMNS):
-        i = task * COLUMNS
-        width = min(COLUMNS, I - i)
-        wt = np.empty((O, width), dz.dtype)
-        for first in range(0, width, 16):  # 16 rows by all columns: whole cache lines are written
-            for o in range(O):
-                for r in range(first, min(width, first + 16)):
-                    wt[o, r] = w[i + r, o]
-        tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
+    dz = dy
+    if is_relu:
+        dz = np.empty((N, O), x.dtype)
+        if dz.size <= PIECE:
+            rectified(dy, y, 0, dz.size, simd.piece(dz, 0, dz.size))
+        else:
+            for piece in prange((dz.size + PIECE - 1) // PIECE):
+                size = min(PIECE, dz.size - piece * PIECE)
+                rectified(dy, y, piece * PIECE, size, simd.piece(dz, piece * PIECE, size))
+    # One launch for both products: two cost a small layer more than the products do.
+    units = (I + 15) // 16  # of the inputs: vectors of dx
+    tasks = min(units, max(TASKS, units // 8 * 2))
+    for task in prange(tasks):
+        i = task * units // tasks * 16
+        width = min(I, (task + 1) * units // tasks * 16) - i
+        for o in range(0, O, COLUMNS):
+            columns = min(COLUMNS, O - o)
+            # 512 samples at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
+            for n in range(0, max(N, 1), 512):
+                K = min(512, N - n)
+                start, at, row = (zeros, 0, 0) if n == 0 else (simd.piece(dw, 0, I * O), i * O + o, O)
+                size = width, columns, 1, K
+                tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, row, dw, i * O + o, O, none)
+                if i == 0:  # whoever has the first inputs also has the biases, weights whose input is 1
+                    size, start = (1, columns, 1, K), zeros if n == 0 else db
+                    tile(size, one, 0, (0, 0, 0), dz, n * O + o, (0, O), start, o, 0, db, o, 0, none)
+        if input_grad:
+            wt = np.empty((O, width), x.dtype)
+            transpose(w, i * O, O, wt, 0, width, width, O)
+            tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
 
 
 class Dense(Layer):
@@ -154,15 +161,13 @@ class Dense(Layer):
     def backward(self, dy, input_grad=True):
         x, w = self.kept("_x"), self.parameters[0].value
         dz = self.checked_gradient(dy, len(x))
-        if self.activation is not None:
+        is_relu = self.activation_name == "relu"
+        if self.activation is not None and not is_relu:
             dz = self.activation.backward(dz, self._kept)
         db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
-        dense_backward_weights(x, dz, self.parameters[0].grad, db)
-        if not input_grad:
-            return None
-        dx = np.empty_like(x)
-        dense_backward_input(dz, w, dx)
-        return dx
+        dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
+        dense_backward(x, w, dz, self._kept if is_relu else dz, is_relu, input_grad, self.parameters[0].grad, db, dx)
+        return dx if input_grad else None
 
     def formula(self):
         sums = "x w + b" if self.bias else "x w"

@@ -28,6 +28,7 @@ from tinynet import simd
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, strange_rows, total_or
 from tinynet.tile import tile
+from tinynet.transpose import transpose
 
 LOGITS = 12_300_000  # bytes of a block of logits
 COLUMNS = 256  # of w at a time: 512 KB for D = 512 stay in the L2 cache for all rows of the block
@@ -93,10 +94,7 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
                 c = chunk * COLUMNS
                 width = min(COLUMNS, C - c)
                 columns_of(z, 0, B, c, width, dz)
-                for r0 in range(0, B, 16):
-                    for k in range(width):
-                        for r in range(r0, min(B, r0 + 16)):
-                            dzt[k, r] = dz[r * width + k]
+                transpose(dz, 0, width, dzt, 0, B, B, width)
                 start, step = (
                     (zeros, 0) if chunk == group * chunks // groups else (simd.piece(part, 0, part.size), rows)
                 )

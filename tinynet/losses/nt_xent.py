@@ -30,7 +30,7 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.dense import dense_backward_input, dense_forward
+from tinynet.layers.dense import dense_forward
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
@@ -130,7 +130,7 @@ def nt_xent(embeddings, temperature=0.5, *, reduction="mean", denominator=None, 
     if not norms.all():
         raise ValueError(f"{name}: the embedding in row {int(norms.argmin())} is all zeros: it has no direction")
     S, none = np.empty((M, M), dtype), dtype.type(-np.inf)
-    dense_backward_input(u, scaled, S)  # S = u scaled'
+    dense_forward(u, np.ascontiguousarray(scaled.T), np.zeros(M, dtype), none, S)
     S.reshape(-1)[:: M + 1] = none
     partner = (np.arange(M) + M // 2) % M
     value, dS = softmax_cross_entropy(
