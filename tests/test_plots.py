@@ -273,6 +273,19 @@ def test_what_is_not_finite_is_counted_and_not_drawn():
     assert sum(height for *_, height in bars_of(panel)) == 12
 
 
+def test_an_image_with_what_is_not_finite_keeps_the_scale_of_the_rest():
+    model = network()
+    model.layers[0].parameters[1].value[1:3] = np.nan, np.inf
+    panel, _ = plots.activations(model, IMAGES, layer=0).axes
+    y = model.layers[0].forward(IMAGES)[0]
+    np.testing.assert_array_equal(tile(drawn(panel), 0, 0, 6, 6), y[:, :, 0])
+    assert panel.images[0].get_clim() == (0, y[:, :, [0, 3, 4]].max())
+    plots.activations(model, IMAGES).canvas.draw()
+    plots.filters(model)
+    model.layers[0].parameters[0].value[0, 0, 0, 0] = np.nan
+    plots.filters(model).canvas.draw()
+
+
 def test_gradients_are_those_of_a_training_step_and_leave_the_model_alone():
     model, twin = network(), network()
     before = model.flat_grads.copy(), model.layers[3].state
@@ -447,6 +460,11 @@ assert "matplotlib.pyplot" not in sys.modules
             r"must have shape \(6,\), got \(5,\)",
         ),
         (lambda: plots.gradients(network(), IMAGES, LABELS, "mse"), TypeError, "gradients: loss must be a function"),
+        (
+            lambda: plots.saliency(tn.Dense(3), IMAGES, LABELS, LOSS),
+            TypeError,
+            "must be a tinynet.Sequential, got Dense",
+        ),
         (lambda: plots.saliency(network(), IMAGES, LABELS, None), TypeError, "saliency: loss must be a function"),
         (lambda: plots.saliency(network(), IMAGES[..., 0], LABELS, LOSS), ValueError, r"x must be \(N, H, W, C\)"),
         (lambda: plots.saliency(network(), IMAGES[..., :2], LABELS, LOSS), ValueError, "saliency: images must be"),

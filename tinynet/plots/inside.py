@@ -93,7 +93,8 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     loss is a function (prediction, target) -> (value, gradient); the other arguments are those of activations, and
     the first row is dL/dx.  The step is made on a copy of the model, which stays as it was.
     """
-    _check_model(model, "gradients", loss)
+    _check_model(model, "gradients")
+    _check_loss(loss, "gradients")
     x, layer = _checked(model, x, layer, sample, columns, "gradients")
     layers = copy.deepcopy(model).layers
     prediction = x
@@ -121,7 +122,8 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
 
     Source: Simonyan et al. 2014, "Deep inside convolutional networks", section 3; they take a class's score for L.
     """
-    _check_model(model, "saliency", loss)
+    _check_model(model, "saliency")
+    _check_loss(loss, "saliency")
     columns = positive_int(columns, "saliency: columns")
     images = checked_images(x, "saliency")
     if np.ndim(x) != 4:
@@ -219,9 +221,12 @@ def _filters_of(what):
     return what.label, what.parameters[0].value.transpose(3, 0, 1, 2)
 
 
-def _check_model(model, name, loss=len):
+def _check_model(model, name):
     if not hasattr(model, "flat_values"):
         raise TypeError(f"{name}: model must be a tinynet.Sequential, got {type(model).__name__}")
+
+
+def _check_loss(loss, name):
     if not callable(loss):
         raise TypeError(f"{name}: loss must be a function (prediction, target) -> (value, gradient), got {loss!r}")
 
