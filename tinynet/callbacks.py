@@ -35,10 +35,12 @@ class _Watching:
         self.best = self.best_epoch = None
 
     def start(self, training):
+        """Called by fit before the first step: a new training has no best value yet."""
         if training.epoch == 0:
             self.best = self.best_epoch = None
 
     def improved(self, training):
+        """Whether history[monitor] of the last epoch is the best so far, which is noted."""
         value = training.history[self.monitor][-1]
         if math.isnan(value):
             return False
@@ -48,6 +50,7 @@ class _Watching:
         return True
 
     def state_dict(self):
+        """What a resumed run needs to go on from here."""
         return {
             "monitor": self.monitor,
             "maximize": self.maximize,
@@ -56,6 +59,7 @@ class _Watching:
         }
 
     def load_state_dict(self, state):
+        """Go on from a state_dict(); a ValueError refuses that of a callback with other settings."""
         for name in ("monitor", "maximize"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -91,6 +95,7 @@ class EarlyStopping(_Watching):
         training.stop |= training.epoch - (self.best_epoch or 0) >= self.patience
 
     def finish(self, training):
+        """Called by fit before it returns: brings back the best epoch, if that was asked for."""
         if self._values is not None:
             training.model.flat_values[...] = self._values
             for name, array in training.model.buffers().items():
@@ -136,6 +141,7 @@ class CSVLog:
         self.path = os.fspath(path)
 
     def start(self, training):
+        """Called by fit before the first step: begins the file, with the epochs of the history if a run is resumed."""
         _check_folder(self, self.path)
         history = training.history
         rows = [["epoch", *history]] if history else []

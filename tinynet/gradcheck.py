@@ -59,7 +59,8 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
         check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together
         check(softmax_cross_entropy, logits, labels, label_smoothing=0.1)     a loss; options are passed on to it
 
-    An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.
+    An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.  Where no
+    error is above `tolerance`, the check has passed.
     Layers and models are checked as copies in float64, in training mode; what you pass is left as it is.  Inputs of
     whole numbers, such as the words of an Embedding, have no gradient and are not moved.
 

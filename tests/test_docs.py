@@ -1,0 +1,106 @@
+"""What help() and the README say: every example runs and shows what it says, and no public name is without words."""
+
+import doctest
+import importlib
+import inspect
+import io
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import tinynet as tn
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules():
+    yield tn
+    for found in pkgutil.walk_packages(tn.__path__, "tinynet."):
+        try:
+            yield importlib.import_module(found.name)
+        except ImportError:
+            assert "cuda" in found.name, f"{found.name} can't be imported"  # those need a package that is optional
+
+
+def examples():
+    """The docstrings with lines that start with >>>; these know of `tn` and `np` and nothing else, as a reader does."""
+    finder = doctest.DocTestFinder()
+    found = [test for module in modules() for test in finder.find(module, globs={"tn": tn, "np": np})]
+    return {test.name: test for test in found if test.examples}
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_shows_what_happens(name):
+    report = io.StringIO()
+    runner = doctest.DocTestRunner()
+    runner.run(EXAMPLES[name], out=report.write, clear_globs=False)
+    assert runner.failures == 0, report.getvalue()
+
+
+def offered(room=tn):
+    """What a user meets, by name: what __all__ lists, or else what the module defines; and so on in modules therein."""
+    found = {}
+    defined = [
+        name
+        for name, thing in vars(room).items()
+        if (inspect.isclass(thing) or inspect.isfunction(thing))
+        and thing.__module__ == room.__name__
+        and not hasattr(thing, "__wrapped__")  # a kernel
+    ]
+    for name in getattr(room, "__all__", defined):
+        thing = getattr(room, name)
+        if not name.startswith("_"):
+            found[f"{room.__name__}.{name}"] = thing
+            found |= offered(thing) if isinstance(thing, ModuleType) else {}
+    return found
+
+
+def members(name, thing):
+    """The methods and properties that a class of ours adds, by name."""
+    for member in dir(thing):
+        value = getattr(thing, member)
+        ours = (getattr(value, "__module__", thing.__module__) or "").startswith("tinynet")
+        if not member.startswith("_") and ours and (callable(value) or isinstance(value, property)):
+            yield f"{name}.{member}", value
+
+
+OFFERED = offered()
+
+
+def test_every_public_name_is_explained():
+    everything = dict(OFFERED)
+    for name, thing in OFFERED.items():
+        everything |= members(name, thing) if inspect.isclass(thing) else {}
+    assert len(everything) > 200
+    assert [name for name, thing in everything.items() if not (inspect.getdoc(thing) or "").strip()] == []
+
+
+def test_whatever_computes_has_an_example():
+    """Layers, losses, optimizers, schedules, metrics and measures of information."""
+    rooms = ("tinynet.layers.", "tinynet.losses.", "tinynet.optim", "tinynet.metrics", "tinynet.information")
+    without = {
+        thing.__name__
+        for thing in OFFERED.values()
+        if callable(thing) and thing.__module__.startswith(rooms) and ">>>" not in inspect.getdoc(thing)
+    }
+    assert without <= {"Layer", "Optimizer", "CalibrationBins", "distributions"}
+
+
+def test_the_code_in_the_readme_runs_and_its_loop_learns(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    loop, *others = [block.replace("range(10)", "range(2)") for block in blocks]
+    code = "\n".join([loop, "print(tn.metrics.accuracy(model.predict(x_test), y_test))", *others])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) > 0.8
