@@ -419,11 +419,11 @@ def test_a_run_is_told_from_a_model_and_from_another_run(path):
     with pytest.raises(ValueError, match=r"holds a model but no run to resume: tn\.load reads it"):
         checkpoint.load_run(m, path, {})
     checkpoint.save_run(m, path, {"seed": 0, "loss": "a", "optimizer's lr": 0.1}, {"optimizer": {"lr": 0.05}})
-    with pytest.raises(ValueError, match=r"is of another run: seed was 0 and is 1 here; loss was 'a' and is 'b' here$"):
+    with pytest.raises(ValueError, match=r"is of another run: seed was 0 and is 1 here; loss was a and is b here$"):
         checkpoint.load_run(m, path, {"seed": 1, "loss": "b", "optimizer's lr": 0.1})
     for lr in (0.1, 0.05):
         checkpoint.load_run(m, path, {"seed": 0, "loss": "a", "optimizer's lr": lr})
     with pytest.raises(
-        ValueError, match=r"optimizer's lr was 0\.1 and is 0\.2 here; layer 0 was absent and is 'Dense' here"
+        ValueError, match=r"optimizer's lr was 0\.1 and is 0\.2 here; layer 0 was absent and is Dense here"
     ):
         checkpoint.load_run(m, path, {"seed": 0, "loss": "a", "optimizer's lr": 0.2, "layer 0": "Dense"})

@@ -18,10 +18,12 @@ from tinynet.checkpoint import load
 from tinynet.data import batches
 from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import Layer
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import GlobalAvgPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -545,6 +547,23 @@ def test_the_optimizer_of_another_model_is_refused():
         fit(Dense(3), X, Y, loss=softmax_cross_entropy, optimizer=None, epochs=1)
 
 
+def test_a_last_batch_without_a_variance_is_refused_before_it_comes():
+    for layers in ([Dense(8), BatchNorm(), Dense(3)], [Residual([Dense(4), BatchNorm()]), Dense(3)]):
+        model = Sequential(layers, (4,))
+        before = model.flat_values.copy()
+        message = (
+            r"of 100 samples, batches of 33 leave a last one of 1, in which BatchNorm \(layer .* finds no variance"
+        )
+        with pytest.raises(ValueError, match=message):
+            trained(model, batch_size=33)
+        np.testing.assert_array_equal(model.flat_values, before)
+        trained(model, batch_size=32, epochs=1)
+    with pytest.raises(ValueError, match="of 100 samples, batches of 1 leave"):
+        trained(model, batch_size=1)
+    images = Sequential([Reshape((2, 2, 1)), BatchNorm(), Flatten(), Dense(3)], (4,))
+    trained(images, batch_size=33, epochs=1)  # an image has more than one number a channel
+
+
 def test_data_of_different_lengths_are_refused():
     model = small_model()
     with pytest.raises(ValueError, match="x has 100 samples, but y has 99"):
@@ -606,6 +625,8 @@ def ending_in(*layers):
         ),
         ([Dense(3)], "categorical_cross_entropy", "train with softmax_cross_entropy, on logits"),
         ([Dense(3)], "nll", "nll expects log-probabilities, but the model ends in logits"),
+        ([Dense(3), BatchNorm()], "nll", r"ends in logits, from BatchNorm \(layer 2\)"),
+        ([Dense(3), LayerNorm(), Dropout(0.1)], "binary_cross_entropy", r"ends in logits, from LayerNorm \(layer 2\)"),
         (
             [Reshape((2, 2, 2)), Conv2D(3, 1), GlobalAvgPool2D()],
             "categorical_cross_entropy",

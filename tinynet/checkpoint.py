@@ -102,7 +102,7 @@ def load_run(model, path, run):
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
         if names:
-            differences = [f"{name} was {_said(there, name)} and is {_said(run, name)} here" for name in names]
+            differences = [f"{n} was {there.get(n, 'absent')} and is {run.get(n, 'absent')} here" for n in names]
             raise ValueError(f"{path} is of another run: {_listed(differences)}")
         values = _compared(mine, file, about, path)
     return there, state, lambda: _fill(mine, values)
@@ -116,14 +116,10 @@ def described(model):
             f"{name}={value!r}"
             for name, value in vars(layer).items()
             if not name.startswith("_") and name not in ("place", "flops", "input_shape", "output_shape")
-            if isinstance(value, (int, float, str, tuple, type(None)))
+            if isinstance(value, (int, float, str, tuple))
         )
         result[layer.place.strip(" ()")] = f"{type(layer).__name__}({options}) -> {layer.output_shape}"
     return result
-
-
-def _said(run, name):
-    return repr(run[name]) if name in run else "absent"
 
 
 def _pack(value, arrays, name):
