@@ -16,6 +16,13 @@ import tinynet as tn
 from tinynet.layers.base import Layer
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+
 class Spy(Layer):
     """y = 2 x, which notes how its backward was called; with a buffer that counts the training steps."""
 
