@@ -343,10 +343,10 @@ def torch_cross_entropy(input, target, weight=None, ignore_index=-100, reduction
 
     What differs from PyTorch: with every sample ignored, or all their weights 0, the mean is 0 and not NaN; NaN or inf
     in an ignored row has no effect; class probabilities must be in [0, 1] and sum to 1; a probability of 0 on a class
-    at -inf adds 0; with label smoothing, classes at -inf get none of it; an empty batch is an error.  Neither target
-    nor weight may require a gradient, and the loss has no second derivative: a RuntimeError says so where it is used.
+    at -inf adds 0; with label smoothing, classes at -inf get none of it; an empty batch is an error.
 
-    Raises TypeError and ValueError for what it can't use, and ImportError without PyTorch.
+    Raises TypeError and ValueError for what it can't use, a target or weight that requires a gradient too, RuntimeError
+    where a second derivative is asked for (or one of torch.func's), and ImportError without PyTorch.
     """
     return _torch_side("torch_cross_entropy").cross_entropy(
         input, target, weight, ignore_index, reduction, label_smoothing

@@ -284,8 +284,10 @@ def value_and_gradient(input, target, weight, ignore_index, reduction, label_smo
             grad=grad,
         )
     except (TypeError, ValueError) as error:
-        where = " (The classes are the last axis of such a position.)" if t.ndim == input.ndim > 2 else ""
-        raise type(error)(str(error).replace("softmax_cross_entropy:", f"{NAME}:") + where) from None
+        message = str(error).replace("softmax_cross_entropy:", f"{NAME}:")
+        if input.ndim > 2 and "target probabilities must be in" in message:
+            message += ", of which the last number is the class"
+        raise type(error)(message) from None
     value = tensor(value) if reduction == "none" else torch.tensor(value, dtype=input.dtype)
     if grad:
         gradient = tensor(gradient)
@@ -313,10 +315,13 @@ def check(input, target, weight):
         raise ValueError(f"{NAME}: input must have shape (N, C), (C,) or (N, C, d1, ...), got one number")
     shape = tuple(input.shape)
     of_indices = () if len(shape) == 1 else (shape[0], *shape[2:])
-    if target.is_floating_point() and tuple(target.shape) != of_indices and tuple(target.shape) != shape:
-        raise ValueError(f"{NAME}: target probabilities must have input's shape {shape}, got {tuple(target.shape)}")
-    if not target.is_floating_point() and tuple(target.shape) != of_indices:
+    given, probabilities = tuple(target.shape), target.is_floating_point()
+    if probabilities and given == of_indices:
+        raise TypeError(f"{NAME}: class indices must be integers, got target of {target.dtype}; try target.long()")
+    if probabilities and given != shape:
+        raise ValueError(f"{NAME}: target probabilities must have input's shape {shape}, got {given}")
+    if not probabilities and given != of_indices:
         raise ValueError(
-            f"{NAME}: class indices for input {shape} must have shape {of_indices}, got {tuple(target.shape)}"
-            + ("; for one-hot rows, give target.argmax(1), or floats" if tuple(target.shape) == shape else "")
+            f"{NAME}: class indices for input {shape} must have shape {of_indices}, got {given}"
+            + ("; for one-hot rows, give target.argmax(1), or floats" if given == shape else "")
         )
