@@ -128,10 +128,11 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, d
                 sums, 0, run,
                 none,
             )  # fmt: skip
-            for q in range(Q):
-                place, some = simd.piece(line, q * r * C, run), simd.piece(sums, q * run, run)
-                for m in range(run):
-                    place[m] += some[m]
+            for first in range(J):  # runs that overlap far apart: what was just stored can't be loaded again at once
+                for q in range(first, Q, J):
+                    place, some = simd.piece(line, q * r * C, run), simd.piece(sums, q * run, run)
+                    for m in range(run):
+                        place[m] += some[m]
             inside = simd.piece(line, left * C, W * C)
             for m in range(W * C):
                 flat[h * W * C + m] = inside[m]
