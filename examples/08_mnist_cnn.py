@@ -5,8 +5,8 @@
 MNIST is 70,000 digits, 28 by 28 grey pixels each, written by clerks and pupils; 10,000 of them are for the test alone.
 (The data lie where the environment variable TINYNET_DATA says; what is missing is downloaded, 11 MB.)
 
-The network is a convolutional one, as LeNet was (LeCun et al. 1998), with what has been found to train better since: the
-activation max(x, 0), called ReLU, in place of a sigmoid, pooling by the maximum, and a cross-entropy (example 04).
+The network is a convolutional one, as LeNet was (LeCun et al. 1998), with what has been found to train better since:
+the activation max(x, 0), called ReLU, in place of a sigmoid, pooling by the maximum, a cross-entropy (example 04).
 
     x       (N, 28, 28, 1)      N images
     Conv2D  (N, 24, 24, 16)     16 filters of 5 x 5 weights.  Each is laid over all 24 x 24 places of the image where
