@@ -53,7 +53,8 @@ def test_every_script_runs_without_peers_and_writes_rows(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "only"), [("losses", ["softmax_cross_entropy", "linear"]), ("training", ["MLP"]), ("growth", [])]
+    ("script", "only"),
+    [("losses", ["softmax_cross_entropy", "torch_cross_entropy", "linear"]), ("training", ["MLP"]), ("growth", [])],
 )
 def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, tmp_path):
     pytest.importorskip("torch")
