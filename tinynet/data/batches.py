@@ -5,7 +5,7 @@ import numpy as np
 from tinynet.layers.base import positive_int
 
 
-def batches(x, y, batch_size, shuffle=True, seed=0):
+def batches(x, y, batch_size, shuffle=True, seed=0, shard=None):
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
 
     x and y are arrays whose first axis is the sample, or anything else with a length and an item for each number
@@ -17,13 +17,16 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
     several items at once, by an array of their numbers in rising order.
 
     The same `seed` gives the same order: give each epoch its own, or a numpy.random.Generator, which moves on by
-    itself, or None for an order that nobody can repeat.  A ValueError or TypeError says, before the first batch,
-    what is wrong with the arguments.
+    itself, or None for an order that nobody can repeat.  With shard=(rank, ranks), each batch is cut into that many
+    parts, equal but for a sample, and only part number `rank`, counted from 0, is read and yielded; it may be empty.
+    A ValueError or TypeError says, before the first batch, what is wrong with the arguments.
 
     >>> for x, y in tn.batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
     ...     print(x, y)
     ['good', 'bad'] [1 0]
     ['so so'] [2]
+    >>> [[x.tolist() for x, y in tn.batches(range(7), range(7), 4, False, shard=(rank, 2))] for rank in (0, 1)]
+    [[[0, 1], [4]], [[2, 3], [5, 6]]]
     """
     x, samples = _indexed(x, "x")
     y, labels = _indexed(y, "y")
@@ -34,14 +37,32 @@ def batches(x, y, batch_size, shuffle=True, seed=0):
     batch_size = positive_int(batch_size, "batches: batch_size")
     if not isinstance(shuffle, (bool, np.bool_)):
         raise TypeError(f"batches: shuffle must be True or False, got {shuffle!r}")
+    rank, ranks = _shard(shard)
     rng = _generator(seed)
     order = rng.permutation(samples) if shuffle else np.arange(samples)
-    return _generate(x, y, order, batch_size)
+    return _generate(x, y, order, batch_size, rank, ranks)
 
 
-def _generate(x, y, order, batch_size):
+def part(n, rank, ranks):
+    """Of n rows that `ranks` share, those of number `rank`, as a slice: all have equally many, but for one."""
+    return slice(rank * n // ranks, (rank + 1) * n // ranks)
+
+
+def _shard(shard):
+    if shard is None:
+        return 0, 1
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise ValueError(f"batches: shard must be a pair (rank, ranks), got {shard!r}")
+    rank, ranks = positive_int(shard[0], "batches: the rank", 0), positive_int(shard[1], "batches: the ranks")
+    if rank >= ranks:
+        raise ValueError(f"batches: of {ranks} ranks, the last is {ranks - 1}, got {rank}")
+    return rank, ranks
+
+
+def _generate(x, y, order, batch_size, rank, ranks):
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
+        rows = rows[part(len(rows), rank, ranks)]
         yield _gather(x, rows), _gather(y, rows)
 
 
@@ -51,12 +72,14 @@ def _gather(data, rows):
             # The rows are in range, so "clip" changes none of them; the default, "raise", gathers into a buffer first.
             return data.take(rows, axis=0, mode="clip")
         return np.ascontiguousarray(data[rows])  # of these, take would copy the whole array first
-    if _is_stored(data):
+    if _is_stored(data) and len(rows):
         rising = np.argsort(rows)  # h5py takes no other order
         found = np.asarray(data[rows[rising]])
         batch = np.empty(found.shape, found.dtype)
         batch[rising] = found
         return batch
+    if len(rows) == 0:
+        return _gather(data, np.array([0]))[:0]
     items = [data[int(row)] for row in rows]
     if all(isinstance(item, (int, float)) or hasattr(item, "__array__") for item in items):
         arrays = [np.asarray(item) for item in items]

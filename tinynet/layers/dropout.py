@@ -47,25 +47,33 @@ def scramble(h, key):
 
 
 @simd.kernel()
-def dropout_chunk(x, key0, key1, limit, scale, y):
+def dropout_chunk(x, start, key0, key1, limit, scale, y):
     zero, scale = x.dtype.type(0), x.dtype.type(scale)
     for i in range(x.size):
-        y[i] = zero if scramble(i ^ key0, key1) < limit else scale * x[i]
+        y[i] = zero if scramble((start + i) ^ key0, key1) < limit else scale * x[i]
 
 
 @simd.sized_kernel(THREADS_FROM)
-def dropout(x, key0, key1, limit, scale, y):
-    """y = m x: forward, and given dy backward.  A number is dropped where its 32 random bits are below `limit`."""
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        dropout_chunk(x[part], scramble(chunk ^ key0, key1), scramble(chunk ^ key1, key0), limit, scale, y[part])
+def dropout(x, first, key0, key1, limit, scale, y):
+    """y = m x: forward, and given dy backward.  A number is dropped where its 32 random bits are below `limit`.
+
+    The i-th number of x is number first + i of the step.  A thread owns a chunk of these.
+    """
+    skipped = first // CHUNK
+    for k in prange((first + x.size + CHUNK - 1) // CHUNK - skipped):
+        chunk = skipped + k
+        begin, end = max(chunk * CHUNK - first, 0), min((chunk + 1) * CHUNK - first, x.size)
+        start = first + begin - chunk * CHUNK
+        keys = scramble(chunk ^ key0, key1), scramble(chunk ^ key1, key0)
+        dropout_chunk(x[begin:end], start, keys[0], keys[1], limit, scale, y[begin:end])
 
 
 class Dropout(Layer):
     """Drop numbers with probability `rate`, at least 0 and below 1, in training; y = x otherwise.
 
     A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
-    far): set it, and the same masks follow, for any number of threads.
+    far): set it, and the same masks follow, for any number of threads.  `first_row` is where x begins in its batch: set
+    it where x is only a part of one, as a rank's share is, and each part gets its part of the batch's mask.
 
     >>> model = tn.Sequential([tn.Dropout(0.5)], 4)
     >>> sorted(set(model.forward(np.ones((9, 4)), training=True).ravel().tolist()))  # dropped or doubled
@@ -75,6 +83,7 @@ class Dropout(Layer):
     """
 
     keeps_output = False
+    first_row = 0
 
     def __init__(self, rate):
         super().__init__()
@@ -105,7 +114,7 @@ class Dropout(Layer):
         x = self.checked(x)
         if not training:
             return x.copy()
-        self._kept = len(x), step_keys(self._key, self._steps)
+        self._kept = len(x), self.first_row, step_keys(self._key, self._steps)
         self._steps += 1
         return self._masked(x)
 
@@ -122,5 +131,7 @@ class Dropout(Layer):
     def _masked(self, x):
         y = np.empty_like(x)
         limit = min(round(self.rate * 2**32), LOW)
-        dropout(x.reshape(-1), *self._kept[1], limit, 1 / (1 - self.rate), y.reshape(-1))
+        _, row, keys = self._kept
+        first = row * math.prod(self.input_shape)
+        dropout(x.reshape(-1), first, *keys, limit, 1 / (1 - self.rate), y.reshape(-1))
         return y
