@@ -458,3 +458,19 @@ def test_a_row_with_all_of_its_classes_masked_is_nan_and_its_neighbours_are_unto
         if targets is not soft:
             assert losses[1] == expected
             np.testing.assert_array_equal(dz[1], expected_dz)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_one_class_has_no_gradient_however_its_target_is_rounded(dtype, smoothing):
+    rng = np.random.default_rng(0)
+    z, q = rng.standard_normal((50, 1)).astype(dtype), rng.random((50, 1)).astype(dtype)
+    w = np.array([0.3], dtype)
+    for targets in (q, np.zeros(50, int)):
+        value, gradient = softmax_cross_entropy(z, targets, weight=w, label_smoothing=smoothing)
+        assert value == 0
+        assert (gradient == 0).all()
+    z[3] = np.nan
+    gradient = softmax_cross_entropy(z, q, label_smoothing=smoothing)[1]
+    assert np.isnan(gradient[3, 0])
+    assert (np.delete(gradient, 3) == 0).all()

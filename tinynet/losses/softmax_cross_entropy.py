@@ -318,6 +318,8 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
                     e = np.float64(simd.exp(zt - m))
                     own = soft * (spread * e / s - (share if zt > -np.inf else 0.0))
                     dz[t[i]] = scale * (keep * share * (((e - 1.0) - r) / s) + own)
+                if C == 1:  # p = 1: 0, however the target is rounded, or NaN
+                    dz[0] = r
                 if m == -np.inf:  # all classes are masked, and there is no distribution to take a gradient of
                     for c in range(C):
                         dz[c] = np.nan
