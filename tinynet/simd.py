@@ -15,6 +15,8 @@ __pycache__ folders.
 """
 
 import math
+import os
+import threading
 from functools import wraps
 from types import FunctionType
 
@@ -32,6 +34,10 @@ FAST = frozenset({"reassoc", "nsz", "arcp", "contract", "afn"})
 # What Numba would otherwise also run on all threads, compiling each np.empty or a[i] = 0 as a loop of its own.
 NOT_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
 
+# NUMBA_BOUNDSCHECK=1 makes an index outside of its array an IndexError.  Numba leaves prange loops out of that, and
+# knows nothing of what is emitted as LLVM's instructions: then kernels run on one thread, and those check themselves.
+CHECKED = bool(numba.config.BOUNDSCHECK) and not numba.config.DISABLE_JIT
+
 
 def kernel(*, parallel=False, fast=False, tiled=False):
     """A decorator: compile a function of arrays at its first call, and keep the machine code on disk.
@@ -43,6 +49,7 @@ def kernel(*, parallel=False, fast=False, tiled=False):
     Every flag is stated, because Numba lets a function that is first compiled from within another one inherit
     what is left unsaid.  Where no folder is writable, the machine code just isn't kept.
     """
+    parallel = parallel and not CHECKED
     options = {
         "parallel": {**dict.fromkeys(NOT_PARALLEL, False), "prange": True} if parallel else False,
         "fastmath": set(FAST) if fast else False,
@@ -52,12 +59,30 @@ def kernel(*, parallel=False, fast=False, tiled=False):
     }
 
     def decorate(function):
-        if parallel:  # The cache knows a kernel by name and line, not by flags: a serial twin's code would be loaded.
-            function = FunctionType(function.__code__, function.__globals__, function.__name__ + "_parallel")
-            function.__qualname__ = function.__name__
+        if parallel or CHECKED:  # The cache knows a kernel by name and line, not by flags: it would load other code.
+            suffix = "_parallel" if parallel else "_checked"
+            code = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix)
+            code.__qualname__ = function.__name__
+            function = code
         compiled = cached(numba.njit, **options)(function)
-        if not tiled or numba.config.DISABLE_JIT:
+        if numba.config.DISABLE_JIT or not (parallel or tiled):
             return compiled
+        run = compiled
+
+        def first(*arguments):
+            nonlocal run
+            run = on_threads(compiled)
+            return run(*arguments)
+
+        def start_again():
+            nonlocal run
+            run = first
+
+        if parallel:
+            start_again()
+            _after_fork.append(start_again)
+        if not tiled:
+            return wraps(function)(lambda *arguments: run(*arguments))
 
         from tinynet.tile import compile_tile, compiled_tiles
 
@@ -65,11 +90,62 @@ def kernel(*, parallel=False, fast=False, tiled=False):
         def with_tile(*arguments):
             if arguments[0].dtype not in compiled_tiles:
                 compile_tile(arguments[0].dtype)
-            return compiled(*arguments)
+            return run(*arguments)
 
         return with_tile
 
     return decorate
+
+
+# --- threads ------------------------------------------------------------------------------------------------
+
+_turn = threading.Lock()
+_after_fork = []  # functions that let a parallel kernel ask on_threads again
+_cut_off = False  # whether this process was forked from one whose threads it can't do without
+
+
+def on_threads(compiled):
+    """What to call instead of a parallel kernel in this process: mostly the kernel itself, at no cost.
+
+    The library that runs the threads is chosen by Numba.  Of its three, "workqueue" ends the process when two threads
+    of Python use it at once: they take turns.  And GNU's OpenMP, of "omp", ends a child that was forked after the
+    threads had started: that is a RuntimeError.
+    """
+    if _cut_off:
+        raise RuntimeError(
+            "this process was forked from one that had already run kernels on several threads, and GNU OpenMP, which"
+            ' runs them, does not survive that. Start processes with multiprocessing.get_context("spawn"), or fork'
+            " before the first kernel runs, or set the environment variable NUMBA_THREADING_LAYER=workqueue"
+        )
+    numba.get_num_threads()  # starts the threads, and from then on their layer is known
+    if numba.threading_layer() != "workqueue":
+        return compiled
+
+    def in_turn(*arguments):
+        with _turn:
+            return compiled(*arguments)
+
+    return in_turn
+
+
+def _forked():
+    """In the child: every parallel kernel asks on_threads again; no thread is left that could give up its turn."""
+    global _turn, _cut_off
+    _turn = threading.Lock()
+    try:
+        layer = numba.threading_layer()
+    except ValueError:  # no threads were started before the fork: the child starts its own
+        return
+    if layer == "omp":
+        from numba.np.ufunc import omppool
+
+        _cut_off = omppool.openmp_vendor == "GNU"
+    for start_again in _after_fork:
+        start_again()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def cached(compiler, *args, **options):

@@ -22,6 +22,7 @@ linear_map, at the end, is a matrix of constants applied to rows of numbers, for
 Both are emitted as LLVM vector instructions: no loop that Numba compiles keeps a block of sums in registers.
 """
 
+import threading
 import zlib
 from contextlib import contextmanager
 
@@ -110,9 +111,17 @@ def _tile_in_registers(typing_context, size, a, a0, a_step, b, b0, b_step, start
 # a kernel is compiled or loaded.
 
 compiled_tiles = {}
+_compiling = threading.Lock()
 
 
 def compile_tile(dtype):
+    """Compile the tile for this dtype, unless another thread of Python did so while this one waited."""
+    with _compiling:
+        if dtype not in compiled_tiles:
+            _compile_tile(dtype)
+
+
+def _compile_tile(dtype):
     real = types.float32 if dtype == np.float32 else types.float64
 
     def tinynet_tile(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor):
