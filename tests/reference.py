@@ -232,7 +232,7 @@ def activation(name, z, slope=0.01):
     if name == "tanh":
         return np.tanh(z)
     if name == "gelu":
-        return z * np.vectorize(math.erfc)(-z / math.sqrt(2)) / 2
+        return z * np.vectorize(math.erfc, otypes=[float])(-z / math.sqrt(2)) / 2
     return z
 
 
