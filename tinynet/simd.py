@@ -60,10 +60,9 @@ def kernel(*, parallel=False, fast=False, tiled=False):
 
     def decorate(function):
         if parallel or CHECKED:  # The cache knows a kernel by name and line, not by flags: it would load other code.
-            suffix = "_parallel" if parallel else "_checked"
-            code = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix)
-            code.__qualname__ = function.__name__
-            function = code
+            name = function.__name__ + ("_parallel" if parallel else "_checked")
+            function = FunctionType(function.__code__, function.__globals__, name)
+            function.__qualname__ = name
         compiled = cached(numba.njit, **options)(function)
         if numba.config.DISABLE_JIT or not (parallel or tiled):
             return compiled
