@@ -13,7 +13,7 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
         optimizer.step()
 """
 
-from tinynet import data, gradcheck, information, interop, metrics, optim, plots
+from tinynet import data, distributed, gradcheck, information, interop, metrics, optim, plots
 from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
@@ -96,6 +96,7 @@ __all__ = [
     "constant",
     "cosine",
     "data",
+    "distributed",
     "explain",
     "fit",
     "get_num_threads",

@@ -115,7 +115,7 @@ def described(model):
         options = ", ".join(
             f"{name}={value!r}"
             for name, value in vars(layer).items()
-            if not name.startswith("_") and name not in ("place", "flops", "input_shape", "output_shape")
+            if not name.startswith("_") and name not in ("place", "flops", "input_shape", "output_shape", "first_row")
             if isinstance(value, (int, float, str, tuple))
         )
         result[layer.place.strip(" ()")] = f"{type(layer).__name__}({options}) -> {layer.output_shape}"

@@ -24,6 +24,7 @@ import numpy as np
 from tinynet.callbacks import Checkpoint, CSVLog, EarlyStopping
 from tinynet.checkpoint import described, load_run, save_run
 from tinynet.data.batches import batches
+from tinynet.distributed import Ranks
 from tinynet.layers.activations import Sigmoid
 from tinynet.layers.base import positive_int
 from tinynet.layers.batchnorm import BatchNorm
@@ -66,6 +67,7 @@ EXPECTED = {  # what a loss takes its predictions for; those that aren't here ta
 ANY = (hinge, multiclass_hinge, mean_squared_error, mean_absolute_error, huber)
 LOSSES = {f.__name__: f for f in (*EXPECTED, *ANY)}
 METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
+OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 SAVE_SECONDS = 60  # a checkpoint older than this is written anew in the middle of an epoch
 
 
@@ -153,6 +155,7 @@ def fit(
     resume=False,
     seed=0,
     progress=True,
+    communicator=None,
 ):
     """Train the model on samples x with targets y; returns a History.
 
@@ -171,6 +174,10 @@ def fit(
                 `epochs` than it had continue it
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
     progress    a line an epoch, and on a terminal a bar until it is there; False for silence
+    communicator  one of mpi4py, such as MPI.COMM_WORLD, whose ranks all call fit with the same arguments: each takes
+                its share of every batch, and the result is that of one process, but for rounding (tinynet.distributed
+                tells how).  Rank 0 alone prints, writes files and calls the callbacks, and what these do to the model,
+                the optimizer and `stop` reaches every rank; all return the same History
 
     A run that was stopped, even killed, and resumed with the same arguments gives the same bits as one that never was,
     but for the seconds in its history.  A function of yours that remembers things from call to call is not part of the
@@ -185,87 +192,109 @@ def fit(
     together, such as a model that ends in probabilities with a loss that expects logits, and for a checkpoint of
     another run, saying what differs.
     """
-    loss, metrics = _loss(loss), _metrics(metrics)
-    epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
-    callbacks = [callbacks] if callable(callbacks) else list(callbacks)
-    _check(model, optimizer, validation, augment, schedule, callbacks)
-    _check_monitors(callbacks, metrics, validation)
-    _check_ending(model, loss)
-    _check_checkpoint(checkpoint, resume, optimizer)
-    batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
-    _check_last_batch(model, len(x), batch_size, augment)
-    augmented = None if augment is None else _augmentation(augment)
+    ranks = Ranks(communicator)
+    with ranks.agreeing():
+        loss, metrics = _loss(loss), _metrics(metrics)
+        epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        _check(model, optimizer, validation, augment, schedule, callbacks)
+        _check_monitors(callbacks, metrics, validation)
+        _check_ending(model, loss)
+        _check_checkpoint(checkpoint, resume, optimizer)
+        batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
+        _check_last_batch(model, len(x), batch_size, augment)
+        augmented = None if augment is None else _augmentation(augment)
+        run = None
+        if checkpoint is not None or not ranks.alone:
+            run = _run(
+                model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed
+            )
+    if not ranks.alone:
+        ranks.compare({name: value for name, value in run.items() if name not in OF_RANK_0} | {"epochs": epochs})
+    ranks.prepare(model, loss)
+    callbacks, everyones_callbacks = callbacks if ranks.first else [], callbacks
     training = Training(model, optimizer)
     history, epoch, keeper = training.history, None, None
-    progress_bar = Progress(progress, epochs, len(x))
-    if checkpoint is not None:
-        run = _run(model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed)
-        keeper = _Keeper(checkpoint, run, training, epochs, callbacks)
-    resumed = resume and os.path.exists(checkpoint)
-    if resumed:
-        epoch = keeper.restore()
-        progress_bar.say(f"resumed from {keeper.path}: {training.epoch} epochs, {training.step} steps done")
-    for callback in callbacks:
-        getattr(callback, "start", _nothing)(training)
-    if keeper is not None and not resumed:
-        keeper.save()  # so that resuming never finds an older run here, and a path that can't be written is found now
-    with progress_bar as bar, Interrupt() as interrupt:
-        while training.epoch < epochs and not training.stop and not interrupt.asked:
+    progress_bar = Progress(progress and ranks.first, epochs, len(x))
+    with ranks.agreeing():
+        if checkpoint is not None and ranks.first:
+            keeper = _Keeper(checkpoint, run, training, epochs, callbacks)
+        resumed = keeper is not None and resume and os.path.exists(checkpoint)
+        if resumed:
+            epoch = keeper.restore()
+            progress_bar.say(f"resumed from {keeper.path}: {training.epoch} epochs, {training.step} steps done")
+        for callback in callbacks:
+            getattr(callback, "start", _nothing)(training)
+        if keeper is not None and not resumed:
+            keeper.save()  # so that resuming finds no older run here, and a path that can't be written is found now
+    with ranks, progress_bar as bar, Interrupt() as interrupt:
+
+        def flags():
+            return interrupt.asked, keeper is not None and keeper.due()
+
+        epoch, asked = ranks.spread(training, epoch), False
+        while training.epoch < epochs and not training.stop and not asked:
             epoch = epoch or _Epoch(training.epoch + 1, seed, ["loss", *metrics])
             totals = epoch.totals
             began = time.perf_counter() - epoch.seconds
             bar.start(epoch.number, epoch.samples)
             x_batch = y_batch = None
-            order = batches(x, y, batch_size, seed=(seed, epoch.number))
-            for x_batch, y_batch in islice(order, epoch.batches, None):
-                if augmented is not None:
-                    x_batch, y_batch = augmented(x_batch, y_batch, epoch.rng)
+            ranks.join()
+            for x_batch, y_batch in _shares(x, y, batch_size, augmented, epoch, seed, ranks):
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
                 prediction = model.forward(x_batch, training=True)
-                value, gradient = loss(prediction, y_batch)
+                n, value, gradient, numbers = ranks.judge(prediction, y_batch, loss, metrics, flags)
                 if not math.isfinite(value):
                     what = f"the loss is {value}"
-                    raise _not_finite(what, training, epoch, x_batch, y_batch, loss, len(x), batch_size, seed)
-                n = len(x_batch)
-                totals["loss"] += n * float(value)
-                for name, metric in metrics.items():
-                    totals[name] += n * float(metric(prediction, y_batch))
+                    raise _not_finite(what, training, epoch, x_batch, y_batch, loss, len(x), batch_size, seed, ranks)
+                for name, number in zip(totals, (value, *numbers), strict=True):
+                    totals[name] += n * float(number)
                 model.backward(gradient)
+                ranks.sum_gradients()
                 optimizer.step()
                 training.step += 1
                 epoch.batches += 1
                 epoch.samples += n
                 bar.advance(n, totals, epoch.samples)
-                if interrupt.asked or (keeper is not None and keeper.due()):
+                asked, due = flags() if ranks.alone else ranks.flags
+                if asked or due:
                     epoch.seconds = time.perf_counter() - began
-                    if interrupt.asked or not np.isfinite(model.flat_values).all():
+                    if asked or not np.isfinite(model.flat_values).all():
                         break
-                    keeper.save(epoch)
+                    if keeper is not None:
+                        keeper.save(epoch)
+            ranks.leave()
             if not np.isfinite(model.flat_values).all():
                 what = "a parameter is not finite"
-                raise _not_finite(what, training, epoch, x_batch, y_batch, loss, len(x), batch_size, seed)
-            if interrupt.asked:
+                raise _not_finite(what, training, epoch, x_batch, y_batch, loss, len(x), batch_size, seed, ranks)
+            asked = ranks.any(interrupt.asked)
+            if asked:
                 break
             results = {name: total / epoch.samples for name, total in totals.items()}
             if validation is not None:
-                results |= _evaluated(model, *validation, loss, metrics)
+                results |= _evaluated(model, *validation, loss, metrics, ranks)
             seconds = time.perf_counter() - began
+            results, seconds = ranks.told((results, seconds))
             for name, result in (results | {"lr": optimizer.lr, "seconds": seconds}).items():
                 history.setdefault(name, []).append(result)
             bar.finish(results, epoch.samples / seconds)
             training.epoch, epoch = epoch.number, None
             for callback in callbacks:
                 callback(training)
+            ranks.spread(training)
             if keeper is not None:
                 keeper.save()
-        history.interrupted = interrupt.asked
-        if interrupt.asked:
+            asked = ranks.any(interrupt.asked)
+        history.interrupted = asked
+        if asked:
             if epoch is not None and keeper is not None:
                 keeper.save(epoch)
             bar.say(f"interrupted after {training.epoch} epochs, {training.step} steps")
         for callback in callbacks:
             getattr(callback, "finish", _nothing)(training)
+        ranks.spread(training)
+        ranks.spread_callbacks(_with_state(everyones_callbacks))
     return history
 
 
@@ -273,8 +302,24 @@ def _nothing(training):
     pass
 
 
-def _evaluated(model, x, y, loss, metrics):
-    prediction = model.predict(x)
+def _shares(x, y, batch_size, augmented, epoch, seed, ranks):
+    """This rank's share of each batch that the epoch still has."""
+    order = batches(x, y, batch_size, seed=(seed, epoch.number), shard=ranks.shard if augmented is None else None)
+    for x_batch, y_batch in islice(order, epoch.batches, None):
+        if augmented is None:
+            ranks.place(min(batch_size, len(x) - epoch.samples))
+        else:
+            x_batch, y_batch = augmented(x_batch, y_batch, epoch.rng)
+            if not ranks.alone:
+                share = ranks.place(len(x_batch))
+                x_batch, y_batch = x_batch[share], y_batch[share]
+        yield x_batch, y_batch
+
+
+def _evaluated(model, x, y, loss, metrics, ranks):
+    prediction = ranks.predict(model, x)
+    if not ranks.first:
+        return {}
     results = {"val_loss": float(loss(prediction, y)[0])}
     return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in metrics.items()}
 
@@ -379,7 +424,7 @@ def _run(model, x, y, loss, optimizer, batch_size, validation, metrics, augment,
     """What must be the same for a run to be resumed: names -> strings, numbers or None."""
     settings = {
         f"optimizer's {name}": value
-        for name, value in optimizer.state_dict().items()
+        for name, value in getattr(optimizer, "state_dict", dict)().items()
         if not isinstance(value, np.ndarray) and name != "steps" and not (name == "lr" and schedule is not None)
     }
     while isinstance(loss, partial):
@@ -412,8 +457,10 @@ def _with_state(callbacks):
 # --- when the loss is no number -----------------------------------------------------------------------------
 
 
-def _not_finite(what, training, epoch, x, y, loss, samples, batch_size, seed):
-    """The NonFiniteError, after going through the model once more to see where it began."""
+def _not_finite(what, training, epoch, x, y, loss, samples, batch_size, seed, ranks):
+    """The NonFiniteError, after going through the model once more, with the whole batch, to see where it began."""
+    ranks.leave()
+    x, y = ranks.whole(x), ranks.whole(y)
     broken_by_step = what != "a parameter is not finite"
     step = training.step + broken_by_step
     where, layer, rows = _first_not_finite(training.model, x, y, loss)
@@ -427,13 +474,15 @@ def _not_finite(what, training, epoch, x, y, loss, samples, batch_size, seed):
     elif rows:
         where += f", in row{'s' * (len(rows) > 1)} {_numbers(rows)} of the batch"
         where += f" (sample{'s' * (len(rows) > 1)} {_numbers(indices)} of x)" if indices else ""
-    return NonFiniteError(
-        f"epoch {epoch.number}, step {step}: {what}; {where}",
-        epoch=epoch.number,
-        step=step,
-        layer=layer,
-        rows=rows,
-        samples=indices,
+    return ranks.known(
+        NonFiniteError(
+            f"epoch {epoch.number}, step {step}: {what}; {where}",
+            epoch=epoch.number,
+            step=step,
+            layer=layer,
+            rows=rows,
+            samples=indices,
+        )
     )
 
 

@@ -34,6 +34,9 @@ a and b with counts n, means mu and sums of squared deviations S,
 
     n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
 
+The shares of a batch that several machines hold merge in the same way, in the order of their ranks: then mu and v are
+the whole batch's, and so must be M, db and dw in the last line of the backward pass.
+
 Sources: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3; Chan, Golub and LeVeque 1983, equation 2.1.
 """
 
@@ -171,6 +174,9 @@ class BatchNorm(Layer):
     forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN of
     the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
 
+    Where `communicator` is set, to one of mpi4py, its ranks hold shares of one batch, and training takes the statistics
+    of all of them: then every rank must call forward and backward, with an empty share too.
+
     Raises ValueError in training for a batch of one number a channel, whose variance says nothing.
 
     >>> model = tn.Sequential([tn.BatchNorm()], input_shape=2)
@@ -182,6 +188,7 @@ class BatchNorm(Layer):
     """
 
     keeps_output = False
+    communicator = None
 
     def __init__(self, momentum=0.9, eps=1e-5):
         super().__init__()
@@ -211,6 +218,8 @@ class BatchNorm(Layer):
             mean, var = (self.buffers[name].astype(np.float64) for name in ("running_mean", "running_var"))
             return self._normalized(x, mean, var)
         count, mean, squares = self._moments(x)
+        if self.communicator is not None:
+            count, mean, squares = self._moments_of_all(count, mean, squares)
         if count == 1:
             raise ValueError(f"{self.label}: training needs more than one number a channel, got input {x.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
@@ -233,6 +242,9 @@ class BatchNorm(Layer):
             self.parameters[1].grad[...] = sums[0]
             if not input_grad:
                 return None
+            if self.communicator is not None:  # dw and db stay sums over this share, as other layers' gradients are
+                share, sums = sums, np.empty_like(sums)
+                self.communicator.Allreduce(share, sums)
             offset, slope = sums / max(count, 1)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, *_widened(mean, w * r, offset, r * r * slope), dx)
@@ -251,6 +263,15 @@ class BatchNorm(Layer):
         K = simd.chunk_count(len(x), max(32, 8192 // C))
         counts, means, squares, mean, total = np.empty(K), np.empty((K, C)), np.empty((K, C)), np.empty(C), np.empty(C)
         batchnorm_moments(x, row_width(C), counts, means, squares)
+        return merge_moments(counts, means, squares, mean, total), mean, total
+
+    def _moments_of_all(self, count, mean, squares):
+        """The same of the whole batch, from those of this rank's share."""
+        C, mine = mean.size, np.concatenate([[count], mean, squares])
+        found = np.empty((self.communicator.Get_size(), mine.size))
+        self.communicator.Allgather(mine, found)
+        counts, means, squares = (part.copy() for part in np.split(found, [1, C + 1], axis=1))
+        counts, mean, total = counts.ravel(), np.empty(C), np.empty(C)
         return merge_moments(counts, means, squares, mean, total), mean, total
 
     def _normalized(self, x, mean, var):

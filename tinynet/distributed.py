@@ -1,0 +1,326 @@
+"""Data-parallel training over MPI: every rank has the whole model, and takes its share of every batch.
+
+    mpiexec -n 4 python train.py        where train.py calls fit(..., communicator=MPI.COMM_WORLD)
+
+A rank is one of the processes that mpiexec starts.  Of a batch of N samples, rank r of R holds the share S_r:
+
+    L = 1/N sum_n l[n]          dL/dw = sum_n dl[n]/dw / N = sum_r ( sum_{n in S_r} dl[n]/dw / N )
+                                                                   rank r's gradient
+
+so the gradient of the batch is the sum of the ranks' gradients: one Allreduce over model.flat_grads, after which every
+rank takes the same step.  What else a rank must know of the others' samples:
+
+    the loss        means over what counts in the batch, with ignore_index or class weights, too: rank r's mean, over a
+                    count c_r, and its gradient weigh c_r / sum_r c_r
+    BatchNorm       merges its sums over the ranks, forward and backward
+    Dropout         gives each share its part of the batch's mask
+    the order       of the samples is drawn by every rank from the same seed, and so is what augment draws: augment is
+                    called on the whole batch by every rank, which then keeps its share.  Where that takes long, change
+                    samples as they are read instead, in a data set of your own
+
+Therefore R ranks train as one process does, but for rounding: sums are added in another order.  The same number of
+ranks on the same machines gives the same bits where the library adds in the same order each time, as MPICH does.
+Only means over samples can be put together so.  A metric that is none, such as F1, is of a rank's share while
+training (the mean over the shares), and exact in the validation, which the ranks predict together and rank 0 judges;
+a loss that compares the batch's samples with one another sees those of its share.
+
+When one fails.  What fit refuses, and a loss that is not finite, is raised on every rank.  An error that only one
+has (a label out of range in its share) prints its traceback there and ends all of them by MPI's Abort, for the others
+wait for it.  mpiexec does the same where a rank is killed; resume=True then goes on from the checkpoint, with any
+number of ranks.  An error outside fit ends all ranks if the program is run as `mpiexec -n 4 python -m mpi4py train.py`.
+
+A loop of one's own needs three more lines than with one process:
+
+    tn.distributed.broadcast(model, communicator)
+    with tn.distributed.synchronized(model, communicator):
+        for x, y in tn.batches(x_train, y_train, 64, seed=0, shard=(communicator.rank, communicator.size)):
+            ...  the loss gets denominator=64, the batch's count
+            model.backward(gradient)
+            tn.distributed.sum_gradients(model, communicator)
+            optimizer.step()
+
+Sources: one sum over all gradients a step, Goyal et al. 2017, section 3; what an Allreduce costs, Thakur, Rabenseifner
+and Gropp 2005; merged statistics, Chan, Golub and LeVeque 1983.
+"""
+
+import contextlib
+import inspect
+import math
+import os
+import sys
+import traceback
+from functools import partial
+
+import numba
+import numpy as np
+
+from tinynet.config import get_num_threads, set_num_threads
+from tinynet.data.batches import part
+from tinynet.layers.batchnorm import BatchNorm
+from tinynet.layers.dropout import Dropout
+
+NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
+
+__all__ = ["broadcast", "share_threads", "sum_gradients", "synchronized"]
+
+
+def broadcast(model, communicator):
+    """Give every rank the parameters, the buffers and Dropout's state that rank 0 has.  All ranks must call this."""
+    _check_communicator(communicator, "broadcast")
+    for array in (model.flat_values, *model.buffers().values()):
+        communicator.Bcast(array)
+    layers = [layer for layer in model.walk() if hasattr(layer, "state")]
+    for layer, state in zip(layers, communicator.bcast([layer.state for layer in layers]), strict=True):
+        layer.state = state
+
+
+def sum_gradients(model, communicator):
+    """Make model.flat_grads the sum over the ranks, in one Allreduce.  All ranks must call this."""
+    _check_communicator(communicator, "sum_gradients")
+    from mpi4py import MPI  # here, so that importing tinynet starts no MPI
+
+    communicator.Allreduce(MPI.IN_PLACE, model.flat_grads)
+
+
+@contextlib.contextmanager
+def synchronized(model, communicator):
+    """Within this context, BatchNorm takes the statistics of all ranks' shares: each must run the same passes."""
+    _check_communicator(communicator, "synchronized")
+    layers = [layer for layer in model.walk() if isinstance(layer, BatchNorm)]
+    try:
+        for layer in layers:
+            layer.communicator = communicator
+        yield model
+    finally:
+        for layer in layers:
+            layer.communicator = None
+
+
+def share_threads(communicator):
+    """Divide this machine's cores among the ranks that run on it; returns how many threads this one then uses.
+
+    By default each rank's kernels use every core that it may run on, and ranks on one machine get into each other's
+    way.  Where the environment variable NUMBA_NUM_THREADS is set, its number of threads stays.  All ranks must call
+    this.
+    """
+    _check_communicator(communicator, "share_threads")
+    from mpi4py import MPI
+
+    local = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+        cores = len(set().union(*local.allgather(mine)))  # the launcher may have given each rank cores of its own
+        ranks = local.Get_size()
+    finally:
+        local.Free()
+    if "NUMBA_NUM_THREADS" not in os.environ:
+        set_num_threads(max(1, min(cores // ranks, len(mine), numba.config.NUMBA_NUM_THREADS)))
+    return get_num_threads()
+
+
+# --- what fit asks of them ----------------------------------------------------------------------------------
+
+
+class Ranks:
+    """The ranks of a run of fit.  Without a communicator there is one, which has nobody to tell and to wait for.
+
+    alone, first    whether there is no communicator; whether this is rank 0
+    shard           which part of a batch is this rank's, as batches takes it: (rank, number of ranks)
+    """
+
+    def __init__(self, communicator):
+        self.communicator, self.alone = communicator, communicator is None
+        if not self.alone:
+            _check_communicator(communicator, "fit")
+        self.shard = (0, 1) if self.alone else (communicator.Get_rank(), communicator.Get_size())
+        self.first = self.shard[0] == 0
+        self._all_know, self._joined = False, contextlib.ExitStack()
+
+    # Failing together.
+
+    @contextlib.contextmanager
+    def agreeing(self):
+        """What raises in here on one rank raises on each of them."""
+        error = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+        failed = error is not None and f"{type(error).__name__}: {error}"
+        failures = [failed] if self.alone else self.communicator.allgather(failed)
+        if failed:
+            raise error
+        for rank, other in enumerate(failures):
+            if other:
+                raise RuntimeError(f"fit: rank {rank} of {self.shard[1]} failed: {other}")
+
+    def compare(self, run):
+        """A ValueError on every rank unless all have the same run, a dict of names -> strings, numbers and None."""
+        runs = [run] if self.alone else self.communicator.allgather(run)
+        for rank, other in enumerate(runs):
+            names = [name for name in {**runs[0], **other} if runs[0].get(name) != other.get(name)]
+            if names:
+                texts = [f"{n} is {other.get(n, 'absent')} and not {runs[0].get(n, 'absent')}" for n in names]
+                raise ValueError(f"fit: rank {rank} was given another run than rank 0: there {'; '.join(texts)}")
+
+    def known(self, error):
+        """The error, which all ranks raise: nobody has to be told."""
+        self._all_know = True
+        return error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.leave()
+        if error is None or self._all_know or self.shard[1] == 1:
+            return
+        # The other ranks wait for this one, and would forever.
+        print(f"\nrank {self.shard[0]} of {self.shard[1]} failed, which ends them all:", file=sys.stderr)
+        traceback.print_exception(kind, error, trace)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self.communicator.Abort(1)
+
+    # A step, of which each rank does its share.
+
+    def prepare(self, model, loss):
+        self._model, self._count = model, counting(loss)
+        self._dropouts = [layer for layer in model.walk() if isinstance(layer, Dropout)]
+
+    def join(self):
+        """Passes through the model are of shares from now on, and every rank must run the same."""
+        if not self.alone:
+            self._joined.enter_context(synchronized(self._model, self.communicator))
+
+    def leave(self):
+        """Passes are this rank's own matter again: callbacks and metrics may run the model on one rank."""
+        self._joined.close()
+        for layer in self._dropouts:
+            layer.first_row = 0
+
+    def place(self, n):
+        """This rank's share of a batch of n rows, as a slice; Dropout is told."""
+        share = part(n, *self.shard)
+        for layer in self._dropouts:
+            layer.first_row = share.start
+        return share
+
+    def judge(self, prediction, y, loss, metrics, flags):
+        """The whole batch's rows, its loss, this rank's part of the loss's gradient, and the batch's metrics.
+
+        A share may be empty.  self.flags are then those that flags() gave on any rank.
+        """
+        n, value, gradient, count = len(prediction), 0.0, prediction, 0.0
+        if n or self.alone:
+            value, gradient = loss(prediction, y)
+        judged = math.isfinite(value) and n > 0
+        numbers = [metric(prediction, y) if judged else 0.0 for metric in metrics.values()]
+        if self.alone:
+            return n, value, gradient, numbers
+        if n:
+            count = self._count(y, n)
+        summed = count is None
+        weighted = value if summed else count * value
+        mine = np.array([n, count or 0.0, weighted, *(n * number for number in numbers), *flags()], float)
+        sums = np.empty_like(mine)
+        self.communicator.Allreduce(mine, sums)
+        n, total, value, *others = sums.tolist()
+        if total:
+            value /= total
+            gradient = gradient * gradient.dtype.type(count / total)
+        self.flags = [number > 0 for number in others[len(metrics) :]]
+        return int(n), value, gradient, [number / n for number in others[: len(metrics)]]
+
+    def sum_gradients(self):
+        if not self.alone:
+            sum_gradients(self._model, self.communicator)
+
+    # What rank 0 knows, and the others have to.
+
+    def told(self, value):
+        """What rank 0 has for a value."""
+        return value if self.alone else self.communicator.bcast(value)
+
+    def any(self, flag):
+        return flag if self.alone else any(self.communicator.allgather(flag))
+
+    def spread(self, training, epoch=None):
+        """Bring every rank to where rank 0 is; returns the epoch that is under way there."""
+        if self.alone:
+            return epoch
+        broadcast(training.model, self.communicator)
+        optimizer = training.optimizer
+        has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
+        state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
+        found = training.epoch, training.step, training.stop, training.history, state, epoch
+        training.epoch, training.step, training.stop, history, state, epoch = self.told(found if self.first else None)
+        if not self.first:
+            training.history.update(history)
+            if has_state:
+                optimizer.load_state_dict(state)
+            elif state is not None:
+                optimizer.lr = state
+        return epoch
+
+    def spread_callbacks(self, callbacks):
+        """Give the callbacks of all ranks, which only rank 0 called, the state that they have there."""
+        if self.alone:
+            return
+        names = [type(callback).__name__ for callback in callbacks]
+        states = self.told((names, [callback.state_dict() for callback in callbacks]) if self.first else None)
+        if not self.first and names == states[0]:  # a program may give them to rank 0 alone
+            for callback, state in zip(callbacks, states[1], strict=True):
+                callback.load_state_dict(state)
+
+    def whole(self, data):
+        """The batch of which each rank holds its share."""
+        if self.alone or data is None:
+            return data
+        shares = self.communicator.allgather(data)
+        return np.concatenate(shares) if hasattr(data, "dtype") else [item for share in shares for item in share]
+
+    def predict(self, model, x):
+        """model.predict(x) on rank 0, to which each rank adds its share; None on the others."""
+        if self.alone:
+            return model.predict(x)
+        x = x if hasattr(x, "shape") else np.asarray(x)
+        shares = self.communicator.gather(model.predict(x[part(len(x), *self.shard)]))
+        return np.concatenate(shares) if self.first else None
+
+
+def counting(loss):
+    """A function (targets, rows) -> what the loss's mean over them divides by, up to a factor; None for a sum.
+
+    A loss of this package tells by its arguments whether some targets don't count, and what the others weigh.  Any
+    other function is taken for a mean over rows.
+    """
+    options = {}
+    while isinstance(loss, partial):
+        options, loss = {**loss.keywords, **options}, loss.func
+    if options.get("reduction") == "sum" or options.get("denominator") is not None:
+        return lambda targets, rows: None
+    ours = getattr(loss, "__module__", "").startswith("tinynet.")
+    names = inspect.signature(loss).parameters if ours else {}
+    if "ignore_index" not in names:
+        return lambda targets, rows: rows
+    ignored = options.get("ignore_index", names["ignore_index"].default)
+    weight = options.get("weight") if "pos_weight" not in names else None  # else the mean is one over numbers
+
+    def count(targets, rows):
+        targets = np.asarray(targets)
+        counts = targets != ignored  # all, where it is None
+        if weight is None or targets.dtype.kind == "f":
+            return int(np.count_nonzero(counts))
+        return float(np.asarray(weight, float)[targets[counts]].sum())
+
+    return count
+
+
+def _check_communicator(communicator, what):
+    missing = [name for name in NEEDED if not callable(getattr(communicator, name, None))]
+    if missing:
+        raise TypeError(
+            f"{what}: communicator must be one of mpi4py's, such as MPI.COMM_WORLD, got {communicator!r}, "
+            f"which has no {missing[0]}"
+        )
