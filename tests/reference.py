@@ -60,8 +60,10 @@ def binary_cross_entropy(
     p, t = np.asarray(p, float), np.asarray(t, float)
     counts = np.ones(p.shape, bool) if ignore_index is None else t != ignore_index
     q = (1 - label_smoothing) * t + label_smoothing / 2
-    losses = -weight * (pos_weight * q * np.log(p) + (1 - q) * np.log1p(-p))
-    dp = weight * ((1 - q) / (1 - p) - pos_weight * q / p)
+    a, b = weight * pos_weight * q, weight * (1 - q)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a term of factor 0 is 0, also where its logarithm is infinite
+        losses = -np.where(a > 0, a * np.log(p), 0) - np.where(b > 0, b * np.log1p(-p), 0)
+        dp = np.where(b > 0, b / (1 - p), 0) - np.where(a > 0, a / p, 0)
     return _reduced(np.where(counts, losses, 0), np.where(counts, dp, 0), counts.sum(), reduction, denominator)
 
 
@@ -85,8 +87,10 @@ def nll(l, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reducti
 
 def categorical_cross_entropy(p, targets, **options):
     """Of probabilities (N, C): the chain rule through their logarithms."""
-    value, dl = nll(np.log(p.astype(float)), targets, **options)
-    return value, dl / p
+    p = p.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, dl = nll(np.log(p), targets, **options)
+        return value, np.where(dl == 0, 0, dl / p)
 
 
 def sigmoid_focal(z, t, gamma=2.0, alpha=0.25, ignore_index=None, reduction="mean", denominator=None):
@@ -146,8 +150,10 @@ def huber(y, t, delta=1.0, reduction="mean", denominator=None):
 
 def kl_divergence(z, q, reduction="mean", denominator=None):
     z, q = np.asarray(z, float), np.asarray(q, float)
-    log_p = np.log(softmax(z))
-    terms = np.where(q > 0, q * (np.log(np.where(q > 0, q, 1)) - log_p), 0)
+    z = z - z.max(1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # 0 times the infinity of a masked class
+        terms = np.where(q > 0, q * (np.log(np.where(q > 0, q, 1)) - log_p), 0)
     dz = q.sum(1, keepdims=True) * np.exp(log_p) - q
     return _reduced(terms.sum(1), dz, len(z), reduction, denominator)
 
