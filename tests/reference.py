@@ -61,7 +61,7 @@ def binary_cross_entropy(
     counts = np.ones(p.shape, bool) if ignore_index is None else t != ignore_index
     q = (1 - label_smoothing) * t + label_smoothing / 2
     a, b = weight * pos_weight * q, weight * (1 - q)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a term of factor 0 is 0, also where its logarithm is infinite
+    with np.errstate(divide="ignore", invalid="ignore"):  # a factor of 0 makes 0 of inf, too
         losses = -np.where(a > 0, a * np.log(p), 0) - np.where(b > 0, b * np.log1p(-p), 0)
         dp = np.where(b > 0, b / (1 - p), 0) - np.where(a > 0, a / p, 0)
     return _reduced(np.where(counts, losses, 0), np.where(counts, dp, 0), counts.sum(), reduction, denominator)
