@@ -92,7 +92,7 @@ def test_the_readme_has_one_command_for_the_example_and_one_for_the_tests():
     example, tests = readme_commands()
     assert example.endswith(".venv/bin/python examples/01_train_digits.py")
     assert (ROOT / "examples" / "01_train_digits.py").exists()
-    assert "[test,compare,cuda]" in tests
+    assert "[test,compare,cuda,mpi]" in tests
     assert tests.endswith(".venv/bin/python -m pytest")
 
 

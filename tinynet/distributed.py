@@ -160,8 +160,10 @@ class Ranks:
         for rank, other in enumerate(runs):
             names = [name for name in {**runs[0], **other} if runs[0].get(name) != other.get(name)]
             if names:
-                texts = [f"{n} is {other.get(n, 'absent')} and not {runs[0].get(n, 'absent')}" for n in names]
-                raise ValueError(f"fit: rank {rank} was given another run than rank 0: there {'; '.join(texts)}")
+                texts = [f"{n} is {other.get(n, 'absent')} and not {runs[0].get(n, 'absent')}" for n in names[:4]]
+                more = f"; and {len(names) - 4} more" if len(names) > 4 else ""
+                text = "; ".join(texts) + more
+                raise ValueError(f"fit: rank {rank} was given another run than rank 0: there {text}")
 
     def known(self, error):
         """The error, which all ranks raise: nobody has to be told."""
