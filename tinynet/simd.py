@@ -34,8 +34,8 @@ FAST = frozenset({"reassoc", "nsz", "arcp", "contract", "afn"})
 # What Numba would otherwise also run on all threads, compiling each np.empty or a[i] = 0 as a loop of its own.
 NOT_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
 
-# NUMBA_BOUNDSCHECK=1 makes an index outside of its array an IndexError.  Numba leaves prange loops out of that, and
-# knows nothing of what is emitted as LLVM's instructions: then kernels run on one thread, and those check themselves.
+# NUMBA_BOUNDSCHECK=1 makes an index outside of its array an IndexError, for tests.  Numba leaves prange loops out of
+# that, and what is emitted as LLVM's instructions: so then kernels run on one thread, and `within` precedes those.
 CHECKED = bool(numba.config.BOUNDSCHECK) and not numba.config.DISABLE_JIT
 
 
@@ -274,7 +274,22 @@ def _piece(a, first, size):
     def body(a, first, size):
         return _view(a, first, size)
 
-    return body
+    def checked(a, first, size):
+        if size > 0:
+            within(a, first, size - 1, 0, 0)
+        return _view(a, first, max(size, 0))
+
+    return checked if CHECKED else body
+
+
+@helper
+def within(a, first, m, j, k):
+    """An IndexError unless a has the flat index `first`, and all that are up to m, j and k from there; each may be < 0.
+
+    What is emitted as LLVM's instructions is preceded by this where bounds are CHECKED.
+    """
+    if first + min(m, 0) + min(j, 0) + min(k, 0) < 0 or first + max(m, 0) + max(j, 0) + max(k, 0) >= a.size:
+        raise IndexError("a piece, or what a kernel takes from an array, lies partly outside of it")
 
 
 @kernel()

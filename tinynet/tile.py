@@ -33,7 +33,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinynet.simd import cached
+from tinynet.simd import CHECKED, cached, helper, within
 
 
 def _host_features():
@@ -331,7 +331,18 @@ def _while(builder, first, condition):
     builder.position_at_end(end)
 
 
-tile = _tile_in_python if numba.config.DISABLE_JIT else _tile_in_registers
+def _tile_within(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    M, N, J, K = size
+    if M > 0 and N > 0:
+        if J > 0 and K > 0:
+            within(a, a0, (M - 1) * a_step[0], (J - 1) * a_step[1], (K - 1) * a_step[2])
+            within(b, b0, (J - 1) * b_step[0], (K - 1) * b_step[1], N - 1)
+        within(start, s0, (M - 1) * s_step, N - 1, 0)
+        within(c, c0, (M - 1) * c_step, N - 1, 0)
+    _tile_in_registers(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+
+
+tile = _tile_in_python if numba.config.DISABLE_JIT else helper(_tile_within) if CHECKED else _tile_in_registers
 
 
 # --- a small matrix applied to rows of numbers ------------------------------------------------------------
@@ -376,7 +387,15 @@ def linear_map(matrix, add=False):
 
         return types.void(source, s0, s_step, result, r0, r_step, count), codegen
 
-    return apply
+    I, J = matrix.shape
+
+    def apply_within(source, s0, s_step, result, r0, r_step, count):
+        if count > 0:
+            within(source, s0, (J - 1) * s_step, count - 1, 0)
+            within(result, r0, (I - 1) * r_step, count - 1, 0)
+        apply(source, s0, s_step, result, r0, r_step, count)
+
+    return helper(apply_within) if CHECKED else apply
 
 
 def _linear_map_function(module, matrix, add, scalar):

@@ -59,7 +59,16 @@ def _square_in_registers(typing_context, source, s, s_step, result, r, r_step):
     return types.void(source, i64, i64, result, i64, i64), codegen
 
 
-square = _square_in_python if numba.config.DISABLE_JIT else _square_in_registers
+def _square_within(source, s, s_step, result, r, r_step):
+    simd.within(source, s, (SIDE - 1) * s_step, SIDE - 1, 0)
+    simd.within(result, r, (SIDE - 1) * r_step, SIDE - 1, 0)
+    _square_in_registers(source, s, s_step, result, r, r_step)
+
+
+if numba.config.DISABLE_JIT:
+    square = _square_in_python
+else:
+    square = simd.helper(_square_within) if simd.CHECKED else _square_in_registers
 
 
 @simd.kernel()

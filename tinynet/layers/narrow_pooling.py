@@ -64,7 +64,17 @@ def _max_in_lanes(typing_context, x, at, right, down, y, winner, to):
     return types.void(x, i64, i64, i64, y, winner, i64), codegen
 
 
-max_lanes = _max_in_python if numba.config.DISABLE_JIT else _max_in_lanes
+def _max_within(x, at, right, down, y, winner, to):
+    simd.within(x, at, right, down, LANES - 1)
+    simd.within(y, to, LANES - 1, 0, 0)
+    simd.within(winner, to, LANES - 1, 0, 0)
+    _max_in_lanes(x, at, right, down, y, winner, to)
+
+
+if numba.config.DISABLE_JIT:
+    max_lanes = _max_in_python
+else:
+    max_lanes = simd.helper(_max_within) if simd.CHECKED else _max_in_lanes
 
 
 @simd.kernel()
