@@ -24,8 +24,8 @@ has the expected loss
     (1 - r) L[t] + r / (C - 1) (sum_k L[k] - L[t])  =  (1 - r C / (C - 1)) L[t] + constant
 
 So as long as r < (C - 1) / C, here 0.9, what is best for the noisy labels is best for the true ones.  No such sum is
-constant for the other three.  The price: at first, p[t] is 1/10 or less for most digits, the pull is small, and training
-starts slowly.  With hundreds of classes it may not start at all (Zhang and Sabuncu 2018).
+constant for the other three.  The price: at first, p[t] is 1/10 or less for most digits, the pull is small, and
+training starts slowly.  With hundreds of classes it may not start at all (Zhang and Sabuncu 2018).
 
 Label smoothing and the focal loss are recommended for many ills, and sometimes for this one.  Here they end where
 cross-entropy does.  What helps that, too, is to stop early: the true labels, which agree with each other, are learnt
