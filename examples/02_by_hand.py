@@ -4,28 +4,39 @@
 
 A network is a function with adjustable numbers, its parameters: weights w and biases b.  This one maps an image of a
 handwritten digit, 8 x 8 pixels written as a row of 64 numbers, to ten scores, one for each digit; the largest is its
-answer.  In between are 32 "hidden" numbers.  For a batch of N images at once, one in each row:
+answer.  In between are 32 "hidden" numbers.  For a batch of N images at once, one in each row (b1 and b2 are added to
+every row; log is the natural logarithm, here and in all examples):
 
     a = x w1 + b1              x (N, 64)   w1 (64, 32)   b1 (32,)    weighted sums of the pixels
     h = max(a, 0)              h (N, 32)                             negative sums become 0: without that bend, the
                                                                      whole would be one weighted sum of the pixels
     z = h w2 + b2              z (N, 10)   w2 (32, 10)   b2 (10,)    the scores, called logits
-    p = exp(z) / sum exp(z)    p (N, 10)   softmax: scores become probabilities, positive and 1 in total
-    L = -mean log p[n, t[n]]   t (N,)      the loss: 0 if every true digit t[n] has probability 1, large where the
-                                           network is sure and wrong (examples 03 and 06 derive it)
+    p = exp(z) / sum exp(z)    p (N, 10)   softmax: the scores become probabilities, positive and 1 in total (the sum
+                                           is over the ten scores of the same image)
+    L = -mean log p[n, t[n]]   t (N,)      the loss, a mean over images: 0 if every true digit t[n] has
+                                           probability 1, large where the network is sure and wrong
+                                           (examples 03 and 06 show why it is this one)
 
 Training looks for parameters that make L small: it takes the derivative of L by every parameter, together called the
-gradient, and moves each parameter a little against its derivative; then the next batch.  The chain rule gives all of
-them, from the end to the beginning.  Write dz for dL/dz, and ask of each number which ones it touched, and times what:
+gradient, and moves each parameter a little against its derivative; then the next batch.  (This is stochastic gradient
+descent, SGD: stochastic, since batches are drawn at random.)  Once through all images is an epoch.
 
-    dz = (p - onehot(t)) / N       onehot(t) is 1 at the true digit and 0 elsewhere
+The chain rule gives all the derivatives, from the end to the beginning.  For one image, -log p[t] = log(sum_k
+exp(z[k])) - z[t].  By z[c], the first term has the derivative exp(z[c]) / sum_k exp(z[k]) = p[c], the second has -1 for
+c = t and else 0; the mean divides by N.  From there on, ask of each number which ones it touched, and times what.
+Write dz for dL/dz, an array like z, and so on:
+
+    dz = (p - onehot(t)) / N       onehot(t) (N, 10) is 1 at the true digit and 0 elsewhere
     dw2 = h' dz                    w2[i,o] touched z[n,o] of every image n, times h[n,i];  h' is h transposed
     db2 = column sums of dz        b2[o] touched z[n,o] of every image, times 1
     dh = dz w2'                    h[n,i] touched all ten z[n,o], times w2[i,o]
     da = dh where a > 0, else 0    the slope of max(a, 0) is 1 or 0
-    dw1 = x' da     db1 = column sums of da
+    dw1 = x' da                    as dw2 and db2: x is to a what h is to z
+    db1 = column sums of da
 
-That is all of backpropagation.  The classes do the same, compiled; so every number must agree, at every step.
+That is all of backpropagation.  The classes do the same, compiled: Dense is a weighted sum, and relu is max(a, 0).  So
+every number must agree at every step, apart from rounding.  The picture shows the loss from both; below it, how far
+apart any loss, derivative or parameter was at each step; and what some of the hidden numbers have learnt to look for.
 """
 
 import gallery
@@ -81,7 +92,9 @@ def main():
             assert differences[-1] < 1e-6, f"step {len(differences)}: the numbers differ by {differences[-1]}"
             by_hand.append(loss)
             by_classes.append(loss_of_classes)
-        print(f"epoch {epoch + 1:2}  loss by hand {loss:.15f}  by the classes {loss_of_classes:.15f}")
+        steps = len(by_hand) // (epoch + 1)
+        means = f"by hand {np.mean(by_hand[-steps:]):.15f}  by the classes {np.mean(by_classes[-steps:]):.15f}"
+        print(f"epoch {epoch + 1:2}  mean loss {means}")
     accuracy = (forward(x_test, *parameters)[2].argmax(axis=1) == t_test).mean()
     print(f"{len(differences)} steps; no loss, gradient or parameter ever differed by more than {max(differences):.1e}")
     print(f"{accuracy:.1%} of {len(t_test)} digits that it never saw are read rightly")

@@ -8,29 +8,41 @@ the lower half.  (Each is shifted and scaled to mean 0 and standard deviation 1,
 
 The model.  A weighted sum of the features, squeezed into (0, 1) by the sigmoid, is the probability of an 8:
 
-    z = x w + b        x (N, I) features, one image a row   w (I, 1) weights   b bias   z (N, 1) logits
-    p = 1 / (1 + exp(-z))
+    z = x w + b               x (N, I) features, one image a row   w (I, 1) weights   b bias, one number
+    p = 1 / (1 + exp(-z))     z (N, 1) logits   p (N, 1) probabilities
 
-The likelihood.  The model says "8" with probability p and "3" with probability 1 - p, which is p^t (1 - p)^(1 - t) for
-both (Bernoulli's distribution).  For all N images, taken as independent, these multiply.  The best w and b are those
-that make what was seen most probable.  A product of hundreds of numbers below 1 is too small to handle, so take the
-logarithm, which turns the product into a sum and has its maximum at the same place; change the sign, to minimise, and
-divide by N, so that the size of the data set doesn't matter:
+The likelihood.  The model says "8" with probability p and "3" with probability 1 - p.  In one formula, what is true
+gets p^t (1 - p)^(1 - t), for one exponent is 1 and the other 0 (Bernoulli's distribution).  For all N images, taken as
+independent, these multiply.  The best w and b are those that make what was seen most probable.  A product of hundreds
+of numbers below 1 is too small to handle, so take the logarithm, which turns the product into a sum and has its maximum
+at the same place; change the sign, to minimise, and divide by N, so that the size of the data set doesn't matter:
 
-    L = -1/N sum_n (t log p + (1 - t) log(1 - p))        the binary cross-entropy
+    L = -1/N sum_n (t log p + (1 - t) log(1 - p))        the binary cross-entropy   t (N, 1)
 
-The gradient.  The slope of the sigmoid is p (1 - p), so by the chain rule
+The gradient.  The slope of the sigmoid is dp/dz = exp(-z) / (1 + exp(-z))^2 = p (1 - p).  Write dz for dL/dz; then, by
+the chain rule,
 
-    dz = 1/N (-t / p + (1 - t) / (1 - p)) p (1 - p) = (p - t) / N        what was said, minus what is true
-    dw = x' dz        db = sum dz                                        x' is x transposed
+    dz = 1/N (-t / p + (1 - t) / (1 - p)) p (1 - p)
+       = 1/N (-t (1 - p) + (1 - t) p) = (p - t) / N      what was said, minus what is true
+    dw = x' dz        db = sum dz                        x' is x transposed: w[i] touched z[n] of every image n, times
+                                                         x[n,i], and b touched it times 1 (example 02)
 
-Gradient descent follows -dw and -db downhill in small steps.  Newton's method also uses the second derivatives, the
-matrix H = x' diag(p (1 - p)) x / N (a bias is the weight of a feature that is always 1), and jumps to the lowest point
-of the parabola that fits at the present place: w - H^-1 dw.  Since p (1 - p) > 0, u' H u >= 0 for every direction u:
-the loss is convex, a single bowl, and whoever goes downhill ends at its lowest point.  Both must agree, and do.
+Gradient descent follows -dw and -db downhill in small steps.  Newton's method also uses the second derivatives.  (Here
+the bias is one more entry of w, the weight of a feature that is always 1.)  Differentiate dw[i] = sum_n x[n,i] (p[n] -
+t[n]) / N once more, by w[j], which touches p[n] times p[n] (1 - p[n]) x[n,j]:
 
-Weights of all 64 pixels tell every 3 from every 8 here, and then the likelihood grows without end as w does.  So there
-the loss gets an extra term, decay/2 |w|^2, which prefers small weights and gives the bowl a lowest point again.
+    H[i,j] = sum_n x[n,i] p[n] (1 - p[n]) x[n,j] / N        H (I + 1, I + 1)
+
+The quadratic with the value, the gradient dw and these second derivatives at the present w has the gradient dw + H u at
+w + u.  That is 0, and the quadratic at its lowest point, where u = -H^-1 dw, and there Newton's method jumps.
+
+How many valleys are there?  Along a line in the direction u, the second derivative of the loss is u' H u =
+sum_n p[n] (1 - p[n]) (x u)[n]^2 / N.  That is above 0, unless x u is 0 for every image: the loss is convex, a single
+bowl without side valleys, and whoever goes downhill ends at its lowest point.  So the two methods must agree, and do.
+
+But a lowest point has to exist.  Weights of all 64 pixels can tell every 3 from every 8 here, and then the likelihood
+comes ever nearer to 1 as w grows, and w grows without end.  So there the loss gets an extra term, decay/2 times the sum
+of the squared weights, which prefers small weights and gives the bowl a lowest point again.
 """
 
 import gallery
@@ -39,8 +51,12 @@ import numpy as np
 import tinynet as tn
 
 
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
 def descend(x, t, lr, steps, decay=0.0):
-    """Gradient descent on all of x at once; the losses before each step and the weights, then bias, after each."""
+    """Gradient descent on all of x at once: the loss before each step, and [w, b] at the start and after each step."""
     model = tn.Sequential([tn.Dense(1, init="zeros")], input_shape=x.shape[1], dtype="float64")
     optimizer = tn.SGD(model, lr, weight_decay=decay)  # adds decay w to dw, and leaves the bias alone
     losses, path = [], [model.flat_values.copy()]
@@ -59,7 +75,7 @@ def newton(x, t, steps=12, decay=0.0):
     shrink = np.diag([decay] * (x.shape[1] - 1) + [0.0])
     path = [np.zeros(x.shape[1])]
     for _ in range(steps):
-        p = 1 / (1 + np.exp(-x @ path[-1]))
+        p = sigmoid(x @ path[-1])
         gradient = x.T @ (p - t[:, 0]) / len(x) + shrink @ path[-1]
         second = (x.T * (p * (1 - p))) @ x / len(x) + shrink
         path.append(path[-1] - np.linalg.solve(second, gradient))
@@ -85,14 +101,15 @@ def main():
     losses, path = descend(x, t, lr=4.0, steps=300)
     jumps = newton(x, t)
     best = jumps[-1]
-    p = 1 / (1 + np.exp(-(x @ best[:2] + best[2])))[:, None]
+    z = (x @ best[:2] + best[2])[:, None]
+    p, loss = sigmoid(z), tn.sigmoid_cross_entropy(z, t)[0]
     likelihood = np.prod(p**t * (1 - p) ** (1 - t))
-    loss = tn.sigmoid_cross_entropy((x @ best[:2] + best[2])[:, None], t)[0]
     print(f"two features, {len(x)} images:  w = {best[0]:.6f}, {best[1]:.6f}  b = {best[2]:.6f}")
     print(f"  likelihood {likelihood:.3e}, -log of it / N {-np.log(likelihood) / len(x):.9f}, loss {loss:.9f}")
-    print(f"  {((p > 0.5) == t).mean():.1%} right;  descent and Newton differ by {np.abs(path[-1] - best).max():.1e}")
+    gap = np.abs(path[-1] - best).max()
+    print(f"  {((p > 0.5) == t).mean():.1%} of these images right;  w and b of descent and Newton differ by {gap:.1e}")
     assert abs(-np.log(likelihood) / len(x) - loss) < 1e-12
-    assert np.abs(path[-1] - best).max() < 1e-6
+    assert gap < 1e-6
     assert np.all(np.diff(losses) <= 1e-15), "in a bowl, every small step leads down"
 
     pixels, decay = images.reshape(-1, 64), 0.03
@@ -101,14 +118,13 @@ def main():
     jumps_all = newton(x_all, t, decay=decay)
     accuracy = ((x_test @ path_all[-1][:64] + path_all[-1][64] > 0) == t_test[:, 0]).mean()
     gap = np.abs(path_all[-1] - jumps_all[-1]).max()
-    print(f"64 pixels, decay {decay}:  {accuracy:.1%} of {len(x_test)} new images right;  they differ by {gap:.1e}")
+    print(f"64 pixels, decay {decay}:  {accuracy:.1%} of {len(x_test)} new images right;  w and b differ by {gap:.1e}")
     assert gap < 1e-6
     assert accuracy > 0.9
 
     w0, w1 = np.meshgrid(np.linspace(-1, 4, 81), np.linspace(-1, 5.5, 81))
     z = x @ np.stack([w0.ravel(), w1.ravel()]) + best[2]  # (N, 81 * 81): all of the bowl, at Newton's b
-    bowl = tn.sigmoid_cross_entropy(z, np.broadcast_to(t, z.shape), reduction="none", grad=False)[0]
-    bowl = bowl.mean(axis=0).reshape(81, 81)
+    bowl = tn.sigmoid_cross_entropy(z, np.broadcast_to(t, z.shape), reduction="none")[0].mean(axis=0).reshape(81, 81)
     for height in (bowl, bowl.T):
         assert np.all(height[:-2] + height[2:] > 2 * height[1:-1]), "no point lies above the line between two others"
 
@@ -117,34 +133,30 @@ def main():
     for digit, colour, marker in ((0, tn.plots.ORANGE, "o"), (1, tn.plots.BLUE, "s")):
         left.plot(*x[t[:, 0] == digit].T, marker, color=colour, ms=4, alpha=0.6, label=f"{(3, 8)[digit]}s")
     f0, f1 = np.meshgrid(np.linspace(-1.5, 3.5, 100), np.linspace(-1.5, 3.5, 100))
-    lines = left.contour(
-        f0, f1, 1 / (1 + np.exp(-(f0 * best[0] + f1 * best[1] + best[2]))), [0.1, 0.5, 0.9], colors="k"
-    )
+    lines = left.contour(f0, f1, sigmoid(f0 * best[0] + f1 * best[1] + best[2]), [0.1, 0.5, 0.9], colors="k")
     left.clabel(lines, fmt="p = %.1f")
     left.legend(frameon=False)
     gallery.plain(left, title="Two features, and the probability of an 8")
     left.set(xlabel="ink on the left, upper half", ylabel="ink on the left, lower half")
 
-    levels = bowl.min() + np.geomspace(0.003, 1.5, 14)
-    middle.contour(w0, w1, bowl, levels, colors=[tn.plots.GREY], linewidths=0.7)
+    middle.contour(w0, w1, bowl, bowl.min() + np.geomspace(0.003, 1.5, 14), colors=[tn.plots.GREY], linewidths=0.7)
     middle.plot(path[:, 0], path[:, 1], ".-", color=tn.plots.BLUE, label="gradient descent")
     middle.plot(jumps[:, 0], jumps[:, 1], "o--", color=tn.plots.ORANGE, ms=5, label="Newton's method")
     middle.plot(*best[:2], "k*", ms=12)
     middle.legend(frameon=True, loc="lower right")
     gallery.plain(middle, title="The loss is a bowl, and both end at its lowest point")
-    middle.set(xlabel="first weight (b is the best)", ylabel="second weight")
+    middle.set(xlabel="first weight (contours: the loss at the best b)", ylabel="second weight")
 
-    for points, colour, name in (
-        (path, tn.plots.BLUE, "descent, 2 features"),
-        (path_all, tn.plots.GREEN, "descent, 64 pixels"),
-        (jumps, tn.plots.ORANGE, "Newton, 2 features"),
-        (jumps_all, tn.plots.RED, "Newton, 64 pixels"),
+    for points, end, colour, name in (
+        (path, best, tn.plots.BLUE, "descent, 2 features"),
+        (path_all, jumps_all[-1], tn.plots.GREEN, "descent, 64 pixels"),
+        (jumps, best, tn.plots.ORANGE, "Newton, 2 features"),
+        (jumps_all, jumps_all[-1], tn.plots.RED, "Newton, 64 pixels"),
     ):
-        end = jumps_all[-1] if points.shape[1] == 65 else best
         right.loglog(np.arange(1, len(points)), np.abs(points[1:] - end).max(axis=1), color=colour, label=name)
     right.legend(frameon=False, ncols=2, loc="upper center", fontsize=9)
-    gallery.plain(right, title="How far from Newton's last coefficients", xlabel="step", ylabel="largest difference")
-    right.set(ylim=(1e-15, 1e3), yticks=[1, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15])
+    gallery.plain(right, "How far from the end of Newton's method", ylabel="largest difference in w, b")
+    right.set(xlabel="step", ylim=(1e-15, 1e3), yticks=[1, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15])
     gallery.finish(figure, options)
 
 

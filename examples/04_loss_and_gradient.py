@@ -4,21 +4,25 @@
 
 A network answers a yes-or-no question with one number, the logit z, and p = 1 / (1 + exp(-z)) is the probability that
 it gives to "yes".  Suppose that yes is true.  A loss says how bad that p is.  Its derivative with respect to z, the
-gradient, says how hard training pushes z: a step of gradient descent moves z by -lr dL/dz, so what is negative here
-pushes z up, to where it belongs.  Four losses:
+gradient, says how hard training pushes z: gradient descent moves z against it, so what is negative here pushes z up, to
+where it belongs.  Four losses:
 
     cross-entropy    L = -log p                 dL/dz = p - 1
     squared error    L = (1 - p)^2              dL/dz = -2 (1 - p) p (1 - p)
     focal, gamma 2   L = -(1 - p)^2 log p       dL/dz = (1 - p)^2 (2 p log p + p - 1)
     hinge            L = max(0, 1 - z)          dL/dz = -1 where z < 1, else 0
 
-By the chain rule each of the first three is dL/dp times dp/dz, and dp/dz = p (1 - p), the slope of the sigmoid, which
-is nearly 0 where the network is sure of anything, be it right or wrong.  The cross-entropy's dL/dp = -1 / p grows just
-fast enough to make up for that: -1/p times p (1 - p) is p - 1.  Nothing of it is lost: confident and wrong is where it
-pulls hardest.  The squared error's dL/dp is at most 2, and the slope wins: confident and wrong is where it gives up.
+By the chain rule each of the first three is dL/dp times dp/dz, and dp/dz = p (1 - p), the slope of the sigmoid (example
+03), which is nearly 0 where the network is sure of anything, be it right or wrong.  The cross-entropy's dL/dp = -1 / p
+grows just fast enough to make up for that: -1/p times p (1 - p) is p - 1.  Nothing of it is lost: confident and wrong
+is where it pulls hardest.  The squared error's dL/dp = -2 (1 - p) is never beyond -2, and the slope wins: the product
+-2 (1 - p)^2 p is strongest at p = 1/3, and confident and wrong is where it gives up.
 
-The focal loss lets go of what is nearly right sooner, so that many easy examples can't outvote a few hard ones.  The
-hinge loss knows no probabilities, only the score z; it pulls with full force until z is 1, and then not at all.
+The focal loss (Lin et al. 2017) is the cross-entropy times (1 - p)^gamma.  By the product rule, dL/dp =
+2 (1 - p) log p - (1 - p)^2 / p; times p (1 - p), that is the gradient above.  It lets go sooner of what is nearly
+right, so that many easy questions can't outvote a few hard ones, and below p = 0.3 it even pulls a little harder than
+the cross-entropy.  The hinge loss (Cortes and Vapnik 1995) knows no probabilities, only the score z; it pulls with full
+force until z is 1, where p is 0.73, and then not at all.
 """
 
 import gallery
@@ -30,7 +34,7 @@ import tinynet as tn
 def main():
     options = gallery.options(__doc__)
     # From 1 to 99 of 100, evenly in p, and further out than that at both ends; z follows from p.
-    end = np.geomspace(1e-6, 0.01, 50)
+    end = np.geomspace(1e-6, 0.01, 41)
     p = np.concatenate([end, np.linspace(0.01, 0.99, 491)[1:-1], 1 - end[::-1]])
     z, yes = np.log(p / (1 - p)), np.ones_like(p)
     slope = p * (1 - p)
@@ -41,6 +45,7 @@ def main():
     curves = {
         "cross-entropy": tn.sigmoid_cross_entropy(z, yes, reduction="none"),
         "squared error": (squared, squared_gradient * slope),
+        # Its alpha would weigh yes and no differently.
         "focal, gamma 2": tn.sigmoid_focal(z, yes, gamma=2.0, alpha=None, reduction="none"),
         "hinge": tn.hinge(z, yes, reduction="none"),
     }
@@ -54,7 +59,7 @@ def main():
         print(f"{what:>16} " + "".join(f"{name:>16}" for name in curves))
         for probability in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99):
             at = np.abs(p - probability).argmin()
-            print(f"{f'p = {p[at]:.3f}':>16} " + "".join(f"{curve[k][at] + 0.0:16.4f}" for curve in curves.values()))
+            print(f"{f'p = {p[at]:.3f}':>16} " + "".join(f"{curve[k][at] + 0.0:16.6f}" for curve in curves.values()))
     for name, (_, gradient) in curves.items():
         assert np.abs(gradient - formulas[name]).max() < 1e-12, (
             f"{name}: the formula above is not what tinynet computes"
@@ -64,6 +69,9 @@ def main():
     hardest = {name: p[np.abs(gradient).argmax()] for name, (_, gradient) in curves.items()}
     assert hardest["cross-entropy"] == p[0], "confident and wrong is where cross-entropy pulls hardest"
     assert abs(hardest["squared error"] - 1 / 3) < 0.002, "the squared error pulls hardest at p = 1/3"
+    crossing = p[(curves["focal, gamma 2"][1] < curves["cross-entropy"][1]) & (p < 0.9)].max()
+    print(f"the focal loss pulls harder than cross-entropy up to p = {crossing:.3f}")
+    assert 0.29 < crossing < 0.3
     given_up = curves["cross-entropy"][1][0] / curves["squared error"][1][0]
     print(f"at p = {p[0]:.0e} cross-entropy pulls {given_up:,.0f} times as hard as the squared error")
 
@@ -75,9 +83,7 @@ def main():
         left.plot(p, loss, color=colour, lw=width, label=name)
         right.plot(p, gradient, color=colour, lw=width, label=name)
     gallery.plain(left, "Loss: how bad is it?", ylabel="loss", ylim=(0, 5))
-    gallery.plain(
-        right, "Gradient: which way is z pushed, and how hard?", ylabel="gradient with respect to the logit z"
-    )
+    gallery.plain(right, "Gradient: which way is z pushed, and how hard?", ylabel="dL/dz  (below 0: z is pushed up)")
     right.set(ylim=(-1.3, 0.1))
     ends = "sure, and wrong" + 22 * " " + "unsure" + 22 * " " + "sure, and right"
     for panel in (left, right):

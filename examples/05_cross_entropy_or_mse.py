@@ -3,24 +3,30 @@
     python examples/05_cross_entropy_or_mse.py
 
 The question: is this digit 5 or more?  The network has 32 hidden numbers (example 02) and ends in one logit z, whose
-sigmoid p is the probability of "yes".  Its last bias starts at 8, so at first it says yes to everything, with p near
-0.9997: wrong on every other image, and sure of it.  Sigmoids at one of their flat ends are called saturated.
+sigmoid p is the probability of "yes" (example 03).  Its last bias starts at 8, and what the random weights add is
+between -1.4 and 0.4.  So at first it says yes to everything, with p above 0.998: wrong on half of the images, and sure
+of it.  Sigmoids at one of their flat ends are called saturated.
 
-It is trained twice, with the same start, batches and step size, on two losses (example 04 draws both):
+It is trained with the same start and batches on two losses (example 04 draws both), and on the second once more with
+steps 10 times as large.  For a batch of N images, z, p and t (N, 1), where t is 1 for 5 or more and else 0:
 
     cross-entropy   L = mean of -t log p - (1 - t) log(1 - p)         dL/dz = (p - t) / N
     squared error   L = mean of (p - t)^2                             dL/dz = 2 (p - t) p (1 - p) / N
 
 The gradient with respect to every parameter is dL/dz times other things, which are the same for both.  On an image
-that is not 5 or more, t = 0 and p = 0.9997: the cross-entropy's dL/dz is 0.9997 / N, the squared error's 0.0007 / N.
-The network is as wrong as can be, and learns hardly anything from it: the gradient has vanished.  It does get away from
-there in the end, with larger steps sooner; the surer it was at the start, the longer it takes.  The cross-entropy has
-no such wait.
+that is not 5 or more, where t = 0 and, say, z = 7.4 and so p = 0.9994, the cross-entropy's dL/dz is 0.9994 / N, the
+squared error's 2 x 0.9994 x 0.9994 x 0.0006 / N = 0.0012 / N.  The network is as wrong as can be, and learns hardly
+anything from it: the gradient has vanished.  It does get away from there in the end, with larger steps sooner, and then
+comes to answer as well as the other.  The wait is the price, and the cross-entropy does not pay it.
 
-The right panel says the same of a whole loss.  It walks along a line in the space of all weights, through a good
-logistic regression (s = 1) and beyond the one that says the opposite (s = -1).  The cross-entropy is convex: its slope
-grows all the way, and every point of the line knows the way down.  The squared error after a sigmoid is not convex: it
-levels off where nearly everything is wrong, at a plateau from which there is no way down to be felt.
+The left panel shows how long the whole gradient is, the root of the sum of its squares, called its norm; the middle one
+how many test images are answered rightly, of which guessing gets half.  An epoch is once through all training images.
+
+The right panel shows the plateau in the loss of all training images.  To have only one direction to look in, it takes
+a logistic regression (example 03), trained until it is good, and multiplies its weights and bias by s: 1 is good, 0
+knows nothing, -1 says the opposite.  Its cross-entropy is convex: the farther from the lowest point, the steeper, so
+every point of the line knows the way down.  The squared error after a sigmoid is not convex: it levels off where nearly
+everything is wrong, on a plateau where hardly any slope shows the way down.
 """
 
 import gallery
@@ -37,7 +43,7 @@ def squared_error_of_logits(z, t):
 
 
 def train(loss, lr, x, t, x_test, t_test, epochs):
-    """The size of the gradient at every step, and the share of right answers on the test images after every epoch."""
+    """The norm of the gradient at every step, and the share of right answers on the test images after every epoch."""
     model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(1)], input_shape=64, seed=0, dtype="float64")
     model.layers[1].parameters[1].value[...] = 8.0  # the bad start
     optimizer = tn.SGD(model, lr)
@@ -78,8 +84,9 @@ def main():
         ("squared error, steps 10 times as large", squared_error_of_logits, 1.0),
     ):
         sizes, right = runs[name] = train(loss, lr, x, t, x_test, t_test, epochs)
-        print(f"{name}: gradient {sizes[0]:.5f} at the first step; right after", end=" ")
-        print(", ".join(f"{epoch} epochs {right[epoch]:.1%}" for epoch in (0, 1, 2, 5, 10, 20, 40) if epoch <= epochs))
+        print(f"{name}: norm of the gradient {sizes[0]:.5f} at the first step")
+        shares = [f"{right[epoch]:.1%} ({epoch})" for epoch in (0, 1, 2, 5, 10, 20, 40) if epoch <= epochs]
+        print("  test images answered rightly (after so many epochs): " + "  ".join(shares))
     entropy, squared, faster = runs.values()
     ratio = entropy[0][0] / squared[0][0]
     print(f"at the start, the gradient of cross-entropy is {ratio:.0f} times as large")
@@ -88,28 +95,26 @@ def main():
     assert squared[1][5] < 0.55, "the squared error still says yes to everything"
 
     s, bowl, plateau = line(x, t)
-    assert np.all(np.diff(bowl, 2) > 0), "cross-entropy is convex: its slope grows all the way"
+    assert np.all(np.diff(bowl, 2) > 0), "cross-entropy is convex: its second derivative is above 0 all the way"
     assert np.diff(plateau, 2).min() < 0, "the squared error of a sigmoid is not"
     slopes = [np.abs(np.gradient(curve, s)) for curve in (bowl, plateau)]
     for name, slope in zip(("cross-entropy", "squared error"), slopes, strict=True):
         print(f"{name}: at s = -3 its slope is {slope[0] / slope.max():.1%} of its steepest on the line")
 
-    figure = tn.plots.figure(13, 4.2)
+    figure = tn.plots.figure(13, 4.6)
     left, middle, right = figure.subplots(1, 3)
     styles = ((tn.plots.BLUE, "-"), (tn.plots.ORANGE, "-"), (tn.plots.ORANGE, ":"))
     for (name, (sizes, correct)), (colour, style) in zip(runs.items(), styles, strict=True):
         left.semilogy(np.arange(epochs) + 0.5, sizes.reshape(epochs, -1).mean(axis=1), style, color=colour, lw=2)
-        middle.plot(correct, style, color=colour, lw=2, label=name.replace(", ", ",\n"))
-    middle.legend(frameon=False, loc="lower right")
+        middle.plot(correct, style, color=colour, lw=2, label=name)
+    figure.legend(*middle.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     right.plot(s, bowl / bowl[60], color=tn.plots.BLUE, lw=2)
     right.plot(s, plateau / plateau[60], color=tn.plots.ORANGE, lw=2)
     right.text(-1.3, 5.1, "cross-entropy:\nconvex", color=tn.plots.BLUE)
     right.text(-2.9, 2.4, "squared error:\nlevels off", color=tn.plots.ORANGE)
-    gallery.plain(left, "Size of the gradient, mean of each epoch", xlabel="epoch", ylabel="norm of the gradient")
-    gallery.plain(middle, "Test images answered rightly", xlabel="epoch", ylabel="share", ylim=(0.3, 1))
-    gallery.plain(
-        right, "The losses along a line through weight space", ylabel="loss (that of s = 0 is 1)", ylim=(0, 6)
-    )
+    gallery.plain(left, "Norm of the gradient, mean of each epoch", xlabel="epoch", ylabel="norm of the gradient")
+    gallery.plain(middle, "Share of test images answered rightly", xlabel="epoch", ylabel="share", ylim=(0.4, 1))
+    gallery.plain(right, "The losses along a line through weight space", ylabel="loss / loss at s = 0", ylim=(0, 6))
     right.set(xlabel="s:  opposite of good (-1), nothing (0), good (1)")
     gallery.finish(figure, options)
 

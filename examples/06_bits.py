@@ -6,27 +6,36 @@ A pixel of the handwritten digits has one of 17 values, 0 (paper) to 16 (ink).  
 0s and 1s: short words for frequent values, so that the whole is short.  (No word may be the beginning of another one,
 or nobody could tell where a word ends.)  What is the shortest that the whole can be?
 
-P(x) is how often value x occurs.  A word of k bits is one of 2^k, so it suits a value of probability 1/2^k; the other
-way round, a value of probability P(x) deserves a word of log2 1/P(x) bits, its surprise.  The mean of that is
+P(x) is the share of the pixels with value x.  2^k values that come equally often, each with probability 1/2^k, take
+words of k bits; the other way round, a value of probability P(x) deserves a word of log2 1/P(x) = -log2 P(x) bits, its
+surprise.  (log2 is the logarithm to base 2.)  The mean of that over all pixels is
 
-    H(P) = -sum_x P(x) log2 P(x)              the entropy, and no code takes fewer bits a value than that (Shannon 1948)
+    H(P) = -sum_x P(x) log2 P(x)              the entropy.  No code with a word for each value takes fewer bits a value
+                                              (Shannon 1948)
 
 If somebody believes that the values come with probabilities Q(x), and makes the words for that, the words are
-log2 1/Q(x) bits long; but the values still come as P says, so the mean length is
+-log2 Q(x) bits long; but the values still come as P says, so the mean length is
 
     H(P, Q)    = -sum_x P(x) log2 Q(x)        the cross-entropy
-    KL(P || Q) = H(P, Q) - H(P)               the Kullback-Leibler divergence: what the wrong belief costs.  It is never
-                                              below 0, and 0 only where Q = P
+    KL(P || Q) = H(P, Q) - H(P)               the Kullback-Leibler divergence: what the wrong belief costs
+               = sum_x P(x) log2(P(x) / Q(x))
+
+It is never below 0, and 0 only where Q = P: log u <= u - 1, with equality only at u = 1, so in natural logarithms
+-KL(P || Q) = sum_x P(x) log(Q(x) / P(x)) <= sum_x P(x) (Q(x) / P(x) - 1) = sum_x Q(x) - sum_x P(x) = 0.
 
 Words have whole numbers of bits, so a real code can only come near to that.  Huffman's (1952) comes nearest to H(P):
 put the two rarest values together, which lengthens their words by one bit, count them as one value, and repeat.
+Here it is made for P and for three beliefs Q: the shares in other images, all values alike, and each value half as
+frequent as the one before (ink is rare).  In the middle panel its price is above H(P, Q) where Q asks for words of
+log2 17 = 4.09 bits, and the same where Q asks for whole bits.
 
 With natural logarithms the unit is called nat instead of bit; 1 nat is 1 / log 2 = 1.44 bits.
 
-And training?  Let P be what is true, and Q what a model says, here the softmax of 17 logits.  H(P) doesn't depend on
-the model, so minimising the cross-entropy is minimising the divergence: the gradients are the same, and the model ends
-at Q = P.  A classifier does this for each image, where P is 1 for the true class, so that H(P) = 0 and H(P, Q) is
--log Q(true class), the loss of the other examples.
+And training?  Let P be what is true, and Q what a model says, here the softmax of 17 logits z (1, 17) and nothing else:
+Q(x) = exp(z[x]) / sum exp(z) (example 02).  H(P) doesn't depend on the model, so minimising the cross-entropy is
+minimising the divergence: the gradients are the same, and the model ends at Q = P.  A classifier does this for each
+image, where P is 1 for the true class, so that H(P) = 0 and H(P, Q) is -log Q(true class), the loss of the other
+examples.
 """
 
 import heapq
@@ -42,9 +51,7 @@ VALUES = 17
 
 def huffman(q):
     """The word of each value, as text of 0s and 1s: the best code for values that come as q says."""
-    heap = [
-        (probability, x, {x: ""}) for x, probability in enumerate(q)
-    ]  # x breaks ties, so that no words are compared
+    heap = [(probability, x, {x: ""}) for x, probability in enumerate(q)]  # x is there to decide between equals
     heapq.heapify(heap)
     while len(heap) > 1:
         rarest, tie, zeros = heapq.heappop(heap)
@@ -66,7 +73,7 @@ def decoded(bits, words):
 
 
 def frequencies(pixels):
-    """How often each value occurs.  Each is counted once more than it is, so that none is held to be impossible."""
+    """The share of each value.  Each is counted once more than it is, so that none is held to be impossible."""
     return (np.bincount(pixels, minlength=VALUES) + 1) / (len(pixels) + VALUES)
 
 
@@ -97,6 +104,8 @@ def main():
         assert paid[name] >= H, "nothing is cheaper than the entropy"
     assert paid["P itself"] == min(paid.values()), "the right belief is the cheapest"
     assert paid["P itself"] < H + 1, "whole bits cost less than one more"
+    exact = cross_entropy(P, beliefs["ink is rare"], base=2)
+    assert abs(paid["ink is rare"] - exact) < 1e-12, "where Q asks for whole bits, the code pays H(P, Q)"
     right, _, wrong = (kl_divergence(P, Q) for Q in beliefs.values())
     assert right < 0.01 < 1 < wrong
 
@@ -106,7 +115,7 @@ def main():
         divergence, same = tn.kl_divergence(z, P[None])
         assert np.abs(gradient - same).max() < 1e-15, "one gradient for both"
         curve.append((value, divergence))
-        z -= gradient
+        z -= gradient  # gradient descent, with steps of 1 times the gradient
     curve = np.array(curve) / np.log(2)
     Q = np.exp(z[0]) / np.exp(z[0]).sum()
     print(f"a softmax trained on cross-entropy:  H(P, Q) {curve[0, 0]:.4f} -> {curve[-1, 0]:.4f} bits", end="")
@@ -121,8 +130,8 @@ def main():
     for name, Q in beliefs.items():
         left.plot(Q, "o-", color=colours[name], ms=3, lw=1.2, label=f"Q: {name}")
     left.legend(frameon=False, fontsize=9)
-    gallery.plain(left, "How often a pixel has each value", xlabel="value (0 paper, 16 ink)", ylabel="probability")
-    left.set(yscale="log", ylim=(0.01, 1), xticks=range(0, VALUES, 4))
+    gallery.plain(left, "How often each value comes, or is believed to", ylabel="probability", ylim=(0.01, 1))
+    left.set(xlabel="value (0 paper, 16 ink)", yscale="log", xticks=range(0, VALUES, 4))
 
     names = ["P itself", *beliefs]
     divergences = [kl_divergence(P, Q, base=2) for Q in (P, *beliefs.values())]
@@ -131,7 +140,7 @@ def main():
     middle.plot(range(4), list(paid.values()), "D", color="black", ms=6, label="Huffman's code, measured")
     middle.set_xticks(range(4), [name.replace(" ", "\n", 1) for name in names], fontsize=9)
     middle.legend(frameon=False, loc="upper left", fontsize=9)
-    gallery.plain(middle, "H(P, Q) = H(P) + KL(P || Q)", ylabel="bits a pixel")
+    gallery.plain(middle, "H(P, Q) = H(P) + KL(P || Q)", xlabel="Q", ylabel="bits a pixel")
 
     right.plot(curve[:41, 0], color=tn.plots.BLUE, lw=2, label="H(P, Q)")
     right.plot(curve[:41, 1], color=tn.plots.ORANGE, lw=2, label="KL(P || Q)")

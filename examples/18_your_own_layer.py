@@ -2,14 +2,15 @@
 
     python examples/18_your_own_layer.py
 
-Swish is an activation with a number to learn for each of its C inputs (Ramachandran, Zoph and Le 2017):
+An activation is the bend between two weighted sums (example 02).  Swish is one with a number to learn for each of its C
+inputs, the slope b (Ramachandran, Zoph and Le 2017):
 
     y = x s        s = 1 / (1 + exp(-b x))         x (N, C)   b (C,)   s (N, C)   y (N, C)
 
 With b = 0 it is x / 2, a straight line; with b = 1 it bends gently; with a large b it is nearly max(x, 0), the ReLU.
 
 Backward.  Given dy = dL/dy, ask of each number: which y did it touch, and times what?  s is the sigmoid of b x, and the
-sigmoid's slope is s (1 - s):
+sigmoid's derivative is s (1 - s) (example 03); the chain rule adds a factor b for x, and a factor x for b:
 
     x[n,c]  touched y[n,c], by the product rule times s + x s (1 - s) b:    dx = (s + b x s (1 - s)) dy
     b[c]    touched y[n,c] of every sample n, times x s (1 - s) x:          db = sum_n x^2 s (1 - s) dy
@@ -18,8 +19,9 @@ A layer is a class with build, which allocates the parameters; forward, which ke
 only; and backward, which fills the parameters' gradients and returns dx.  NumPy does for a layer of your own; when it
 becomes the slow part, its loops can be compiled as those in tinynet/layers are.
 
-Is the derivation right?  tn.gradcheck moves every input and every b a little, and looks how the output changes.  To see
-that it would notice, it also gets a layer with the commonest of mistakes: a forgotten term of the product rule.
+Is the derivation right?  tn.gradcheck moves every input and every b a little, and compares how the output changes with
+what backward says.  To see that it would notice, it also gets a layer with a forgotten term of the product rule, called
+Forgetful, and must print FAILED for that one's inputs.
 """
 
 import gallery
@@ -36,6 +38,7 @@ class Swish(tn.Layer):
         if len(self.input_shape) != 1:
             raise ValueError(f"{self.label}: expected vectors, input shape (C,), got {self.input_shape}")
         self.parameters = [tn.Parameter("slope", np.ones(self.input_shape, self.dtype), decay=False)]
+        self.flops = 4 * self.input_shape[0]  # operations for one sample: multiply, exponentiate, add, divide
         return self.output_shape
 
     def forward(self, x, training=False):
@@ -98,7 +101,7 @@ def main():
         accuracy = histories[name]["val_accuracy"][-1]
         print(f"{name}: test accuracy {accuracy:.4f}, training loss {histories[name]['loss'][-1]:.4f}")
         assert accuracy > (0.85 if options.quick else 0.94)
-    slopes = np.array(slopes[:epochs])
+    slopes = np.array(slopes[:epochs])  # those of the first training
     print(f"the {slopes.shape[1]} slopes b, all 1 at first, are now {slopes[-1].min():.2f} to {slopes[-1].max():.2f}")
     assert slopes[-1].std() > 0.01, "each hidden number has found a slope of its own"
 
