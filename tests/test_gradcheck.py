@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tinynet.gradcheck import check
+from tinynet.layers.activations import ReLU, Tanh
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Residual
+from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -54,6 +55,18 @@ def test_a_right_layer_passes():
     assert result.passed
     assert list(result.errors) == ["input"]
     assert result.max_error < 1e-9
+
+
+def test_where_every_gradient_is_zero_by_nature_rounding_is_no_error():
+    for seed in range(30):
+        x = 1 + np.abs(np.random.default_rng(seed).standard_normal((3, 4)))  # above 0, where ReLU(x) is x
+        for layers, some in (
+            ([Concat([ReLU()]), Softmax()], x[:, :1]),
+            ([Dropout(0.9), ReLU(), Tanh()], 5 * x),
+        ):
+            result = check(Sequential(layers, some.shape[1:]), some, seed=seed)
+            assert result.passed, result
+    assert not check(Square(1.001), 1e-3 * np.ones((4, 3))).passed
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 0.0, 1.001, 1 + 1e-6, np.nan])

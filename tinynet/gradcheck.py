@@ -94,8 +94,9 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
             difference[k] = min(difference[k], abs(found[k] - again))
         differences[name] = difference.max(initial=0)
     # A gradient that is zero by nature, such as that of a bias before a softmax, is all rounding: its error is
-    # seen against the other gradients.
-    floor = 1e-3 * max(largest.values())
+    # seen against the other gradients, and where all are zero, against what rounding of y makes of a slope.
+    rounding = 4 * np.finfo(np.float64).eps * float(np.linalg.norm(np.ravel(output() * g))) / STEP
+    floor = max(1e-3 * max(largest.values()), rounding / tolerance if tolerance > 0 else 0.0)
     errors = {name: float(d / max(largest[name], floor)) if d else 0.0 for name, d in differences.items()}
     counts = {
         name: f"all {array.size}" if len(chosen[name]) == array.size else f"{len(chosen[name])} of {array.size}"
