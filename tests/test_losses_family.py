@@ -528,6 +528,8 @@ def test_focal_losses_of_extreme_logits(gamma, dtype):
         assert losses[4] == pytest.approx(math.log(2) / 2**gamma, rel=1e-6)
         losses, gradient = sigmoid_focal(z[:2], [0.25, 0.25], gamma, None, reduction="none")
         np.testing.assert_allclose(losses, [0.75**gamma * 0.75 * size, 0.25**gamma * 0.25 * size], rtol=1e-6)
+        for alpha, wrong in ((0.0, -size), (1.0, size)):  # a target that weighs nothing
+            assert sigmoid_focal(np.array([wrong], dtype), [1 - alpha], gamma, alpha) == (0, [0])
         if size < INF:
             rows = np.array([[size, 0, -size], [size, 0, -size], [1, 1, 1]], dtype)
             losses, gradient = softmax_focal(rows, [0, 2, 1], gamma, reduction="none")
@@ -559,6 +561,9 @@ def test_margins_and_regressions_of_extreme_numbers(dtype):
         losses, gradient = multiclass_hinge(rows, [0, 2, 0, 1], reduction="none")
         np.testing.assert_allclose(losses, [0, size, NAN, 1], rtol=1e-4)
         np.testing.assert_allclose(gradient, [[0, 0, 0], [1 / 3, 1 / 3, -2 / 3], [NAN] * 3, [0, -1 / 3, 1 / 3]], 1e-6)
+    single = multiclass_hinge(np.array([[2], [NAN]], dtype), [0, 0], reduction="none")
+    np.testing.assert_array_equal(single[0], [0, NAN])
+    np.testing.assert_array_equal(single[1], [[0], [NAN]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -30,7 +30,7 @@ THREADS_FROM = 32768  # scores; below, waking the threads costs more than they s
 def row_loss(z, t):
     """sum_c h[c], in float64, and how many of them are above 0; a NaN in z makes the sum one."""
     zero, one, right = z.dtype.type(0), z.dtype.type(1), z[t]
-    total, violations = 0.0, 0
+    total, violations = np.nan if right != right else 0.0, 0  # which shows also where there is no other class
     for c in range(z.size):
         h = z[c] - right + one
         h = zero if h <= zero or c == t else h

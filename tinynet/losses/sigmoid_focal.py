@@ -18,7 +18,7 @@ For t = 1, r = -p, and for t = 0, r = 1 - p; so r stays finite where q goes to 0
 
 Stable form.  u = exp(-|z|) gives p and 1 - p as 1 / (1 + u) and u / (1 + u), one or the other way, so that neither
 comes from a subtraction, and q is a sum of products of them; q^gamma = exp(-gamma (-log q)); H as in
-sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit, 0.
+sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit, 0, also where f is 0.
 
 One pass over the logits, and one over the targets before, which checks and counts them.
 
@@ -57,8 +57,9 @@ def terms(z, t, gamma, yes, no, ignored, scale, losses, g):
         r = zero if q == zero else (miss - t[i]) * p * rest / q
         rise = zero if r == zero else gamma * r * entropy
         f = yes * t[i] + no * miss
+        loss = zero if f == zero and entropy == np.inf else f * (power * entropy)
         counts = t[i] != ignored
-        losses[i] = f * (power * entropy) if counts else zero
+        losses[i] = loss if counts else zero
         g[i] = scale * f * power * (miss * p - t[i] * rest + rise) if counts else zero
 
 
