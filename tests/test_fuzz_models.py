@@ -367,7 +367,7 @@ def made(plan):
 def laid_out(x, layout):
     """The same numbers elsewhere in memory."""
     if layout == "reversed":
-        return np.ascontiguousarray(x.T).T
+        return x.T.copy().T
     if layout == "strided":
         return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
     if layout == "other byte order":
