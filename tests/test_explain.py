@@ -10,7 +10,7 @@ import pytest
 import tinynet as tn
 from tinynet.explain import FORMULAS, Explanation
 from tinynet.layers.base import Layer, Parameter
-from tinynet.training import LOSSES
+from tinynet.losses.by_name import LOSSES
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((6, 8, 8, 1)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet import training
+from tinynet import resume
 
 KILLS = int(os.environ.get("TINYNET_KILLS", "4"))
 
@@ -213,7 +213,7 @@ def test_a_new_run_takes_the_place_of_an_older_one_at_once(path):
 
 
 def test_within_an_epoch_the_file_is_written_when_it_is_old(path, monkeypatch, never_stopped):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
     copies = []
 
     def copy(step):
@@ -229,7 +229,7 @@ def test_within_an_epoch_the_file_is_written_when_it_is_old(path, monkeypatch, n
 
 
 def test_what_is_not_finite_never_gets_into_a_checkpoint(path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
 
     def poisoned(prediction, target):
         value, gradient = tn.softmax_cross_entropy(prediction, target)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import tinynet.training
 from tinynet import plots
+from tinynet.arguments import augmentation
 from tinynet.checkpoint import load
 from tinynet.data import batches
 from tinynet.layers.activations import Sigmoid
@@ -27,6 +27,7 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import GlobalAvgPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.losses.by_name import LOSSES
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
@@ -196,7 +197,7 @@ def test_augment_is_called_as_its_parameters_say(augment, with_targets):
 
     watched.__signature__ = inspect.signature(augment)
     generator = np.random.default_rng(0)
-    x, y = tinynet.training._augmentation(watched)(X, Y, generator)
+    x, y = augmentation(watched)(X, Y, generator)
     assert x is X
     assert y is Y
     (arguments,) = called
@@ -728,6 +729,7 @@ def test_drawing_needs_no_display_and_chooses_no_backend():
     code = """
 import sys
 from tinynet import plots
+from tinynet.arguments import augmentation
 plots.training_curves({"loss": [1.0]})
 assert "matplotlib.pyplot" not in sys.modules  # which is what opens windows and picks backends
 """
@@ -750,5 +752,5 @@ def test_pictures_refuse_what_they_cannot_draw(draw, message):
 
 
 def test_every_loss_is_known_by_its_name():
-    for name, function in tinynet.training.LOSSES.items():
+    for name, function in LOSSES.items():
         assert function.__name__ == name

@@ -14,14 +14,13 @@ import math
 import re
 import textwrap
 import time
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from tinynet import gradcheck
 from tinynet.layers.base import positive_int
-from tinynet.training import LOSSES
+from tinynet.losses.by_name import LOSSES, loss_function, without_options
 
 WIDTH = 120  # columns of text, at most
 FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
@@ -152,13 +151,7 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
     """
     if not hasattr(model, "flat_values"):
         raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
-    if isinstance(loss, str) and loss not in LOSSES:
-        raise ValueError(f"explain: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
-    loss = LOSSES[loss] if isinstance(loss, str) else loss
-    if not callable(loss):
-        raise TypeError(
-            f"explain: loss must be a function (prediction, target) -> (value, gradient) or a name, got {loss!r}"
-        )
+    loss = loss_function(loss, "explain")
     samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
     x = np.asarray(x)
     if x.ndim == 0 or len(x) == 0:
@@ -287,10 +280,7 @@ def _checked_loss(result, prediction):
 
 def _called(loss):
     """A loss as one would call it, without its arrays: "softmax_cross_entropy(label_smoothing=0.1)"."""
-    options = {}
-    while isinstance(loss, partial):
-        options = loss.keywords | options
-        loss = loss.func
+    loss, options = without_options(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     words = [f"{key}={value!r}" if np.ndim(value) == 0 else f"{key}=..." for key, value in options.items()]
     return f"{name}({', '.join(words)})" if words else name

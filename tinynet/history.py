@@ -1,0 +1,34 @@
+"""What fit records, and what its callbacks are given of it."""
+
+
+class History(dict):
+    """What fit recorded: a name -> a list with one number an epoch.
+
+    "loss" and each metric are means over the epoch's batches, as they were while the model was changing; "val_loss"
+    and "val_" + metric are of the whole validation set after the epoch; "lr" is the learning rate of the last
+    step; "seconds" is how long the epoch took.  `interrupted` is whether Ctrl-C ended the training.
+    """
+
+    interrupted = False
+
+    def __missing__(self, name):
+        raise KeyError(f"the history has no {name!r}; it has {', '.join(self)}")
+
+    def plot(self, path=None):
+        """Draw the curves; returns the matplotlib Figure, and saves it if there is a path."""
+        from tinynet.plots import training_curves
+
+        return training_curves(self, path)
+
+
+class Training:
+    """What a callback is given after each epoch.  Set `stop` to True, and the training ends there.
+
+    model, optimizer, history    as given to fit, and as it will return
+    epoch, step                  how many of each are done
+    """
+
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer, self.history = model, optimizer, History()
+        self.epoch = self.step = 0
+        self.stop = False

@@ -1,0 +1,51 @@
+"""The losses by their names, for those who call fit or explain with one, and what each takes its predictions for."""
+
+from functools import partial
+
+from tinynet.losses.binary_cross_entropy import binary_cross_entropy
+from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
+from tinynet.losses.hinge import hinge
+from tinynet.losses.huber import huber
+from tinynet.losses.kl_divergence import kl_divergence
+from tinynet.losses.mean_absolute_error import mean_absolute_error
+from tinynet.losses.mean_squared_error import mean_squared_error
+from tinynet.losses.multiclass_hinge import multiclass_hinge
+from tinynet.losses.nll import nll
+from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
+from tinynet.losses.sigmoid_focal import sigmoid_focal
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.losses.softmax_focal import softmax_focal
+
+EXPECTED = {  # what a loss takes its predictions for; those that aren't here take any scores
+    softmax_cross_entropy: "logits",
+    sigmoid_cross_entropy: "logits",
+    softmax_focal: "logits",
+    sigmoid_focal: "logits",
+    kl_divergence: "logits",
+    categorical_cross_entropy: "probabilities",
+    binary_cross_entropy: "probabilities",
+    nll: "log-probabilities",
+}
+ANY = (hinge, multiclass_hinge, mean_squared_error, mean_absolute_error, huber)
+LOSSES = {f.__name__: f for f in (*EXPECTED, *ANY)}
+
+
+def loss_function(loss, name):
+    """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages."""
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
+        return LOSSES[loss]
+    if not callable(loss):
+        raise TypeError(
+            f"{name}: loss must be a function (prediction, target) -> (value, gradient) or a name, got {loss!r}"
+        )
+    return loss
+
+
+def without_options(loss):
+    """The function that a functools.partial calls in the end, and the options that it then gets; or loss and none."""
+    options = {}
+    while isinstance(loss, partial):
+        options, loss = {**loss.keywords, **options}, loss.func
+    return loss, options

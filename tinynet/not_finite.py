@@ -1,0 +1,119 @@
+"""Where NaN or infinity began: what fit finds out once its loss or a parameter is no number any more.
+
+The batch is at hand, so the model goes through it once more.  The first of these that is not finite is where it began:
+
+    the input                    a row of the data is broken
+    a parameter                  an earlier step broke it, of the layers that have one the last one first
+    a layer's output             the numbers grew too large there
+    none of them                 it is the loss that made it, of finite predictions
+"""
+
+import math
+
+import numpy as np
+
+from tinynet.layers.dropout import Dropout
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or a parameter became NaN or infinite.
+
+    `epoch` and `step` count from 1 and over the whole training; `layer` is the label of the one where it began,
+    such as "Dense (layer 3)", or None.  `rows` are those of the batch whose input, output or loss is not finite, where
+    that can be told, and `samples` the same ones as they are numbered in x.
+    """
+
+    def __init__(self, message, *, epoch=None, step=None, layer=None, rows=(), samples=()):
+        super().__init__(message)
+        self.epoch, self.step, self.layer = epoch, step, layer
+        self.rows, self.samples = rows, samples
+
+
+def not_finite(what, model, loss, x, y, numbers, epoch, step):
+    """The NonFiniteError, after a look for where it began.  `numbers` are those of the batch's samples in the data."""
+    where, layer, rows = first_not_finite(model, x, y, loss)
+    # augment may have returned more or fewer rows than it was given
+    samples = tuple(int(numbers[row]) for row in rows) if len(numbers) == len(x) else ()
+    if 1 < len(rows) == len(x):
+        where += ", in every row of the batch"
+    elif rows:
+        where += f", in row{'s' * (len(rows) > 1)} {_listed(rows)} of the batch"
+        where += f" (sample{'s' * (len(rows) > 1)} {_listed(samples)} of x)" if samples else ""
+    message = f"epoch {epoch}, step {step}: {what}; {where}"
+    return NonFiniteError(message, epoch=epoch, step=step, layer=layer, rows=rows, samples=samples)
+
+
+def _listed(numbers, most=8):
+    more = len(numbers) - most
+    return ", ".join(map(str, numbers[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def first_not_finite(model, x, y, loss):
+    """In words, the layer's label, and which rows of the batch, as far as that can be told."""
+    rows = rows_not_finite(x)
+    if rows:
+        return "the input is not finite", None, rows
+    # Gradients travel from the last layer to the first, so the last layer with a broken parameter was the
+    # first that received a broken gradient, in an earlier step.  Of nested layers, the inner ones come first here.
+    for layer in reversed(list(model.walk())):
+        broken = [p.name for p in layer.parameters if not np.isfinite(p.value).all()]
+        if broken:
+            because = "the gradient there was not finite, or the learning rate too high"
+            where = f"it began at {layer.label}, whose parameter {broken[0]} an earlier step broke: {because}"
+            return where, layer.label, ()
+    prediction, layer = forward_again(model, x)
+    rows = rows_not_finite(prediction)
+    if layer is not None:
+        return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
+    rows = rows_of_loss(loss, prediction, y)
+    return "every layer's output is finite, so it began in the loss: look at the targets", None, rows
+
+
+def forward_again(model, x):
+    """The prediction, and the first layer whose output is not finite, or None.
+
+    Dropout drops what it dropped before, and running statistics and the count of Dropout's steps stay as they are.
+    """
+    layers = list(model.walk())
+    first = []
+
+    def watched(layer, forward):
+        def watching(x, training=False):
+            y = forward(x, training)
+            if not first and not np.isfinite(y).all():  # an inner layer is done before the one around it
+                first.append(layer)
+            return y
+
+        return watching
+
+    buffers = {name: array.copy() for name, array in model.buffers().items()}
+    states = [(layer, layer.state) for layer in layers if isinstance(layer, Dropout)]
+    try:
+        for layer, (key, steps) in states:
+            layer.state = key, max(steps - 1, 0)
+        for layer in layers:
+            layer.forward = watched(layer, layer.forward)
+        prediction = model.forward(x, training=True)
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+        for layer, state in states:
+            layer.state = state
+        for name, array in model.buffers().items():
+            array[...] = buffers[name]
+    return prediction, first[0] if first else None
+
+
+def rows_not_finite(x):
+    x = np.asarray(x)
+    return tuple(np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1)).tolist())
+
+
+def rows_of_loss(loss, prediction, y):
+    """The rows whose own loss is not finite; none where the loss is not one of rows by themselves."""
+    try:
+        return tuple(
+            row for row in range(len(y)) if not math.isfinite(loss(prediction[row : row + 1], y[row : row + 1])[0])
+        )
+    except Exception:  # whatever it is: the error to report is that the loss is no number
+        return ()
