@@ -1,4 +1,4 @@
-"""Optimizers: from the gradient g = dL/dw to a change of the weights w.  And schedules: from a step to its rate.
+"""Optimizers: from the gradient g = dL/dw to a change of the weights w.
 
     SGD       v <- momentum v + g                    w <- w - lr v        with Nesterov: w <- w - lr (g + momentum v)
     RMSprop   s <- alpha s + (1 - alpha) g^2         w <- w - lr g / (sqrt(s) + eps)
@@ -23,7 +23,9 @@ import numba
 import numpy as np
 
 from tinynet import simd
-from tinynet.layers.base import number, positive_int
+from tinynet.schedules import constant, cosine, number_within, one_cycle, step_decay
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "constant", "cosine", "one_cycle", "step_decay"]
 
 PIECE = 4096  # elements: some microseconds of work
 HEAVY = 4 * PIECE  # elements from which threads pay: starting them takes 2 us, as long as SGD's whole step here
@@ -100,16 +102,15 @@ def sums_of_squares(grads, sums):
         sums[c] = total
 
 
-# What a setting may be: least, most, and whether "most" itself is allowed.
-RANGES = {
-    "lr": (0, math.inf, False),
-    "momentum": (0, 1, False),
-    "alpha": (0, 1, False),
-    "beta1": (0, 1, False),
-    "beta2": (0, 1, False),
-    "eps": (0, math.inf, False),
-    "weight_decay": (0, math.inf, False),
-    "clip_norm": (0, math.inf, False),
+RANGES = {  # what a setting may be: from the least, to just below the most
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "alpha": (0, 1),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "eps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (0, math.inf),
 }
 
 
@@ -208,7 +209,7 @@ class Optimizer:
             elif name == "clip_norm" and value is None:
                 result[name] = None
             else:
-                result[name] = _number(value, what, *RANGES[name])
+                result[name] = number_within(value, what, *RANGES[name])
         if result.get("clip_norm") == 0:
             raise ValueError(f"{type(self).__name__}: clip_norm must be above 0, or None for no clipping")
         if result.get("nesterov") and result["momentum"] == 0:
@@ -337,103 +338,6 @@ class AdamW(Adam):
 
     def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, *, clip_norm=None):
         super().__init__(model, lr, betas, eps, weight_decay, clip_norm=clip_norm)
-
-
-# --- schedules: callables, step -> lr, with steps counted from 0 --------------------------------------------
-
-
-def constant(lr):
-    """A schedule, step -> lr: always lr, a number of at least 0.
-
-    >>> tn.constant(0.1)(1000)
-    0.1
-    """
-    lr = _number(lr, "constant: lr", *RANGES["lr"])
-    return lambda step: lr
-
-
-def step_decay(lr, every, factor=0.1):
-    """A schedule, step -> learning rate: lr, multiplied by `factor` after every `every` steps.
-
-    >>> schedule = tn.step_decay(0.8, every=10, factor=0.5)
-    >>> [schedule(step) for step in (0, 9, 10, 20)]
-    [0.8, 0.8, 0.4, 0.2]
-    """
-    lr = _number(lr, "step_decay: lr", *RANGES["lr"])
-    every = positive_int(every, "step_decay: every", 1)
-    factor = _number(factor, "step_decay: factor", 0, math.inf, False)
-    return lambda step: lr * factor ** (step // every)
-
-
-def cosine(lr, steps, warmup=0, final=0.0):
-    """A schedule, step -> learning rate: up in a straight line to lr, then down along half a cosine wave to `final`.
-
-    steps   how many there are in all; those beyond stay at `final`
-    warmup  how many of them go up, fewer than all
-
-    After Loshchilov and Hutter (2017), without restarts.  Raises ValueError or TypeError for numbers out of range.
-
-    >>> schedule = tn.cosine(1.0, steps=10, warmup=2)
-    >>> [round(schedule(step), 3) for step in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    lr = _number(lr, "cosine: lr", *RANGES["lr"])
-    final = _number(final, "cosine: final", *RANGES["lr"])
-    steps = positive_int(steps, "cosine: steps", 1)
-    warmup = positive_int(warmup, "cosine: warmup", 0)
-    if warmup >= steps:
-        raise ValueError(f"cosine: warmup must be below steps, got warmup={warmup}, steps={steps}")
-
-    def schedule(step):
-        if step < warmup:
-            return lr * (step + 1) / warmup
-        return _glide(lr, final, (step - warmup) / (steps - warmup))
-
-    return schedule
-
-
-def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
-    """A schedule, step -> learning rate: from start * lr up to lr, then down to end * start * lr.
-
-    steps  how many there are in all
-    rise   the fraction of them that goes up, in [0, 1)
-
-    Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).  Raises ValueError or
-    TypeError for numbers out of range.
-
-    >>> schedule = tn.one_cycle(1.0, steps=11, rise=0.3)
-    >>> [round(schedule(step), 3) for step in (0, 1, 3, 10)]
-    [0.04, 0.422, 0.98, 0.0]
-    """
-    lr = _number(lr, "one_cycle: lr", *RANGES["lr"])
-    steps = positive_int(steps, "one_cycle: steps", 2)
-    rise = _number(rise, "one_cycle: rise", 0, 1, False)
-    start = _number(start, "one_cycle: start", 0, 1, True)
-    end = _number(end, "one_cycle: end", 0, 1, True)
-    top, last = rise * steps - 1, steps - 1  # the steps at the peak and at the end
-
-    def schedule(step):
-        if step <= top:
-            return _glide(start * lr, lr, step / top if top > 0 else 1.0)
-        return _glide(lr, end * start * lr, (step - max(top, 0)) / (last - max(top, 0)))
-
-    return schedule
-
-
-def _glide(start, end, done):
-    """From start to end along half a cosine wave; `done` goes from 0 to 1."""
-    return end + (start - end) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
-
-
-# --- checks and pieces --------------------------------------------------------------------------------------
-
-
-def _number(value, what, least, most, most_allowed):
-    given, value = value, number(value, what)
-    if not (least <= value < most or (most_allowed and value == most)):
-        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
-        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
-    return value
 
 
 def _pieces(model):

@@ -1,0 +1,106 @@
+"""Schedules of the learning rate: functions step -> rate, with steps counted from 0 over the whole training.
+
+    step_decay   lr factor^(step // every)                                stairs
+    cosine       lr (step + 1) / warmup, then down from lr to `final`     a ramp, and half a cosine wave
+    one_cycle    up from start lr to lr, then down to end start lr        two half waves
+
+Half a wave goes from a to b, while d goes from 0 to 1:    b + (a - b) (1 + cos(pi d)) / 2
+
+fit asks its schedule before every step; in a loop of your own:  optimizer.lr = schedule(step)
+"""
+
+import math
+
+from tinynet.layers.base import number, positive_int
+
+
+def constant(lr):
+    """A schedule, step -> lr: always lr, a number of at least 0.
+
+    >>> tn.constant(0.1)(1000)
+    0.1
+    """
+    lr = number_within(lr, "constant: lr")
+    return lambda step: lr
+
+
+def step_decay(lr, every, factor=0.1):
+    """A schedule, step -> learning rate: lr, multiplied by `factor` after every `every` steps.
+
+    >>> schedule = tn.step_decay(0.8, every=10, factor=0.5)
+    >>> [schedule(step) for step in (0, 9, 10, 20)]
+    [0.8, 0.8, 0.4, 0.2]
+    """
+    lr = number_within(lr, "step_decay: lr")
+    every = positive_int(every, "step_decay: every", 1)
+    factor = number_within(factor, "step_decay: factor")
+    return lambda step: lr * factor ** (step // every)
+
+
+def cosine(lr, steps, warmup=0, final=0.0):
+    """A schedule, step -> learning rate: up in a straight line to lr, then down along half a cosine wave to `final`.
+
+    steps   how many there are in all; those beyond stay at `final`
+    warmup  how many of them go up, fewer than all
+
+    After Loshchilov and Hutter (2017), without restarts.  Raises ValueError or TypeError for numbers out of range.
+
+    >>> schedule = tn.cosine(1.0, steps=10, warmup=2)
+    >>> [round(schedule(step), 3) for step in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    lr = number_within(lr, "cosine: lr")
+    final = number_within(final, "cosine: final")
+    steps = positive_int(steps, "cosine: steps", 1)
+    warmup = positive_int(warmup, "cosine: warmup", 0)
+    if warmup >= steps:
+        raise ValueError(f"cosine: warmup must be below steps, got warmup={warmup}, steps={steps}")
+
+    def schedule(step):
+        if step < warmup:
+            return lr * (step + 1) / warmup
+        return _glide(lr, final, (step - warmup) / (steps - warmup))
+
+    return schedule
+
+
+def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
+    """A schedule, step -> learning rate: from start * lr up to lr, then down to end * start * lr.
+
+    steps  how many there are in all
+    rise   the fraction of them that goes up, in [0, 1)
+
+    Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).  Raises ValueError or
+    TypeError for numbers out of range.
+
+    >>> schedule = tn.one_cycle(1.0, steps=11, rise=0.3)
+    >>> [round(schedule(step), 3) for step in (0, 1, 3, 10)]
+    [0.04, 0.422, 0.98, 0.0]
+    """
+    lr = number_within(lr, "one_cycle: lr")
+    steps = positive_int(steps, "one_cycle: steps", 2)
+    rise = number_within(rise, "one_cycle: rise", 0, 1)
+    start = number_within(start, "one_cycle: start", 0, 1, most_allowed=True)
+    end = number_within(end, "one_cycle: end", 0, 1, most_allowed=True)
+    top, last = rise * steps - 1, steps - 1  # the steps at the peak and at the end
+
+    def schedule(step):
+        if step <= top:
+            return _glide(start * lr, lr, step / top if top > 0 else 1.0)
+        return _glide(lr, end * start * lr, (step - max(top, 0)) / (last - max(top, 0)))
+
+    return schedule
+
+
+def _glide(start, end, done):
+    """From start to end along half a cosine wave; `done` goes from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+
+
+def number_within(value, what, least=0, most=math.inf, most_allowed=False):
+    """value as a float, if it is at least `least` and below `most`, or that itself where it is allowed."""
+    given, value = value, number(value, what)
+    if not (least <= value < most or (most_allowed and value == most)):
+        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
+        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
+    return value
