@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -91,6 +92,29 @@ print(options.quick, options.seed)
     shown = run(program, tmp_path, "--out", "other.svg", "--show", "--quick", "--seed", "5")
     assert shown.stdout.splitlines() == ["saved other.svg", "1 True", "True 5"]
     assert "a title" in (tmp_path / "other.svg").read_text()
+
+
+def test_warped_images_are_turned_and_moved_as_far_as_it_is_said(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from gallery import warped
+
+    rng = np.random.default_rng(0)
+    x = rng.random((50, 7, 9, 1), dtype=np.float32)
+    same = warped(x, rng, turn=0, stretch=0, pixels=0)
+    np.testing.assert_array_equal(same, x)
+    assert same.dtype == x.dtype
+    assert not np.shares_memory(same, x)
+    turned = warped(x, rng, stretch=0, pixels=0)
+    np.testing.assert_allclose(turned[:, 3, 4], x[:, 3, 4], atol=1e-5)  # the middle stays where it is
+    assert not np.allclose(turned, x, atol=0.1)
+
+    dot = np.zeros((50, 7, 9, 1))
+    dot[:, 2, 5] = 1
+    moved = warped(dot, rng, turn=0, stretch=0, pixels=1)
+    np.testing.assert_allclose(moved.sum(axis=(1, 2, 3)), 1, atol=1e-5)  # shared by four pixels
+    way = np.einsum("nhw,dhw->nd", moved[..., 0], np.indices((7, 9))) - (2, 5)
+    assert np.abs(way).max() <= 1 + 1e-5
+    assert np.ptp(way, axis=0).min() > 1.5  # each image goes its own way, up or down, left or right
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
