@@ -357,7 +357,11 @@ def mpiexec():
 
 
 def start(part, ranks, folder):
-    command = [mpiexec(), "-n", str(ranks), sys.executable, "-W", "error", __file__, part, str(folder)]
+    return launch(ranks, __file__, part, folder)
+
+
+def launch(ranks, program, *arguments):
+    command = [mpiexec(), "-n", str(ranks), sys.executable, "-W", "error", program, *map(str, arguments)]
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -510,6 +514,16 @@ def test_ctrl_c_at_mpiexec_ends_a_training_cleanly(compiled, tmp_path):
         "rank 0: True, True",
         "rank 1: True, True",
     ]
+
+
+def test_the_example_has_the_same_loss_curve_on_two_ranks(compiled, tmp_path):
+    example = Path(__file__).parent.parent / "examples" / "19_data_parallel.py"
+    code, out, err = finish(launch(2, example, "--out", tmp_path / "losses.png"), 120)
+    assert code == 0, err
+    ranks, _, most, *_ = out.splitlines()
+    assert ranks == "2 ranks of 1 threads, 100 steps"
+    assert float(most.split()[-1]) < 1e-5
+    assert (tmp_path / "losses.png").exists()
 
 
 # --- without MPI --------------------------------------------------------------------------------------------
