@@ -142,9 +142,7 @@ def soak(seconds, calls, say=print):
         while (now := time.monotonic() - began) < seconds or len(sizes) < 20:
             step = work.round()
             rounds += 1
-            if (
-                len(sizes) <= 1000 * now / seconds
-            ):  # a thousand in all: notes of every round would be a leak by themselves
+            if len(sizes) <= 1000 * now / seconds:  # a thousand notes in all: one a round would itself be a leak
                 sizes.append(resident())
                 times.append(step)
             if time.monotonic() - told > 60:
