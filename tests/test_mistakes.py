@@ -1,5 +1,7 @@
 """Mistakes in building or feeding a model are refused at once, by a message that names the place."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,13 @@ def fed(x):
 
 LOGITS = np.zeros((4, 10), np.float32)
 IMAGES = np.zeros((4, 8, 8, 1), np.float32)
+LABELS = np.zeros(4, int)
+
+
+def fitted(m=None, y=LABELS, loss="softmax_cross_entropy", lr=0.1, **options):
+    m = m or digits_model()
+    tn.fit(m, IMAGES, y, loss=loss, optimizer=tn.SGD(m, lr), epochs=1, progress=False, **options)
+
 
 # What is done, the error, and what its message must say: the layer and its index, what was expected, what was given.
 MISTAKES = {
@@ -74,6 +83,11 @@ MISTAKES = {
     "dropout of everything": (lambda: tn.Dropout(1.5), ValueError, ["Dropout", "1.5"]),
     "layer left uncalled": (lambda: model(tn.Flatten), TypeError, ["layer 0", "Flatten(...)"]),
     "not a layer": (lambda: model(tn.Flatten(), "relu"), TypeError, ["layer 1", "'relu'"]),
+    "layers without a list": (
+        lambda: tn.Sequential(tn.Flatten(), tn.Dense(10)),
+        TypeError,
+        ["Sequential", "list of layers", "a Flatten alone"],
+    ),
     "no layers": (lambda: model(), ValueError, ["Sequential", "empty"]),
     "one layer twice": (lambda: model(*[tn.ReLU()] * 2), ValueError, ["layer 1", "twice"]),
     "a layer of another model": (
@@ -138,6 +152,36 @@ MISTAKES = {
         ValueError,
         ["(4, 10)", "(4,)", "one-hot"],
     ),
+    "labels that are words": (
+        lambda: tn.softmax_cross_entropy(LOGITS, ["cat", "dog", "cat", "cat"]),
+        TypeError,
+        ["integer labels", "<U3", "np.unique"],
+    ),
+    "a label that is missing": (
+        lambda: tn.softmax_cross_entropy(LOGITS, [0, 1, np.nan, 2]),
+        TypeError,
+        ["integers", "float64", "NaN"],
+    ),
+    "two classes with one logit": (
+        lambda: tn.softmax_cross_entropy(LOGITS[:, :1], [0, 1, 0, 1]),
+        ValueError,
+        ["position (1,)", "the one class is 0", "sigmoid_cross_entropy"],
+    ),
+    "a yes and a no without their axis": (
+        lambda: tn.sigmoid_cross_entropy(LOGITS[:, :1], [0, 1, 0, 1]),
+        ValueError,
+        ["(4, 1)", "(4,)", "targets[..., None]"],
+    ),
+    "class labels for squares": (
+        lambda: tn.mean_squared_error(LOGITS, LABELS),
+        ValueError,
+        ["(4, 10)", "(4,)", "np.eye(10)[targets]"],
+    ),
+    "logits that are images still": (
+        lambda: fitted(model(tn.Conv2D(10, 3))),
+        ValueError,
+        ["(4, 6, 6, 10)", "(4,)", "end in (N, C)"],
+    ),
     "too few labels": (lambda: tn.softmax_cross_entropy(LOGITS, np.zeros(3, int)), ValueError, ["(4,)", "(3,)"]),
     "-1 for unknown labels": (
         lambda: tn.softmax_cross_entropy(LOGITS, np.array([0, -1, 2, 3])),
@@ -146,22 +190,42 @@ MISTAKES = {
     ),
     "optimizer without a model": (lambda: tn.SGD(digits_model().parameters(), lr=0.1), TypeError, ["SGD", "model"]),
     "an optimizer's class": (
-        lambda: tn.fit(
-            digits_model(), IMAGES, np.zeros(4, int), loss="mean_squared_error", optimizer=tn.Adam, epochs=1
-        ),
+        lambda: tn.fit(digits_model(), IMAGES, LABELS, loss="mean_squared_error", optimizer=tn.Adam, epochs=1),
         TypeError,
         ["fit", "optimizer", "Adam(model"],
     ),
+    "a callback's class": (
+        lambda: fitted(callbacks=[tn.EarlyStopping], validation=(IMAGES, LABELS)),
+        TypeError,
+        ["fit", "callback", "class EarlyStopping", "EarlyStopping(...)"],
+    ),
+    "a metric of every sample": (
+        lambda: fitted(metrics={"right": lambda p, t: p.argmax(1) == t}),
+        TypeError,
+        ["fit", "'right'", "a number", "array([ True"],
+    ),
+    "a metric without a result": (
+        lambda: fitted(metrics={"right": lambda p, t: None}),
+        TypeError,
+        ["'right'", "a number", "None"],
+    ),
+    "a loss without its gradient": (
+        lambda: fitted(loss=lambda p, t: 0.5),
+        ValueError,
+        ["fit", "pair (value, gradient)", "a float"],
+    ),
+    "a loss that was told to leave out the gradient": (
+        lambda: fitted(loss=partial(tn.softmax_cross_entropy, grad=False)),
+        ValueError,
+        ["fit", "pair (value, gradient)", "None"],
+    ),
+    "a loss of every sample": (
+        lambda: fitted(loss=partial(tn.softmax_cross_entropy, reduction="none")),
+        ValueError,
+        ["fit", "one number", "(4,)", 'reduction="mean"'],
+    ),
     "validation of another shape": (
-        lambda: tn.fit(
-            (m := digits_model()),
-            IMAGES,
-            np.zeros(4, int),
-            loss="softmax_cross_entropy",
-            optimizer=tn.SGD(m, 0.1),
-            epochs=1,
-            validation=(IMAGES[:, :7], np.zeros(4, int)),
-        ),
+        lambda: fitted(validation=(IMAGES[:, :7], LABELS)),
         ValueError,
         ["fit", "validation", "(8, 8, 1)", "(7, 8, 1)"],
     ),
@@ -171,6 +235,7 @@ MISTAKES = {
         ValueError,
         ["4", "3"],
     ),
+    "saving as a folder": (lambda: tn.save(digits_model(), "."), IsADirectoryError, ["is a folder, not a file"]),
     "threads that are not there": (lambda: tn.set_num_threads(0), ValueError, ["threads", "0"]),
 }
 
@@ -183,3 +248,17 @@ def test_a_mistake_is_refused_with_a_message_that_names_the_place(mistake):
     assert type(caught.value) is error
     for part in parts:
         assert part.lower() in str(caught.value).lower()
+
+
+def test_what_is_wrong_with_the_validation_says_that_it_is_there():
+    with pytest.raises(ValueError, match="from 1") as caught:
+        fitted(validation=(IMAGES, LABELS + 10))
+    assert caught.value.__notes__ == ["fit: this is about the validation set"]
+
+
+def test_a_prediction_that_grew_without_bounds_points_at_the_learning_rate():
+    m = model(tn.Flatten(), tn.Dense(1, bias=False), input_shape=(1, 1, 1), dtype="float64")
+    m.flat_values[...] = 1
+    x, y = np.full((4, 1, 1, 1), 1e200), np.zeros((4, 1))
+    with pytest.raises(tn.NonFiniteError, match=r"in the loss: its predictions reach 1e\+200, and the learning rate"):
+        tn.fit(m, x, y, loss="mean_squared_error", optimizer=tn.SGD(m, 1.0), epochs=1, progress=False)

@@ -48,7 +48,20 @@ def metric_functions(metrics):
             raise TypeError(
                 f"fit: a metric must be a function (prediction, target) -> number or a name, got {metric!r}"
             )
-    return {name: METRICS[metric] if isinstance(metric, str) else metric for name, metric in metrics.items()}
+    functions = {name: METRICS[metric] if isinstance(metric, str) else metric for name, metric in metrics.items()}
+    return {name: _numeric(name, metric) for name, metric in functions.items()}
+
+
+def _numeric(name, metric):
+    """The metric, with a look at what it returns."""
+
+    def measured(prediction, target):
+        result = metric(prediction, target)
+        if np.ndim(result) != 0 or not hasattr(result, "__float__"):
+            raise TypeError(f"fit: the metric {name!r} must return a number, got {result!r:.60}")
+        return float(result)
+
+    return measured
 
 
 def check_model(model, optimizer):
@@ -65,6 +78,11 @@ def check_functions(augment, schedule, callbacks):
         if function is not None and not callable(function):
             raise TypeError(f"fit: {name} must be a function, got {function!r}")
     for callback in callbacks:
+        if isinstance(callback, type):
+            name = callback.__name__
+            raise TypeError(
+                f"fit: a callback must be a function of a Training, got the class {name}; write {name}(...)"
+            )
         if not callable(callback):
             raise TypeError(f"fit: a callback must be a function of a Training, got {callback!r}")
 

@@ -262,6 +262,8 @@ def write_whole(path, data):
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder} to write {name} in")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder, not a file to write")
     prefix = f".{name[:40]}."
     _remove_leftovers(folder, prefix)
     file = _temporary(folder, prefix)

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinynet import gradcheck
 from tinynet.layers.base import positive_int
-from tinynet.losses.by_name import LOSSES, loss_function, without_options
+from tinynet.losses.by_name import LOSSES, checked_result, loss_function, without_options
 
 WIDTH = 120  # columns of text, at most
 FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
@@ -161,7 +161,7 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
     watches = [_Watch(layer) for layer in twin.walk()]
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(x, True)
-    value, gradient = _checked_loss(loss(prediction, y), prediction)
+    value, gradient = checked_result(loss(prediction, y), prediction, "explain")
     takes_integers = model.layers[0].takes_integers
     dx = twin.backward(gradient, not takes_integers)
     gradients = {parameter.name: _norm(parameter.grad) for parameter in twin.parameters()}
@@ -255,24 +255,6 @@ def _norm(array):
 
 def _microseconds(seconds):
     return None if seconds == math.inf else 1e6 * seconds
-
-
-def _checked_loss(result, prediction):
-    """The value and the gradient that a loss returned, if they are what backward needs."""
-    if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
-        raise ValueError("explain: the loss must return a pair (value, gradient)")
-    value, gradient = result
-    if np.ndim(value) != 0:
-        raise ValueError(
-            f"explain: the loss must return one number, got an array of shape {np.shape(value)};"
-            ' with reduction="mean" or "sum" it does'
-        )
-    if np.shape(gradient) != prediction.shape:
-        raise ValueError(
-            f"explain: the loss must return a gradient of the prediction's shape {prediction.shape}, "
-            f"got {np.shape(gradient)}"
-        )
-    return float(value), gradient
 
 
 # --- as text ------------------------------------------------------------------------------------------------

@@ -197,8 +197,9 @@ def backward_in_a_row(layers, dy, input_grad):
 
 def checked_layers(layers, where):
     """A list of layers as a list, each new and there once, counting those inside them; `where` is for the message."""
-    if isinstance(layers, Layer) or not isinstance(layers, (list, tuple)):
-        raise TypeError(f"{where}: layers must be a list of layers, got {layers!r}")
+    if not isinstance(layers, (list, tuple)):
+        given = f"a {type(layers).__name__} alone" if isinstance(layers, Layer) else repr(layers)
+        raise TypeError(f"{where}: layers must be a list of layers, got {given}")
     if not layers:
         raise ValueError(f"{where}: the list of layers is empty")
     seen = []

@@ -14,6 +14,8 @@ import numpy as np
 
 from tinynet.layers.dropout import Dropout
 
+HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
+
 
 class NonFiniteError(ArithmeticError):
     """The loss or a parameter became NaN or infinite.
@@ -66,7 +68,11 @@ def first_not_finite(model, x, y, loss):
     if layer is not None:
         return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
     rows = rows_of_loss(loss, prediction, y)
-    return "every layer's output is finite, so it began in the loss: look at the targets", None, rows
+    largest = np.abs(prediction).max()
+    look = "look at the targets"
+    if largest > HUGE:
+        look = f"its predictions reach {largest:.0e}, and the learning rate may be too high"
+    return f"every layer's output is finite, so it began in the loss: {look}", None, rows
 
 
 def forward_again(model, x):

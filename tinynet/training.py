@@ -27,7 +27,7 @@ from tinynet.data.batches import batches
 from tinynet.distributed import Ranks
 from tinynet.history import History, Training
 from tinynet.layers.base import positive_int
-from tinynet.losses.by_name import loss_function
+from tinynet.losses.by_name import checked_result, loss_function
 from tinynet.not_finite import NonFiniteError, not_finite
 from tinynet.progress import Interrupt, Progress
 from tinynet.resume import Epoch, Keeper, settings, with_state
@@ -131,6 +131,9 @@ def fit(
 
     with ranks, bar, Interrupt() as interrupt:
 
+        def judge(prediction, target):
+            return checked_result(loss(prediction, target), prediction, "fit")
+
         def flags():
             return interrupt.asked, keeper.due()
 
@@ -148,7 +151,7 @@ def fit(
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
                 prediction = model.forward(x_batch, training=True)
-                n, value, gradient, numbers = ranks.judge(prediction, y_batch, loss, metrics, flags)
+                n, value, gradient, numbers = ranks.judge(prediction, y_batch, judge, metrics, flags)
                 if not math.isfinite(value):
                     raise broken(f"the loss is {value}", training.step + 1)
                 model.backward(gradient)
@@ -236,5 +239,9 @@ def _evaluated(model, x, y, loss, metrics, ranks):
     prediction = ranks.predict(model, x)
     if not ranks.first:
         return {}
-    results = {"val_loss": float(loss(prediction, y)[0])}
-    return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in metrics.items()}
+    try:
+        results = {"val_loss": float(loss(prediction, y)[0])}
+        return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in metrics.items()}
+    except Exception as error:
+        error.add_note("fit: this is about the validation set")
+        raise

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import numpy as np
+
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -41,6 +43,28 @@ def loss_function(loss, name):
             f"{name}: loss must be a function (prediction, target) -> (value, gradient) or a name, got {loss!r}"
         )
     return loss
+
+
+def checked_result(result, prediction, name):
+    """What a loss returned, if it is what training needs: a number and a gradient."""
+    if not isinstance(result, (tuple, list)):
+        raise ValueError(f"{name}: the loss must return a pair (value, gradient), got a {type(result).__name__}")
+    if len(result) != 2:
+        raise ValueError(f"{name}: the loss must return a pair (value, gradient), got {len(result)} of them")
+    value, gradient = result
+    if gradient is None:
+        raise ValueError(f"{name}: the loss must return a pair (value, gradient), got None for the gradient")
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"{name}: the loss must return one number, got an array of shape {np.shape(value)};"
+            ' with reduction="mean" or "sum" it does'
+        )
+    if np.shape(gradient) != prediction.shape:
+        raise ValueError(
+            f"{name}: the loss must return a gradient of the prediction's shape {prediction.shape}, "
+            f"got {np.shape(gradient)}"
+        )
+    return float(value), gradient
 
 
 def without_options(loss):

@@ -61,7 +61,12 @@ def like_prediction(x, shape, dtype, name, what="targets"):
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name}: {what} must hold real numbers, got an array of dtype {x.dtype}")
         if x.shape != shape:
-            raise ValueError(f"{name}: {what} must have the prediction's shape {shape}, got {x.shape}")
+            hint = ""
+            if x.shape == shape[:-1] and shape[-1] == 1:
+                hint = "; add the last axis: targets[..., None]"
+            elif x.shape == shape[:-1] and x.dtype.kind in "iu":
+                hint = f"; for one label a row, give one-hot rows, np.eye({shape[-1]})[targets], or use a softmax loss"
+            raise ValueError(f"{name}: {what} must have the prediction's shape {shape}, got {x.shape}{hint}")
         x = behaved(x, dtype)
     return x
 
@@ -81,14 +86,21 @@ def class_targets(targets, shape, dtype, ignore_index, name):
             q = like_prediction(t, shape, dtype, name, "target probabilities")
             return NOTHING[INT64, 1], q.reshape(-1, shape[-1]), -100
         if kind == "f":
-            raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; try .astype(int)")
+            hint = "leave out those that are NaN" if np.isnan(t).any() else "try .astype(int)"
+            raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; {hint}")
         if kind not in "iu":
-            raise TypeError(f"{name}: targets must be integer labels or float probabilities, got dtype {t.dtype}")
+            hint = "; number the classes: np.unique(targets, return_inverse=True)[1]" if kind in "UO" else ""
+            raise TypeError(f"{name}: targets must be integer labels or float probabilities, got dtype {t.dtype}{hint}")
         if t.shape != shape[:-1]:
+            hint = ""
+            if t.shape == (*shape[:-1], 1):
+                hint = "; drop the last axis: targets[..., 0]"
+            elif t.shape == shape:
+                hint = "; for one-hot rows, give targets.argmax(-1), or floats"
+            elif len(shape) > 2 and t.shape == shape[:1]:
+                hint = "; for one label a sample, the model must end in (N, C)"
             raise ValueError(
-                f"{name}: class indices for logits {shape} must have shape {shape[:-1]}, got {t.shape}"
-                + ("; for one-hot rows, give targets.argmax(-1), or floats" if t.shape == shape else "")
-                + ("; drop the last axis: targets[..., 0]" if t.shape == (*shape[:-1], 1) else "")
+                f"{name}: class indices for logits {shape} must have shape {shape[:-1]}, got {t.shape}{hint}"
             )
         if t.dtype == np.uint64 and t.size and t.max() >= 2**63:  # int64 can't hold it; -2^62 is no class either
             t = np.where(t >= 2**63, np.int64(-(2**62)), t.astype(np.int64))
@@ -114,12 +126,13 @@ def not_a_target(targets, position, shape, ignore_index, name):
     label, hint = int(targets[where]), ""
     if label == -1:
         hint = " Where -1 marks samples to leave out, pass ignore_index=-1."
+    elif C == 1:
+        hint = " Two classes need two logits, or one and sigmoid_cross_entropy."
     elif label == C and targets.min() >= 1:
         hint = " Do the labels count from 1? Subtract 1."
-    classes = f"from 0 to {C - 1}" if C > 1 else "0"
+    classes = f"the {C} classes are from 0 to {C - 1}" if C > 1 else "the one class is 0"
     return ValueError(
-        f"{name}: the target at position {where} is {label}, but the {C} classes are {classes}"
-        f" (and ignore_index is {ignore_index}).{hint}"
+        f"{name}: the target at position {where} is {label}, but {classes} (and ignore_index is {ignore_index}).{hint}"
     )
 
 
