@@ -26,10 +26,8 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
-from tinynet.losses.sigmoid_cross_entropy import block_sum, factors
+from tinynet.losses.sigmoid_cross_entropy import BLOCKS, block_sum, block_weights
 
-BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
-BLOCKS = 4  # of them, the least that a thread takes
 THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
 
 
@@ -167,14 +165,7 @@ def binary_cross_entropy(
     divisor = checks.divisor(reduction, denominator, name)
     epsilon = checks.fraction(label_smoothing, name)
     ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
-    if weight is None and pos_weight is None:
-        positive = negative = checks.ones(dtype, BLOCK)
-    else:
-        C = p.shape[-1] if p.ndim else 1
-        negative = factors(weight, C, dtype, name, "weight")
-        positive = negative * factors(pos_weight, C, dtype, name, "pos_weight")
-        blocks = -(-BLOCK // C)
-        positive, negative = np.tile(positive, blocks), np.tile(negative, blocks)
+    positive, negative = block_weights(weight, pos_weight, p.shape, dtype, name)
     gradient = checks.gradient(grad, out, probabilities, p, (t,), name)
     losses = np.empty(p.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 

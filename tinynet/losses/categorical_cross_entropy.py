@@ -27,7 +27,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, weighted
+from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or, weighted
 
 CHUNK = 8192  # probabilities: the least that a thread takes at a time
 THREADS_FROM = 32768  # probabilities; below, waking the threads costs more than they save
@@ -125,10 +125,7 @@ def loss_and_gradient(p, t, q, w, ignore_index, epsilon, mean, divisor, chunks, 
         position, total = count_labels(t, C, w, ignore_index)
         if position >= 0:
             return 2 * position, 0.0
-    scale = 1.0
-    if mean:
-        total = divisor if divisor > 0.0 else total
-        scale = 1.0 / total if total > 0.0 else 0.0
+    scale = 1.0 / total_or(divisor, total) if mean else 1.0
     partial, faults = np.zeros(chunks), np.zeros(chunks, np.int64)
     for k in prange(chunks):
         first, last = k * N // chunks, (k + 1) * N // chunks

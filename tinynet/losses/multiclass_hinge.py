@@ -20,7 +20,7 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels
+from tinynet.losses.softmax_cross_entropy import count_labels, total_or
 
 CHUNK = 8192  # scores: the least that a thread takes at a time
 THREADS_FROM = 32768  # scores; below, waking the threads costs more than they save
@@ -57,10 +57,7 @@ def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
     position, total = count_labels(t, C, z.reshape(-1)[:0], ignore_index)
     if position >= 0:
         return position, 0.0
-    scale = 1.0
-    if mean:
-        total = divisor if divisor > 0.0 else total
-        scale = 1.0 / total if total > 0.0 else 0.0
+    scale = 1.0 / total_or(divisor, total) if mean else 1.0
     factor, partial = z.dtype.type(scale / C), np.zeros(chunks)
     for k in prange(chunks):
         for i in range(k * N // chunks, (k + 1) * N // chunks):

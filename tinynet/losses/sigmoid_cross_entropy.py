@@ -125,6 +125,18 @@ def factors(weight, C, dtype, name, what):
     return checks.per_class(np.repeat(weight, C) if np.ndim(weight) == 0 else weight, C, dtype, name, what)
 
 
+def block_weights(weight, pos_weight, shape, dtype, name):
+    """The weights of the terms with t, and with 1 - t, for one block: of BLOCK numbers or more, to have whole rows."""
+    if weight is None and pos_weight is None:
+        ones = checks.ones(dtype, BLOCK)
+        return ones, ones
+    C = shape[-1] if shape else 1
+    negative = factors(weight, C, dtype, name, "weight")
+    positive = negative * factors(pos_weight, C, dtype, name, "pos_weight")
+    rows = -(-BLOCK // C)
+    return np.tile(positive, rows), np.tile(negative, rows)
+
+
 def sigmoid_cross_entropy(
     logits,
     targets,
@@ -194,14 +206,7 @@ def sigmoid_cross_entropy(
     divisor = checks.divisor(reduction, denominator, name)
     epsilon = checks.fraction(label_smoothing, name)
     ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
-    if weight is None and pos_weight is None:
-        positive = negative = checks.ones(dtype, BLOCK)
-    else:
-        C = z.shape[-1] if z.ndim else 1
-        negative = factors(weight, C, dtype, name, "weight")
-        positive = negative * factors(pos_weight, C, dtype, name, "pos_weight")
-        blocks = -(-BLOCK // C)
-        positive, negative = np.tile(positive, blocks), np.tile(negative, blocks)
+    positive, negative = block_weights(weight, pos_weight, z.shape, dtype, name)
     gradient = checks.gradient(grad, out, logits, z, (t,), name)
     losses = np.empty(z.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 

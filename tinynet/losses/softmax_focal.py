@@ -34,7 +34,7 @@ from tinynet import simd
 from tinynet.layers.activations import tanh
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, weighted
+from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, total_or, weighted
 
 ROWS = 64  # at a time, at most: softmax_rows takes so many side by side where classes are few
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
@@ -89,10 +89,7 @@ def loss_and_gradient(z, t, w, gamma, ignore_index, mean, divisor, chunks, losse
     position, total = count_labels(t, C, w, ignore_index)
     if position >= 0:
         return position, 0.0
-    scale = 1.0
-    if mean:
-        total = divisor if divisor > 0.0 else total
-        scale = 1.0 / total if total > 0.0 else 0.0
+    scale = 1.0 / total_or(divisor, total) if mean else 1.0
     rows = min(ROWS, max(1, GROUP // C))
     groups = (N + rows - 1) // rows
     partial = np.zeros(chunks)
