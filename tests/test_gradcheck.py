@@ -111,6 +111,7 @@ def test_a_model_and_its_loss_are_checked_together():
     result = check(small_model(), x, y, loss=softmax_cross_entropy, samples=30)
     assert result.passed
     assert result.counts["3.weight"] == "30 of 320"
+    assert check(small_model(), x, y, loss="softmax_cross_entropy", samples=30).errors == result.errors
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -224,10 +225,11 @@ REFUSED = [
     (lambda: check(3), TypeError, "takes a layer, a model or a loss, got 3"),
     (lambda: check(Dense(3), (5, 4), smoothing=1), TypeError, "only a loss takes options"),
     (lambda: check(Dense(3), (5, 4), samples=0), ValueError, "samples must be"),
-    (lambda: check(small_model(), loss=softmax_cross_entropy), TypeError, "x and y, with loss="),
-    (lambda: check(small_model(), np.zeros((2, 6, 6, 1)), np.zeros(2)), TypeError, "takes x; got 2"),
+    (lambda: check(small_model(), loss=softmax_cross_entropy), TypeError, "x, or x and y with loss=; got 0 arrays$"),
+    (lambda: check(small_model(), np.zeros((2, 6, 6, 1)), np.zeros(2)), TypeError, "got 2 arrays and no loss"),
     (lambda: check(softmax_cross_entropy, np.zeros((2, 3))), TypeError, "targets"),
     (lambda: check(softmax_cross_entropy, np.zeros((2, 3)), [0, 1], loss=abs), TypeError, "goes with a model"),
+    (lambda: check(small_model(), [], [], loss="softmax"), ValueError, "gradcheck.check: there is no loss 'softmax'"),
     (lambda: check(Dense(3), np.array([["a"]])), TypeError, "real numbers"),
 ]
 

@@ -15,6 +15,7 @@ import copy
 import numpy as np
 
 from tinynet.layers.base import Layer, real_array
+from tinynet.losses.by_name import loss_function
 
 STEP = 1e-5
 KINK_STEP = 1e-7  # where h reached across the corner of a ReLU or a maximum, or so it seems
@@ -56,7 +57,7 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
 
         check(Dense(3), (5, 4))                              a layer, on random inputs of that shape, N first
         check(model)  or  check(model, x)                    a model, on random inputs or on yours
-        check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together
+        check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together; its name will do
         check(softmax_cross_entropy, logits, labels, label_smoothing=0.1)     a loss; options are passed on to it
 
     An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.  Where no
@@ -70,6 +71,7 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
     if samples is not None and (not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1):
         raise ValueError(f"gradcheck.check: samples must be a whole number above 0, or None for all, got {samples!r}")
     rng = np.random.default_rng(seed)
+    loss = None if loss is None else loss_function(loss, "gradcheck.check")
     if isinstance(what, Layer) or hasattr(what, "flat_values"):
         if options:
             raise TypeError(f"gradcheck.check: unknown arguments {sorted(options)}; only a loss takes options")
@@ -122,8 +124,8 @@ def _of_layers(what, inputs, loss, rng):
     """The arrays to move and their gradients, by name, and the function that gives the output, for a layer or model."""
     model = hasattr(what, "flat_values")
     if len(inputs) > (1 if loss is None else 2) or (loss is not None and len(inputs) < 2):
-        expected = "x" if loss is None else "x and y, with loss="
-        raise TypeError(f"gradcheck.check: a layer or model takes {expected}; got {len(inputs)} arrays")
+        given = f"{len(inputs)} arrays" + (" and no loss" if loss is None else "")
+        raise TypeError(f"gradcheck.check: a layer or model takes x, or x and y with loss=; got {given}")
     if not inputs and (model or what.input_shape is not None):
         inputs = ((3, *what.input_shape),)
     if not inputs:

@@ -224,7 +224,8 @@ def _matched(model, theirs, name):
 
 def _checked_model(model, name):
     if not isinstance(model, Sequential):
-        raise TypeError(f"{name}: expected a tinynet Sequential, got {type(model).__name__}")
+        given = f"{type(model).__module__}.{type(model).__name__}"  # PyTorch has a Sequential, too
+        raise TypeError(f"{name}: expected a tinynet Sequential, got {given.removeprefix('builtins.')}")
 
 
 def _torch_side(name):
