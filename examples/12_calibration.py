@@ -29,6 +29,7 @@ one there: T comes from the first 5,000, and everything that is reported and dra
 
 The network is a plain one, with two hidden layers of 256 numbers, and it gets only the first 3,000 of the 60,000
 training images.  That is few enough to be learnt by heart in 40 epochs, as larger networks do with larger data sets.
+(The data lie where the environment variable TINYNET_DATA says; what is missing is downloaded, 11 MB.)
 """
 
 import gallery
