@@ -24,8 +24,8 @@ Temperature scaling divides all logits by one number T > 0 before the softmax:
 
 The order of the ten stays, so every answer stays the same, and so does the accuracy.  T is the number with the lowest
 cross-entropy on images that the network was not trained on: on its training images it would want a T below 1, to be
-surer still.  And what T was fitted to can't judge it either, so the 10,000 test images of MNIST are parted, one here,
-one there: T comes from the first 5,000, and everything that is reported and drawn from the other 5,000.
+surer still.  And what T was fitted to can't judge it either, so the 10,000 test images of MNIST go to two halves by
+turns: T comes from one half, and everything that is reported and drawn from the other.
 
 The network is a plain one, with two hidden layers of 256 numbers, and it gets only the first 3,000 of the 60,000
 training images.  That is few enough to be learnt by heart in 40 epochs, as larger networks do with larger data sets.
