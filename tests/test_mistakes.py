@@ -202,7 +202,7 @@ MISTAKES = {
     "a metric of every sample": (
         lambda: fitted(metrics={"right": lambda p, t: p.argmax(1) == t}),
         TypeError,
-        ["fit", "'right'", "a number", "array([ True"],
+        ["fit", "'right'", "a number", "shape (4,)"],
     ),
     "a metric without a result": (
         lambda: fitted(metrics={"right": lambda p, t: None}),

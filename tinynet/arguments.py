@@ -58,7 +58,8 @@ def _numeric(name, metric):
     def measured(prediction, target):
         result = metric(prediction, target)
         if np.ndim(result) != 0 or not hasattr(result, "__float__"):
-            raise TypeError(f"fit: the metric {name!r} must return a number, got {result!r:.60}")
+            got = f"an array of shape {np.shape(result)}" if np.ndim(result) else repr(result)
+            raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
         return float(result)
 
     return measured

@@ -54,7 +54,7 @@ def checked_result(result, prediction, name):
     value, gradient = result
     if gradient is None:
         raise ValueError(f"{name}: the loss must return a pair (value, gradient), got None for the gradient")
-    if np.ndim(value) != 0:
+    if not isinstance(value, float) and np.ndim(value) != 0:  # of a float, ndim would make an array in every step
         raise ValueError(
             f"{name}: the loss must return one number, got an array of shape {np.shape(value)};"
             ' with reduction="mean" or "sum" it does'
