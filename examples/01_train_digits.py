@@ -2,7 +2,10 @@
 
     python examples/01_train_digits.py [--seed 0]
 
-Saves a picture: how the training went, and what the network makes of test digits, its mistakes first.
+This is what training looks like; the explanations begin with example 02.  Saves a picture: how the training went, and
+what the network makes of test digits, its mistakes first.  ("Validation" means the test digits, looked at after every
+epoch.  They do better than the training digits, since these are moved, and read while a part of the network is dropped
+out at random.)
 """
 
 import gallery

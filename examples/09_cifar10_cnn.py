@@ -5,8 +5,8 @@
 CIFAR-10 is 60,000 colour photographs of 32 by 32 pixels, of ten kinds of vehicles and animals (Krizhevsky 2009); who
 guesses is right about 1 of them in 10.  The data lie where the environment variable TINYNET_DATA says; what is missing
 is downloaded, 170 MB.  Files with fewer photographs do as well: of 10,000 this network learns enough to be right about
-more than 70 of 100 others, in ten epochs, which take about a minute on two cores.  All 50,000 get four epochs, which
-take twice as long.
+more than 70 of 100 others, in ten epochs, which take less than a minute on two cores.  All 50,000 get four epochs,
+which take twice as long.
 
 The network is three blocks of layers, and then a Dense layer for the ten logits (example 08 explains the others):
 
@@ -30,7 +30,7 @@ Weight decay (AdamW) makes every weight a little smaller at each step, by lr tim
 the scale of a filter is without effect: divide it by 2, and y is the same.  What the decay does is to make the filter
 forget: its random start fades, and what the gradients keep asking for stays.  The picture shows the 32 filters of
 the first layer, which look at 5 x 5 pixels: edges of several directions, light beside dark, and spots of one colour.
-With a decay of 0.01 the same training ends no higher, and its filters still look like noise.
+With a decay of 0.01 the same training ends about as high, but its filters still look like noise.
 """
 
 import gallery

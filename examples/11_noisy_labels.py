@@ -141,8 +141,8 @@ def main():
     left.xaxis.set_major_formatter("{x:.0%}")
     left.set_xticks(shares)
     title = f"Test accuracy after {epochs} epochs"
-    gallery.plain(left, title, xlabel="wrong training labels", ylabel="accuracy, true labels", ylim=(0.3, 1))
-    gallery.plain(middle, "On the way there, with 40 % wrong", xlabel="epoch", ylim=(0.3, 1))
+    gallery.plain(left, title, xlabel="wrong training labels", ylabel="test accuracy", ylim=(0.3, 1))
+    gallery.plain(middle, "On the way there, with 40 % wrong", xlabel="epoch", ylabel="test accuracy", ylim=(0.3, 1))
     gallery.plain(right, "How hard a sample pulls at its label's logit", ylabel="-dL/dz[t], the most being 1")
     right.set(xlabel="p[t], how far the network believes the label")
     gallery.finish(figure, options)
