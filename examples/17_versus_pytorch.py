@@ -1,6 +1,6 @@
 """The same network, weights and batches here and in PyTorch: the same losses.  And how long a step takes in each.
 
-    python examples/17_versus_pytorch.py [--seed 0]          (needs PyTorch: pip install torch)
+    python examples/17_versus_pytorch.py [--seed 0]          needs PyTorch; reads MNIST (example 08 says from where)
 
 PyTorch is what most networks are trained with.  There, one writes the forward pass only; it records what is computed,
 and goes through the record backward to get the gradient.  Here, every layer's backward pass is derived by hand.  If
