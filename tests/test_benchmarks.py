@@ -68,6 +68,39 @@ def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, t
         assert all(len(panel) >= 2 for panel in found["curves"].values())
 
 
+def test_scaling_is_measured_predicted_and_drawn(tmp_path):
+    pytest.importorskip("mpi4py")
+    found, picture = tmp_path / "found.json", tmp_path / "picture.png"
+    arguments = ["--only", "logistic regression", "--latency", "2", "--bandwidth", "10"]
+    finished = run("scaling", *arguments, "--json", found, "--picture", picture)
+    assert finished.returncode == 0, finished.stderr
+    assert "predicted for the network given: a = 2.00 us, 1/b = 10.00 GB/s" in finished.stdout
+    [curve] = json.loads(found.read_text())["curves"].values()
+    assert curve["measured"].keys() == {"strong", "weak"}
+    for kind in ("strong", "weak"):
+        assert list(curve[kind]) == [str(2**k) for k in range(1, 11)]
+        assert all(value > 0 for value in curve[kind].values())
+    assert list(curve["weak"].values()) == sorted(curve["weak"].values(), reverse=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cost_of_an_all_reduce_is_fitted_and_that_of_more_ranks_counted(module):
+    scaling = module("scaling")
+    a, b = 5e-6, 2e-10
+    assert scaling.line({n: a + b * n for n in (256, 4096, 10**6)}) == pytest.approx((a, b))
+    assert scaling.line({n: a - 1e-10 * n for n in (256, 4096)})[1] == 0  # no negative bandwidth
+    assert scaling.line({n: b * n - 1e-9 for n in (256, 4096)})[0] == 0
+    assert scaling.allreduce_seconds(1, 1000, a, b) == 0
+    assert scaling.allreduce_seconds(2, 1000, a, b) == pytest.approx(a + 1000 * b)
+    assert scaling.allreduce_seconds(8, 8, a, b) == pytest.approx(3 * (a + 8 * b))
+    n = 10**8
+    assert scaling.allreduce_seconds(8, n, a, b) == pytest.approx(6 * a + 2 * 7 / 8 * b * n)
+    assert scaling.step_seconds({1: 1e-3, 4: 4e-3}, 2) == pytest.approx(2e-3)
+    times = {64: 1e-3, 512: 4e-3, 1024: 8e-3}
+    assert scaling.efficiencies(times, n, 0.0, 0.0, 1024, 64)["strong"][2] == pytest.approx(1)
+    assert set(scaling.efficiencies(times, n, 0.0, 0.0, 1024, 64)["weak"].values()) == {1.0}
+
+
 def test_different_numbers_end_a_benchmark(module):
     agree = module("side_by_side").agree
     agree([1.0, 2.0], [1.0, 2.0 + 1e-7], 1e-5, "here")
