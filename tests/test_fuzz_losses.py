@@ -6,39 +6,22 @@ how many calls there are; they are then others at each run.
 """
 
 import math
-import os
 
-import numba
+import fuzzing
 import numpy as np
 import pytest
 import reference
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tinynet as tn
 
-CASES = int(os.environ.get("TINYNET_FUZZ_CASES", "2000"))
-RANDOM = settings(
-    max_examples=CASES,
-    derandomize="TINYNET_FUZZ_CASES" not in os.environ,
-    deadline=None,
-    database=None,
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-)
+RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
 NAN, INF = float("nan"), float("inf")
 ROWS = [(), (1,), (2,), (5,), (2, 3), (67,)]
 CLASSES = [1, 2, 3, 4, 7, 16, 33, 65]
 LAYOUTS = ["plain", "reversed", "backwards", "strided", "shifted", "other byte order", "read-only", "subclass", "list"]
 FAR = 600.0  # a logit beyond which sigmoids are 0 and 1, and losses straight lines
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many calls on tiny arrays, for which a second thread is no help."""
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
 # --- what each loss should give: the reference, and what the docstrings say of NaN and infinities -----------------

@@ -6,27 +6,18 @@ models there are; they are then others at each run.
 """
 
 import math
-import os
 from dataclasses import dataclass
 
-import numba
+import fuzzing
 import numpy as np
 import pytest
 import reference
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tinynet as tn
 
-CASES = int(os.environ.get("TINYNET_FUZZ_CASES", "2000"))
-RANDOM = settings(
-    max_examples=CASES,
-    derandomize="TINYNET_FUZZ_CASES" not in os.environ,
-    deadline=None,
-    database=None,
-    phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
-)
+RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
 ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 SINGLE = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "GELU": "gelu"}
 BLOCKS = ("Residual", "Concat", "Parallel")
@@ -40,14 +31,6 @@ class Misfit(Exception):
 
     def __init__(self, plan, where):
         super().__init__(f"{plan[0]} (layer {where})")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many calls on tiny arrays, for which a second thread is no help."""
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
 # --- what a plan means, without tinynet -----------------------------------------------------------------------
