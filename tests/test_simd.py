@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from tinynet import simd
+from tinynet import simd, vectors
 from tinynet.layers.padding import with_zeros_around
 from tinynet.tile import tile
+from tinynet.transpose import transpose
 
 
 @simd.kernel(tiled=True)
@@ -139,3 +140,81 @@ def test_zeros_around_an_image_stay_within_their_array():
                 expected[u, left : left + W] = image[first + u]
         np.testing.assert_array_equal(padded, expected[:U, :V])
         assert (np.delete(memory, slice(100, 100 + U * V * 2)) == GUARD).all()
+
+
+# --- vectors ------------------------------------------------------------------------------------------------
+
+
+@simd.kernel()
+def through_vectors(x, y, n):
+    """The first n numbers of x behind the guard through vectors; also their sum and maximum, by two vectors at once."""
+    W = vectors.width(x)
+    sums, most = vectors.splat(x, 0), vectors.splat2(x, -np.inf)
+    whole = n - n % W
+    for c in range(0, whole, W):
+        v = vectors.load(x, 1 + c)
+        vectors.store(v, y, 1 + c)
+        sums = sums + v
+    for c in range(whole, n, W):
+        v = vectors.load_some(x, 1 + c, n - c, 0)
+        vectors.store_some(v, y, 1 + c, n - c)
+        sums = sums + v
+    for c in range(0, n, 2 * W):
+        most = vectors.maximum(vectors.load2_some(x, 1 + c, n - c, -np.inf), most)
+    return vectors.total(sums), vectors.greatest(most)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vectors_take_any_number_of_numbers_and_no_other(dtype):
+    rng = np.random.default_rng(0)
+    for n in range(1, 70):
+        x, y = np.full(n + 2, np.nan, dtype), np.full(n + 2, GUARD, dtype)
+        x[1:-1] = rng.integers(-9, 9, n)
+        sum_, most = through_vectors(x, y, n)
+        assert (y[1:-1] == x[1:-1]).all()
+        assert (y[[0, -1]] == GUARD).all()
+        assert sum_ == x[1:-1].sum()
+        assert most == x[1:-1].max()
+
+
+@simd.kernel()
+def lanes_of_arithmetic(x, y, results):
+    """The operators on one vector each; results (9, W)."""
+    W = vectors.width(x)
+    v, w = vectors.load(x, 0), vectors.load(y, 0)
+    vectors.store(v + w, results, 0)
+    vectors.store(v - 2, results, W)
+    vectors.store(3 * w, results, 2 * W)
+    vectors.store(v / w, results, 3 * W)
+    vectors.store(vectors.select(v < w, v, 7), results, 4 * W)
+    vectors.store(vectors.select(v > w, 7, w), results, 5 * W)
+    vectors.store(vectors.select(v >= 1, v, vectors.select(v == 0, w, v)), results, 6 * W)
+    vectors.store(vectors.maximum(v, w), results, 7 * W)
+    vectors.store(simd.log1p(simd.exp(v)), results, 8 * W)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_operators_of_vectors_are_those_of_numbers(dtype):
+    W = vectors.lanes_of(dtype(0).dtype)
+    x = np.resize(np.array([-3, -0.5, 0, -np.inf, np.nan, -700, -1e-9, -2], dtype), W)
+    y = np.resize(np.array([-4, 2, 1, 5, 1, -0.25], dtype), W)
+    results = np.empty((9, W), dtype)
+    lanes_of_arithmetic(x, y, results)
+    with np.errstate(invalid="ignore", under="ignore"):
+        expected = [x + y, x - 2, 3 * y, x / y, np.where(x < y, x, 7), np.where(x > y, 7, y)]
+        expected += [np.where(x >= 1, x, np.where(x == 0, y, x)), np.where(x > y, x, y)]
+        np.testing.assert_array_equal(results[:8], expected)
+        np.testing.assert_allclose(results[8], np.log1p(np.exp(x)), rtol=4 * np.finfo(dtype).eps, atol=1e-37)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_transposed_matrix_of_any_shape_is_written_and_nothing_else(dtype):
+    rng = np.random.default_rng(0)
+    for rows in (1, 2, 7, 8, 9, 16, 17, 33):
+        for columns in (1, 3, 8, 15, 16, 31):
+            a = rng.standard_normal((rows, columns + 2)).astype(dtype)
+            result = np.full((columns + 2, rows + 3), GUARD, dtype)
+            transpose(a, 1, columns + 2, result, rows + 4, rows + 3, rows, columns)
+            expected = np.full_like(result, GUARD)
+            expected[1:-1, 1:-2] = a[:, 1:-1].T
+            np.testing.assert_array_equal(result, expected)

@@ -327,38 +327,74 @@ def _exp_pieces(dtype):
     return 13, 1.5 * 2.0**52, high_low, np.int64, 52, 1023 << 52, -708.3964
 
 
-@_implementation(exp)
-def _exp(x):
-    dtype = {types.float32: np.float32, types.float64: np.float64}[x]
-    degree, magic, (high, low), integer, mantissa, one, smallest = _exp_pieces(dtype)
+def exp_body(dtype, fma, power_of_two, select):
+    """exp for numbers of this dtype, or for vectors of them, in terms of three functions for either."""
+    degree, magic, (high, low), _, _, _, smallest = _exp_pieces(dtype)
     magic, high, low, smallest, zero = dtype(magic), dtype(-high), dtype(-low), dtype(smallest), dtype(0)
     log2e = dtype(1 / math.log(2))
     c = tuple(dtype(1 / math.factorial(k)) for k in range(degree + 1))
 
+    # exp(r) = 1 + r q(r): only the last step's rounding counts.  q is summed by pairs of terms, then pairs of pairs
+    # (Estrin 1960): a step takes 4 cycles, and so 5 wait for each other instead of 7.
     if degree == 7:
 
         def series(r):
-            p = _fma(c[7], r, c[6])
-            p = _fma(_fma(_fma(p, r, c[5]), r, c[4]), r, c[3])
-            return _fma(_fma(_fma(p, r, c[2]), r, c[1]), r, c[0])
+            r2 = r * r
+            low = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
+            high = fma(r2, c[7], fma(r, c[6], c[5]))
+            return fma(fma(r2 * r2, high, low), r, c[0])
     else:
 
         def series(r):
-            p = _fma(_fma(_fma(c[13], r, c[12]), r, c[11]), r, c[10])
-            p = _fma(_fma(_fma(p, r, c[9]), r, c[8]), r, c[7])
-            p = _fma(_fma(_fma(_fma(p, r, c[6]), r, c[5]), r, c[4]), r, c[3])
-            return _fma(_fma(_fma(p, r, c[2]), r, c[1]), r, c[0])
+            r2 = r * r
+            r4 = r2 * r2
+            low = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
+            middle = fma(r2, fma(r, c[8], c[7]), fma(r, c[6], c[5]))
+            high = fma(r2, fma(r, c[12], c[11]), fma(r, c[10], c[9]))
+            return fma(fma(r4, fma(r4, fma(r4, c[13], high), middle), low), r, c[0])
 
-    series = numba.njit(series, fastmath=False, error_model="numpy")
+    series = helper(series)
 
     def body(x):
-        rounded = x * log2e + magic
+        rounded = fma(x, log2e, magic)
         n = rounded - magic
-        r = _fma(n, low, _fma(n, high, x))
-        power = _as_float(integer((_as_int(rounded) << mantissa) + one))
-        return zero if x < smallest else series(r) * power
+        r = fma(n, low, fma(n, high, x))
+        return select(x < smallest, zero, series(r) * power_of_two(rounded))
 
     return body
+
+
+def emit_power_of_two(builder, rounded, dtype, like):
+    """2^n from the number that ends in n, as _exp_pieces says; `like` makes an LLVM constant of a whole number."""
+    _, _, _, _, mantissa, one, _ = _exp_pieces(dtype)
+    bits = builder.bitcast(rounded, like(0).type)
+    return builder.bitcast(builder.add(builder.shl(bits, like(mantissa)), like(one)), rounded.type)
+
+
+@intrinsic
+def _power_of_two(typing_context, rounded):
+    def codegen(context, builder, signature, args):
+        integer = context.get_value_type(_bits_type(rounded))
+        return emit_power_of_two(builder, args[0], _NUMPY[rounded], integer)
+
+    return rounded(rounded), codegen
+
+
+@intrinsic
+def _select(typing_context, condition, a, b):
+    def codegen(context, builder, signature, args):
+        return builder.select(*args)
+
+    return a(condition, a, a), codegen
+
+
+_NUMPY = {types.float32: np.float32, types.float64: np.float64}
+
+
+@_implementation(exp)
+def _exp(x):
+    if x in _NUMPY:
+        return exp_body(_NUMPY[x], _fma, _power_of_two, _select)
 
 
 # --- the logarithm ----------------------------------------------------------------------------------------
@@ -383,37 +419,70 @@ def _log1p_pieces(dtype):
     return 11, (6.93147180369123816490e-01, 1.90821492927058770002e-10), np.int64, 52, 1023
 
 
-@_implementation(log1p)
-def _log1p(u):
-    dtype = {types.float32: np.float32, types.float64: np.float64}[u]
-    terms, (high, low), integer, mantissa, bias = _log1p_pieces(dtype)
+def log1p_body(dtype, fma, exponent, two_to_minus):
+    """log1p for numbers of this dtype, or for vectors of them, in terms of three functions for either."""
+    terms, (high, low), _, _, _ = _log1p_pieces(dtype)
     one, two, high, low = dtype(1), dtype(2), dtype(high), dtype(low)
-    root = integer(np.array(math.sqrt(0.5), dtype).view(integer))
     c = tuple(dtype(2 / (2 * k + 1)) for k in range(terms))
 
     if terms == 5:
 
         def series(w):
-            return _fma(_fma(_fma(c[4], w, c[3]), w, c[2]), w, c[1])
+            return fma(fma(fma(w, c[4], c[3]), w, c[2]), w, c[1])
     else:
 
         def series(w):
-            p = _fma(_fma(_fma(c[10], w, c[9]), w, c[8]), w, c[7])
-            p = _fma(_fma(_fma(p, w, c[6]), w, c[5]), w, c[4])
-            return _fma(_fma(_fma(p, w, c[3]), w, c[2]), w, c[1])
+            p = fma(fma(fma(w, c[10], c[9]), w, c[8]), w, c[7])
+            p = fma(fma(fma(p, w, c[6]), w, c[5]), w, c[4])
+            return fma(fma(fma(p, w, c[3]), w, c[2]), w, c[1])
 
-    series = numba.njit(series, fastmath=False, error_model="numpy")
+    series = helper(series)
 
     def body(u):
-        n = integer(integer(_as_int(u + one) - root) >> mantissa)
-        power = _as_float(integer(integer(bias - n) << mantissa))
-        f = _fma(u, power, power - one)
-        s = f / (two + f)
+        n, power = exponent(u + one), two_to_minus(u + one)
+        f = fma(u, power, power - one)
+        s = f / (f + two)
         w = s * s
-        n = dtype(n)
-        return _fma(n, high, _fma(n, low, _fma(s * w, series(w), s + s)))
+        return fma(n, high, fma(n, low, fma(s * w, series(w), s + s)))
 
     return body
+
+
+def emit_exponent(builder, x, dtype, like):
+    """The whole number n for which 2^-n x lies in [sqrt(1/2), sqrt(2)), from the bits of x."""
+    _, _, integer, mantissa, _ = _log1p_pieces(dtype)
+    root = int(np.array(math.sqrt(0.5), dtype).view(integer))
+    return builder.ashr(builder.sub(builder.bitcast(x, like(0).type), like(root)), like(mantissa))
+
+
+def emit_two_to_minus(builder, x, dtype, like):
+    """2^-n for that n."""
+    _, _, _, mantissa, bias = _log1p_pieces(dtype)
+    n = emit_exponent(builder, x, dtype, like)
+    return builder.bitcast(builder.shl(builder.sub(like(bias), n), like(mantissa)), x.type)
+
+
+@intrinsic
+def _exponent(typing_context, x):
+    def codegen(context, builder, signature, args):
+        n = emit_exponent(builder, args[0], _NUMPY[x], context.get_value_type(_bits_type(x)))
+        return builder.sitofp(n, args[0].type)
+
+    return x(x), codegen
+
+
+@intrinsic
+def _two_to_minus(typing_context, x):
+    def codegen(context, builder, signature, args):
+        return emit_two_to_minus(builder, args[0], _NUMPY[x], context.get_value_type(_bits_type(x)))
+
+    return x(x), codegen
+
+
+@_implementation(log1p)
+def _log1p(u):
+    if u in _NUMPY:
+        return log1p_body(_NUMPY[u], _fma, _exponent, _two_to_minus)
 
 
 # --- the order of floats ----------------------------------------------------------------------------------

@@ -304,6 +304,7 @@ def _llvm(module, what, vector):
     mask, align, pointer = ir.VectorType(ir.IntType(1), vector.count), ir.IntType(32), vector.as_pointer()
     name, result, arguments = {
         "fmuladd": (name, vector, [vector, vector, vector]),  # one instruction where the host has it
+        "fma": (name, vector, [vector, vector, vector]),
         "masked.load": (name + ".p0", vector, [pointer, align, mask, vector]),
         "masked.store": (name + ".p0", ir.VoidType(), [vector, pointer, align, mask]),
     }[what]

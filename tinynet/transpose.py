@@ -8,8 +8,14 @@
 The tile wants the axis that it doesn't sum over contiguous, so a layer's input gradient needs the weights with their
 axes swapped.  Number by number that takes 1.2 ns an element: as long as the product itself with 64 samples.
 
-A square of 8 x 8 numbers is eight vectors.  Swapping its quarters, then the quarters of each quarter, then single
-numbers transposes it: three rounds, each of eight shuffles of two vectors (Eklundh 1972).
+A square of W x W numbers is W vectors.  Swapping its quarters, then the quarters of each quarter, and so on down to
+single numbers transposes it: lg W rounds, each of W shuffles of two vectors (Eklundh 1972).  At the right and at the
+bottom, what lies outside is masked: it is neither read nor written.
+
+    square(source, s, s_step, result, r, r_step, rows, columns)       the first W of rows and columns
+    square_to_vectors, square_from_vectors                            result, or source, has room for all of W x W
+
+A vector that was written under a mask can't be read again before it has reached the cache: hence those two.
 """
 
 import numba
@@ -18,69 +24,104 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinynet import simd
+from tinynet.tile import _alignment, _llvm
+from tinynet.vectors import lanes_of, width
 
-SIDE = 8
+_I64 = ir.IntType(64)
 
 
-def _square_in_python(source, s, s_step, result, r, r_step):
-    for i in range(SIDE):
-        for j in range(SIDE):
+def _square_in_python(source, s, s_step, result, r, r_step, rows, columns):
+    side = width(source)
+    for i in range(min(rows, side)):
+        for j in range(min(columns, side)):
             result[r + j * r_step + i] = source[s + i * s_step + j]
 
 
-@intrinsic
-def _square_in_registers(typing_context, source, s, s_step, result, r, r_step):
-    def codegen(context, builder, signature, args):
-        align = source.dtype.bitwidth // 8
-        vector = ir.VectorType(context.get_data_type(source.dtype), SIDE)
+def _square_in_registers(masks_source, masks_result):
+    @intrinsic
+    def square(typing_context, source, s, s_step, result, r, r_step, rows, columns):
+        def codegen(context, builder, signature, args):
+            side = lanes_of(source.dtype)
+            vector = ir.VectorType(context.get_data_type(source.dtype), side)
+            align, zero = _alignment(vector), ir.Constant(vector, [0.0] * side)
+            load, store = (_llvm(builder.module, f"masked.{what}", vector) for what in ("load", "store"))
 
-        def pointers(position):
-            first = context.make_array(signature.args[position])(context, builder, args[position]).data
-            start, step = args[position + 1], args[position + 2]
-            places = [builder.add(start, builder.mul(ir.IntType(64)(i), step)) for i in range(SIDE)]
-            return [builder.bitcast(builder.gep(first, [place]), vector.as_pointer()) for place in places]
+            def at_most_side(n):
+                return builder.select(builder.icmp_signed("<", n, _I64(side)), n, _I64(side))
 
-        rows = [builder.load(p, align=align) for p in pointers(0)]
-        half = SIDE // 2
-        while half:
-            for i in range(SIDE):
-                if i & half == 0:  # a pair of rows: swap what lies off the diagonal of its quarters
-                    upper, lower = rows[i], rows[i + half]
-                    lanes = [j if j & half == 0 else SIDE + j - half for j in range(SIDE)]
-                    others = [j + half if j & half == 0 else SIDE + j for j in range(SIDE)]
-                    masks = [ir.Constant(ir.VectorType(ir.IntType(32), SIDE), order) for order in (lanes, others)]
-                    rows[i], rows[i + half] = (builder.shuffle_vector(upper, lower, mask) for mask in masks)
-            half //= 2
-        for row, p in zip(rows, pointers(3), strict=True):
-            builder.store(row, p, align=align)
-        return context.get_dummy_value()
+            def lines(position):
+                """A pointer to each of W lines of an array."""
+                first = context.make_array(signature.args[position])(context, builder, args[position]).data
+                for i in range(side):
+                    place = builder.add(args[position + 1], builder.mul(_I64(i), args[position + 2]))
+                    yield builder.bitcast(builder.gep(first, [place]), vector.as_pointer())
 
-    i64 = types.int64
-    return types.void(source, i64, i64, result, i64, i64), codegen
+            def masks(count, size):
+                """For each of W lines the mask of its first `size` numbers; of none from line `count` on."""
+                bits = ir.IntType(side)
+                mask = builder.trunc(builder.lshr(_I64(2**side - 1), builder.sub(_I64(side), size)), bits)
+                for i in range(side):
+                    inside = builder.select(builder.icmp_signed("<", _I64(i), count), mask, bits(0))
+                    yield builder.bitcast(inside, ir.VectorType(ir.IntType(1), side))
+
+            rows, columns = at_most_side(args[6]), at_most_side(args[7])
+            if masks_source:
+                pairs = zip(lines(0), masks(rows, columns), strict=True)
+                square = [builder.call(load, [p, align, mask, zero]) for p, mask in pairs]
+            else:
+                square = [builder.load(p, align=align.constant) for p in lines(0)]
+            half = side // 2
+            while half:
+                for i in range(side):
+                    if i & half == 0:  # a pair of rows: swap what lies off the diagonal of its quarters
+                        upper, lower = square[i], square[i + half]
+                        lanes = [j if j & half == 0 else side + j - half for j in range(side)]
+                        others = [j + half if j & half == 0 else side + j for j in range(side)]
+                        orders = [ir.Constant(ir.VectorType(ir.IntType(32), side), order) for order in (lanes, others)]
+                        square[i], square[i + half] = (builder.shuffle_vector(upper, lower, order) for order in orders)
+                half //= 2
+            if masks_result:
+                for line, p, mask in zip(square, lines(3), masks(columns, rows), strict=True):
+                    builder.call(store, [line, p, align, mask])
+            else:
+                for line, p in zip(square, lines(3), strict=True):
+                    builder.store(line, p, align=align.constant)
+            return context.get_dummy_value()
+
+        i64 = types.int64
+        return types.void(source, i64, i64, result, i64, i64, i64, i64), codegen
+
+    return square
 
 
-def _square_within(source, s, s_step, result, r, r_step):
-    simd.within(source, s, (SIDE - 1) * s_step, SIDE - 1, 0)
-    simd.within(result, r, (SIDE - 1) * r_step, SIDE - 1, 0)
-    _square_in_registers(source, s, s_step, result, r, r_step)
+def _square_within(masks_source, masks_result):
+    in_registers = _square_in_registers(masks_source, masks_result)
+
+    def square(source, s, s_step, result, r, r_step, rows, columns):
+        W = width(source)
+        m, n = (min(rows, W), min(columns, W)) if masks_source else (W, W)
+        if m > 0 and n > 0:
+            simd.within(source, s, (m - 1) * s_step, n - 1, 0)
+        m, n = (min(rows, W), min(columns, W)) if masks_result else (W, W)
+        if m > 0 and n > 0:
+            simd.within(result, r, (n - 1) * r_step, m - 1, 0)
+        in_registers(source, s, s_step, result, r, r_step, rows, columns)
+
+    return simd.helper(square)
 
 
 if numba.config.DISABLE_JIT:
-    square = _square_in_python
+    square = square_to_vectors = square_from_vectors = _square_in_python
 else:
-    square = simd.helper(_square_within) if simd.CHECKED else _square_in_registers
+    made = _square_within if simd.CHECKED else _square_in_registers
+    square, square_to_vectors, square_from_vectors = made(True, True), made(True, False), made(False, True)
 
 
 @simd.kernel()
 def transpose(source, s0, s_step, result, r0, r_step, rows, columns):
     source, result = simd.piece(source, 0, source.size), simd.piece(result, 0, result.size)
-    whole = rows - rows % SIDE
-    for i in range(0, whole, SIDE):
-        for j in range(0, columns - SIDE + 1, SIDE):
-            square(source, s0 + i * s_step + j, s_step, result, r0 + j * r_step + i, r_step)
-        for j in range(columns - columns % SIDE, columns):
-            for k in range(i, i + SIDE):
-                result[r0 + j * r_step + k] = source[s0 + k * s_step + j]
-    for i in range(whole, rows):
-        for j in range(columns):
-            result[r0 + j * r_step + i] = source[s0 + i * s_step + j]
+    W = width(source)
+    for i in range(0, rows, W):
+        for j in range(0, columns, W):
+            s, r = s0 + i * s_step + j, r0 + j * r_step + i
+            square(source, s, s_step, result, r, r_step, rows - i, columns - j)

@@ -28,7 +28,7 @@ K is the number of classes that are not masked by a logit of -inf; a masked clas
 How a row is passed over.  Its logits come from memory once, in blocks that stay in the L1 cache: the maximum of the
 block, then its exponentials against the highest maximum so far (Milakov and Gimelshein 2018, "Online normalizer
 calculation for softmax").  They are written where the gradient goes, and while they are still in the L2 cache,
-each block is multiplied by exp(its maximum - m) / s.  Rows of few classes are handled LANES at a time, transposed.
+each block is multiplied by exp(its maximum - m) / s.  Rows of few classes are handled side by side, transposed.
 """
 
 import numpy as np
@@ -36,11 +36,26 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
+from tinynet.transpose import square_from_vectors, square_to_vectors
+from tinynet.vectors import (
+    greatest,
+    load,
+    load2,
+    load_some,
+    maximum,
+    select,
+    splat,
+    splat2,
+    store,
+    store_some,
+    total,
+    width,
+    will_read,
+    will_write,
+)
 
 BLOCK = 1024  # logits of a row at a time; 256 and 4096 were 5 and 3 % slower on rows of 50,257
-STEP = 32  # logits that LLVM's loops take at once: 8 in a vector, 4 vectors
 FEW = 64  # up to so many classes, rows are handled side by side; at 100, one by one is faster
-LANES = 64  # and so many rows: 32 spent 1.8 times as long, on starting loops
 CHUNK = 4096  # logits: the least that a thread takes at a time
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
@@ -52,65 +67,56 @@ THREADS_FROM = 16384  # logits; below, waking the threads costs more than they s
 def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
     """Rows `first` to `last` of z (N, C): see softmax_rows.
 
-    x[c, l] is class c of the l-th of LANES rows, so every loop over l runs through contiguous numbers, for any C.
-    All LANES are always computed, with stale numbers where rows are missing: no row depends on its neighbours.
+    Lane l of vector c of x (C, W) is class c of the l-th of W rows, so all that is done to a row is done to W rows at
+    once, for any C.  Where rows are missing, their lanes hold stale numbers: no row depends on its neighbours.
     """
-    C = z.shape[1]
-    one, zero, lowest = z.dtype.type(1), z.dtype.type(0), simd.lowest_key(z[0, 0])
-    x = np.zeros((C, LANES), z.dtype)
-    keys = np.full(LANES, lowest)
-    m, below, ties, log_s = np.zeros((4, LANES), z.dtype)
-    total = 0.0
-    for i in range(first, last, LANES):
-        rows = z[i : min(i + LANES, last)]
+    C, W, L = z.shape[1], width(z), 2 * width(z)
+    z, dz = simd.piece(z, 0, z.size), simd.piece(g, 0, g.size)
+    x = np.empty((C + W - 1) // W * W * L, z.dtype)
+    labels, weights = np.zeros(L, z.dtype), np.ones(L, z.dtype)
+    zero, one, infinity = z.dtype.type(0), z.dtype.type(1), z.dtype.type(np.inf)
+    sum_of_losses = 0.0
+    for i in range(first, last, L):
+        rows = min(L, last - i)
+        for c in range(0, C, W):
+            square_to_vectors(z, i * C + c, C, x, c * L, L, rows, C - c)
+            square_to_vectors(z, (i + W) * C + c, C, x, c * L + W, L, rows - W, C - c)
+        for l in range(rows):
+            labels[l] = t[i + l] if t[i + l] != ignore_index else -1
+        for l in range(rows, L):
+            labels[l] = -1
+        if w.size:
+            for l in range(rows):
+                weights[l] = w[t[i + l]] if t[i + l] != ignore_index else zero
+        label, a = load2(labels, 0), load2(weights, 0)
+        m = splat2(z, -infinity)
         for c in range(C):
-            xc = x[c]
-            for l in range(rows.shape[0]):
-                xc[l] = rows[l, c]
-        for l in range(LANES):
-            keys[l] = lowest
-            below[l] = ties[l] = zero
+            m = maximum(load2(x, c * L), m)
+        zt = below = ties = splat2(z, zero)
         for c in range(C):
-            xc = x[c]
-            for l in range(LANES):
-                keys[l] = max(keys[l], simd.order_key(xc[l]))
-        for l in range(LANES):
-            m[l] = simd.from_order_key(keys[l])
-        for c in range(C):
-            xc = x[c]
-            for l in range(LANES):
-                e = simd.exp(xc[l] - m[l])
-                xc[l] = e
-                small, tie = zero if e >= one else e, e if e >= one else zero
-                below[l] += small
-                ties[l] += tie
-        for l in range(LANES):
-            below[l] += ties[l] - one
-            log_s[l] = simd.log1p(below[l])
-        factor, r = ties, below
-        for l in range(rows.shape[0]):
-            label = t[i + l]
-            loss, factor[l] = 0.0, zero
-            if label != ignore_index:
-                a = np.float64(w[label]) if w.size else 1.0
-                loss = weighted(a, (np.float64(m[l]) - np.float64(rows[l, label])) + np.float64(log_s[l]))
-                factor[l] = a * scale / (1.0 + r[l])
-            total += loss
-            if losses.size:
-                losses[i + l] = loss
-        if g.size:
-            dz = g[i : i + rows.shape[0]]
+            logit = load2(x, c * L)
+            e = simd.exp(logit - m)
+            store(e, x, c * L)
+            zt = select(label == c, logit, zt)
+            below = select(e < one, below + e, below)
+            ties = select(e < one, ties, ties + e)
+        r = below + (ties - one)
+        loss = (m - zt) + simd.log1p(r)
+        loss = select(a == zero, select(loss == infinity, zero, a * loss), a * loss)
+        loss = select(label < zero, zero, loss)  # 0 times NaN is NaN
+        sum_of_losses += np.float64(total(loss))
+        if losses.size:
+            store_some(loss, losses, i, rows)
+        if dz.size:
+            factor = a * scale / (r + one)
             for c in range(C):
-                xc = x[c]
-                for l in range(rows.shape[0]):
-                    dz[l, c] = xc[l] * factor[l]
-            for l in range(rows.shape[0]):
-                label = t[i + l]
-                if label != ignore_index:
-                    dz[l, label] = ((x[label, l] - one) - r[l]) * factor[l]
-                else:  # 0 times NaN is NaN
-                    dz[l] = zero
-    return total
+                e = load2(x, c * L)
+                e = select(label == c, (e - one) - r, e) * factor
+                store(select(label < zero, zero, e), x, c * L)
+            for c in range(0, C, W):
+                square_from_vectors(x, c * L, L, dz, i * C + c, C, C - c, rows)
+                square_from_vectors(x, c * L + W, L, dz, (i + W) * C + c, C, C - c, rows - W)
+    return sum_of_losses
 
 
 @simd.kernel()
@@ -120,37 +126,50 @@ def weighted(a, x):
 
 
 # --- many classes: one row, block by block ------------------------------------------------------------------
-#
-# Loops run over whole STEPs where they can: LLVM leaves a loop's other elements to scalar code, where each takes as
-# long as a vector of eight.
 
 
-@simd.kernel(fast=True)
-def copy_and_maximum(z, block):
-    """Copy z into `block`; returns the order_key of its maximum.  A NaN may be it, or not: it shows in the sum anyway.
+@simd.kernel()
+def row_maximum(z):
+    """The maximum of z (C,), NaN aside: that shows in the sum anyway."""
+    W, four = width(z), 4 * width(z)
+    whole = z.size - z.size % four
+    m0 = m1 = m2 = m3 = splat(z, -np.inf)
+    for c in range(0, whole, four):  # four, since each waits for the one before
+        m0, m1 = maximum(load(z, c), m0), maximum(load(z, c + W), m1)
+        m2, m3 = maximum(load(z, c + 2 * W), m2), maximum(load(z, c + 3 * W), m3)
+    for c in range(whole, z.size, W):
+        m0 = maximum(load_some(z, c, z.size - c, -np.inf), m0)
+    return greatest(maximum(maximum(m0, m1), maximum(m2, m3)))
 
-    The copy costs 4 % of the time and lets the gradient overwrite the logits: a loop that reads one array and
-    writes another doesn't vectorise where they are the same (5 times slower).
+
+@simd.kernel()
+def exponentials(z, m, e, g):
+    """e = exp(z - m), which may be z itself; returns their sum in two parts, of which the second is a whole number.
+
+    The first is the sum of those below 1 where all sum to less than 2; else no digit is lost by subtracting 1.
     """
-    highest = simd.lowest_key(block[0])
-    for c in range(z.size):
-        block[c] = z[c]
-        highest = max(highest, simd.order_key(z[c]))
-    return highest
-
-
-@simd.kernel(fast=True)
-def exponentials(z, m, e):
-    """e = exp(z - m); returns the sum of those below 1, and the sum of the ones."""
-    one, zero = z.dtype.type(1), z.dtype.type(0)
-    below = ties = zero
-    for c in range(z.size):
-        x = simd.exp(z[c] - m)
-        e[c] = x
-        small, tie = zero if x >= one else x, x if x >= one else zero
-        below += small
-        ties += tie
-    return below, ties
+    C, W, one = z.size, width(z), z.dtype.type(1)
+    whole = C - C % W
+    sums = splat(z, 0)
+    for c in range(0, whole, W):
+        will_read(z, C + c)
+        will_write(g, c)
+        x = simd.exp(load(z, c) - m)
+        store(x, e, c)
+        sums = sums + x
+    for c in range(whole, C, W):
+        x = simd.exp(load_some(z, c, C - c, -np.inf) - m)
+        store_some(x, e, c, C - c)
+        sums = sums + x
+    s = total(sums)
+    if not s < z.dtype.type(2):
+        return s - one, one
+    sums = splat(z, 0)
+    for c in range(0, C, W):
+        x = load_some(e, c, C - c, 0)
+        sums = sums + select(x < one, x, z.dtype.type(0))
+    below = total(sums)
+    return below, one if s - below > z.dtype.type(0.5) else z.dtype.type(0)
 
 
 @simd.kernel(fast=True)
@@ -196,14 +215,9 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     below = ties = count = spread = spread_loss = share = share_loss = 0.0
     for k in range((C + BLOCK - 1) // BLOCK):
         start, size = k * BLOCK, min(BLOCK, C - k * BLOCK)
-        padded, whole, rest = (size + STEP - 1) // STEP * STEP, size // STEP * STEP, max(0, size - STEP)
-        for c in range(STEP):
-            block[padded - STEP + c] = masked
-        # Whole STEPs from the start, and the last STEP from the end: some are seen twice.
-        key = copy_and_maximum(simd.piece(z, start, whole), block)
-        key = max(key, copy_and_maximum(simd.piece(z, start + rest, size - rest), simd.piece(block, rest, size - rest)))
-        if key > simd.order_key(top):
-            new = simd.from_order_key(key)
+        logits = simd.piece(z, start, size)
+        new = row_maximum(logits)
+        if new > top:
             rise = np.float64(new) - (np.float64(top) if top != masked else 0.0)
             spread_loss += rise * spread
             share_loss += rise * share
@@ -211,15 +225,17 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
             top = new
         highest[k] = top
         m = top if top != masked else zero  # -inf - -inf is NaN
-        target = tail if start + size == C or e.size == 0 else simd.piece(e, start, size)
-        more_below, more_ties = exponentials(simd.piece(block, 0, padded), m, target)
-        below += more_below
-        ties += more_ties
         if q.size:
-            x, qk, wk = simd.piece(block, 0, size), simd.piece(q, start, size), simd.piece(w, start, size)
-            total, loss = target_terms(x, qk, wk, m)
+            total, loss = target_terms(logits, simd.piece(q, start, size), simd.piece(w, start, size), m)
             share += total
             share_loss += loss
+        if smooth:
+            for c in range(size):  # the exponentials may go where the logits are
+                block[c] = logits[c]
+        target = simd.piece(tail, 0, size) if start + size == C or e.size == 0 else simd.piece(e, start, size)
+        more_below, more_ties = exponentials(logits, m, target, simd.piece(e, start if e.size else 0, 0))
+        below += more_below
+        ties += more_ties
         if smooth:
             n, total, loss = smoothing_terms(simd.piece(block, 0, size), simd.piece(w, start, size), m, target)
             count += n
@@ -228,16 +244,15 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
     return top, below + (ties - 1.0), share, share_loss, count, spread, spread_loss
 
 
-@simd.kernel(fast=True)
+@simd.kernel()
 def multiply(e, factor, g):
-    for c in range(g.size):
-        g[c] = e[c] * factor
-
-
-@simd.kernel(fast=True)
-def multiply_in_place(g, factor):
-    for c in range(g.size):
-        g[c] *= factor
+    """g = factor e, which may be e itself."""
+    C, W = e.size, width(e)
+    whole = C - C % W
+    for c in range(0, whole, W):
+        store(load(e, c) * factor, g, c)
+    for c in range(whole, C, W):
+        store_some(load_some(e, c, C - c, 0) * factor, g, c, C - c)
 
 
 @simd.kernel()
@@ -260,19 +275,14 @@ def row_gradient(m, factor, q, w, smooth, keep, soft, tail, highest, g):
     C = g.size
     for k in range((C + BLOCK - 1) // BLOCK):
         start, size = k * BLOCK, min(BLOCK, C - k * BLOCK)
-        whole, rest = size // STEP * STEP, max(0, size - STEP)
         scaled = g.dtype.type(factor)
         if highest[k] != m:
             scaled = g.dtype.type(factor * np.float64(simd.exp(highest[k] - m)))
-        dz, wk = simd.piece(g, start, size), simd.piece(w, start, size)
-        if start + size == C:  # all of `tail`, by whole STEPs from its start, and by the last STEP from its end
-            first = g.dtype.type(1) if smooth else scaled
-            multiply(tail, first, simd.piece(g, start, whole))
-            multiply(simd.piece(tail, rest, size - rest), first, simd.piece(g, start + rest, size - rest))
+        dz, wk = simd.piece(g, start, size), simd.piece(w, start, size if w.size else 0)
+        e = simd.piece(tail, 0, size) if start + size == C else dz
+        multiply(e, g.dtype.type(1) if smooth else scaled, dz)
         if smooth:
             multiply_less_smoothing(dz, scaled, g.dtype.type(soft), wk)
-        elif start + size < C:
-            multiply_in_place(dz, scaled)
         if q.size:
             subtract_targets(dz, g.dtype.type(keep), wk, simd.piece(q, start, size))
 
@@ -407,9 +417,10 @@ def few_loss_and_gradient(z, t, w, ignore_index, mean, divisor, chunks, losses, 
     if position >= 0:
         return position, 0.0
     scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    groups, partial = (N + LANES - 1) // LANES, np.empty(chunks)
+    W = 2 * width(z)
+    groups, partial = (N + W - 1) // W, np.empty(chunks)
     for k in prange(chunks):
-        first, last = k * groups // chunks * LANES, min((k + 1) * groups // chunks * LANES, N)
+        first, last = k * groups // chunks * W, min((k + 1) * groups // chunks * W, N)
         partial[k] = few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
     value = 0.0
     for k in range(chunks):

@@ -1,0 +1,379 @@
+"""Vectors: a SIMD register's worth of numbers as one value, for loops that LLVM does not vectorise well by itself.
+
+    W = width(a)                 how many numbers of a's dtype a vector holds: 16 of float32 with AVX-512
+    v = load(a, i)               W numbers of the C-contiguous array a from flat index i on
+    v = load_some(a, i, n, x)    only the first n of them, if n < W; the other lanes are x
+    v = splat(a, x)              x, as a's dtype, in every lane
+    store(v, a, i)               and back;  store_some(v, a, i, n) only the first n
+
+    will_read(a, i)              fetch the cache line of a.flat[i], which may lie outside of a; will_write: to write it
+
+    +, -, *, /, comparisons      lane by lane, between vectors or with a number
+    maximum(v, w)                the greater; w where one of them is NaN
+    select(mask, v, w)           v where a comparison was true, else w
+    simd.exp(v)                  the exponential
+    total(v), greatest(v)        of the lanes: halves are added, or compared, until one number is left
+
+Left to LLVM, a loop takes what does not fill a round of four vectors one by one, and all of it where the array that is
+read may be the array that is written.  Under NUMBA_DISABLE_JIT=1 a vector is a small NumPy array.
+"""
+
+import operator
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+
+from tinynet import simd
+from tinynet.tile import TILE, _alignment, _llvm, _llvm_type, _splat
+
+# --- vectors as Numba's compiler sees them ------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """The type of a vector; that of a mask has dtype boolean."""
+
+    def __init__(self, dtype, lanes):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"vector of {lanes} {dtype}")
+
+
+def _llvm_vector(kind):
+    return ir.VectorType(ir.IntType(1) if kind.dtype == types.boolean else _llvm_type(kind.dtype), kind.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _llvm_vector(kind))
+
+
+def lanes_of(dtype):
+    """How many numbers of this type, NumPy's or Numba's, one register holds."""
+    return TILE[np.dtype(str(dtype))][2]
+
+
+def _vector_of(a, registers=1):
+    return Vector(a.dtype, registers * lanes_of(a.dtype))
+
+
+def _as_vector(context, builder, value, kind, vector):
+    """A vector as it is, a number in every lane."""
+    if isinstance(kind, Vector):
+        return value
+    return _splat(builder, context.cast(builder, value, kind, vector.dtype), vector.lanes)
+
+
+def _define_operator(function, emit, compares=False):
+    class Template(AbstractTemplate):
+        def generic(self, arguments, keywords):
+            vectors = [kind for kind in arguments if isinstance(kind, Vector)]
+            if len(arguments) == 2 and vectors:
+                result = Vector(types.boolean, vectors[0].lanes) if compares else vectors[0]
+                return signature(result, *arguments)
+
+    infer_global(function)(Template)
+
+    def lower(context, builder, signature, args):
+        [vector, *_] = [kind for kind in signature.args if isinstance(kind, Vector)]
+        pairs = zip(args, signature.args, strict=True)
+        pair = [_as_vector(context, builder, value, kind, vector) for value, kind in pairs]
+        return emit(builder, *pair)
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, *kinds)(lower)
+
+
+_define_operator(operator.add, lambda builder, v, w: builder.fadd(v, w))
+_define_operator(operator.sub, lambda builder, v, w: builder.fsub(v, w))
+_define_operator(operator.mul, lambda builder, v, w: builder.fmul(v, w))
+_define_operator(operator.truediv, lambda builder, v, w: builder.fdiv(v, w))
+_define_operator(operator.lt, lambda builder, v, w: builder.fcmp_ordered("<", v, w), compares=True)
+_define_operator(operator.gt, lambda builder, v, w: builder.fcmp_ordered(">", v, w), compares=True)
+_define_operator(operator.ge, lambda builder, v, w: builder.fcmp_ordered(">=", v, w), compares=True)
+_define_operator(operator.eq, lambda builder, v, w: builder.fcmp_ordered("==", v, w), compares=True)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+def _pointer(context, builder, kind, array, i, vector):
+    first = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(first, [i]), _llvm_vector(vector).as_pointer())
+
+
+def _first_lanes(builder, n, vector):
+    """The mask of the lanes below n."""
+    lane = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), list(range(vector.lanes)))
+    most = ir.IntType(64)(vector.lanes)
+    n = builder.trunc(builder.select(builder.icmp_signed("<", n, most), n, most), ir.IntType(32))
+    return builder.icmp_signed("<", lane, _splat(builder, n, vector.lanes))
+
+
+def _loads(registers):
+    """load, load_some and splat for vectors of so many registers."""
+
+    @intrinsic
+    def load(typing_context, a, i):
+        vector = _vector_of(a, registers)
+
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], *args, vector)
+            return builder.load(pointer, align=_alignment(_llvm_vector(vector)).constant)
+
+        return vector(a, types.int64), codegen
+
+    @intrinsic
+    def load_some(typing_context, a, i, n, x):
+        vector = _vector_of(a, registers)
+
+        def codegen(context, builder, signature, args):
+            array, i, n, x = args
+            pointer, kind = _pointer(context, builder, signature.args[0], array, i, vector), _llvm_vector(vector)
+            others = _as_vector(context, builder, x, signature.args[3], vector)
+            masked = _llvm(builder.module, "masked.load", kind)
+            return builder.call(masked, [pointer, _alignment(kind), _first_lanes(builder, n, vector), others])
+
+        return vector(a, types.int64, types.int64, x), codegen
+
+    @intrinsic
+    def splat(typing_context, a, x):
+        vector = _vector_of(a, registers)
+
+        def codegen(context, builder, signature, args):
+            return _as_vector(context, builder, args[1], signature.args[1], vector)
+
+        return vector(a, x), codegen
+
+    return load, load_some, splat
+
+
+@intrinsic
+def _store(typing_context, v, a, i):
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[1], *args[1:], v)
+        builder.store(args[0], pointer, align=_alignment(_llvm_vector(v)).constant)
+        return context.get_dummy_value()
+
+    return types.void(v, a, types.int64), codegen
+
+
+@intrinsic
+def _store_some(typing_context, v, a, i, n):
+    def codegen(context, builder, signature, args):
+        pointer, kind = _pointer(context, builder, signature.args[1], *args[1:3], v), _llvm_vector(v)
+        masked = _llvm(builder.module, "masked.store", kind)
+        builder.call(masked, [args[0], pointer, _alignment(kind), _first_lanes(builder, args[3], v)])
+        return context.get_dummy_value()
+
+    return types.void(v, a, types.int64, types.int64), codegen
+
+
+def _prefetch(writes):
+    @intrinsic
+    def prefetch(typing_context, a, i):
+        def codegen(context, builder, signature, args):
+            byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            first = context.make_array(signature.args[0])(context, builder, args[0]).data
+            kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+            function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+                builder.module, kind, "llvm.prefetch.p0"
+            )
+            place = builder.bitcast(builder.gep(first, [args[1]]), byte)
+            builder.call(function, [place, i32(int(writes)), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64), codegen
+
+    return prefetch
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _select(typing_context, mask, v, w):
+    def codegen(context, builder, signature, args):
+        vector = signature.return_type
+        both = (_as_vector(context, builder, *pair, vector) for pair in zip(args[1:], (v, w), strict=True))
+        return builder.select(args[0], *both)
+
+    return (v if isinstance(v, Vector) else w)(mask, v, w), codegen
+
+
+@intrinsic
+def _maximum(typing_context, v, w):
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)  # one instruction of x86's
+
+    return v(v, w), codegen
+
+
+@intrinsic
+def _fma(typing_context, v, w, u):
+    vector = next(kind for kind in (v, w, u) if isinstance(kind, Vector))
+
+    def codegen(context, builder, signature, args):
+        triple = [_as_vector(context, builder, *pair, vector) for pair in zip(args, signature.args, strict=True)]
+        return builder.call(_llvm(builder.module, "fma", _llvm_vector(vector)), triple)
+
+    return vector(v, w, u), codegen
+
+
+def _from_bits(emit):
+    """A function of vectors from one of simd.py that works on the bits of floats."""
+
+    @intrinsic
+    def function(typing_context, v):
+        def codegen(context, builder, signature, args):
+            kind = ir.VectorType(ir.IntType(v.dtype.bitwidth), v.lanes)
+
+            def like(number):
+                return ir.Constant(kind, [number] * v.lanes)
+
+            found = emit(builder, args[0], np.dtype(v.dtype.name).type, like)
+            return found if found.type == args[0].type else builder.sitofp(found, args[0].type)
+
+        return v(v), codegen
+
+    return function
+
+
+_power_of_two = _from_bits(simd.emit_power_of_two)
+_exponent, _two_to_minus = _from_bits(simd.emit_exponent), _from_bits(simd.emit_two_to_minus)
+
+
+@overload(simd.exp, inline="never")
+def _exp(x):
+    if isinstance(x, Vector):
+        return simd.exp_body(np.dtype(x.dtype.name).type, _fma, _power_of_two, _select)
+
+
+@overload(simd.log1p, inline="never")
+def _log1p(u):
+    if isinstance(u, Vector):
+        return simd.log1p_body(np.dtype(u.dtype.name).type, _fma, _exponent, _two_to_minus)
+
+
+def _reduction(combine):
+    @intrinsic
+    def reduce(typing_context, v):
+        def codegen(context, builder, signature, args):
+            [vector], lanes = args, v.lanes
+            while lanes > 1:
+                lanes //= 2
+                halves = [
+                    builder.shuffle_vector(
+                        vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(at, at + lanes)))
+                    )
+                    for at in (0, lanes)
+                ]
+                vector = combine(builder, *halves)
+            return builder.extract_element(vector, ir.IntType(32)(0))
+
+        return v.dtype(v), codegen
+
+    return reduce
+
+
+_total = _reduction(lambda builder, v, w: builder.fadd(v, w))
+_greatest = _reduction(lambda builder, v, w: builder.select(builder.fcmp_ordered(">", v, w), v, w))
+
+
+# --- what kernels call ----------------------------------------------------------------------------------------
+
+
+def width(a):
+    return lanes_of(a.dtype)
+
+
+@overload(width, inline="always")
+def _width(a):
+    lanes = lanes_of(a.dtype)
+    return lambda a: lanes
+
+
+def _loads_in_python(registers):
+    def load(a, i):
+        return a.reshape(-1)[i : i + registers * width(a)].copy()
+
+    def load_some(a, i, n, x):
+        n = max(0, min(n, registers * width(a)))
+        return np.append(a.reshape(-1)[i : i + n], np.full(registers * width(a) - n, x, a.dtype))
+
+    def splat(a, x):
+        return np.full(registers * width(a), x, a.dtype)
+
+    return load, load_some, splat
+
+
+def _store_in_python(v, a, i, n=None):
+    n = v.size if n is None else max(0, min(n, v.size))
+    a.reshape(-1)[i : i + n] = v[:n]
+
+
+def _maximum_in_python(v, w):
+    return np.where(v > w, v, w)
+
+
+def _reduction_in_python(combine):
+    def reduce(v):
+        while v.size > 1:
+            v = combine(v[: v.size // 2], v[v.size // 2 :])
+        return v[0]
+
+    return reduce
+
+
+@intrinsic
+def _lanes(typing_context, v):
+    def codegen(context, builder, signature, args):
+        return context.get_constant(types.int64, v.lanes)
+
+    return types.int64(v), codegen
+
+
+def _checked_loads(registers, load, load_some):
+    def load_within(a, i):
+        simd.within(a, i, registers * width(a) - 1, 0, 0)
+        return load(a, i)
+
+    def load_some_within(a, i, n, x):
+        if n > 0:
+            simd.within(a, i, min(n, registers * width(a)) - 1, 0, 0)
+        return load_some(a, i, n, x)
+
+    return simd.helper(load_within), simd.helper(load_some_within)
+
+
+def _store_within(v, a, i):
+    simd.within(a, i, _lanes(v) - 1, 0, 0)
+    _store(v, a, i)
+
+
+def _store_some_within(v, a, i, n):
+    if n > 0:
+        simd.within(a, i, min(n, _lanes(v)) - 1, 0, 0)
+    _store_some(v, a, i, n)
+
+
+if numba.config.DISABLE_JIT:
+    load, load_some, splat = _loads_in_python(1)
+    load2, load2_some, splat2 = _loads_in_python(2)
+    store = store_some = _store_in_python
+    will_read = will_write = lambda a, i: None
+    select, maximum = np.where, _maximum_in_python
+    total, greatest = _reduction_in_python(np.add), _reduction_in_python(_maximum_in_python)
+else:
+    load, load_some, splat = _loads(1)
+    load2, load2_some, splat2 = _loads(2)
+    store, store_some = _store, _store_some
+    will_read, will_write = _prefetch(False), _prefetch(True)
+    select, maximum, total, greatest = _select, _maximum, _total, _greatest
+if simd.CHECKED:
+    load, load_some = _checked_loads(1, load, load_some)
+    load2, load2_some = _checked_loads(2, load2, load2_some)
+    store, store_some = simd.helper(_store_within), simd.helper(_store_some_within)
