@@ -25,7 +25,7 @@ from tinynet.layers.dropout import Dropout
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
-from tinynet.layers.softmax import Softmax
+from tinynet.layers.softmax import Softmax, softmax_forward
 
 SEED = 3
 KEY = int(np.random.default_rng(SEED).integers(2**63))  # what a Dropout built with this seed draws
@@ -580,6 +580,21 @@ def test_tanh_sigmoid_and_gelu_keep_their_digits_near_zero_and_in_the_tails(dtyp
     for name, ulps in (("tanh", 4), ("sigmoid", 4), ("gelu", 50)):  # exp(-x^2 / 2) magnifies the rounding of x^2
         error = np.abs(ACTIVATIONS[name].forward(z) - expected[name]) / np.abs(expected[name])
         assert error.max() < ulps * ulp, name
+
+
+@both_dtypes
+def test_a_row_of_softmax_has_the_same_bits_in_any_batch_and_wherever_it_lies(dtype):
+    for C in range(1, 70):
+        x = np.random.default_rng(C).standard_normal((4200 // C + 1, C)).astype(dtype)
+        layer = Softmax()
+        layer.build((C,), dtype, None)
+        y = layer.forward(x)
+        for n in (1, 2, 7):
+            np.testing.assert_array_equal(layer.forward(x[:n]), y[:n])
+        memory = np.zeros((2, 1, C), dtype)  # a result that lies right behind what it is made of
+        memory[0] = x[0]
+        softmax_forward(*memory)
+        np.testing.assert_array_equal(memory[1], y[:1])
 
 
 @pytest.mark.parametrize(

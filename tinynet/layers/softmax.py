@@ -26,8 +26,9 @@ from tinynet.layers.base import Layer
 THREADS_FROM = 4096  # elements from which two threads beat one
 
 
-# A row is a function of its own, compiled once: the row has the same bits whether the loop around it is on one
-# thread or on several, and wherever in the batch it lies.
+# The sum has a loop that writes nothing: a row has the same bits in any batch, on one thread or on several.  In a loop
+# that also writes, LLVM first asks whether x and y overlap, takes numbers one by one if it can't tell, and adds in that
+# order; on one row, that depended on whether y lay right behind x.
 
 
 @simd.kernel(fast=True)
@@ -39,6 +40,7 @@ def softmax_row(x, y):
     s = 0.0  # in float64: a float32 sum of 100,000 probabilities would lose three digits
     for c in range(x.size):
         y[c] = simd.exp(x[c] - m)  # a NaN comes through here, though the maximum may have missed it
+    for c in range(x.size):
         s += y[c]
     scale = x.dtype.type(1.0 / s)
     for c in range(x.size):
