@@ -119,9 +119,9 @@ else:
 
 @simd.kernel()
 def transpose(source, s0, s_step, result, r0, r_step, rows, columns):
-    source, result = simd.piece(source, 0, source.size), simd.piece(result, 0, result.size)
+    given, to = simd.piece(source, 0, source.size), simd.piece(result, 0, result.size)
     W = width(source)
     for i in range(0, rows, W):
         for j in range(0, columns, W):
             s, r = s0 + i * s_step + j, r0 + j * r_step + i
-            square(source, s, s_step, result, r, r_step, rows - i, columns - j)
+            square(given, s, s_step, to, r, r_step, rows - i, columns - j)

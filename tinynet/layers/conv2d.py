@@ -23,6 +23,13 @@ is one contiguous run of J C numbers, so on an image with its zeros around it, (
     dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is r C numbers
     dx of a row h:   its pixels g = q r + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
 
+A vector holds the filters of a place, and six fill 6 lanes of 16.  So of few filters, T places share a vector:
+
+    z of T places:  (Q / T) x (T K), summed over I rows of (J + (T-1) r) C numbers: the windows of all T together
+
+where the kernel stands T times, each time r columns further and beside the time before, and zeros elsewhere.  6 filters
+of 5 x 5, two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.
+
 A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
 multiplications, in winograd.py.
 
@@ -41,10 +48,32 @@ from tinynet.layers.initialization import initial_weights
 from tinynet.layers.padding import places, with_zeros_around
 from tinynet.tile import tile
 from tinynet.transpose import transpose
+from tinynet.vectors import lanes_of
+
+
+def places_together(filters, window, stride, Q, lanes):
+    """T: how many places of a row share a vector of so many lanes; `window` is (I, J, C)."""
+    most = min(lanes // filters, Q)
+    copies = most * (1 + most * stride[1] / window[1])  # of the kernel, to be written at each call
+    return most if most > 1 and stride[1] < window[1] and copies * np.prod(window) * filters <= 16384 else 1
+
+
+@simd.kernel()
+def side_by_side(w, T, r):
+    """The kernel w (I, J, C, K) T times, each r columns further and K filters on: (I, J + (T-1) r, C, T K)."""
+    I, J, C, K = w.shape
+    wide = np.zeros((I, J + (T - 1) * r, C, T * K), w.dtype)
+    for i in range(I):
+        for j in range(J):
+            for c in range(C):
+                for t in range(T):
+                    for k in range(K):
+                        wide[i, j + t * r, c, t * K + k] = w[i, j, c, k]
+    return wide
 
 
 @simd.kernel(parallel=True, tiled=True)
-def conv2d_forward(x, w, b, stride, before, floor, y):
+def conv2d_forward(x, w, b, stride, before, T, floor, y):
     """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
     N, H, W, C = x.shape
     I, J, _, K = w.shape
@@ -52,46 +81,83 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
     (s, r), (top, left) = stride, before
     V = (Q - 1) * r + J
     pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
+    wide, biases, groups = w, b, Q // T
+    if T > 1:
+        wide, biases = side_by_side(w, T, r), np.empty(T * K, x.dtype)
+        for k in range(T * K):
+            biases[k] = b[k % K]
     # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
     bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * C // 65536))
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         p0, p1 = band * P // bands, (band + 1) * P // bands
         if pads:
-            source = np.empty(((p1 - p0 - 1) * s + I, V, C), x.dtype)
+            source = simd.scratch(((p1 - p0 - 1) * s + I, V, C), x)
             with_zeros_around(x[n], p0 * s - top, left, source)
         else:
             source = x[n, p0 * s :]
         row = source.shape[1] * C
         for p in range(p0, p1):
+            run, at, to = wide.shape[1] * C, (p - p0) * s * row, (n * P + p) * Q * K
             tile(
-                (Q, K, I, J * C),
-                source, (p - p0) * s * row, (r * C, row, 1),
-                w, 0, (J * C * K, K),
-                b, 0, 0,
-                y, ((n * P + p) * Q) * K, K,
+                (groups, T * K, I, run),
+                source, at, (T * r * C, row, 1),
+                wide, 0, (run * T * K, T * K),
+                biases, 0, 0,
+                y, to, T * K,
                 floor,
             )  # fmt: skip
+            q = groups * T
+            if q < Q:
+                tile(
+                    (Q - q, K, I, J * C),
+                    source, at + q * r * C, (r * C, row, 1),
+                    w, 0, (J * C * K, K),
+                    b, 0, 0,
+                    y, to + q * K, K,
+                    floor,
+                )  # fmt: skip
 
 
 @simd.kernel()
-def backward_weights_of_image(source, dz, stride, first, zeros, dw):
-    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around."""
+def backward_weights_of_image(source, dz, stride, first, zeros, T, dw):
+    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around.
+
+    dw (I, J + (T-1) r, C, T K) has the sums of every T-th place apart, where the kernel side_by_side has them.
+    """
     P, Q, K = dz.shape
     I, J, C, _ = dw.shape
     s, r = stride
+    groups, width = Q // T, T * K
     row = source.shape[1] * C
     none = dz.dtype.type(-np.inf)
     # A few rows of dz at a time, so that they stay in the L1 cache (24 KB) while all tiles of dw pass over them.
     step = max(1, 6144 // (Q * K))
     for p in range(0, P, step):
         for i in range(I):
-            size = J * C, K, min(step, P - p), Q
-            at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
+            size, a_step, b_step = (J * C, width, min(step, P - p), groups), (1, s * row, T * r * C), (Q * K, width)
+            at, a, b = i * J * C * width, (p * s + i) * row, p * Q * K
             if first and p == 0:
-                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), zeros, 0, 0, dw, at, K, none)
+                tile(size, source, a, a_step, dz, b, b_step, zeros, 0, 0, dw, at, width, none)
             else:
-                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, K, dw, at, K, none)
+                tile(size, source, a, a_step, dz, b, b_step, dw, at, width, dw, at, width, none)
+            q = groups * T
+            if q < Q:  # what is left of a row, to the sums of the first of T
+                size, a, b = ((J - (T - 1) * r) * C, K, min(step, P - p), Q - q), a + q * r * C, b + q * K
+                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, width, dw, at, width, none)
+
+
+@simd.kernel()
+def fold(wide, r, dw):
+    """dw (I, J, C, K) = the sum of what belongs together in wide (I, J + (T-1) r, C, T K)."""
+    I, J, C, K = dw.shape
+    for i in range(I):
+        for j in range(J):
+            for c in range(C):
+                for k in range(K):
+                    dw[i, j, c, k] = 0
+                    for t in range(wide.shape[3] // K):
+                        dw[i, j, c, k] += wide[i, j + t * r, c, t * K + k]
 
 
 @simd.kernel()
@@ -154,7 +220,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, d
 
 
 @simd.kernel(parallel=True, tiled=True)
-def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
+def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
     The images are shared out in chunks fixed by the shapes; a chunk has sums of its own, added in order at the end, so
@@ -167,9 +233,10 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     U, V = (P - 1) * s + I, (Q - 1) * r + J
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
-    dw_of, db_of = np.empty((chunks, I, J, C, K), x.dtype), np.empty((chunks, Q, K), x.dtype)
+    dw_of = np.empty((chunks, I, J + (T - 1) * r, C, T * K), x.dtype)
+    db_of = np.empty((chunks, Q, K), x.dtype)
     none = x.dtype.type(-np.inf)
-    one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
+    one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C, T * K), x.dtype)
     one[0] = 1
     for k in range(zeros.size):
         zeros[k] = 0
@@ -184,19 +251,19 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
                     transpose(w, (i * J + j) * C * K, K, wt, (i * J + j) * C * K, C, C, K)
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
-        padded = np.empty((U if pads else 0, V, C), x.dtype)
-        scratch = np.empty((P if is_relu else 0, Q, K), x.dtype)
-        line = np.empty(max(V, W + left) * C, x.dtype)
-        sums = np.empty(Q * J * C, x.dtype)
+        padded = simd.scratch((U if pads else 0, V, C), x)
+        rectified_dy = simd.scratch((P if is_relu else 0, Q, K), x)
+        line = simd.scratch((max(V, W + left) * C,), x)
+        sums = simd.scratch((Q * J * C,), x)
         for n in range(n0, n1):
             dz, source = dy[n], x[n]
             if is_relu:
-                rectified(dy, y, n * P * Q * K, P * Q * K, simd.piece(scratch, 0, P * Q * K))
-                dz = scratch
+                rectified(dy, y, n * P * Q * K, P * Q * K, simd.piece(rectified_dy, 0, P * Q * K))
+                dz = rectified_dy
             if pads:
                 with_zeros_around(source, -top, left, padded)
                 source = padded
-            backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
+            backward_weights_of_image(source, dz, stride, n == n0, zeros, T, dw_of[chunk])
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only at the end: a
             # place after the other, each sum would wait for the one before.
             start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * Q * K), chunk * Q * K)
@@ -204,7 +271,12 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, at, 0, db_of, chunk * Q * K, 0, none)
             if input_grad:
                 backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, dx[n])
-    simd.sum_of_chunks(dw_of, dw)
+    if T == 1:
+        simd.sum_of_chunks(dw_of, dw)
+    else:
+        total = np.empty(dw_of.shape[1:], x.dtype)
+        simd.sum_of_chunks(dw_of, total)
+        fold(total, r, dw)
     for k in range(K):
         db[k] = 0
     for chunk in range(chunks):
@@ -264,6 +336,7 @@ class Conv2D(Layer):
             self.parameters.append(Parameter("bias", np.zeros(K, self.dtype), decay=False))
         self.flops = 2 * P * Q * I * J * C * K
         self.output_shape = (P, Q, K)
+        self._together = places_together(K, (I, J, C), self.stride, Q, lanes_of(self.dtype))
         self._by_winograd = winograd.fits(self.kernel_size, self.stride, self.output_shape, C)
         return self.output_shape
 
@@ -276,7 +349,7 @@ class Conv2D(Layer):
         if self._by_winograd:
             winograd.winograd_forward(x, w, b, self._before, floor, y)
         else:
-            conv2d_forward(x, w, b, self.stride, self._before, floor, y)
+            conv2d_forward(x, w, b, self.stride, self._before, self._together, floor, y)
         kept = y if self.activation is not None else None
         if self.activation is not None and self.activation_name != "relu":
             if self.activation.keeps == "input":
@@ -304,7 +377,7 @@ class Conv2D(Layer):
         if self._by_winograd:
             winograd.winograd_backward(x, w, dz, y, is_relu, self._before, input_grad, *results)
         else:
-            conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, input_grad, *results)
+            conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, self._together, input_grad, *results)
         return dx if input_grad else None
 
     def formula(self):

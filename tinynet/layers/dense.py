@@ -93,7 +93,7 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
                     size, start = (1, columns, 1, K), zeros if n == 0 else db
                     tile(size, one, 0, (0, 0, 0), dz, n * O + o, (0, O), start, o, 0, db, o, 0, none)
         if input_grad:
-            wt = np.empty((O, width), x.dtype)
+            wt = simd.scratch((O, width), x)
             transpose(w, i * O, O, wt, 0, width, width, O)
             tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
 

@@ -121,8 +121,8 @@ def winograd_forward(x, w, b, before, floor, y):
     for task in prange((N * down + together - 1) // together):
         r0, r1 = task * together, min(N * down, (task + 1) * together)
         T = (r1 - r0) * across
-        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty(6 * (Q + 2) * C, x.dtype)
-        v, m, sums = np.empty(36 * T * C, x.dtype), np.empty(36 * T * K, x.dtype), np.empty(24 * T * K, x.dtype)
+        padded, half = simd.scratch((6, Q + 2, C), x), simd.scratch((6 * (Q + 2) * C,), x)
+        v, m, sums = simd.scratch((36 * T * C,), x), simd.scratch((36 * T * K,), x), simd.scratch((24 * T * K,), x)
         for r in range(r0, r1):
             transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
         for e in range(36):
@@ -194,10 +194,10 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
         transformed_kernel(wt, K * C, ut)
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
-        padded, half = np.empty((6, Q + 2, C), x.dtype), np.empty(6 * (Q + 2) * C, x.dtype)
-        dz, half_dz = np.empty(4 * Q * K, x.dtype), np.empty(6 * Q * K, x.dtype)
-        v, m = np.empty(36 * together * across * C, x.dtype), np.empty(36 * together * across * K, x.dtype)
-        s = np.empty(v.size if input_grad else 0, x.dtype)
+        padded, half = simd.scratch((6, Q + 2, C), x), simd.scratch((6 * (Q + 2) * C,), x)
+        dz, half_dz = simd.scratch((4 * Q * K,), x), simd.scratch((6 * Q * K,), x)
+        v, m = simd.scratch((36 * together * across * C,), x), simd.scratch((36 * together * across * K,), x)
+        s = simd.scratch((v.size if input_grad else 0,), x)
         for r0 in range(n0 * down, n1 * down, together):
             r1 = min(n1 * down, r0 + together)
             T, first = (r1 - r0) * across, r0 == n0 * down

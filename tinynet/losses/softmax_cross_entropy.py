@@ -71,16 +71,16 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
     once, for any C.  Where rows are missing, their lanes hold stale numbers: no row depends on its neighbours.
     """
     C, W, L = z.shape[1], width(z), 2 * width(z)
-    z, dz = simd.piece(z, 0, z.size), simd.piece(g, 0, g.size)
-    x = np.empty((C + W - 1) // W * W * L, z.dtype)
+    logits, dz = simd.piece(z, 0, z.size), simd.piece(g, 0, g.size)
+    x = simd.scratch(((C + W - 1) // W * W * L,), z)
     labels, weights = np.zeros(L, z.dtype), np.ones(L, z.dtype)
     zero, one, infinity = z.dtype.type(0), z.dtype.type(1), z.dtype.type(np.inf)
     sum_of_losses = 0.0
     for i in range(first, last, L):
         rows = min(L, last - i)
         for c in range(0, C, W):
-            square_to_vectors(z, i * C + c, C, x, c * L, L, rows, C - c)
-            square_to_vectors(z, (i + W) * C + c, C, x, c * L + W, L, rows - W, C - c)
+            square_to_vectors(logits, i * C + c, C, x, c * L, L, rows, C - c)
+            square_to_vectors(logits, (i + W) * C + c, C, x, c * L + W, L, rows - W, C - c)
         for l in range(rows):
             labels[l] = t[i + l] if t[i + l] != ignore_index else -1
         for l in range(rows, L):
@@ -300,7 +300,7 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
     C = z.shape[1]
     if C <= FEW and q.size == 0 and epsilon == 0.0:
         return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
-    block, tail, highest = np.empty(BLOCK, z.dtype), np.empty(BLOCK, z.dtype), np.empty(-(-C // BLOCK), z.dtype)
+    block, tail, highest = simd.scratch((BLOCK,), z), simd.scratch((BLOCK,), z), simd.scratch((-(-C // BLOCK),), z)
     labels, smooth, keep = q.size == 0, epsilon > 0.0, 1.0 - epsilon
     total = 0.0
     for i in range(first, last):
