@@ -10,6 +10,8 @@ All parameters are views of one flat vector, and so are their gradients: an opti
 vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
+import math
+
 import numpy as np
 
 from tinynet.layers.base import Layer, float_dtype, positive_int
@@ -46,6 +48,15 @@ class Sequential:
             raise
         self.input_shape = self.layers[0].input_shape
         self._flatten()
+
+    @property
+    def _fit_into_cache(self):
+        """How many samples' output of the widest layer fit into 3 MB.
+
+        For a VGG-like network on 32 x 32 images 24: 256 of them take 18 ms so, and 32 ms with 64 at a time.
+        """
+        widest = max(math.prod(layer.output_shape) for layer in self.walk())
+        return max(1, 3 * 2**20 // (widest * self.dtype.itemsize))
 
     def _flatten(self):
         """Move every parameter into one vector and every gradient into another, of which they become views."""
@@ -97,8 +108,11 @@ class Sequential:
         return backward_in_a_row(self.layers, dy, input_grad)
 
     def predict(self, x, batch_size=256):
-        """forward(x) for x of any length, `batch_size` samples at a time.  Safe from several threads at once."""
-        batch_size = positive_int(batch_size, "predict: batch_size")
+        """forward(x) for x of any length, `batch_size` samples at a time.  Safe from several threads at once.
+
+        It takes fewer at a time where a layer's output would leave the processor's cache: the numbers are the same.
+        """
+        batch_size = min(positive_int(batch_size, "predict: batch_size"), self._fit_into_cache)
         if not hasattr(x, "shape"):
             x = np.asarray(x)
         if len(x.shape) == 0:
@@ -107,9 +121,10 @@ class Sequential:
             )
         if len(x) <= batch_size:
             return self.forward(x)
-        y = np.empty((len(x), *self.output_shape), self.dtype)
-        for start in range(0, len(x), batch_size):
-            y[start : start + batch_size] = self.forward(x[start : start + batch_size])
+        y, parts = np.empty((len(x), *self.output_shape), self.dtype), -(-len(x) // batch_size)
+        for part in range(parts):  # all of nearly the same size
+            some = slice(part * len(x) // parts, (part + 1) * len(x) // parts)
+            y[some] = self.forward(x[some])
         return y
 
     def summary(self):

@@ -159,20 +159,22 @@ def cached(compiler, *args, **options):
     return decorate
 
 
-def sized_kernel(threads_from, *, of=-1, fast=False):
+def sized_kernel(threads_from, *, of=-1, fast=False, tiled=False):
     """A decorator like kernel, for a function that takes threads only where they pay.
 
     The function is compiled twice, each when it is first needed: for one thread, and with its prange loops on all
-    threads where argument number `of` (the last, its output, unless said) has at least `threads_from` elements.
-    Waking the threads costs 2 microseconds or more, and a small layer takes less than that.
+    threads where argument number `of` (the last, its output, unless said) has at least `threads_from` elements, or
+    where of(*arguments) is at least that.  Waking the threads costs 2 microseconds or more.
     """
 
     def decorate(function):
-        serial, threads = kernel(fast=fast)(function), kernel(parallel=True, fast=fast)(function)
+        serial = kernel(fast=fast, tiled=tiled)(function)
+        threads = kernel(parallel=True, fast=fast, tiled=tiled)(function)
 
         @wraps(function)
         def call(*arguments):
-            (serial if arguments[of].size < threads_from else threads)(*arguments)
+            count = of(*arguments) if callable(of) else arguments[of].size
+            (serial if count < threads_from else threads)(*arguments)
 
         return call
 
@@ -190,7 +192,7 @@ def helper(function):
 
 @helper
 def scratch(shape, like):
-    """np.empty(shape, like.dtype) with 128 bytes on both sides that nobody uses: for what one thread writes all the time.
+    """np.empty(shape, like.dtype) with 128 bytes on both sides that nobody uses: for what a thread writes all the time.
 
     Where such an array shares a cache line with what other threads read, the line goes back and forth between them: a
     convolution whose 672 bytes of sums began in the line in which its weights ended took 2.0 ms instead of 0.1.

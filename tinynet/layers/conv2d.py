@@ -25,10 +25,11 @@ is one contiguous run of J C numbers, so on an image with its zeros around it, (
 
 A vector holds the filters of a place, and six fill 6 lanes of 16.  So of few filters, T places share a vector:
 
-    z of T places:  (Q / T) x (T K), summed over I rows of (J + (T-1) r) C numbers: the windows of all T together
+    z of T places:  (Q / T) x (T K), summed over I rows of (J + T - 1) C numbers: the windows of all T together
 
-where the kernel stands T times, each time r columns further and beside the time before, and zeros elsewhere.  6 filters
-of 5 x 5, two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.
+where the kernel stands T times, each time a column further and K lanes on, and zeros elsewhere.  6 filters of 5 x 5,
+two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.  (The stride
+must be 1.)
 
 A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
 multiplications, in winograd.py.
@@ -53,37 +54,42 @@ from tinynet.vectors import lanes_of
 
 def places_together(filters, window, stride, Q, lanes):
     """T: how many places of a row share a vector of so many lanes; `window` is (I, J, C)."""
-    most = min(lanes // filters, Q)
-    copies = most * (1 + most * stride[1] / window[1])  # of the kernel, to be written at each call
-    return most if most > 1 and stride[1] < window[1] and copies * np.prod(window) * filters <= 16384 else 1
+    most, J = min(lanes // filters, Q), window[1]
+    copies = most * (J + most - 1) / J  # of the kernel, to be written at each call
+    return most if most > 1 and stride == (1, 1) and J > 1 and copies * np.prod(window) * filters <= 16384 else 1
 
 
 @simd.kernel()
-def side_by_side(w, T, r):
-    """The kernel w (I, J, C, K) T times, each r columns further and K filters on: (I, J + (T-1) r, C, T K)."""
+def side_by_side(w, T):
+    """The kernel w (I, J, C, K) T times, each a column further and K filters on: (I, J + T - 1, C, T K)."""
     I, J, C, K = w.shape
-    wide = np.zeros((I, J + (T - 1) * r, C, T * K), w.dtype)
+    wide = np.zeros((I, J + T - 1, C, T * K), w.dtype)
     for i in range(I):
         for j in range(J):
             for c in range(C):
                 for t in range(T):
                     for k in range(K):
-                        wide[i, j + t * r, c, t * K + k] = w[i, j, c, k]
+                        wide[i, j + t, c, t * K + k] = w[i, j, c, k]
     return wide
 
 
 @simd.kernel(parallel=True, tiled=True)
 def conv2d_forward(x, w, b, stride, before, T, floor, y):
-    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
+    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image.
+
+    With T > 1 a single tile does a whole band: V is a multiple of T, so that the places go on evenly from one row to
+    the next, over those at a row's end of which nothing is kept.
+    """
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
     (s, r), (top, left) = stride, before
-    V = (Q - 1) * r + J
-    pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
-    wide, biases, groups = w, b, Q // T
+    groups = (Q + T - 1) // T
+    V = (Q - 1) * r + J if T == 1 else (groups * T - 1 + J + T - 1) // T * T
+    pads = top > 0 or left > 0 or (P - 1) * s + I > H or (V > W if T == 1 else V != W)
+    wide, biases = w, b
     if T > 1:
-        wide, biases = side_by_side(w, T, r), np.empty(T * K, x.dtype)
+        wide, biases = side_by_side(w, T), np.empty(T * K, x.dtype)
         for k in range(T * K):
             biases[k] = b[k % K]
     # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
@@ -97,33 +103,37 @@ def conv2d_forward(x, w, b, stride, before, T, floor, y):
         else:
             source = x[n, p0 * s :]
         row = source.shape[1] * C
-        for p in range(p0, p1):
-            run, at, to = wide.shape[1] * C, (p - p0) * s * row, (n * P + p) * Q * K
+        if T > 1:
+            run, sums = wide.shape[1] * C, simd.scratch(((p1 - p0) * V * K,), x)
             tile(
-                (groups, T * K, I, run),
-                source, at, (T * r * C, row, 1),
+                ((p1 - p0 - 1) * V // T + groups, T * K, I, run),
+                source, 0, (T * C, row, 1),
                 wide, 0, (run * T * K, T * K),
                 biases, 0, 0,
-                y, to, T * K,
+                sums, 0, T * K,
                 floor,
             )  # fmt: skip
-            q = groups * T
-            if q < Q:
-                tile(
-                    (Q - q, K, I, J * C),
-                    source, at + q * r * C, (r * C, row, 1),
-                    w, 0, (J * C * K, K),
-                    b, 0, 0,
-                    y, to + q * K, K,
-                    floor,
-                )  # fmt: skip
+            for p in range(p0, p1):
+                to, some = simd.piece(y, (n * P + p) * Q * K, Q * K), simd.piece(sums, (p - p0) * V * K, Q * K)
+                for m in range(Q * K):
+                    to[m] = some[m]
+            continue
+        for p in range(p0, p1):
+            tile(
+                (Q, K, I, J * C),
+                source, (p - p0) * s * row, (r * C, row, 1),
+                w, 0, (J * C * K, K),
+                b, 0, 0,
+                y, ((n * P + p) * Q) * K, K,
+                floor,
+            )  # fmt: skip
 
 
 @simd.kernel()
 def backward_weights_of_image(source, dz, stride, first, zeros, T, dw):
     """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around.
 
-    dw (I, J + (T-1) r, C, T K) has the sums of every T-th place apart, where the kernel side_by_side has them.
+    dw (I, J + T - 1, C, T K) has the sums of every T-th place apart, where the kernel side_by_side has them.
     """
     P, Q, K = dz.shape
     I, J, C, _ = dw.shape
@@ -143,13 +153,13 @@ def backward_weights_of_image(source, dz, stride, first, zeros, T, dw):
                 tile(size, source, a, a_step, dz, b, b_step, dw, at, width, dw, at, width, none)
             q = groups * T
             if q < Q:  # what is left of a row, to the sums of the first of T
-                size, a, b = ((J - (T - 1) * r) * C, K, min(step, P - p), Q - q), a + q * r * C, b + q * K
+                size, a, b = ((J - T + 1) * C, K, min(step, P - p), Q - q), a + q * r * C, b + q * K
                 tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, width, dw, at, width, none)
 
 
 @simd.kernel()
-def fold(wide, r, dw):
-    """dw (I, J, C, K) = the sum of what belongs together in wide (I, J + (T-1) r, C, T K)."""
+def fold(wide, dw):
+    """dw (I, J, C, K) = the sum of what belongs together in wide (I, J + T - 1, C, T K)."""
     I, J, C, K = dw.shape
     for i in range(I):
         for j in range(J):
@@ -157,7 +167,7 @@ def fold(wide, r, dw):
                 for k in range(K):
                     dw[i, j, c, k] = 0
                     for t in range(wide.shape[3] // K):
-                        dw[i, j, c, k] += wide[i, j + t * r, c, t * K + k]
+                        dw[i, j, c, k] += wide[i, j + t, c, t * K + k]
 
 
 @simd.kernel()
@@ -233,7 +243,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db,
     U, V = (P - 1) * s + I, (Q - 1) * r + J
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
-    dw_of = np.empty((chunks, I, J + (T - 1) * r, C, T * K), x.dtype)
+    dw_of = np.empty((chunks, I, J + T - 1, C, T * K), x.dtype)
     db_of = np.empty((chunks, Q, K), x.dtype)
     none = x.dtype.type(-np.inf)
     one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C, T * K), x.dtype)
@@ -276,7 +286,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db,
     else:
         total = np.empty(dw_of.shape[1:], x.dtype)
         simd.sum_of_chunks(dw_of, total)
-        fold(total, r, dw)
+        fold(total, dw)
     for k in range(K):
         db[k] = 0
     for chunk in range(chunks):

@@ -31,6 +31,7 @@ from tinynet.transpose import transpose
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
 TASKS = 16  # at least, where there are inputs enough: two threads get the same, and more find work
+THREADS_FROM = 32768  # multiplications from which two threads beat one
 PIECE = 16384  # numbers of dz from which two threads beat one
 
 
@@ -40,7 +41,7 @@ def block(i, blocks, size):
     return i * size // blocks, (i + 1) * size // blocks
 
 
-@simd.kernel(parallel=True, tiled=True)
+@simd.sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, tiled=True)
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
     N, I = x.shape
