@@ -474,3 +474,27 @@ def test_one_class_has_no_gradient_however_its_target_is_rounded(dtype, smoothin
     gradient = softmax_cross_entropy(z, q, label_smoothing=smoothing)[1]
     assert np.isnan(gradient[3, 0])
     assert (np.delete(gradient, 3) == 0).all()
+
+
+@pytest.mark.parametrize("C", [3, 80])
+def test_weights_and_denominators_too_small_for_float32_alone_cancel(C):
+    z, t = np.zeros((2, C), np.float32), np.array([0, 1])
+    weight = np.full(C, 1e-39, np.float32)
+    expected = softmax_cross_entropy(z, t)[1]
+    for options in ({}, {"denominator": 2 * float(weight[0])}):
+        np.testing.assert_allclose(softmax_cross_entropy(z, t, weight=weight, **options)[1], expected, rtol=1e-6)
+    weight[0] = 0
+    gradient = softmax_cross_entropy(z, t, weight=weight)[1]
+    assert (gradient[0] == 0).all()
+    np.testing.assert_allclose(gradient[1], 2 * expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("C", [4, 100])
+def test_a_row_with_a_nan_and_a_masked_class_is_all_nan(C, smoothing):
+    z = np.zeros((2, C))
+    z[0, :2] = np.nan, -np.inf
+    losses, gradient = softmax_cross_entropy(z, [2, 2], label_smoothing=smoothing, reduction="none")
+    assert np.isnan(losses[0])
+    assert np.isnan(gradient[0]).all()
+    assert np.isfinite(gradient[1]).all()

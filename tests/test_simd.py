@@ -1,5 +1,6 @@
 """The tile, the exponential and the order of floats, against NumPy."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -161,7 +162,7 @@ def through_vectors(x, y, n):
         sums = sums + v
     for c in range(0, n, 2 * W):
         most = vectors.maximum(vectors.load2_some(x, 1 + c, n - c, -np.inf), most)
-    return vectors.total(sums), vectors.greatest(most)
+    return vectors.sum_of(sums), vectors.greatest(most)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -218,3 +219,13 @@ def test_a_transposed_matrix_of_any_shape_is_written_and_nothing_else(dtype):
             expected = np.full_like(result, GUARD)
             expected[1:-1, 1:-2] = a[:, 1:-1].T
             np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="plain Python converts")
+def test_a_vector_goes_only_into_an_array_of_its_dtype():
+    @numba.njit
+    def mixed(x, y):
+        vectors.store(vectors.load(x, 0), y, 0)
+
+    with pytest.raises(numba.TypingError, match="a vector of float32 does not go into an array of float64"):
+        mixed(np.zeros(99, np.float32), np.zeros(99))

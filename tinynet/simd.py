@@ -253,7 +253,7 @@ def _fma(typing_context, a, b, c):
     return a(a, a, a), codegen
 
 
-def _implementation(of):
+def implementation(of):
     """Mark what compiled code runs for the plain Python function `of`; its flags are stated, not inherited."""
     return overload(of, jit_options={"fastmath": False, "error_model": "numpy"}, inline="never")
 
@@ -284,7 +284,7 @@ def _view(typing_context, a, first, size):
     return view(a, types.intp, types.intp), codegen
 
 
-@_implementation(piece)
+@implementation(piece)
 def _piece(a, first, size):
     def body(a, first, size):
         return _view(a, first, size)
@@ -350,23 +350,23 @@ def exp_body(dtype, fma, power_of_two, select):
     c = tuple(dtype(1 / math.factorial(k)) for k in range(degree + 1))
 
     # exp(r) = 1 + r q(r): only the last step's rounding counts.  q is summed by pairs of terms, then pairs of pairs
-    # (Estrin 1960): a step takes 4 cycles, and so 5 wait for each other instead of 7.
+    # (Estrin 1960): a step takes 4 cycles, and so 5 wait for each other instead of 8.
     if degree == 7:
 
         def series(r):
             r2 = r * r
-            low = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
-            high = fma(r2, c[7], fma(r, c[6], c[5]))
-            return fma(fma(r2 * r2, high, low), r, c[0])
+            first = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
+            last = fma(r2, c[7], fma(r, c[6], c[5]))
+            return fma(fma(r2 * r2, last, first), r, c[0])
     else:
 
         def series(r):
             r2 = r * r
             r4 = r2 * r2
-            low = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
+            first = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
             middle = fma(r2, fma(r, c[8], c[7]), fma(r, c[6], c[5]))
-            high = fma(r2, fma(r, c[12], c[11]), fma(r, c[10], c[9]))
-            return fma(fma(r4, fma(r4, fma(r4, c[13], high), middle), low), r, c[0])
+            last = fma(r2, fma(r, c[12], c[11]), fma(r, c[10], c[9]))
+            return fma(fma(r4, fma(r4, fma(r4, c[13], last), middle), first), r, c[0])
 
     series = helper(series)
 
@@ -380,7 +380,7 @@ def exp_body(dtype, fma, power_of_two, select):
 
 
 def emit_power_of_two(builder, rounded, dtype, like):
-    """2^n from the number that ends in n, as _exp_pieces says; `like` makes an LLVM constant of a whole number."""
+    """2^n from the number that ends in n, as exp says; `like` makes an LLVM constant of a whole number."""
     _, _, _, _, mantissa, one, _ = _exp_pieces(dtype)
     bits = builder.bitcast(rounded, like(0).type)
     return builder.bitcast(builder.add(builder.shl(bits, like(mantissa)), like(one)), rounded.type)
@@ -406,7 +406,7 @@ def _select(typing_context, condition, a, b):
 _NUMPY = {types.float32: np.float32, types.float64: np.float64}
 
 
-@_implementation(exp)
+@implementation(exp)
 def _exp(x):
     if x in _NUMPY:
         return exp_body(_NUMPY[x], _fma, _power_of_two, _select)
@@ -494,7 +494,7 @@ def _two_to_minus(typing_context, x):
     return x(x), codegen
 
 
-@_implementation(log1p)
+@implementation(log1p)
 def _log1p(u):
     if u in _NUMPY:
         return log1p_body(_NUMPY[u], _fma, _exponent, _two_to_minus)
@@ -523,7 +523,7 @@ def lowest_key(x):
     return type(x)(-np.inf)
 
 
-@_implementation(order_key)
+@implementation(order_key)
 def _order_key(x):
     integer, sign = (np.int32, 31) if x == types.float32 else (np.int64, 63)
     rest = integer(2**sign - 1)
@@ -535,7 +535,7 @@ def _order_key(x):
     return body
 
 
-@_implementation(from_order_key)
+@implementation(from_order_key)
 def _from_order_key(key):
     integer, sign = (np.int32, 31) if key == types.int32 else (np.int64, 63)
     rest = integer(2**sign - 1)
@@ -546,7 +546,7 @@ def _from_order_key(key):
     return body
 
 
-@_implementation(lowest_key)
+@implementation(lowest_key)
 def _lowest_key(x):
     dtype = np.float32 if x == types.float32 else np.float64
     infinity = dtype(-np.inf)

@@ -8,11 +8,14 @@
 
     will_read(a, i)              fetch the cache line of a.flat[i], which may lie outside of a; will_write: to write it
 
-    +, -, *, /, comparisons      lane by lane, between vectors or with a number
+    +, -, *, /, <, >, >=, ==     lane by lane, between vectors or with a number
     maximum(v, w)                the greater; w where one of them is NaN
     select(mask, v, w)           v where a comparison was true, else w
-    simd.exp(v)                  the exponential
-    total(v), greatest(v)        of the lanes: halves are added, or compared, until one number is left
+    simd.exp(v), simd.log1p(v)   the exponential, log(1 + v)
+    sum_of(v), greatest(v)        of the lanes: halves are added, or compared, until one number is left
+
+load2, load2_some and splat2 are of two registers as one vector of 2 W numbers, where a long chain of operations would
+wait for itself: two of them fill each other's waits.
 
 Left to LLVM, a loop takes what does not fill a round of four vectors one by one, and all of it where the array that is
 read may be the array that is written.  Under NUMBA_DISABLE_JIT=1 a vector is a small NumPy array.
@@ -151,8 +154,15 @@ def _loads(registers):
     return load, load_some, splat
 
 
+def _of_one_dtype(v, a):
+    if v.dtype != a.dtype:
+        raise numba.TypingError(f"a vector of {v.dtype} does not go into an array of {a.dtype}")
+
+
 @intrinsic
 def _store(typing_context, v, a, i):
+    _of_one_dtype(v, a)
+
     def codegen(context, builder, signature, args):
         pointer = _pointer(context, builder, signature.args[1], *args[1:], v)
         builder.store(args[0], pointer, align=_alignment(_llvm_vector(v)).constant)
@@ -163,6 +173,8 @@ def _store(typing_context, v, a, i):
 
 @intrinsic
 def _store_some(typing_context, v, a, i, n):
+    _of_one_dtype(v, a)
+
     def codegen(context, builder, signature, args):
         pointer, kind = _pointer(context, builder, signature.args[1], *args[1:3], v), _llvm_vector(v)
         masked = _llvm(builder.module, "masked.store", kind)
@@ -246,13 +258,13 @@ _power_of_two = _from_bits(simd.emit_power_of_two)
 _exponent, _two_to_minus = _from_bits(simd.emit_exponent), _from_bits(simd.emit_two_to_minus)
 
 
-@overload(simd.exp, inline="never")
+@simd.implementation(simd.exp)
 def _exp(x):
     if isinstance(x, Vector):
         return simd.exp_body(np.dtype(x.dtype.name).type, _fma, _power_of_two, _select)
 
 
-@overload(simd.log1p, inline="never")
+@simd.implementation(simd.log1p)
 def _log1p(u):
     if isinstance(u, Vector):
         return simd.log1p_body(np.dtype(u.dtype.name).type, _fma, _exponent, _two_to_minus)
@@ -279,7 +291,7 @@ def _reduction(combine):
     return reduce
 
 
-_total = _reduction(lambda builder, v, w: builder.fadd(v, w))
+_sum_of = _reduction(lambda builder, v, w: builder.fadd(v, w))
 _greatest = _reduction(lambda builder, v, w: builder.select(builder.fcmp_ordered(">", v, w), v, w))
 
 
@@ -366,13 +378,13 @@ if numba.config.DISABLE_JIT:
     store = store_some = _store_in_python
     will_read = will_write = lambda a, i: None
     select, maximum = np.where, _maximum_in_python
-    total, greatest = _reduction_in_python(np.add), _reduction_in_python(_maximum_in_python)
+    sum_of, greatest = _reduction_in_python(np.add), _reduction_in_python(_maximum_in_python)
 else:
     load, load_some, splat = _loads(1)
     load2, load2_some, splat2 = _loads(2)
     store, store_some = _store, _store_some
     will_read, will_write = _prefetch(False), _prefetch(True)
-    select, maximum, total, greatest = _select, _maximum, _total, _greatest
+    select, maximum, sum_of, greatest = _select, _maximum, _sum_of, _greatest
 if simd.CHECKED:
     load, load_some = _checked_loads(1, load, load_some)
     load2, load2_some = _checked_loads(2, load2, load2_some)

@@ -28,8 +28,8 @@ A vector holds the filters of a place, and six fill 6 lanes of 16.  So of few fi
     z of T places:  (Q / T) x (T K), summed over I rows of (J + T - 1) C numbers: the windows of all T together
 
 where the kernel stands T times, each time a column further and K lanes on, and zeros elsewhere.  6 filters of 5 x 5,
-two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.  (The stride
-must be 1.)
+two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.  The stride
+must be 1.  An inf or NaN in x reaches all T places, since the zeros multiply it too.
 
 A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
 multiplications, in winograd.py.
@@ -77,8 +77,8 @@ def side_by_side(w, T):
 def conv2d_forward(x, w, b, stride, before, T, floor, y):
     """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image.
 
-    With T > 1 a single tile does a whole band: V is a multiple of T, so that the places go on evenly from one row to
-    the next, over those at a row's end of which nothing is kept.
+    T places of a row share a vector.  With T > 1 a single tile does a whole band: V is a multiple of T, so that the
+    groups of T run on from one row into the next, and what they find between two rows is thrown away.
     """
     N, H, W, C = x.shape
     I, J, _, K = w.shape
@@ -93,7 +93,7 @@ def conv2d_forward(x, w, b, stride, before, T, floor, y):
         for k in range(T * K):
             biases[k] = b[k % K]
     # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
-    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * C // 65536))
+    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * (C if T == 1 else max(C, K)) // 65536))
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         p0, p1 = band * P // bands, (band + 1) * P // bands

@@ -7,9 +7,9 @@
 
 Backward.  y[i] touched one term, times h'(d[i]), which is d[i], cut off at -delta and delta:
 
-    dy[i] = min(max(d[i], -delta), delta) / n
+    dy[i] = c[i] / n     c = min(max(d, -delta), delta)          and so h(d) is c (d - c/2), on both sides of delta
 
-One pass over the prediction: a block's differences give its losses and its gradient.
+One pass over the prediction: a vector of differences gives its losses and its gradient.
 
 Source: Huber 1964, "Robust estimation of a location parameter".
 """
@@ -19,22 +19,30 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
-from tinynet.losses.sigmoid_cross_entropy import block_sum
+from tinynet.vectors import load, load_some, select, splat, store, store_some, sum_of, width
 
-BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
+BLOCK = 1024  # numbers at a time: their sum is in their own dtype, the sum of the blocks' in float64
 THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
 
 
 @simd.kernel()
-def terms(y, t, delta, scale, losses, g):
-    """The losses of one block, and scale times their gradient.  g is not y, or the loop wouldn't vectorise."""
-    half = y.dtype.type(0.5)
-    for i in range(y.size):
-        d = y[i] - t[i]
-        size = abs(d)
-        losses[i] = half * d * d if size <= delta else delta * (size - half * delta)
-        cut = delta if d > delta else (-delta if d < -delta else d)  # a NaN stays one
-        g[i] = cut * scale
+def block_of_terms(y, t, delta, scale, g):
+    """The sum of h(y - t) over one block; its gradient times scale goes into g, which may be y, unless it is empty."""
+    W, n, half = width(y), y.size, y.dtype.type(0.5)
+    sums, whole = splat(y, 0), n - n % W
+    for i in range(0, whole, W):
+        d = load(y, i) - load(t, i)
+        cut = select(d > delta, delta, select(d < -delta, -delta, d))  # a NaN stays one
+        sums = sums + cut * (d - half * cut)
+        if g.size:
+            store(cut * scale, g, i)
+    for i in range(whole, n, W):
+        d = load_some(y, i, n - i, 0) - load_some(t, i, n - i, 0)
+        cut = select(d > delta, delta, select(d < -delta, -delta, d))
+        sums = sums + cut * (d - half * cut)
+        if g.size:
+            store_some(cut * scale, g, i, n - i)
+    return sum_of(sums)
 
 
 def loss_and_gradient(y, t, delta, scale, chunks, losses, g):
@@ -46,16 +54,15 @@ def loss_and_gradient(y, t, delta, scale, chunks, losses, g):
     blocks = (N + BLOCK - 1) // BLOCK
     factor, partial = y.dtype.type(scale), np.zeros(chunks)
     for k in prange(chunks):
-        l, dy = np.empty((2, BLOCK), y.dtype)
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
-            first = b * BLOCK
-            n = min(BLOCK, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            terms(simd.piece(y, first, n), simd.piece(t, first, n), delta, factor, block_losses, simd.piece(dy, 0, n))
-            partial[k] += block_sum(block_losses)
-            if g.size:
+            first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
+            yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
+            if losses.size:
                 for i in range(n):
-                    g[first + i] = dy[i]
+                    d = yb[i] - tb[i]
+                    cut = delta if d > delta else (-delta if d < -delta else d)
+                    losses[first + i] = cut * (d - y.dtype.type(0.5) * cut)
+            partial[k] += block_of_terms(yb, tb, delta, factor, simd.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):
         value += partial[k]

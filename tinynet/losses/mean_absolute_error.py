@@ -9,7 +9,7 @@ Backward.  y[i] touched one term, times the sign of its difference, and at y[i] 
 Minimising it makes y the median of the targets that belong to an input, where the squared error makes it their mean.
 The gradient doesn't shrink as y comes near t, so a fixed step keeps jumping over it: see huber.
 
-One pass over the prediction: a block's differences give its losses and its gradient.
+One pass over the prediction: a vector of differences gives its losses and its gradient.
 """
 
 import numpy as np
@@ -17,20 +17,28 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
-from tinynet.losses.sigmoid_cross_entropy import block_sum
+from tinynet.vectors import load, load_some, maximum, select, splat, store, store_some, sum_of, width
 
-BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
+BLOCK = 1024  # numbers at a time: their sum is in their own dtype, the sum of the blocks' in float64
 THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
 
 
 @simd.kernel()
-def terms(y, t, scale, losses, g):
-    """The losses of one block, and scale times their gradient.  g is not y, or the loop wouldn't vectorise."""
-    zero = y.dtype.type(0)
-    for i in range(y.size):
-        d = y[i] - t[i]
-        losses[i] = abs(d)
-        g[i] = scale if d > zero else (-scale if d < zero else d)  # d is 0 here, or NaN
+def block_of_terms(y, t, scale, g):
+    """The sum of |y - t| over one block; its gradient times scale goes into g, which may be y, unless it is empty."""
+    W, n, zero = width(y), y.size, y.dtype.type(0)
+    sums, whole = splat(y, 0), n - n % W
+    for i in range(0, whole, W):
+        d = load(y, i) - load(t, i)
+        sums = sums + maximum(zero - d, d)
+        if g.size:
+            store(select(d > zero, scale, select(d < zero, -scale, d)), g, i)  # the last d is 0, or NaN
+    for i in range(whole, n, W):
+        d = load_some(y, i, n - i, 0) - load_some(t, i, n - i, 0)
+        sums = sums + maximum(zero - d, d)
+        if g.size:
+            store_some(select(d > zero, scale, select(d < zero, -scale, d)), g, i, n - i)
+    return sum_of(sums)
 
 
 def loss_and_gradient(y, t, scale, chunks, losses, g):
@@ -42,16 +50,13 @@ def loss_and_gradient(y, t, scale, chunks, losses, g):
     blocks = (N + BLOCK - 1) // BLOCK
     factor, partial = y.dtype.type(scale), np.zeros(chunks)
     for k in prange(chunks):
-        l, dy = np.empty((2, BLOCK), y.dtype)
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
-            first = b * BLOCK
-            n = min(BLOCK, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            terms(simd.piece(y, first, n), simd.piece(t, first, n), factor, block_losses, simd.piece(dy, 0, n))
-            partial[k] += block_sum(block_losses)
-            if g.size:
+            first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
+            yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
+            if losses.size:
                 for i in range(n):
-                    g[first + i] = dy[i]
+                    losses[first + i] = abs(yb[i] - tb[i])
+            partial[k] += block_of_terms(yb, tb, factor, simd.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):
         value += partial[k]

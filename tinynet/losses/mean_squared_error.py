@@ -9,6 +9,8 @@ Backward.  y[i] touched one square, times 2 (y[i] - t[i]):
 Minimising it makes y the mean of the targets that belong to an input, because -log of a normal density of fixed
 width is this square and a constant.  For classes, the cross-entropies are the better choice: through a sigmoid or a
 softmax, this loss's gradient vanishes where the prediction is confidently wrong.
+
+One pass over the prediction: a vector of differences gives its squares and its gradient.
 """
 
 import numpy as np
@@ -16,53 +18,46 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
+from tinynet.vectors import load, load_some, splat, store, store_some, sum_of, width
 
 BLOCK = 1024  # numbers at a time: their sum is in their own dtype, the sum of the blocks' in float64
 THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
 
 
-@simd.kernel(fast=True)
-def sum_of_squares(y, t):
-    total = y.dtype.type(0)
-    for i in range(y.size):
-        total += (y[i] - t[i]) * (y[i] - t[i])
-    return total
-
-
 @simd.kernel()
-def squares(y, t, losses):
-    for i in range(y.size):
-        losses[i] = (y[i] - t[i]) * (y[i] - t[i])
-
-
-@simd.kernel()
-def differences(y, t, factor, dy):
-    for i in range(y.size):
-        dy[i] = (y[i] - t[i]) * factor
+def block_of_terms(y, t, factor, g):
+    """The sum of (y - t)^2 over one block; factor (y - t) goes into g, which may be y, unless it is empty."""
+    W, n = width(y), y.size
+    sums, whole = splat(y, 0), n - n % W
+    for i in range(0, whole, W):
+        d = load(y, i) - load(t, i)
+        sums = sums + d * d
+        if g.size:
+            store(d * factor, g, i)
+    for i in range(whole, n, W):
+        d = load_some(y, i, n - i, 0) - load_some(t, i, n - i, 0)
+        sums = sums + d * d
+        if g.size:
+            store_some(d * factor, g, i, n - i)
+    return sum_of(sums)
 
 
 def loss_and_gradient(y, t, scale, chunks, losses, g):
     """scale sum (y - t)^2 over arrays (N,); the squares go into losses and the gradient into g, unless they are empty.
 
-    Chunks of blocks are what threads take.  g may be y: the gradient of a block passes through an array of its own,
-    without which the loop would not vectorise then.
+    Chunks of blocks are what threads take.
     """
     N = y.size
     blocks = (N + BLOCK - 1) // BLOCK
     factor, partial = y.dtype.type(2.0 * scale), np.zeros(chunks)
     for k in prange(chunks):
-        block = np.empty(BLOCK, y.dtype)
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
-            first = b * BLOCK
-            n = min(BLOCK, N - first)
+            first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
             yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
-            partial[k] += sum_of_squares(yb, tb)
             if losses.size:
-                squares(yb, tb, simd.piece(losses, first, n))
-            if g.size:
-                differences(yb, tb, factor, block)
                 for i in range(n):
-                    g[first + i] = block[i]
+                    losses[first + i] = (yb[i] - tb[i]) * (yb[i] - tb[i])
+            partial[k] += block_of_terms(yb, tb, factor, simd.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):
         value += partial[k]

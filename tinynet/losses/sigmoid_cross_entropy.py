@@ -24,27 +24,43 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
+from tinynet.vectors import load, load_some, maximum, select, store, store_some, width
 
 BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
 BLOCKS = 4  # of them, the least that a thread takes
 THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
 
 
+@simd.helper
+def loss_and_slope(z, t, a, b, ignored, zero, one, scale):
+    """Vectors of the losses of logits z, and of scale times their gradient, for targets t of weights a and b."""
+    a, b, size = a * t, b * (one - t), maximum(zero - z, z)
+    u = simd.exp(zero - size)
+    above = z > zero
+    factor, p, rest = select(above, b, a), select(above, one, u), select(above, u, one)
+    linear = select(factor == zero, zero, factor * size)
+    loss, dz = linear + (a + b) * simd.log1p(u), (b * p - a * rest) * (scale / (u + one))
+    return select(ignored, zero, loss), select(ignored, zero, dz)
+
+
 @simd.kernel()
 def terms(z, t, positive, negative, ignored, epsilon, scale, losses, g):
-    """The losses of one block, and scale times their gradient.  g is not z, or the loop wouldn't vectorise."""
-    one, zero = z.dtype.type(1), z.dtype.type(0)
+    """The losses of one block, and scale times their gradient; g may be z."""
+    W, n, zero, one = width(z), z.size, z.dtype.type(0), z.dtype.type(1)
     keep, half, scale = z.dtype.type(1.0 - epsilon), z.dtype.type(0.5 * epsilon), z.dtype.type(scale)
-    for i in range(z.size):
-        q = keep * t[i] + half
-        a, b = positive[i] * q, negative[i] * (one - q)
-        u = simd.exp(-abs(z[i]))
-        factor, p, rest = (b, one, u) if z[i] > zero else (a, u, one)
-        linear = zero if factor == zero else factor * abs(z[i])
-        loss, dz = linear + (a + b) * simd.log1p(u), (b * p - a * rest) * (scale / (one + u))
-        counts = t[i] != ignored
-        losses[i] = loss if counts else zero
-        g[i] = dz if counts else zero
+    whole = n - n % W
+    for i in range(0, whole, W):
+        target, a, b = load(t, i), load(positive, i), load(negative, i)
+        out = target == ignored
+        loss, dz = loss_and_slope(load(z, i), target * keep + half, a, b, out, zero, one, scale)
+        store(loss, losses, i)
+        store(dz, g, i)
+    for i in range(whole, n, W):
+        target, x = load_some(t, i, n - i, 0), load_some(z, i, n - i, 0)
+        a, b = load_some(positive, i, n - i, 0), load_some(negative, i, n - i, 0)
+        loss, dz = loss_and_slope(x, target * keep + half, a, b, target == ignored, zero, one, scale)
+        store_some(loss, losses, i, n - i)
+        store_some(dz, g, i, n - i)
 
 
 @simd.kernel(fast=True)
@@ -89,16 +105,14 @@ def loss_and_gradient(z, t, positive, negative, ignored, epsilon, mean, divisor,
     if mean:
         scale = 1.0 / divisor if divisor > 0.0 else 1.0 / max(count, 1)
     for k in prange(chunks):
-        x, l, dx = np.empty((3, size), z.dtype)
+        l, dx = np.empty((2, size), z.dtype)
         for block in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first = block * size
             n = min(size, N - first)
-            for i in range(n):
-                x[i] = z[first + i]
             block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
             dz = simd.piece(g, first, n) if g.size else simd.piece(dx, 0, n)
             terms(
-                simd.piece(x, 0, n),
+                simd.piece(z, first, n),
                 simd.piece(t, first, n),
                 positive,
                 negative,

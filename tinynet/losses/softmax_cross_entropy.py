@@ -48,7 +48,7 @@ from tinynet.vectors import (
     splat2,
     store,
     store_some,
-    total,
+    sum_of,
     width,
     will_read,
     will_write,
@@ -67,14 +67,17 @@ THREADS_FROM = 16384  # logits; below, waking the threads costs more than they s
 def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
     """Rows `first` to `last` of z (N, C): see softmax_rows.
 
-    Lane l of vector c of x (C, W) is class c of the l-th of W rows, so all that is done to a row is done to W rows at
-    once, for any C.  Where rows are missing, their lanes hold stale numbers: no row depends on its neighbours.
+    Number l of row c of x (C, L) is class c of the l-th of L rows, so all that is done to a row is done to L rows at
+    once, for any C.  L is two vectors: their chains of operations fill each other's waits.  Missing rows are zeros
+    with the label -1, as ignored ones have it.
     """
     C, W, L = z.shape[1], width(z), 2 * width(z)
     logits, dz = simd.piece(z, 0, z.size), simd.piece(g, 0, g.size)
     x = simd.scratch(((C + W - 1) // W * W * L,), z)
-    labels, weights = np.zeros(L, z.dtype), np.ones(L, z.dtype)
+    labels, weights, factors = np.zeros(L, z.dtype), np.ones(L, z.dtype), np.empty(L, z.dtype)
     zero, one, infinity = z.dtype.type(0), z.dtype.type(1), z.dtype.type(np.inf)
+    for l in range(L):
+        factors[l] = scale
     sum_of_losses = 0.0
     for i in range(first, last, L):
         rows = min(L, last - i)
@@ -88,6 +91,7 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
         if w.size:
             for l in range(rows):
                 weights[l] = w[t[i + l]] if t[i + l] != ignore_index else zero
+                factors[l] = np.float64(weights[l]) * scale  # each alone may be too small, or too large, for float32
         label, a = load2(labels, 0), load2(weights, 0)
         m = splat2(z, -infinity)
         for c in range(C):
@@ -104,11 +108,11 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
         loss = (m - zt) + simd.log1p(r)
         loss = select(a == zero, select(loss == infinity, zero, a * loss), a * loss)
         loss = select(label < zero, zero, loss)  # 0 times NaN is NaN
-        sum_of_losses += np.float64(total(loss))
+        sum_of_losses += np.float64(sum_of(loss))
         if losses.size:
             store_some(loss, losses, i, rows)
         if dz.size:
-            factor = a * scale / (r + one)
+            factor = load2(factors, 0) / (r + one)
             for c in range(C):
                 e = load2(x, c * L)
                 e = select(label == c, (e - one) - r, e) * factor
@@ -147,6 +151,7 @@ def exponentials(z, m, e, g):
     """e = exp(z - m), which may be z itself; returns their sum in two parts, of which the second is a whole number.
 
     The first is the sum of those below 1 where all sum to less than 2; else no digit is lost by subtracting 1.
+    g is where the gradient will go: its memory, and the logits behind z, are fetched ahead.
     """
     C, W, one = z.size, width(z), z.dtype.type(1)
     whole = C - C % W
@@ -161,14 +166,14 @@ def exponentials(z, m, e, g):
         x = simd.exp(load_some(z, c, C - c, -np.inf) - m)
         store_some(x, e, c, C - c)
         sums = sums + x
-    s = total(sums)
+    s = sum_of(sums)
     if not s < z.dtype.type(2):
         return s - one, one
     sums = splat(z, 0)
     for c in range(0, C, W):
         x = load_some(e, c, C - c, 0)
         sums = sums + select(x < one, x, z.dtype.type(0))
-    below = total(sums)
+    below = sum_of(sums)
     return below, one if s - below > z.dtype.type(0.5) else z.dtype.type(0)
 
 
@@ -233,7 +238,8 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
             for c in range(size):  # the exponentials may go where the logits are
                 block[c] = logits[c]
         target = simd.piece(tail, 0, size) if start + size == C or e.size == 0 else simd.piece(e, start, size)
-        more_below, more_ties = exponentials(logits, m, target, simd.piece(e, start if e.size else 0, 0))
+        ahead = simd.piece(e, start, 0) if e.size else simd.piece(tail, 0, 0)
+        more_below, more_ties = exponentials(logits, m, target, ahead)
         below += more_below
         ties += more_ties
         if smooth:
@@ -330,7 +336,7 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
                     dz[t[i]] = scale * (keep * share * (((e - 1.0) - r) / s) + own)
                 if C == 1:  # p = 1: 0, however the target is rounded, or NaN
                     dz[0] = r
-                if m == -np.inf:  # all classes are masked, and there is no distribution to take a gradient of
+                if m == -np.inf or r != r:  # no distribution to take a gradient of: all are masked, or one is NaN
                     for c in range(C):
                         dz[c] = np.nan
         total += loss

@@ -36,7 +36,7 @@ from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
 from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, total_or, weighted
 
-ROWS = 64  # at a time, at most: softmax_rows takes so many side by side where classes are few
+ROWS = 64  # at a time, at most; softmax_rows takes 32 side by side, or 16, where classes are few
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
