@@ -125,8 +125,8 @@ import numpy as np
 import tinynet as tn
 from tinynet import simd
 
-x, labels = np.random.default_rng(0).standard_normal((8, 5)), [0, 1] * 4
-model = tn.Sequential([tn.Dense(2)], 5)
+x, labels = np.random.default_rng(0).standard_normal((64, 100)), [0, 1] * 32
+model = tn.Sequential([tn.Dense(8)], 100)  # large enough for a prediction to take threads
 
 def child(work):
     # What `work` gave in a forked process.
@@ -257,13 +257,13 @@ else:
 PREDICTION = """
 import numpy as np
 import tinynet as tn
-x = np.random.default_rng(0).standard_normal((9, 5))
-model = tn.Sequential([tn.Dense(6, activation="relu"), tn.Dense(3)], 5)
+x = np.random.default_rng(0).standard_normal((63, 100))
+model = tn.Sequential([tn.Dense(30, activation="relu"), tn.Dense(3)], 100)  # the first is large enough for threads
 print(model.predict(x).tobytes().hex())
 """
 STEP = f"""{PREDICTION}
 optimizer = tn.SGD(model, lr=0.1)
-loss, dlogits = tn.softmax_cross_entropy(model.forward(x, training=True), [0, 1, 2] * 3)
+loss, dlogits = tn.softmax_cross_entropy(model.forward(x, training=True), [0, 1, 2] * 21)
 model.backward(dlogits)
 optimizer.step()
 print(loss.hex(), model.flat_values.tobytes().hex())
