@@ -9,6 +9,7 @@ NUMBA_DISABLE_JIT=1, so that any kernel can be stepped through with a debugger:
     log1p         log(1 + u), likewise                                        (the cross-entropies)
     order_key     floats as integers of the same order: their max vectorises  (softmax's row maximum)
     chunk_count   how many pieces a sum is cut into: by its shape, never by the number of threads
+    scratch       an array for one thread, on cache lines of its own
 
 A kernel's cache on disk looks only at the kernel's own file.  After changing this file, remove the
 __pycache__ folders.

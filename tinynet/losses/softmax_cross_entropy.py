@@ -423,10 +423,10 @@ def few_loss_and_gradient(z, t, w, ignore_index, mean, divisor, chunks, losses, 
     if position >= 0:
         return position, 0.0
     scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    W = 2 * width(z)
-    groups, partial = (N + W - 1) // W, np.empty(chunks)
+    L = 2 * width(z)
+    groups, partial = (N + L - 1) // L, np.empty(chunks)
     for k in prange(chunks):
-        first, last = k * groups // chunks * W, min((k + 1) * groups // chunks * W, N)
+        first, last = k * groups // chunks * L, min((k + 1) * groups // chunks * L, N)
         partial[k] = few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
     value = 0.0
     for k in range(chunks):
