@@ -22,12 +22,15 @@ from numba.core.dispatcher import Dispatcher
 
 import tinynet as tn
 from tinynet import simd
+from tinynet.correlation import correlate
 from tinynet.layers import winograd
 from tinynet.layers.activations import ACTIVATIONS
-from tinynet.layers.narrow_pooling import narrow_max_pool_forward
+from tinynet.layers.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+from tinynet.planes import deinterleave, interleave
 from tinynet.tile import TILE, tile
 from tinynet.transpose import transpose
+from tinynet.vectors import lanes_of
 
 
 def run(function, *under, **environment):
@@ -104,6 +107,19 @@ def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_st
 
 
 @simd.kernel()
+def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0):
+    correlate(size, a, a0, a_step, b, b0, b_step, c, c0)
+
+
+@simd.kernel()
+def planes_once(pixels, C, count, planes, step, back, end):
+    if back:
+        interleave(planes, 0, step, pixels, 0, C, count, end)
+    else:
+        deinterleave(pixels, 0, C, count, planes, 0, step, count)
+
+
+@simd.kernel()
 def points(source, s0, s_step, result, r0, r_step, count, add):
     if add:
         winograd.add_points_to_rows(source, s0, s_step, result, r0, r_step, count)
@@ -119,7 +135,17 @@ def outside():
     def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 0, 1), c0=0):
         tile_once(a, (2, 3, 1, 4), a0, steps, b, 0, (0, 3), start, 0, 0, c, c0, 3, a[0])
 
-    pool = np.zeros((1, 2, 4, 2), np.float32), np.zeros((1, 1, 2, 2), np.float32), np.zeros((1, 1, 2, 2), np.uint8)
+    image, y, winner = (
+        np.zeros((1, *shape, 2), dtype) for shape, dtype in (((2, 4), "f4"), ((1, 2), "f4"), ((1, 2), "u1"))
+    )
+    W, rows = lanes_of(np.dtype("f4")), np.zeros(1000, np.float32)
+
+    def correlated(a=rows[: 3 * W + 2], b=rows[: 8 * W], c=rows[: 6 * W]):
+        correlate_once(a, (3, 2, 2, 2), 0, W, b, 0, (4 * W, 2 * W), c, 0)
+
+    def planes(pixels=rows[: 6 * W], planes=rows[: 6 * W], back=False, end=6 * W):
+        planes_once(pixels, 3, 2 * W, planes, 2 * W, back, end)
+
     yield lambda: fill(a, 64), lambda: fill(a, 65)
     yield lambda: size_of_piece(a, 60, 4), lambda: size_of_piece(a, 60, 5)
     yield lambda: size_of_piece(a, 0, 4), lambda: size_of_piece(a, -1, 4)
@@ -135,7 +161,16 @@ def outside():
         yield lambda add=add: points(a, 1, 8, a, 1, 8, 8, add), lambda add=add: points(a, 1, 8, a[:48], 1, 8, 8, add)
     yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 1, 8, a.copy(), 0, 8, 8, 8)
     yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 0, 8, a[:63].copy(), 0, 8, 8, 8)
-    yield lambda: narrow_max_pool_forward(*pool), lambda: narrow_max_pool_forward(*pool[:2], pool[2][:, :, :1])
+    yield correlated, lambda: correlated(a=rows[: 3 * W + 1])
+    yield correlated, lambda: correlated(b=rows[: 8 * W - 1])
+    yield correlated, lambda: correlated(c=rows[: 6 * W - 1])
+    for back in (False, True):
+        yield lambda back=back: planes(back=back), lambda back=back: planes(pixels=rows[: 6 * W - 1], back=back)
+        yield lambda back=back: planes(back=back), lambda back=back: planes(planes=rows[: 6 * W - 1], back=back)
+    yield lambda: planes(back=True), lambda: planes(back=True, end=6 * W + 1)
+    pool, give = (image, (2, 2), y, winner), (y, winner, image)
+    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], winner[:, :, :1])
+    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, winner[:, :, :1], image)
 
 
 def kernels():
@@ -301,19 +336,46 @@ def transposes_and_maps():
                     np.testing.assert_allclose(result, matrix @ a + add, rtol=1e-4, atol=1e-4)
 
 
-def narrow_pools():
+def planes_and_correlations():
+    for dtype in (np.float32, np.float64):
+        memory, W, rng = [Guarded(2**16) for _ in range(3)], lanes_of(np.dtype(dtype)), np.random.default_rng(0)
+        for end in (False, True):
+            for C in range(1, 20):
+                for n in range(1, 40):
+                    step = -(-n // W) * W
+                    x, planes = rng.standard_normal((n, C)).astype(dtype), memory[1].array((C, step), dtype, end)
+                    planes_once(memory[0].copy(x, end), C, n, planes, step, False, 0)
+                    assert np.array_equal(planes[:, :n], x.T)
+                    back = memory[2].array((n, C), dtype, end)
+                    planes_once(back, C, n, planes, step, True, back.size)
+                    assert np.array_equal(back, x)
+            for M in range(1, 9):
+                for N in range(1, 14):
+                    a, b = rng.standard_normal((2, 2 * W + M - 1)), rng.standard_normal((2, N, 2 * W))
+                    c = memory[2].copy(np.zeros((M, N, W), dtype), end)
+                    a, b = memory[0].copy(a.astype(dtype), end), memory[1].copy(b.astype(dtype), end)
+                    correlate_once(a, (M, N, 2, 2), 0, a.shape[1], b, 0, (N * 2 * W, 2 * W), c, 0)
+                    expected = np.einsum("mpi,pni->mn", np.stack([a[:, m : m + 2 * W] for m in range(M)]), b)
+                    np.testing.assert_allclose(c.sum(2), expected, rtol=1e-4, atol=1e-4)
+
+
+def pools():
     import reference
 
     for dtype in (np.float32, np.float64):
-        memory = [Guarded(2**16) for _ in range(3)]
-        for N, H, W in ((1, 2, 2), (2, 3, 2), (1, 2, 5), (2, 5, 4)):
-            for C in range(1, 9):
+        memory = [Guarded(2**16) for _ in range(4)]
+        for N, H, W in ((1, 2, 2), (2, 3, 2), (1, 2, 5), (2, 5, 4), (1, 4, 9)):
+            for C in (*range(1, 18), 31, 32, 33):
                 x = np.random.default_rng(C).standard_normal((N, H, W, C)).astype(dtype)
                 for end in (False, True):
                     shape = N, H // 2, W // 2, C
                     y, winner = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
-                    narrow_max_pool_forward(memory[0].copy(x, end), y, winner)
+                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, winner)
                     assert np.array_equal(y, reference.pool2d(x, (2, 2), (2, 2), np.max))
+                    dx = memory[3].array(x.shape, dtype, end)
+                    max_pool_2x2_backward(y, winner, dx)
+                    assert np.array_equal(dx[dx != 0], x[dx != 0])
+                    assert np.isclose(dx.sum(dtype=float), y.sum(dtype=float))
 
 
 def with_guarded_results(function, end):
@@ -377,7 +439,9 @@ def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
 
 
 @guards
-@pytest.mark.parametrize("part", ["tiles", "transposes_and_maps", "narrow_pools", "layers", "losses"])
+@pytest.mark.parametrize(
+    "part", ["tiles", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"]
+)
 def test_nothing_outside_of_the_arrays_is_touched(part):
     done = run(f"{part}()")
     assert done.returncode == 0, f"{done.stdout[-300:]}\n{done.stderr[-3000:]}"

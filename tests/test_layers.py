@@ -103,6 +103,13 @@ def conv2d_cases():
     yield conv2d_case((1, 6, 5, 2), 3, 3, padding=(0, 2))
     yield conv2d_case((2, 3, 3, 2), 40, 3)
     yield conv2d_case((2, 2, 1, 3), 4, (5, 1), stride=(1, 9), padding=2)  # every window lies beside the image
+    # These have few filters for their rows, in either dtype; the gradient of the input has few channels too, or many.
+    yield conv2d_case((2, 9, 32, 3), 2, 5, act="relu")
+    yield conv2d_case((1, 12, 17, 1), 4, (3, 2), padding="same", act="tanh")
+    yield conv2d_case((3, 3, 50, 20), 1, 3, padding=(2, 1), bias=False)
+    yield conv2d_case((17, 4, 31, 2), 7, (1, 4), padding=(0, 3))
+    # Its pixels are narrow, and some rows lie under no window.
+    yield conv2d_case((2, 7, 9, 3), 16, (1, 3), stride=(2, 1))
     # These are wide enough for Winograd's method: one patch, patches of several images, odd channels, no padding.
     yield conv2d_case((1, 4, 4, 32), 32, 3, padding="same", act="relu")
     yield conv2d_case((3, 8, 12, 33), 37, 3, padding=1, act="tanh")
@@ -127,6 +134,9 @@ def pool_cases():
         yield pool_case(kind, (2, 6, 8, 3), 2)
         yield pool_case(kind, (2, 8, 4, 32), 2)
         yield pool_case(kind, (1, 7, 5, 17), 2)
+        yield pool_case(kind, (2, 5, 9, 6), 2)
+        yield pool_case(kind, (17, 4, 6, 8), 2)
+        yield pool_case(kind, (1, 5, 4, 40), 2, (1, 2))
         yield pool_case(kind, (3, 9, 6, 1), 3)
         yield pool_case(kind, (2, 9, 7, 5), 3, 2)
         yield pool_case(kind, (1, 5, 5, 16), 2, 1)

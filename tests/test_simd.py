@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tinynet import simd, vectors
+from tinynet.correlation import correlate, sum_lanes
 from tinynet.layers.padding import with_zeros_around
+from tinynet.planes import deinterleave, interleave
 from tinynet.tile import tile
 from tinynet.transpose import transpose
 
@@ -219,6 +221,66 @@ def test_a_transposed_matrix_of_any_shape_is_written_and_nothing_else(dtype):
             expected = np.full_like(result, GUARD)
             expected[1:-1, 1:-2] = a[:, 1:-1].T
             np.testing.assert_array_equal(result, expected)
+
+
+# --- planes, and their correlation ----------------------------------------------------------------------------
+
+
+@simd.kernel()
+def to_planes(x, planes, V, upto):
+    for u in range(x.shape[0]):
+        deinterleave(x, u * x.shape[1] * x.shape[2], x.shape[2], x.shape[1], planes, u * x.shape[2] * V, V, upto)
+
+
+@simd.kernel()
+def from_planes(planes, V, y, whole):
+    U, n, C = y.shape
+    for u in range(U):
+        interleave(planes, u * C * V, V, y, u * n * C, C, n, (U if whole else u + 1) * n * C)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_become_planes_and_planes_pixels(dtype):
+    rng, W = np.random.default_rng(0), vectors.lanes_of(dtype(0).dtype)
+    for C in (1, 2, 3, 4, 5, 6, 8, 9, 16, 17, 33):
+        for n in (1, 3, W - 1, W, W + 1, 2 * W + 3):
+            x, V = rng.standard_normal((3, n, C)).astype(dtype), -(-n // W) * W + 3
+            planes = np.full((3, C, V), GUARD, dtype)
+            to_planes(x, planes, V, n + 2)
+            np.testing.assert_array_equal(planes[:, :, :n], x.transpose(0, 2, 1))
+            assert (planes[:, :, n : n + 2] == 0).all()
+            for whole in (False, True):
+                y = np.full((3, n, C), GUARD, dtype)
+                from_planes(planes, V, y, whole)
+                np.testing.assert_array_equal(y, x)
+
+
+@simd.kernel()
+def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0, count, total, t0):
+    correlate(size, a, a0, a_step, b, b0, b_step, c, c0)
+    sum_lanes(simd.piece(c, c0, count * vectors.width(c)), count, total, t0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_are_correlated_at_every_number_of_shifts_and_rows(dtype):
+    rng, W = np.random.default_rng(0), vectors.lanes_of(dtype(0).dtype)
+    tolerance = 1e-5 if dtype is np.float32 else 1e-13
+    for M in range(1, 10):
+        for N in range(1, 14):
+            P, Q = 1 + M % 3, 1 + N % 2
+            a = rng.standard_normal((P, Q * W + M - 1)).astype(dtype)
+            b = rng.standard_normal((P, N, Q * W)).astype(dtype)
+            c, total = np.full((M * N + 2) * W, GUARD, dtype), np.full(M * N + 2, GUARD, dtype)
+            c[W:-W] = 1
+            correlate_once(
+                a, (M, N, P, Q), 0, a.shape[1], b, 0, (N * Q * W, Q * W), c, W, M * N, total, 1
+            )  # fmt: skip
+            windows = np.stack([a[:, m : m + Q * W] for m in range(M)])
+            expected = np.einsum("mpi,pni->mn", windows.astype(float), b.astype(float)).ravel() + W
+            np.testing.assert_allclose(total[1:-1], expected, atol=tolerance * 9)
+            assert (c[:W] == GUARD).all()
+            assert (c[-W:] == GUARD).all()
+            assert (total[[0, -1]] == GUARD).all()
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="plain Python converts")

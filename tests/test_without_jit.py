@@ -28,6 +28,9 @@ wide = tn.Sequential([tn.Conv2D(32, 3, padding="same")], input_shape=(4, 4, 32),
 y = wide.forward(rng.standard_normal((1, 4, 4, 32)), training=True)
 results += list(wide.backward(y, input_grad=True).ravel())
 results += list(wide.flat_grads)
+few = tn.Sequential([tn.Conv2D(2, (2, 3), padding="same", activation="relu")], input_shape=(3, 17, 1), dtype="float64")
+y = few.forward(rng.standard_normal((2, 3, 17, 1)), training=True)
+results += [*y.ravel(), *few.backward(y, input_grad=True).ravel(), *few.flat_grads]
 words = tn.Sequential(
     [
         tn.Embedding(9, 4, padding=0),

@@ -37,6 +37,24 @@ def _square_in_python(source, s, s_step, result, r, r_step, rows, columns):
             result[r + j * r_step + i] = source[s + i * s_step + j]
 
 
+def shuffled(builder, vector, other, order):
+    kind = ir.VectorType(ir.IntType(32), len(order))
+    return builder.shuffle_vector(vector, other, ir.Constant(kind, list(order)))
+
+
+def swap_quarters(builder, vectors):
+    """Transpose, in place, each square of R x R numbers that R vectors hold side by side."""
+    lanes, half = vectors[0].type.count, len(vectors) // 2
+    while half:
+        for i in range(len(vectors)):
+            if i & half == 0:  # a pair of rows: swap what lies off the diagonal of its quarters
+                pair = vectors[i], vectors[i + half]
+                kept = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
+                swapped = [j + half if j & half == 0 else lanes + j for j in range(lanes)]
+                vectors[i], vectors[i + half] = (shuffled(builder, *pair, order) for order in (kept, swapped))
+        half //= 2
+
+
 def _square_in_registers(masks_source, masks_result):
     @intrinsic
     def square(typing_context, source, s, s_step, result, r, r_step, rows, columns):
@@ -70,16 +88,7 @@ def _square_in_registers(masks_source, masks_result):
                 square = [builder.call(load, [p, align, mask, zero]) for p, mask in pairs]
             else:
                 square = [builder.load(p, align=align.constant) for p in lines(0)]
-            half = side // 2
-            while half:
-                for i in range(side):
-                    if i & half == 0:  # a pair of rows: swap what lies off the diagonal of its quarters
-                        upper, lower = square[i], square[i + half]
-                        lanes = [j if j & half == 0 else side + j - half for j in range(side)]
-                        others = [j + half if j & half == 0 else side + j for j in range(side)]
-                        orders = [ir.Constant(ir.VectorType(ir.IntType(32), side), order) for order in (lanes, others)]
-                        square[i], square[i + half] = (builder.shuffle_vector(upper, lower, order) for order in orders)
-                half //= 2
+            swap_quarters(builder, square)
             if masks_result:
                 for line, p, mask in zip(square, lines(3), masks(columns, rows), strict=True):
                     builder.call(store, [line, p, align, mask])

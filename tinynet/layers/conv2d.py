@@ -23,14 +23,8 @@ is one contiguous run of J C numbers, so on an image with its zeros around it, (
     dw of a row i:   J C numbers x K filters, summed over P x Q places             a step to the right is r C numbers
     dx of a row h:   its pixels g = q r + j - l for one j at a time, x C channels, summed over i and k; no zeros needed
 
-A vector holds the filters of a place, and six fill 6 lanes of 16.  So of few filters, T places share a vector:
-
-    z of T places:  (Q / T) x (T K), summed over I rows of (J + T - 1) C numbers: the windows of all T together
-
-where the kernel stands T times, each time a column further and K lanes on, and zeros elsewhere.  6 filters of 5 x 5,
-two places a vector, take 6 steps where they took 10.  dw is summed like that too, and folded at the end.  The stride
-must be 1.  An inf or NaN in x reaches all T places, since the zeros multiply it too.
-
+A vector holds the filters of a place, and six of them fill 6 lanes of 16: few filters are done in few_filters.py, where
+a vector holds places.
 A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
 multiplications, in winograd.py.
 
@@ -42,58 +36,27 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers import activations, winograd
+from tinynet.layers import activations, few_filters, winograd
 from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer, Parameter, pair, positive_int
 from tinynet.layers.initialization import initial_weights
 from tinynet.layers.padding import places, with_zeros_around
 from tinynet.tile import tile
 from tinynet.transpose import transpose
-from tinynet.vectors import lanes_of
-
-
-def places_together(filters, window, stride, Q, lanes):
-    """T: how many places of a row share a vector of so many lanes; `window` is (I, J, C)."""
-    most, J = min(lanes // filters, Q), window[1]
-    copies = most * (J + most - 1) / J  # of the kernel, to be written at each call
-    return most if most > 1 and stride == (1, 1) and J > 1 and copies * np.prod(window) * filters <= 16384 else 1
-
-
-@simd.kernel()
-def side_by_side(w, T):
-    """The kernel w (I, J, C, K) T times, each a column further and K filters on: (I, J + T - 1, C, T K)."""
-    I, J, C, K = w.shape
-    wide = np.zeros((I, J + T - 1, C, T * K), w.dtype)
-    for i in range(I):
-        for j in range(J):
-            for c in range(C):
-                for t in range(T):
-                    for k in range(K):
-                        wide[i, j + t, c, t * K + k] = w[i, j, c, k]
-    return wide
+from tinynet.vectors import load, store, store_some, width
 
 
 @simd.kernel(parallel=True, tiled=True)
-def conv2d_forward(x, w, b, stride, before, T, floor, y):
-    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image.
-
-    T places of a row share a vector.  With T > 1 a single tile does a whole band: V is a multiple of T, so that the
-    groups of T run on from one row into the next, and what they find between two rows is thrown away.
-    """
+def conv2d_forward(x, w, b, stride, before, floor, y):
+    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
     (s, r), (top, left) = stride, before
-    groups = (Q + T - 1) // T
-    V = (Q - 1) * r + J if T == 1 else (groups * T - 1 + J + T - 1) // T * T
-    pads = top > 0 or left > 0 or (P - 1) * s + I > H or (V > W if T == 1 else V != W)
-    wide, biases = w, b
-    if T > 1:
-        wide, biases = side_by_side(w, T), np.empty(T * K, x.dtype)
-        for k in range(T * K):
-            biases[k] = b[k % K]
+    V = (Q - 1) * r + J
+    pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
     # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
-    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * (C if T == 1 else max(C, K)) // 65536))
+    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * C // 65536))
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         p0, p1 = band * P // bands, (band + 1) * P // bands
@@ -103,21 +66,6 @@ def conv2d_forward(x, w, b, stride, before, T, floor, y):
         else:
             source = x[n, p0 * s :]
         row = source.shape[1] * C
-        if T > 1:
-            run, sums = wide.shape[1] * C, simd.scratch(((p1 - p0) * V * K,), x)
-            tile(
-                ((p1 - p0 - 1) * V // T + groups, T * K, I, run),
-                source, 0, (T * C, row, 1),
-                wide, 0, (run * T * K, T * K),
-                biases, 0, 0,
-                sums, 0, T * K,
-                floor,
-            )  # fmt: skip
-            for p in range(p0, p1):
-                to, some = simd.piece(y, (n * P + p) * Q * K, Q * K), simd.piece(sums, (p - p0) * V * K, Q * K)
-                for m in range(Q * K):
-                    to[m] = some[m]
-            continue
         for p in range(p0, p1):
             tile(
                 (Q, K, I, J * C),
@@ -130,53 +78,51 @@ def conv2d_forward(x, w, b, stride, before, T, floor, y):
 
 
 @simd.kernel()
-def backward_weights_of_image(source, dz, stride, first, zeros, T, dw):
-    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around.
-
-    dw (I, J + T - 1, C, T K) has the sums of every T-th place apart, where the kernel side_by_side has them.
-    """
+def backward_weights_of_image(source, dz, stride, first, zeros, dw):
+    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around."""
     P, Q, K = dz.shape
     I, J, C, _ = dw.shape
     s, r = stride
-    groups, width = Q // T, T * K
     row = source.shape[1] * C
     none = dz.dtype.type(-np.inf)
     # A few rows of dz at a time, so that they stay in the L1 cache (24 KB) while all tiles of dw pass over them.
     step = max(1, 6144 // (Q * K))
     for p in range(0, P, step):
         for i in range(I):
-            size, a_step, b_step = (J * C, width, min(step, P - p), groups), (1, s * row, T * r * C), (Q * K, width)
-            at, a, b = i * J * C * width, (p * s + i) * row, p * Q * K
+            size, a_step, b_step = (J * C, K, min(step, P - p), Q), (1, s * row, r * C), (Q * K, K)
+            at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
             if first and p == 0:
-                tile(size, source, a, a_step, dz, b, b_step, zeros, 0, 0, dw, at, width, none)
+                tile(size, source, a, a_step, dz, b, b_step, zeros, 0, 0, dw, at, K, none)
             else:
-                tile(size, source, a, a_step, dz, b, b_step, dw, at, width, dw, at, width, none)
-            q = groups * T
-            if q < Q:  # what is left of a row, to the sums of the first of T
-                size, a, b = ((J - T + 1) * C, K, min(step, P - p), Q - q), a + q * r * C, b + q * K
-                tile(size, source, a, (1, s * row, r * C), dz, b, (Q * K, K), dw, at, width, dw, at, width, none)
+                tile(size, source, a, a_step, dz, b, b_step, dw, at, K, dw, at, K, none)
 
 
 @simd.kernel()
-def fold(wide, dw):
-    """dw (I, J, C, K) = the sum of what belongs together in wide (I, J + T - 1, C, T K)."""
-    I, J, C, K = dw.shape
-    for i in range(I):
-        for j in range(J):
-            for c in range(C):
-                for k in range(K):
-                    dw[i, j, c, k] = 0
-                    for t in range(wide.shape[3] // K):
-                        dw[i, j, c, k] += wide[i, j + t, c, t * K + k]
+def sum_windows(sums, J, left, row, last, dx):
+    """Row `row` of dx (H, W, C), stride 1, from sums (Q + 2 J - 2, J C): what each place gives to the columns under it.
+
+    Place q's line is the (q + J - 1)-th, between zeros.  A vector reads and writes on into the next pixel, which is
+    written over next; the very last pixel is written alone.
+    """
+    _, W, C = dx.shape
+    to, run = simd.piece(dx, row * W * C, W * C if last else W * C + width(dx)), J * C
+    for g in range(W):
+        at = (g + left + J - 1) * run
+        total = load(sums, at)
+        for j in range(1, J):
+            total = total + load(sums, at - j * (run - C))
+        if last:
+            store_some(total, to, g * C, (W - g) * C)
+        else:
+            store(total, to, g * C)
 
 
 @simd.kernel()
-def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, dx):
+def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
     """dx of one image, from dz (P, Q, K) and the kernel with its axes swapped, wt (I, J, K, C).
 
-    `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one tile has all j: sums (Q, J C).  What
-    belongs to the columns of a row of dx is then added up in line, a row with its zeros.
-    (64, 14, 14, 6) under 5 x 5 x 16 takes 230 microseconds so, instead of 450.
+    `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one tile has all j.
+    (64, 14, 14, 6) under 5 x 5 x 16 takes 180 microseconds so, instead of 450.
     """
     P, Q, K = dz.shape
     H, W, C = dx.shape
@@ -184,7 +130,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, d
     (s, r), (top, left) = stride, before
     none, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), simd.piece(dx, 0, H * W * C)
     run = J * C
-    for m in range(H * W * C):
+    for m in range(0 if narrow else H * W * C):
         flat[m] = nothing
     for h in range(H):
         # The rows i, i + s, ... of the window that reach row h, from row p of dz upwards.
@@ -192,26 +138,19 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, d
         i = h + top - p * s
         rows = min(p + 1, (I - 1 - i) // s + 1)
         if rows <= 0:
+            for m in range(h * W * C, (h + 1) * W * C):
+                flat[m] = nothing
             continue
         if narrow:
-            for m in range(line.size):
-                line[m] = nothing
             tile(
                 (Q, run, rows, K),
                 dz, p * Q * K, (K, -Q * K, 1),
                 wt, i * K * run, (s * K * run, run),
                 zeros, 0, 0,
-                sums, 0, run,
+                sums, (J - 1) * run, run,
                 none,
             )  # fmt: skip
-            for first in range(J):  # runs that overlap far apart: what was just stored can't be loaded again at once
-                for q in range(first, Q, J):
-                    place, some = simd.piece(line, q * r * C, run), simd.piece(sums, q * run, run)
-                    for m in range(run):
-                        place[m] += some[m]
-            inside = simd.piece(line, left * C, W * C)
-            for m in range(W * C):
-                flat[h * W * C + m] = inside[m]
+            sum_windows(sums, J, left, h, (h + 1) * W * C + width(dx) > dx.size, dx)
             continue
         for j in range(J):
             q0 = max(0, -((j - left) // r))  # the first and last place whose column j is within the image
@@ -230,7 +169,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, d
 
 
 @simd.kernel(parallel=True, tiled=True)
-def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db, dx):
+def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
     The images are shared out in chunks fixed by the shapes; a chunk has sums of its own, added in order at the end, so
@@ -243,14 +182,14 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db,
     U, V = (P - 1) * s + I, (Q - 1) * r + J
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
-    dw_of = np.empty((chunks, I, J + T - 1, C, T * K), x.dtype)
+    dw_of = np.empty((chunks, I, J, C, K), x.dtype)
     db_of = np.empty((chunks, Q, K), x.dtype)
     none = x.dtype.type(-np.inf)
-    one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C, T * K), x.dtype)
+    one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
     one[0] = 1
     for k in range(zeros.size):
         zeros[k] = 0
-    narrow = J > 1 and C < 16 and C != 8
+    narrow = r == 1 and J > 1 and width(x) > C and width(x) // 2 != C
     wt = np.empty((I, K, J, C) if narrow else (I, J, K, C), x.dtype)
     if input_grad:
         for i in range(I):
@@ -263,8 +202,9 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db,
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
         padded = simd.scratch((U if pads else 0, V, C), x)
         rectified_dy = simd.scratch((P if is_relu else 0, Q, K), x)
-        line = simd.scratch((max(V, W + left) * C,), x)
-        sums = simd.scratch((Q * J * C,), x)
+        sums = simd.scratch(((Q + 2 * J - 2) * J * C + width(x) if narrow else 0,), x)
+        for m in range(sums.size):
+            sums[m] = 0
         for n in range(n0, n1):
             dz, source = dy[n], x[n]
             if is_relu:
@@ -273,20 +213,15 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, T, input_grad, dw, db,
             if pads:
                 with_zeros_around(source, -top, left, padded)
                 source = padded
-            backward_weights_of_image(source, dz, stride, n == n0, zeros, T, dw_of[chunk])
+            backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only at the end: a
             # place after the other, each sum would wait for the one before.
             start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * Q * K), chunk * Q * K)
             size = 1, Q * K, 1, P
             tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, at, 0, db_of, chunk * Q * K, 0, none)
             if input_grad:
-                backward_input_of_image(dz, wt, narrow, stride, before, zeros, line, sums, dx[n])
-    if T == 1:
-        simd.sum_of_chunks(dw_of, dw)
-    else:
-        total = np.empty(dw_of.shape[1:], x.dtype)
-        simd.sum_of_chunks(dw_of, total)
-        fold(total, dw)
+                backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx[n])
+    simd.sum_of_chunks(dw_of, dw)
     for k in range(K):
         db[k] = 0
     for chunk in range(chunks):
@@ -346,7 +281,7 @@ class Conv2D(Layer):
             self.parameters.append(Parameter("bias", np.zeros(K, self.dtype), decay=False))
         self.flops = 2 * P * Q * I * J * C * K
         self.output_shape = (P, Q, K)
-        self._together = places_together(K, (I, J, C), self.stride, Q, lanes_of(self.dtype))
+        self._few_filters = few_filters.fits((I, J, C, K), self.stride, self._before, Q, self.dtype)
         self._by_winograd = winograd.fits(self.kernel_size, self.stride, self.output_shape, C)
         return self.output_shape
 
@@ -358,8 +293,10 @@ class Conv2D(Layer):
         floor = self.dtype.type(0 if self.activation_name == "relu" else -np.inf)
         if self._by_winograd:
             winograd.winograd_forward(x, w, b, self._before, floor, y)
+        elif self._few_filters:
+            few_filters.few_filters_forward(x, w, b, self._before, floor, y)
         else:
-            conv2d_forward(x, w, b, self.stride, self._before, self._together, floor, y)
+            conv2d_forward(x, w, b, self.stride, self._before, floor, y)
         kept = y if self.activation is not None else None
         if self.activation is not None and self.activation_name != "relu":
             if self.activation.keeps == "input":
@@ -386,9 +323,25 @@ class Conv2D(Layer):
         results = self.parameters[0].grad, db, dx
         if self._by_winograd:
             winograd.winograd_backward(x, w, dz, y, is_relu, self._before, input_grad, *results)
+        elif self._few_filters:
+            if input_grad and is_relu:
+                dz, is_relu = self.activation.backward(dz, y), False
+            few_filters.few_filters_backward(x, dz, y, is_relu, self._before, *results[:2])
+            if input_grad:
+                self._backward_input(dz, w, dx)
         else:
-            conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, self._together, input_grad, *results)
+            conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, input_grad, *results)
         return dx if input_grad else None
+
+    def _backward_input(self, dz, w, dx):
+        """dx of few filters: the convolution of dz by the kernel turned around, with its last two axes swapped."""
+        turned = np.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
+        (I, J, _, C), (top, left) = turned.shape, self._before
+        before, nothing, none = (I - 1 - top, J - 1 - left), np.zeros(C, self.dtype), self.dtype.type(-np.inf)
+        if few_filters.fits(turned.shape, self.stride, before, dx.shape[2], self.dtype):
+            few_filters.few_filters_forward(dz, turned, nothing, before, none, dx)
+        else:
+            conv2d_forward(dz, turned, nothing, self.stride, before, none, dx)
 
     def formula(self):
         sums = "conv(x, w) + b" if self.bias else "conv(x, w)"

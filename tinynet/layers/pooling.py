@@ -22,7 +22,7 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.layers.base import Layer, pair
-from tinynet.layers.narrow_pooling import LANES, THREADS_FROM, beats, narrow_max_pool_forward
+from tinynet.layers.pooling_2x2 import THREADS_FROM, beats, max_pool_2x2_backward, max_pool_2x2_forward
 
 # --- maximum ----------------------------------------------------------------------------------------------
 
@@ -51,33 +51,6 @@ def max_pool_forward(x, size, stride, y, winner):
 
 
 @simd.kernel()
-def max_row_2x2(x, sw, y, winner):
-    # The same for the window that nearly everybody uses, its four numbers written out: they stay in registers.
-    # (64, 32, 32, 32) by 2 takes 270 microseconds, against 500 with max_row; the backward pass 340 against 410.
-    zero, one, two, three = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
-    for j in range(y.shape[0]):
-        w = j * sw
-        for c in range(y.shape[1]):
-            best, k = x[0, w, c], zero
-            value = x[0, w + 1, c]
-            best, k = (value, one) if beats(value, best) else (best, k)
-            value = x[1, w, c]
-            best, k = (value, two) if beats(value, best) else (best, k)
-            value = x[1, w + 1, c]
-            best, k = (value, three) if beats(value, best) else (best, k)
-            y[j, c] = best
-            winner[j, c] = k
-
-
-@simd.sized_kernel(THREADS_FROM, of=0)
-def max_pool_2x2_forward(x, size, stride, y, winner):
-    (sh, sw), OH = stride, y.shape[1]
-    for row in prange(y.shape[0] * OH):
-        n, i = row // OH, row % OH
-        max_row_2x2(x[n, i * sh : i * sh + 2], sw, y[n, i], winner[n, i])
-
-
-@simd.kernel()
 def give_to_winners(dy, winner, size, stride, dx):  # dy, winner (OH, OW, C), dx (H, W, C)
     (kh, kw), (sh, sw), W, C = size, stride, dx.shape[1], dx.shape[2]
     offset = np.empty(kh * kw, np.int64)  # of each number of a window, from the window's first
@@ -97,28 +70,6 @@ def max_pool_backward(dy, winner, size, stride, dx):
     """Where windows overlap, what their shared numbers get adds up: so a thread owns an image."""
     for n in prange(dy.shape[0]):
         give_to_winners(dy[n], winner[n], size, stride, dx[n])
-
-
-@simd.kernel()
-def max_row_2x2_backward(dy, winner, sw, dx):  # dx (2, W, C)
-    zero = dy.dtype.type(0)
-    for j in range(dy.shape[0]):
-        w = j * sw
-        for c in range(dy.shape[1]):
-            value, k = dy[j, c], winner[j, c]
-            dx[0, w, c] = value if k == 0 else zero
-            dx[0, w + 1, c] = value if k == 1 else zero
-            dx[1, w, c] = value if k == 2 else zero
-            dx[1, w + 1, c] = value if k == 3 else zero
-
-
-@simd.sized_kernel(THREADS_FROM)
-def max_pool_2x2_backward(dy, winner, size, stride, dx):
-    """Where windows don't overlap: each dx in a window is written once, and the others must be 0 already."""
-    (sh, sw), OH = stride, dy.shape[1]
-    for row in prange(dy.shape[0] * OH):
-        n, i = row // OH, row % OH
-        max_row_2x2_backward(dy[n, i], winner[n, i], sw, dx[n, i * sh : i * sh + 2])
 
 
 # --- mean -------------------------------------------------------------------------------------------------
@@ -194,11 +145,10 @@ class _Max(_Pool2D):
         kh, kw = self._size
         y = np.empty((len(x), *self._pooled), x.dtype)
         winner = np.empty(y.shape, np.uint8 if kh * kw <= 256 else np.int32)
-        if self._size == self._stride == (2, 2) and x.shape[3] <= LANES:
-            narrow_max_pool_forward(x, y, winner)
+        if (kh, kw) == (2, 2):
+            max_pool_2x2_forward(x, self._stride, y, winner)
         else:
-            forward = max_pool_2x2_forward if (kh, kw) == (2, 2) else max_pool_forward
-            forward(x, self._size, self._stride, y, winner)
+            max_pool_forward(x, self._size, self._stride, y, winner)
         if training:
             self._winner = winner
         return y.reshape(len(x), *self.output_shape)
@@ -208,14 +158,11 @@ class _Max(_Pool2D):
         dy = self.checked_gradient(dy, len(winner))
         if not input_grad:
             return None
-        dx_shape, (H, W, C), (sh, sw) = (len(dy), *self.input_shape), self.input_shape, self._stride
-        # Below 16 channels the selects of the 2x2 kernel fill no vector: 155 microseconds against 80, for 6 of them.
-        if self._size == (2, 2) and sh >= 2 and sw >= 2 and C >= 16:
-            dx = (np.empty if self._stride == (2, 2) and H % 2 == W % 2 == 0 else np.zeros)(dx_shape, dy.dtype)
-            backward = max_pool_2x2_backward
+        dx = np.empty((len(dy), *self.input_shape), dy.dtype)
+        if self._size == self._stride == (2, 2):
+            max_pool_2x2_backward(dy.reshape(winner.shape), winner, dx)
         else:
-            dx, backward = np.empty(dx_shape, dy.dtype), max_pool_backward
-        backward(dy.reshape(winner.shape), winner, self._size, self._stride, dx)
+            max_pool_backward(dy.reshape(winner.shape), winner, self._size, self._stride, dx)
         return dx
 
     def formula(self):
