@@ -14,8 +14,8 @@
     simd.exp(v), simd.log1p(v)   the exponential, log(1 + v)
     sum_of(v), greatest(v)        of the lanes: halves are added, or compared, until one number is left
 
-load2, load2_some and splat2 are of two registers as one vector of 2 W numbers, where a long chain of operations would
-wait for itself: two of them fill each other's waits.
+load2, load2_some and splat2 are of two registers as one vector of 2 W numbers, load4 and splat4 of four, where a long
+chain of operations would wait for itself: several of them fill each other's waits.
 
 Left to LLVM, a loop takes what does not fill a round of four vectors one by one, and all of it where the array that is
 read may be the array that is written.  Under NUMBA_DISABLE_JIT=1 a vector is a small NumPy array.
@@ -375,6 +375,7 @@ def _store_some_within(v, a, i, n):
 if numba.config.DISABLE_JIT:
     load, load_some, splat = _loads_in_python(1)
     load2, load2_some, splat2 = _loads_in_python(2)
+    load4, _, splat4 = _loads_in_python(4)
     store = store_some = _store_in_python
     will_read = will_write = lambda a, i: None
     select, maximum = np.where, _maximum_in_python
@@ -382,10 +383,12 @@ if numba.config.DISABLE_JIT:
 else:
     load, load_some, splat = _loads(1)
     load2, load2_some, splat2 = _loads(2)
+    load4, load4_some, splat4 = _loads(4)
     store, store_some = _store, _store_some
     will_read, will_write = _prefetch(False), _prefetch(True)
     select, maximum, sum_of, greatest = _select, _maximum, _sum_of, _greatest
 if simd.CHECKED:
     load, load_some = _checked_loads(1, load, load_some)
     load2, load2_some = _checked_loads(2, load2, load2_some)
+    load4, _ = _checked_loads(4, load4, load4_some)
     store, store_some = simd.helper(_store_within), simd.helper(_store_some_within)

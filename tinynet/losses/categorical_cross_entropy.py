@@ -27,7 +27,8 @@ from numba import prange
 from tinynet import simd
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or, weighted
+from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.softmax_rows import weighted
 
 CHUNK = 8192  # probabilities: the least that a thread takes at a time
 THREADS_FROM = 32768  # probabilities; below, waking the threads costs more than they save

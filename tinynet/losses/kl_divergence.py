@@ -29,7 +29,8 @@ from numba import prange
 from tinynet import simd
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import softmax_rows, strange_rows
+from tinynet.losses.softmax_cross_entropy import strange_rows
+from tinynet.losses.softmax_rows import softmax_rows
 
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save

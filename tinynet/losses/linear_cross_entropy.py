@@ -26,7 +26,8 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, strange_rows, total_or
+from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.softmax_rows import softmax_rows
 from tinynet.tile import tile
 from tinynet.transpose import transpose
 

@@ -37,7 +37,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.layers.softmax import softmax_row
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import softmax_rows
+from tinynet.losses.softmax_rows import softmax_rows
 
 GROUP = 16384  # logits of a group of rows
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save

@@ -34,7 +34,8 @@ from tinynet import simd
 from tinynet.layers.activations import tanh
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, softmax_rows, total_or, weighted
+from tinynet.losses.softmax_cross_entropy import count_labels, total_or
+from tinynet.losses.softmax_rows import softmax_rows, weighted
 
 ROWS = 64  # at a time, at most; softmax_rows takes 32 side by side, or 16, where classes are few
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
