@@ -3,7 +3,7 @@
     python benchmarks/training.py [--only NAME ...] [--rounds 9] [--quick] [--json PATH]
 
 All sides start from the same weights and see the same batches.  Before anything is timed, the losses of the first step
-are compared to 1e-5 and those of 20 steps to 1e-3 (rounding differs, and grows from step to step).  PyTorch runs in
+are compared to 1e-5 and those of 200 steps to 1e-3 (rounding differs, and grows from step to step).  PyTorch runs in
 three modes, and its fastest is what the ratio is against: eager, channels_last (with convolutions), and torch.compile.
 JAX and scikit-learn's MLPClassifier train the networks of dense layers too, where they are installed.
 """
@@ -222,7 +222,7 @@ def run(name, sizes, options, most):
         x = batches[0][0]
         theirs = no_grad(forward, torch.from_numpy(x).permute(0, 3, 1, 2).contiguous())()
         agree(model.predict(x), theirs, 1e-4, f"{name}, predictions against {mode}")
-    steps_compared = 2 if options.quick else 20
+    steps_compared = 2 if options.quick else 200
     losses = [step() for _ in range(steps_compared)]
     for peer, their_step in steps.items():
         theirs = [their_step() for _ in range(steps_compared)]

@@ -311,11 +311,11 @@ def drawn_models(draw):
             first = [("Parallel", {"branches": [first, [("Embedding", draw_options(draw, "Embedding", shape, 0))]]})]
         if draw(st.booleans()) and len(shape) == 1:
             first.append(("Reshape", {"shape": (*shape, 1, -1)}))
-    elif kind == "wide":  # which takes Winograd's method, and pooling of whole vectors
-        shape = draw(st.sampled_from([(4, 4, 32), (8, 4, 33)]))
+    elif kind == "wide":  # which takes Winograd's method, or planes, and pooling of whole vectors
+        shape, filters = draw(st.sampled_from([((4, 4, 32), 32), ((8, 4, 33), 32), ((3, 19, 2), 3), ((2, 35, 1), 1)]))
         window = {"kernel_size": 3, "stride": 1, "padding": draw(st.sampled_from(["same", 1]))}
-        if rarely(draw):
-            first = [("Conv2D", draw_options(draw, "Conv2D", shape, 0) | window | {"filters": 32})]
+        if filters < 32 or rarely(draw):
+            first = [("Conv2D", draw_options(draw, "Conv2D", shape, 0) | window | {"filters": filters})]
     else:
         shape = draw(st.tuples(few, few)) if kind == "sequences" else ()
     row, after = first, shape

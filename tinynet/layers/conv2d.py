@@ -25,6 +25,7 @@ is one contiguous run of J C numbers, so on an image with its zeros around it, (
 
 A vector holds the filters of a place, and six of them fill 6 lanes of 16: few filters are done in few_filters.py, where
 a vector holds places.
+
 A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that 4 divides is done with 4 times fewer
 multiplications, in winograd.py.
 
