@@ -155,7 +155,8 @@ def kl_divergence(z, q, reduction="mean", denominator=None):
     with np.errstate(invalid="ignore"):  # 0 times the infinity of a masked class
         terms = np.where(q > 0, q * (np.log(np.where(q > 0, q, 1)) - log_p), 0)
     dz = q.sum(1, keepdims=True) * np.exp(log_p) - q
-    return _reduced(terms.sum(1), dz, len(z), reduction, denominator)
+    divergences = np.maximum(terms.sum(1), 0)  # numbers that sum to a little less than 1 could have less
+    return _reduced(divergences, dz, len(z), reduction, denominator)
 
 
 def nt_xent(x, temperature=0.5, reduction="mean", denominator=None):

@@ -26,6 +26,7 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_forward
+from tinynet.vectors import lanes_of
 
 SEED = 3
 KEY = int(np.random.default_rng(SEED).integers(2**63))  # what a Dropout built with this seed draws
@@ -103,11 +104,12 @@ def conv2d_cases():
     yield conv2d_case((1, 6, 5, 2), 3, 3, padding=(0, 2))
     yield conv2d_case((2, 3, 3, 2), 40, 3)
     yield conv2d_case((2, 2, 1, 3), 4, (5, 1), stride=(1, 9), padding=2)  # every window lies beside the image
-    # These have few filters for their rows, in either dtype; the gradient of the input has few channels too, or many.
+    # These have few filters for their rows; the gradient of the input has few channels too, or many.
     yield conv2d_case((2, 9, 32, 3), 2, 5, act="relu")
-    yield conv2d_case((1, 12, 17, 1), 4, (3, 2), padding="same", act="tanh")
+    yield conv2d_case((1, 12, 17, 1), 2, (3, 2), padding="same", act="tanh")
     yield conv2d_case((3, 3, 50, 20), 1, 3, padding=(2, 1), bias=False)
-    yield conv2d_case((17, 4, 31, 2), 7, (1, 4), padding=(0, 3))
+    yield conv2d_case((17, 4, 31, 2), 3, (1, 4), padding=(0, 3))
+    yield conv2d_case((2, 5, 33, 4), 7, 3, padding="same", act="relu")
     # Its pixels are narrow, and some rows lie under no window.
     yield conv2d_case((2, 7, 9, 3), 16, (1, 3), stride=(2, 1))
     # These are wide enough for Winograd's method: one patch, patches of several images, odd channels, no padding.
@@ -433,6 +435,12 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
         for n in (0, len(x) // 2, len(x) - 1):
             assert np.array_equal(forward(layer, x[n : n + 1])[0], y[n])
             assert np.array_equal(layer.backward(g[n : n + 1])[0], dx[n])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_some_cases_are_convolved_on_planes(dtype):
+    layers = [built(case, dtype)[0] for case in CASES if case.name.startswith("Conv2D")]
+    assert sum(layer._few_filters for layer in layers) >= (4 if lanes_of(np.dtype(dtype)) >= 8 else 0)
 
 
 @every_case

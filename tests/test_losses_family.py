@@ -535,6 +535,8 @@ def test_focal_losses_of_extreme_logits(gamma, dtype):
             losses, gradient = softmax_focal(rows, [0, 2, 1], gamma, reduction="none")
             np.testing.assert_allclose(losses[:2], [0, 2 * size], rtol=1e-6)
             np.testing.assert_array_equal(gradient[:2], [[0, 0, 0], [1, 0, -1]])
+    barely = np.array([1e-30], dtype)  # where its square is 0
+    assert sigmoid_focal(np.array([-INF], dtype), barely, gamma)[0] == INF
     losses, gradient = softmax_focal(np.array([[-INF, 0, 0], [0, -INF, -INF]], dtype), [0, 0], gamma, reduction="none")
     np.testing.assert_array_equal(losses, [INF, 0])
     np.testing.assert_allclose(gradient, [[-1, 0.5, 0.5], [0, 0, 0]])

@@ -17,7 +17,8 @@ matrices: where tile.py broadcasts a number and keeps a row of results in a vect
 what is summed over.  That fills the lanes where there are few results in a row but many terms: the weight gradient of
 a convolution with few filters.
 
-Up to 4 x 6 sums stay in registers, while 4 + 6 loads feed 24 multiply-adds.  24 small loops, in a function of its own.
+Up to 4 x 6 sums stay in registers, while 4 + 6 loads feed 24 multiply-adds.  There is a loop for each size of block, in
+a function of its own, which is compiled once for all that call it.
 """
 
 import numba
@@ -67,7 +68,7 @@ def _correlate_in_registers(typing_context, size, a, a0, a_step, b, b0, b_step, 
 
 
 def _most():
-    """(shifts, rows of b) whose sums are kept in registers: 32 of them, or 16."""
+    """(shifts, rows of b) whose sums, with the shifted vectors of a and one of b, fit into 32 registers, or 16."""
     return (4, 6) if TILE[np.dtype(np.float32)][0] >= 8 else (3, 3)
 
 
@@ -127,9 +128,6 @@ def _body(builder, args, a, b, c, shifts, rows, vector):
     fma = _llvm(builder.module, "fmuladd", vector)
     zero = ir.Constant(vector, [0.0] * lanes)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(rows)] for _ in range(shifts)]
-    for line in sums:
-        for place in line:
-            builder.store(zero, place)
 
     def load(pointer, step):
         return builder.load(builder.bitcast(builder.gep(pointer, [step]), vector.as_pointer()), align=align)

@@ -7,9 +7,9 @@
     interleave(planes, s, s_step, pixels, r, C, count, end)           and back
 
 Three channels fill 3 of 16 lanes, and 16 pixels all of them.  W pixels of C <= R channels, for R = W / 4 or W / 2, are
-read as W lines of R numbers: those of the next pixel are there too, and not stored.  R vectors hold R lines apart, one
-after the other, and then lg R of the rounds in transpose.py make C planes of them.  On the way back each line is
-written over by the next.  (32, 3) takes 11 nanoseconds so, and (28, 6) takes 14.
+read as W lines of R numbers: those of the next pixel are there too, and not stored.  Vector v holds lines v, v + R,
+v + 2 R, ... end to end, and then lg R of the rounds in transpose.py make C planes of R vectors.  On the way back each
+line is written over by the next.  (32, 3) takes 11 nanoseconds so, and (28, 6) takes 14.
 
 Rows are read and written in whole vectors: a plane has room for them.  What is in `pixels` from the last pixel to
 `end` may be overwritten: what follows has to be written afterwards.
@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from tinynet import simd
 from tinynet.tile import _alignment
 from tinynet.transpose import shuffled, square, swap_quarters
-from tinynet.vectors import lanes_of, load_some, splat, store, store_some, width
+from tinynet.vectors import lanes_of, load, load_some, splat, store, store_some, width
 
 _I64, _i64 = ir.IntType(64), types.int64
 
@@ -34,6 +34,7 @@ def short(array, part):
 
 
 def shapes(context, array, part):
+    """W and R, and the LLVM types of a line of R numbers and of a vector."""
     scalar = context.get_data_type(array.dtype)
     side, R = lanes_of(array.dtype), short(array, part)
     return side, R, ir.VectorType(scalar, R), ir.VectorType(scalar, side)
@@ -179,7 +180,9 @@ def interleave(planes, s, s_step, pixels, r, C, count, end):
     given, to, W = simd.piece(planes, 0, planes.size), simd.piece(pixels, 0, pixels.size), width(pixels)
     for n in range(0, count, W):
         first = r + n * C
-        if C <= W // 4 and first + (W - 1) * C + W // 4 <= end:
+        if C == 1:
+            store_some(load(given, s + n), to, first, count - n)
+        elif C <= W // 4 and first + (W - 1) * C + W // 4 <= end:
             from_planes_by_quarters(given, s + n, s_step, to, first, C)
         elif C <= W // 2 and first + (W - 1) * C + W // 2 <= end:
             from_planes_by_halves(given, s + n, s_step, to, first, C)

@@ -30,7 +30,7 @@ A 3 x 3 window with stride 1, at least 32 channels and filters, and P and Q that
 multiplications, in winograd.py.
 
 One image's zeros, dz and sums stay in a core's L2 cache from one step to the next: the whole backward pass goes over
-memory once, in one launch.
+memory once, in one launch (of few filters, dx is another).
 """
 
 import numpy as np
@@ -56,8 +56,7 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
     (s, r), (top, left) = stride, before
     V = (Q - 1) * r + J
     pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
-    # Bands, so that a single image keeps several threads busy, and that a large one's stay in the cache.
-    bands = min(P, max((8 + N - 1) // max(N, 1), P * s * V * C // 65536))
+    bands = simd.band_count(N, P, P * s * V * C)
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         p0, p1 = band * P // bands, (band + 1) * P // bands
@@ -99,20 +98,21 @@ def backward_weights_of_image(source, dz, stride, first, zeros, dw):
 
 
 @simd.kernel()
-def sum_windows(sums, J, left, row, last, dx):
+def sum_windows(sums, J, left, row, dx):
     """Row `row` of dx (H, W, C), stride 1, from sums (Q + 2 J - 2, J C): what each place gives to the columns under it.
 
-    Place q's line is the (q + J - 1)-th, between zeros.  A vector reads and writes on into the next pixel, which is
-    written over next; the very last pixel is written alone.
+    Place q's line is the (q + J - 1)-th, between zeros, and with room for a vector behind them: vectors read on into
+    the next line, and write on into the next pixel, which is written over next.  Near the end of dx they are masked.
     """
     _, W, C = dx.shape
-    to, run = simd.piece(dx, row * W * C, W * C if last else W * C + width(dx)), J * C
+    masked, run = (row + 1) * W * C + width(dx) > dx.size, J * C
+    to = simd.piece(dx, row * W * C, W * C if masked else W * C + width(dx))
     for g in range(W):
         at = (g + left + J - 1) * run
         total = load(sums, at)
         for j in range(1, J):
             total = total + load(sums, at - j * (run - C))
-        if last:
+        if masked:
             store_some(total, to, g * C, (W - g) * C)
         else:
             store(total, to, g * C)
@@ -151,7 +151,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
                 sums, (J - 1) * run, run,
                 none,
             )  # fmt: skip
-            sum_windows(sums, J, left, h, (h + 1) * W * C + width(dx) > dx.size, dx)
+            sum_windows(sums, J, left, h, dx)
             continue
         for j in range(J):
             q0 = max(0, -((j - left) // r))  # the first and last place whose column j is within the image

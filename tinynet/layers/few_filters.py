@@ -4,7 +4,7 @@
 
 In conv2d.py a vector holds the filters of one place, and six of them fill 6 of 16 lanes.  Here it holds 16 places, and
 fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must then be pixels
-of one channel, so each row of the image with its zeros is taken apart into C planes (planes.py), x (U, C, V), and
+of one channel, so each row of the image with its zeros is taken apart into C planes (planes.py): U rows, (U, C, V), and
 
     z of a row p:    K filters x Q places, summed over the I C planes from p C on and over J shifts of each
 
@@ -20,9 +20,11 @@ with I-1-t rows and J-1-l columns of zeros above and to the left, by the kernel 
 
     dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + i - (I-1-t), g + j - (J-1-l), k] w[I-1-i, J-1-j, c, k]
 
-Places beyond Q, up to a whole number of vectors, are worked on and thrown away: in dw they meet a dz of 0, so that an
-inf or NaN pixel reaches all J of its row's weights.  The first layer of the CNN of PyTorch's CIFAR-10 tutorial, 6
-filters 5 x 5 on (64, 32, 32, 3), takes 160 us so instead of 340, and its backward pass 176 instead of 330.
+Places beyond Q, up to a whole number of vectors, are worked on and thrown away.  In dw they meet a dz of 0, and 0 times
+inf is NaN: an inf or NaN pixel near the right edge also spoils weights that it meets at no place within Q.
+
+The first layer of the CNN of PyTorch's CIFAR-10 tutorial, 6 filters 5 x 5 on (64, 32, 32, 3), takes 160 us so instead
+of 340, and its backward pass 176 instead of 330.
 """
 
 import numpy as np
@@ -37,7 +39,11 @@ from tinynet.vectors import lanes_of, load, splat, store, store_some, width
 
 
 def fits(kernel_shape, stride, before, Q, dtype):
-    """Whether it pays: where vectors of places need fewer steps than vectors of filters; the planes cost three more."""
+    """Whether the layer is done here: where vectors of places need fewer steps than vectors of filters.
+
+    Making the planes costs as much as three filters more, by measurement; so on 4 lanes it never pays.  The zeros for
+    dx must not be fewer than none, and the sums of dw for each lane must stay in the cache.
+    """
     (I, J, C, K), (top, left), lanes = kernel_shape, before, lanes_of(dtype)
     pays = -(-Q // lanes) * (K + 3) <= 0.9 * Q * -(-K // lanes)
     return pays and stride == (1, 1) and J > 1 and top < I and left < J and I * J * C * K <= 4096
@@ -63,7 +69,10 @@ def planes_of_image(x, n, first, left, planes):
 
 @simd.helper
 def row_lengths(x, J, left, Q):
-    """Q in whole vectors; and V, room for as many places, J - 1 more, and a row of the image in whole vectors."""
+    """Q rounded up to whole vectors, and V, the length of a plane's row.
+
+    V has room for J shifts of so many places, and for a row of the image in whole vectors from column l on.
+    """
     L = width(x)
     places = (Q + L - 1) // L * L
     return places, max(places + J - 1, left + (x.shape[2] + L - 1) // L * L)
@@ -86,8 +95,7 @@ def few_filters_forward(x, w, b, before, floor, y):
     for k in range(K):
         for q in range(places):
             biases[k, q] = b[k]
-    # Bands, so that a single image keeps several threads busy, and that a large one's planes stay in the cache.
-    bands = min(P, max((8 + N - 1) // max(N, 1), P * V * C // 65536))
+    bands = simd.band_count(N, P, P * V * C)
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         p0, p1 = band * P // bands, (band + 1) * P // bands
@@ -125,9 +133,9 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
     for chunk in prange(chunks):
         planes, dz_planes = simd.scratch((P + I - 1, C, V), x), simd.scratch((P, K, places), x)
         rectified_dy = simd.scratch((size if is_relu else 0,), x)
-        lanes = simd.scratch(((dw.size + K) * L,), x)
-        for m in range(lanes.size):
-            lanes[m] = 0
+        lane_sums = simd.scratch(((dw.size + K) * L,), x)
+        for m in range(lane_sums.size):
+            lane_sums[m] = 0
         for n in range(chunk * N // chunks, (chunk + 1) * N // chunks):
             dz = simd.piece(dy, n * size, size)
             if is_relu:
@@ -143,15 +151,15 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
                             (J, K, min(step, P - p), places // L),
                             planes, ((p + i) * C + c) * V, C * V,
                             dz_planes, p * K * places, (K * places, places),
-                            lanes, (i * C + c) * J * K * L,
+                            lane_sums, (i * C + c) * J * K * L,
                         )  # fmt: skip
             for k in range(K):
-                total = load(lanes, (dw.size + k) * L)
+                total = load(lane_sums, (dw.size + k) * L)
                 for p in range(P):
                     for q in range(0, places, L):
                         total = total + load(dz_planes, (p * K + k) * places + q)
-                store(total, lanes, (dw.size + k) * L)
-        sum_lanes(lanes, dw.size + K, sums_of, chunk * (dw.size + K))
+                store(total, lane_sums, (dw.size + k) * L)
+        sum_lanes(lane_sums, dw.size + K, sums_of, chunk * (dw.size + K))
     sums = np.empty(dw.size + K, x.dtype)
     simd.sum_of_chunks(sums_of, sums)
     for i in range(I):

@@ -15,6 +15,7 @@ The forward pass of max keeps who won, as the number a kw + b in the window: one
 into the image takes eight.  Of equal numbers the first wins.  A NaN wins over any number, the last one over all.
 
 The innermost loops run over the channels, which lie side by side.  A thread owns the rows or images that it writes.
+The maximum of 2 x 2 is in pooling_2x2.py.
 """
 
 import numpy as np

@@ -3,9 +3,10 @@
     y[i,j,c] = max of x[s i + a, r j + b, c] over a, b in {0, 1}        winner[i,j,c] = 2 a + b        stride (s, r)
 
 pooling.py runs over the channels of one pixel, and six of them fill no vector: a window takes as long as its numbers
-one by one.  Here a line of R numbers starts at the first channel, R = 4, 8 or a whole vector, and simply reads on into
-the next pixel.  What is written beyond C, the next window then writes over with the right numbers.  A vector has the
-lines of W / R windows.  At the end of what a thread owns, where a line would leave it, it goes number by number.
+one by one.  Here a line of R numbers starts at the first channel and simply reads on into the next pixel; R is a
+quarter of a vector, a half, or all of it.  What is written beyond C, the next window then writes over with the right
+numbers.  A vector has the lines of 4, 2 or 1 windows.  At the end of what a thread owns, where a line would leave it,
+it goes number by number.
 
 The backward pass, for windows side by side (stride 2), writes the pixels above and below in two goes, in the order of
 their rows, for the same reason:
@@ -55,12 +56,11 @@ def _max_in_python(part):
 
 def _give_in_python(part):
     def give_row(dy, winner, at, C, number, dx, to, step):
-        given, won = dy.copy(), winner
         for window in range(width(dy) // short(dy, part)):
             for b in range(1 if part == 1 else 2):
                 for c in range(short(dy, part)):
                     place = at + window * C + c
-                    dx[to + window * step + b * C + c] = given[place] if won[place] == number + b else 0
+                    dx[to + window * step + b * C + c] = dy[place] if winner[place] == number + b else 0
 
     return give_row
 
@@ -203,6 +203,8 @@ def max_of_rows(x, n, i0, i1, stride, y, winner):
     windows, line = windows_of_a_vector(x, C)
     for i in range(i0, i1):
         at, to = (n * H + i * s) * W * C, (n * P + i) * Q * C
+        # What a group writes must stay in these rows, and what it reads in x.  The last may go on beyond Q: the next
+        # row is written afterwards.
         groups = groups_within((Q + windows - 1) // windows, to, windows * C, end - (windows - 1) * C - line)
         groups = groups_within(groups, at, windows * r * C, size - ((windows - 1) * r + W + 1) * C - line)
         for _ in range(groups):
@@ -224,16 +226,10 @@ def max_of_rows(x, n, i0, i1, stride, y, winner):
             at, to = at + r * C, to + C
 
 
-@simd.helper
-def band_count(N, P):
-    """Into how many bands of rows an image is cut, so that a few images keep several threads busy."""
-    return min(P, (8 + N - 1) // max(N, 1))
-
-
 @simd.sized_kernel(THREADS_FROM, of=0)
 def max_pool_2x2_forward(x, stride, y, winner):
     N, P = y.shape[0], y.shape[1]
-    bands = band_count(N, P)
+    bands = simd.band_count(N, P, 0)
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         max_of_rows(x, n, band * P // bands, (band + 1) * P // bands, stride, y, winner)
@@ -278,7 +274,7 @@ def give_rows(dy, winner, n, i0, i1, dx):
 @simd.sized_kernel(THREADS_FROM)
 def max_pool_2x2_backward(dy, winner, dx):
     N, P = dy.shape[0], dy.shape[1]
-    bands = band_count(N, P)
+    bands = simd.band_count(N, P, 0)
     for task in prange(N * bands):
         n, band = task // bands, task % bands
         give_rows(dy, winner, n, band * P // bands, (band + 1) * P // bands, dx)

@@ -56,20 +56,21 @@ def loss_and_slope(z, t, gamma, yes, no, ignored, scale, zero, one):
 
     zero and one are vectors of those.
     """
-    miss, size, above = one - t, maximum(zero - z, z), z > zero
-    u = simd.exp(zero - size)
+    miss, distance, above = one - t, maximum(zero - z, z), z > zero
+    u = simd.exp(zero - distance)
     factor, p, rest = select(above, miss, t), select(above, one, u), select(above, u, one)
     p, rest = p / (one + u), rest / (one + u)
-    entropy = select(factor == zero, zero, factor * size) + simd.log1p(u)
+    entropy = select(factor == zero, zero, factor * distance) + simd.log1p(u)
     q, f = t * rest + miss * p, t * yes + miss * no
     power = to_the_power(q, gamma, zero, one)
     r = select(q == zero, zero, (miss - t) * p * rest / q)
     rise = select(r == zero, zero, r * gamma * entropy)
-    loss = f * (power * entropy)
-    loss = select(f == zero, select(entropy == np.inf, zero, loss), loss)  # 0 times infinity
+    infinite = entropy == np.inf  # then q > 0, however small its power: the limit is infinite, or 0 where f is
+    loss = f * select(infinite, entropy, power * entropy)
+    loss = select(f == zero, select(infinite, zero, loss), loss)
     dz = f * power * (miss * p - t * rest + rise) * scale
-    out = t == ignored
-    return select(out, zero, loss), select(out, zero, dz)
+    absent = t == ignored
+    return select(absent, zero, loss), select(absent, zero, dz)
 
 
 @simd.kernel()
