@@ -75,7 +75,7 @@ def measure(sides, rounds=9, at_least=0.05):
     times = {name: [] for name in sides}
     for _ in range(rounds):
         for name, function in sides.items():
-            time.sleep(0.05)  # the threads of the side before spin on for a while, waiting for work
+            time.sleep(0.12)  # the threads of the side before spin on, waiting for work: OpenBLAS's for 70 ms
             times[name].append(seconds(function, at_least))
     return times
 
