@@ -76,6 +76,7 @@ def measure(sides, rounds=9, at_least=0.05):
     for _ in range(rounds):
         for name, function in sides.items():
             time.sleep(0.12)  # the threads of the side before spin on, waiting for work: OpenBLAS's for 70 ms
+            function()  # memory that a virtual machine gave back meanwhile is slow to come again
             times[name].append(seconds(function, at_least))
     return times
 
