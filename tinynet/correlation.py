@@ -12,10 +12,10 @@
 
     result.flat[r0 + i] = sum_l c.flat[i W + l]                      i < count
 
-The sum over l is needed only once, after many of these.  It is the other way to multiply
-matrices: where tile.py broadcasts a number and keeps a row of results in a vector, here both factors are vectors, of
-what is summed over.  That fills the lanes where there are few results in a row but many terms: the weight gradient of
-a convolution with few filters.
+The sum over l is needed only once, after many correlations.  This is the other way to multiply matrices: where tile.py
+broadcasts a number and keeps a row of results in a vector, here both factors are vectors, of what is summed over.  That
+fills the lanes where there are few results in a row but many terms: the weight gradient of a convolution with few
+filters.
 
 Up to 4 x 6 sums stay in registers, while 4 + 6 loads feed 24 multiply-adds.  There is a loop for each size of block, in
 a function of its own, which is compiled once for all that call it.
