@@ -19,7 +19,7 @@ import tinynet as tn
 RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
 NAN, INF = float("nan"), float("inf")
 ROWS = [(), (1,), (2,), (5,), (2, 3), (67,)]
-CLASSES = [1, 2, 3, 4, 7, 16, 33, 65]
+CLASSES = [1, 2, 3, 4, 7, 16, 33, 65, 130]
 LAYOUTS = ["plain", "reversed", "backwards", "strided", "shifted", "other byte order", "read-only", "subclass", "list"]
 FAR = 600.0  # a logit beyond which sigmoids are 0 and 1, and losses straight lines
 

@@ -10,7 +10,7 @@ from tinynet import simd
 from tinynet.transpose import square_from_vectors, square_to_vectors
 from tinynet.vectors import load2, maximum, select, splat2, store, store_some, sum_of, width
 
-FEW = 64  # up to so many classes, rows are handled side by side; at 100, one by one is faster
+FEW = 128  # up to so many classes, rows are handled side by side; from 250 on, one by one is faster
 
 
 @simd.kernel()
