@@ -352,7 +352,9 @@ def of_another_type(t, pick):
     """Targets of a type that holds them exactly, or nearly where they are no whole numbers."""
     if t.dtype.kind == "f":
         return t.astype(pick(np.float64, np.float32, np.float16, np.longdouble))
-    kinds = [np.int64, np.int32, np.int16, np.int8]
+    kinds = [np.int64, np.int32, np.int16]
+    if t.max(initial=0) <= 127:
+        kinds.append(np.int8)
     if t.min(initial=0) >= 0:
         kinds += [np.uint64, np.uint32, np.uint8]
     return t.astype(pick(*kinds))
