@@ -125,7 +125,8 @@ def main():
         assert focal[share] < plain[share] + 0.03, "nor is the focal loss"
     early = curves["cross-entropy", 0.4].mean(axis=0)
     assert early.max() > early[-1] + 0.1, "cross-entropy was better before it learnt the wrong labels"
-    assert absolute[0.4] > early.max() - 0.02, "and at its best hardly better than the mean absolute error"
+    of_chance = 0.02 if options.quick else 0  # seven test digits, where a single network is drawn
+    assert absolute[0.4] > early.max() - of_chance, "and never as good"
 
     figure = tn.plots.figure(13, 4.4)
     left, middle, right = figure.subplots(1, 3)
