@@ -26,6 +26,7 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_forward
+from tinynet.tile import THREADS_FROM
 from tinynet.vectors import lanes_of
 
 SEED = 3
@@ -250,6 +251,7 @@ def block_cases():
 
 CASES = [
     *itertools.starmap(dense_case, [((4, 3), 5), ((1, 7), 1), ((33, 20), 17), ((5, 40), 33, None, False)]),
+    *itertools.starmap(dense_case, [((3, 1100), 20), ((2, 1100), 3)]),  # so many inputs that tasks are wide
     *(dense_case((6, 5), 9, act) for act in ACTIVATIONS),
     dense_case((6, 5), 9, "relu", bias=False),
     *conv2d_cases(),
@@ -353,6 +355,14 @@ def built(case, dtype=np.float64, samples=None):
     return layer, x, g
 
 
+def enough_for_threads(case):
+    """How many samples make every kernel take its threads."""
+    layer = case.layer()
+    layer.build(case.shape[1:], np.float32, np.random.default_rng(SEED))
+    multiplications = layer.flops // 2 if isinstance(layer, (Dense, Conv2D)) else 0
+    return max(2, 70_000 // math.prod(case.shape[1:]), -(-THREADS_FROM // multiplications) if multiplications else 0)
+
+
 def forward(layer, x):
     """In training, and always as the first step: a Dropout drops the same numbers."""
     if isinstance(layer, Dropout):
@@ -404,15 +414,24 @@ def test_the_gradients_are_what_central_differences_say(case):
 @pytest.mark.parametrize("case", [case for case in CASES if case.torch], ids=lambda case: case.name)
 @both_dtypes
 def test_output_and_gradients_agree_with_pytorch(case, dtype):
-    layer, x, g = built(case, dtype)
+    assert_agrees_with_pytorch(case, *built(case, dtype), 1e-10 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name.startswith(("Dense", "Conv2D"))], ids=lambda case: case.name
+)
+def test_so_many_samples_that_threads_take_them_agree_with_pytorch_too(case):
+    assert_agrees_with_pytorch(case, *built(case, samples=enough_for_threads(case)), 1e-10)
+
+
+def assert_agrees_with_pytorch(case, layer, x, g, tolerance):
     tensors = [torch.from_numpy(a.copy()).requires_grad_() for a in (x, *(p.value for p in layer.parameters))]
     expected = case.torch(*tensors)
     expected.backward(torch.from_numpy(g))
-    tolerance = 1e-10 if dtype == np.float64 else 1e-5
     assert_close(forward(layer, x), expected.detach().numpy(), tolerance)
     dx = layer.backward(g)
     for found, tensor in zip((dx, *(p.grad for p in layer.parameters)), tensors, strict=True):
-        assert found.dtype == dtype
+        assert found.dtype == x.dtype
         assert_close(found, tensor.grad.numpy(), tolerance)
 
 
@@ -421,8 +440,7 @@ def test_output_and_gradients_agree_with_pytorch(case, dtype):
 
 @every_case
 def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
-    one_sample = math.prod(case.shape[1:])
-    layer, x, g = built(case, np.float32, samples=max(2, 70_000 // one_sample))  # enough for every kernel's threads
+    layer, x, g = built(case, np.float32, samples=enough_for_threads(case))
     results = []
     for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
         numba.set_num_threads(threads)

@@ -126,7 +126,7 @@ import tinynet as tn
 from tinynet import simd
 
 x, labels = np.random.default_rng(0).standard_normal((64, 100)), [0, 1] * 32
-model = tn.Sequential([tn.Dense(8)], 100)  # large enough for a prediction to take threads
+model = tn.Sequential([tn.Dense(100)], 100)  # large enough for a prediction to take threads
 
 def child(work):
     # What `work` gave in a forked process.
@@ -258,7 +258,7 @@ PREDICTION = """
 import numpy as np
 import tinynet as tn
 x = np.random.default_rng(0).standard_normal((63, 100))
-model = tn.Sequential([tn.Dense(30, activation="relu"), tn.Dense(3)], 100)  # the first is large enough for threads
+model = tn.Sequential([tn.Dense(90, activation="relu"), tn.Dense(3)], 100)  # the first is large enough for threads
 print(model.predict(x).tobytes().hex())
 """
 STEP = f"""{PREDICTION}

@@ -33,6 +33,7 @@ One image's zeros, dz and sums stay in a core's L2 cache from one step to the ne
 memory once, in one launch (of few filters, dx is another).
 """
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -42,12 +43,12 @@ from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer, Parameter, pair, positive_int
 from tinynet.layers.initialization import initial_weights
 from tinynet.layers.padding import places, with_zeros_around
-from tinynet.tile import tile
+from tinynet.tile import THREADS_FROM, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import load, store, store_some, width
 
 
-@simd.kernel(parallel=True, tiled=True)
+@simd.sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), tiled=True)
 def conv2d_forward(x, w, b, stride, before, floor, y):
     """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
     N, H, W, C = x.shape
@@ -169,7 +170,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
             )  # fmt: skip
 
 
-@simd.kernel(parallel=True, tiled=True)
+@simd.sized_kernel(THREADS_FROM, of=lambda x, w, dy, *_: dy.size * (w.size // w.shape[3]), tiled=True)
 def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
@@ -293,7 +294,7 @@ class Conv2D(Layer):
         y = np.empty((len(x), *self.output_shape), self.dtype)
         floor = self.dtype.type(0 if self.activation_name == "relu" else -np.inf)
         if self._by_winograd:
-            winograd.winograd_forward(x, w, b, self._before, floor, y)
+            winograd.winograd_forward(x, w, b, self._before, floor, numba.get_num_threads(), y)
         elif self._few_filters:
             few_filters.few_filters_forward(x, w, b, self._before, floor, y)
         else:

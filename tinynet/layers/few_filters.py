@@ -34,7 +34,7 @@ from tinynet import simd
 from tinynet.correlation import correlate, sum_lanes
 from tinynet.layers.activations import rectified
 from tinynet.planes import deinterleave, interleave
-from tinynet.tile import tile
+from tinynet.tile import THREADS_FROM, tile
 from tinynet.vectors import lanes_of, load, splat, store, store_some, width
 
 
@@ -78,7 +78,7 @@ def row_lengths(x, J, left, Q):
     return places, max(places + J - 1, left + (x.shape[2] + L - 1) // L * L)
 
 
-@simd.kernel(parallel=True, tiled=True)
+@simd.sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), tiled=True)
 def few_filters_forward(x, w, b, before, floor, y):
     """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
     N, _, _, C = x.shape
@@ -113,7 +113,7 @@ def few_filters_forward(x, w, b, before, floor, y):
             interleave(sums, 0, places, y, (n * P + p) * Q * K, K, Q, (n * P + p1) * Q * K)
 
 
-@simd.kernel(parallel=True)
+@simd.sized_kernel(THREADS_FROM, of=lambda x, dy, *rest: rest[-2].size * (dy.size // dy.shape[3]))
 def few_filters_backward(x, dy, y, is_relu, before, dw, db):
     """dw and db.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 

@@ -28,7 +28,7 @@ from tinynet.tile import _I64, _alignment, _splat
 from tinynet.transpose import shuffled
 from tinynet.vectors import width
 
-THREADS_FROM = 16384  # numbers in the images from which two threads beat one
+THREADS_FROM = 32768  # numbers in the images from which two threads beat one
 _i64 = types.int64
 
 

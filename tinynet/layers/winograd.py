@@ -36,6 +36,7 @@ from numba import prange
 from tinynet import simd
 from tinynet.layers.padding import with_zeros_around
 from tinynet.tile import linear_map, tile
+from tinynet.transpose import transpose
 
 
 def matrices(points, outputs=4, window=3):
@@ -78,6 +79,10 @@ points_to_window = linear_map(G.T)  # and back
 # As many patches at once as keep v and m of a task in the L2 cache, and make the products' rows whole tiles.
 PATCHES = 48
 
+# Each thread transforms the kernel for itself: what one writes and another reads must cross from core to core, and that
+# takes longer.  One image takes a VGG-like network 125 us so instead of 145.
+SHARED_FROM = 2**21  # numbers of u from which threads share one: 8 MB
+
 
 def fits(kernel_size, stride, output_shape, channels):
     """Whether the convolution is one of 3 x 3, stride 1, with whole patches, and wide enough for it to pay."""
@@ -95,6 +100,15 @@ def transformed_kernel(w, size, u):
 
 
 @simd.kernel()
+def room_for_kernels(threads, w, size):
+    """u for each thread to fill, (threads, 36 size); or a single one, filled, where that would be a lot of memory."""
+    us = simd.scratch((1 if 36 * size > SHARED_FROM else threads, 36 * size), w)
+    if len(us) < threads:
+        transformed_kernel(w, size, us[0])
+    return us
+
+
+@simd.kernel()
 def transformed_patches(image, first, left, t, T, padded, half, v):
     """v[:, t...] (6, 6, T, C) = B' d B of the patches d of one row of them, which begins in row `first` of an image."""
     C, V = image.shape[2], padded.shape[1]
@@ -106,38 +120,49 @@ def transformed_patches(image, first, left, t, T, padded, half, v):
 
 
 @simd.kernel(parallel=True, tiled=True)
-def winograd_forward(x, w, b, before, floor, y):
+def winograd_forward(x, w, b, before, floor, threads, y):
     """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y."""
     N, H, W, C = x.shape
     _, P, Q, K = y.shape
     top, left = before
     down, across = P // 4, Q // 4
-    together = max(1, min(PATCHES // across, N * down // 8))  # and 8 tasks or more, for the threads
+    rows = N * down
     none, zeros = x.dtype.type(-np.inf), np.empty(K, x.dtype)
     for k in range(K):
         zeros[k] = 0
-    u = np.empty(36 * C * K, x.dtype)
-    transformed_kernel(w, C * K, u)
-    for task in prange((N * down + together - 1) // together):
-        r0, r1 = task * together, min(N * down, (task + 1) * together)
-        T = (r1 - r0) * across
+    threads = max(1, min(rows, threads))
+    us = room_for_kernels(threads, w, C * K)
+    for thread in prange(threads):
+        u = us[thread % len(us)]
+        if len(us) == threads:
+            transformed_kernel(w, C * K, u)
+        begin, end = thread * rows // threads, (thread + 1) * rows // threads
+        together = max(1, min(end - begin, PATCHES // across))
+        most = together * across
         padded, half = simd.scratch((6, Q + 2, C), x), simd.scratch((6 * (Q + 2) * C,), x)
-        v, m, sums = simd.scratch((36 * T * C,), x), simd.scratch((36 * T * K,), x), simd.scratch((24 * T * K,), x)
-        for r in range(r0, r1):
-            transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
-        for e in range(36):
-            tile((T, K, 1, C), v, e * T * C, (C, 0, 1), u, e * C * K, (0, K), zeros, 0, 0, m, e * T * K, K, none)
-        for j in range(6):
-            points_to_sums(m, j * T * K, 6 * T * K, sums, j * T * K, 6 * T * K, T * K)
-        for r in range(r0, r1):
-            for i in range(4):
-                row = simd.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
-                for q in range(across):
-                    points_to_sums(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K, row, 4 * q * K, K, K)
-                for q in range(Q):
-                    for k in range(K):
-                        z = row[q * K + k] + b[k]
-                        row[q * K + k] = floor if z < floor else z
+        v, m, sums = (
+            simd.scratch((36 * most * C,), x),
+            simd.scratch((36 * most * K,), x),
+            simd.scratch((24 * most * K,), x),
+        )
+        for r0 in range(begin, end, together):
+            r1 = min(end, r0 + together)
+            T = (r1 - r0) * across
+            for r in range(r0, r1):
+                transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
+            for e in range(36):
+                tile((T, K, 1, C), v, e * T * C, (C, 0, 1), u, e * C * K, (0, K), zeros, 0, 0, m, e * T * K, K, none)
+            for j in range(6):
+                points_to_sums(m, j * T * K, 6 * T * K, sums, j * T * K, 6 * T * K, T * K)
+            for r in range(r0, r1):
+                for i in range(4):
+                    row = simd.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
+                    for q in range(across):
+                        points_to_sums(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K, row, 4 * q * K, K, K)
+                    for q in range(Q):
+                        for k in range(K):
+                            z = row[q * K + k] + b[k]
+                            row[q * K + k] = floor if z < floor else z
 
 
 @simd.kernel()
@@ -182,15 +207,14 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
     for c in range(C):
         no_sums[c] = 0
     chunks = min(N, max(2, min(8, 2**23 // (36 * C * K))))
-    du, db_of = np.empty((chunks, 36 * C * K), x.dtype), np.empty((chunks, K), x.dtype)
+    dw_of, db_of = np.empty((chunks, 9 * C * K), x.dtype), np.empty((chunks, K), x.dtype)
     ut = np.empty(36 * C * K if input_grad else 0, x.dtype)
     if input_grad:
         wt = np.empty((3, 3, K, C), x.dtype)
         for i in range(3):
             for j in range(3):
-                for k in range(K):
-                    for c in range(C):
-                        wt[i, j, k, c] = w[i, j, c, k]
+                at = (i * 3 + j) * C * K
+                transpose(w, at, K, wt, at, C, C, K)
         transformed_kernel(wt, K * C, ut)
     for chunk in prange(chunks):
         n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
@@ -198,6 +222,7 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
         dz, half_dz = simd.scratch((4 * Q * K,), x), simd.scratch((6 * Q * K,), x)
         v, m = simd.scratch((36 * together * across * C,), x), simd.scratch((36 * together * across * K,), x)
         s = simd.scratch((v.size if input_grad else 0,), x)
+        du, half_dw = simd.scratch((36 * C * K,), x), simd.scratch((18 * C * K,), x)
         for r0 in range(n0 * down, n1 * down, together):
             r1 = min(n1 * down, r0 + together)
             T, first = (r1 - r0) * across, r0 == n0 * down
@@ -213,8 +238,8 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                 tile((1, K, 1, 4 * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
                 transformed_gradients(dz, Q, K, t, T, half_dz, m)
             for e in range(36):
-                at = (chunk * 36 + e) * C * K
-                start, s0, step = (zeros, 0, 0) if first else (simd.piece(du, 0, du.size), at, K)
+                at = e * C * K
+                start, s0, step = (zeros, 0, 0) if first else (du, at, K)
                 tile((C, K, 1, T), v, e * T * C, (1, 0, C), m, e * T * K, (0, K), start, s0, step, du, at, K, none)
             if not input_grad:
                 continue
@@ -230,9 +255,10 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                     for a in range(H * W * C):
                         image[a] = 0
                 add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
-    total, half_w = np.empty(36 * C * K, x.dtype), np.empty(18 * C * K, x.dtype)
-    simd.sum_of_chunks(du, total)
-    points_to_window(total, 0, 6 * C * K, half_w, 0, 6 * C * K, 6 * C * K)
-    for i in range(3):
-        points_to_window(half_w, i * 6 * C * K, C * K, dw, i * 3 * C * K, C * K, C * K)
+        # Here, and not of the sum of all chunks: a quarter of the numbers then go from one core to another.
+        points_to_window(du, 0, 6 * C * K, half_dw, 0, 6 * C * K, 6 * C * K)
+        for i in range(3):
+            at = (chunk * 9 + 3 * i) * C * K
+            points_to_window(half_dw, i * 6 * C * K, C * K, dw_of, at, C * K, C * K)
+    simd.sum_of_chunks(dw_of, dw)
     simd.sum_of_chunks(db_of, db)

@@ -112,8 +112,9 @@ def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor,
             terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, simd.piece(dp, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
+                given = simd.piece(g, first, n)
                 for i in range(n):
-                    g[first + i] = dp[i]
+                    given[i] = dp[i]
     value = 0.0
     for k in range(chunks):
         value += partial[k]

@@ -78,8 +78,9 @@ def loss_and_gradient(z, t, scale, chunks, losses, g):
             terms(simd.piece(z, first, n), simd.piece(t, first, n), factor, block_losses, simd.piece(dz, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
+                given = simd.piece(g, first, n)
                 for i in range(n):
-                    g[first + i] = dz[i]
+                    given[i] = dz[i]
     value = 0.0
     for k in range(chunks):
         value += partial[k]

@@ -58,10 +58,11 @@ def loss_and_gradient(y, t, delta, scale, chunks, losses, g):
             first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
             yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
             if losses.size:
+                own = simd.piece(losses, first, n)
                 for i in range(n):
                     d = yb[i] - tb[i]
                     cut = delta if d > delta else (-delta if d < -delta else d)
-                    losses[first + i] = cut * (d - y.dtype.type(0.5) * cut)
+                    own[i] = cut * (d - y.dtype.type(0.5) * cut)
             partial[k] += block_of_terms(yb, tb, delta, factor, simd.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):

@@ -54,8 +54,9 @@ def loss_and_gradient(y, t, scale, chunks, losses, g):
             first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
             yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
             if losses.size:
+                own = simd.piece(losses, first, n)
                 for i in range(n):
-                    losses[first + i] = abs(yb[i] - tb[i])
+                    own[i] = abs(yb[i] - tb[i])
             partial[k] += block_of_terms(yb, tb, factor, simd.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):
