@@ -15,6 +15,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from tinynet.layers import winograd
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
@@ -459,6 +460,15 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
 def test_some_cases_are_convolved_on_planes(dtype):
     layers = [built(case, dtype)[0] for case in CASES if case.name.startswith("Conv2D")]
     assert sum(layer._few_filters for layer in layers) >= (4 if lanes_of(np.dtype(dtype)) >= 8 else 0)
+
+
+def test_threads_that_share_a_large_kernel_by_winograds_method_give_the_same_bits():
+    layer, x, _ = built(conv2d_case((3, 4, 4, 256), 256, 3, padding="same"), np.float32)
+    assert layer._by_winograd
+    assert winograd.SHARED_FROM < 36 * 256 * 256
+    alone = layer.forward(x)
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    assert np.array_equal(layer.forward(x), alone)
 
 
 @every_case
