@@ -61,8 +61,8 @@ def _tile_shapes(features):
 
 TILE = _tile_shapes(_host_features())
 
-# Multiplications from which two threads beat one.  They are 5 to 9 microseconds' work; waking the threads takes 2, or 6
-# where two cores' caches lie far apart, and what one wrote the other then waits for.
+# Multiplications from which two threads beat one, for which they are 5 to 9 microseconds' work.  Waking threads takes
+# 2, and 6 where the cores' caches lie far apart; and a thread waits for what another wrote.
 THREADS_FROM = 2**19
 
 

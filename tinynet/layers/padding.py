@@ -38,8 +38,8 @@ def with_zeros_around(image, first, left, padded):
     for u in range(U):
         at, h = u * V * C, first + u
         begin, end = (min(V, left) * C, min(V, left + W) * C) if 0 <= h < H else (V * C, V * C)
-        # Loops over pieces, here as in the layers: Numba takes 3 s to compile one assignment of a slice to a slice, and
-        # goes number by number where an index is a sum, which might be negative: 14 us instead of 2 for (32, 32, 32).
+        # Loops over pieces, as in the layers: Numba takes 3 s to compile one assignment of a slice to a slice.  And an
+        # index that is a sum might be negative: such a loop goes number by number, 14 us instead of 2 for (32, 32, 32).
         before, to = simd.piece(padded, at, begin), simd.piece(padded, at + begin, end - begin)
         given, behind = simd.piece(image, h * W * C, end - begin), simd.piece(padded, at + end, V * C - end)
         for i in range(begin):

@@ -76,12 +76,12 @@ outputs_to_points = linear_map(A)  # and back: 4 -> 6
 window_to_points = linear_map(G)  # of the window: 3 -> 6
 points_to_window = linear_map(G.T)  # and back
 
-# As many patches at once as keep v and m of a task in the L2 cache, and make the products' rows whole tiles.
+# As many patches at once as keep their v and m in the L2 cache, and make the products' rows whole tiles.
 PATCHES = 48
 
 # Each thread transforms the kernel for itself: what one writes and another reads must cross from core to core, and that
 # takes longer.  One image takes a VGG-like network 125 us so instead of 145.
-SHARED_FROM = 2**21  # numbers of u from which threads share one: 8 MB
+SHARED_ABOVE = 2**22  # numbers in all threads' u above which they share one: 16 MB in float32
 
 
 def fits(kernel_size, stride, output_shape, channels):
@@ -102,7 +102,7 @@ def transformed_kernel(w, size, u):
 @simd.kernel()
 def room_for_kernels(threads, w, size):
     """u for each thread to fill, (threads, 36 size); or a single one, filled, where that would be a lot of memory."""
-    us = simd.scratch((1 if 36 * size > SHARED_FROM else threads, 36 * size), w)
+    us = simd.scratch((1 if threads * 36 * size > SHARED_ABOVE else threads, 36 * size), w)
     if len(us) < threads:
         transformed_kernel(w, size, us[0])
     return us
@@ -121,7 +121,10 @@ def transformed_patches(image, first, left, t, T, padded, half, v):
 
 @simd.kernel(parallel=True, tiled=True)
 def winograd_forward(x, w, b, before, floor, threads, y):
-    """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y."""
+    """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y.
+
+    `threads` says how many there are: a kernel that asks Numba for that isn't kept on disk.
+    """
     N, H, W, C = x.shape
     _, P, Q, K = y.shape
     top, left = before
@@ -255,7 +258,7 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                     for a in range(H * W * C):
                         image[a] = 0
                 add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
-        # Here, and not of the sum of all chunks: a quarter of the numbers then go from one core to another.
+        # dw is made of du here, chunk by chunk, and not of their sum: a quarter of the numbers then change cores.
         points_to_window(du, 0, 6 * C * K, half_dw, 0, 6 * C * K, 6 * C * K)
         for i in range(3):
             at = (chunk * 9 + 3 * i) * C * K
