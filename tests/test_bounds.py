@@ -398,7 +398,7 @@ def layers():
         for name, layer, x, g in layers_and_inputs(np.float32):
             print(name, end, flush=True)
             for parameter in layer.parameters:
-                parameter.value, parameter.grad = guarded(parameter.value, end), guarded(parameter.grad, end)
+                parameter._value, parameter._grad = guarded(parameter.value, end), guarded(parameter.grad, end)
             x, g = guarded(x, end), guarded(g, end)
             state = getattr(layer, "state", None)
 

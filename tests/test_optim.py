@@ -21,7 +21,7 @@ class Weights:
         self._parameters, start = [], 0
         for k, size in enumerate(sizes):
             parameter = Parameter(f"{k}", self.flat_values[start : start + size], decay=k % 2 == 0)
-            parameter.grad = self.flat_grads[start : start + size]
+            parameter._grad = self.flat_grads[start : start + size]
             self._parameters.append(parameter)
             start += size
 

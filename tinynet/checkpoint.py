@@ -32,6 +32,7 @@ except ImportError:  # Windows, where nobody can remove a file that another has 
 
 VERSION = 1
 TRAINING = "training/"
+NOT_OPTIONS = ("place", "flops", "input_shape", "output_shape", "first_row", "parameters", "layers", "branches")
 TEMPORARY = ".tinynet-tmp"
 DTYPES = {
     "F64": np.float64,
@@ -115,7 +116,7 @@ def described(model):
         options = ", ".join(
             f"{name}={value!r}"
             for name, value in vars(layer).items()
-            if not name.startswith("_") and name not in ("place", "flops", "input_shape", "output_shape", "first_row")
+            if not name.startswith("_") and name not in NOT_OPTIONS
             if isinstance(value, (int, float, str, tuple))
         )
         result[layer.place.strip(" ()")] = f"{type(layer).__name__}({options}) -> {layer.output_shape}"
@@ -157,7 +158,7 @@ def _arrays(model, what):
     """The model's arrays by name."""
     if not hasattr(model, "flat_values"):
         raise TypeError(f"{what}: model must be a tinynet.Sequential, got {type(model).__name__}")
-    return {p.name: p.value for p in model.parameters()} | model.buffers()
+    return {**{p.name: p.value for p in model.parameters()}, **model.buffers()}
 
 
 def _about(model):

@@ -14,7 +14,9 @@ import copy
 
 import numpy as np
 
-from tinynet.layers.base import Layer, real_array
+from tinynet.checks import real_array
+from tinynet.layers.base import Layer
+from tinynet.layers.contract import of_package
 from tinynet.losses.by_name import loss_function
 
 STEP = 1e-5
@@ -26,11 +28,13 @@ class GradientCheck:
 
     errors      name of an input or parameter -> its error
     max_error   the largest of them
-    passed      whether that is at most `tolerance`
+    problems    sentences about what else is wrong, of a layer that adds to its gradients, say
+    passed      whether there are none, and the largest error is at most `tolerance`
     """
 
-    def __init__(self, title, errors, counts, tolerance):
+    def __init__(self, title, errors, counts, tolerance, problems=()):
         self.title, self.errors, self.counts, self.tolerance = title, errors, counts, tolerance
+        self.problems = list(problems)
 
     @property
     def max_error(self):
@@ -39,14 +43,15 @@ class GradientCheck:
 
     @property
     def passed(self):
-        """Whether the largest error is at most `tolerance`."""
-        return bool(self.max_error <= self.tolerance)  # a NaN is no pass
+        """Whether there are no problems, and the largest error is at most `tolerance`."""
+        return not self.problems and bool(self.max_error <= self.tolerance)  # a NaN is no pass
 
     def __repr__(self):
         width = max(map(len, self.errors))
         lines = [f"gradient check: {self.title}"]
         for name, error in self.errors.items():
             lines.append(f"  {name:<{width}}  error {error:.1e}  ({self.counts[name]})")
+        lines += [f"  {problem}" for problem in self.problems]
         verdict = "passed" if self.passed else "FAILED"
         lines.append(f"{verdict}: largest error {self.max_error:.1e}, tolerance {self.tolerance:.0e}")
         return "\n".join(lines)
@@ -62,8 +67,10 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
 
     An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.  Where no
     error is above `tolerance`, the check has passed.
-    Layers and models are checked as copies in float64, in training mode; what you pass is left as it is.  Inputs of
-    whole numbers, such as the words of an Embedding, have no gradient and are not moved.
+
+    Layers and models are checked as copies in float64, in training mode; what you pass is left as it is.  Backward runs
+    twice, and once in the dtype that the layer or model has: what differs is a problem, and so is an x or dy that it
+    changed.  Inputs of whole numbers, such as the words of an Embedding, have no gradient and are not moved.
 
     >>> tn.gradcheck.check(tn.Dense(3), (5, 4)).passed
     True
@@ -75,11 +82,11 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
     if isinstance(what, Layer) or hasattr(what, "flat_values"):
         if options:
             raise TypeError(f"gradcheck.check: unknown arguments {sorted(options)}; only a loss takes options")
-        title, arrays, gradients, output, g = _of_layers(what, inputs, loss, rng)
+        title, arrays, gradients, output, g, problems = _of_layers(what, inputs, loss, rng)
     elif callable(what) and not isinstance(what, type):
         if loss is not None:
             raise TypeError("gradcheck.check: loss= goes with a model or a layer, not with a loss")
-        title, arrays, gradients, output, g = _of_loss(what, inputs, options)
+        (title, arrays, gradients, output, g), problems = _of_loss(what, inputs, options), []
     else:
         raise TypeError(f"gradcheck.check takes a layer, a model or a loss, got {what!r}")
 
@@ -104,7 +111,12 @@ def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **optio
         name: f"all {array.size}" if len(chosen[name]) == array.size else f"{len(chosen[name])} of {array.size}"
         for name, array in arrays.items()
     }
-    return GradientCheck(title, errors, counts, tolerance)
+    return GradientCheck(title, errors, counts, tolerance, problems)
+
+
+def _close(a, b, tolerance):
+    size = np.abs(b[np.isfinite(b)]).max(initial=0)
+    return np.allclose(a, b, rtol=0, atol=tolerance * size, equal_nan=True)
 
 
 def _slope(output, array, entry, g, step):
@@ -135,8 +147,17 @@ def _of_layers(what, inputs, loss, rng):
         x = rng.standard_normal(x)
     whole = np.asarray(x).dtype.kind in "iu"
     x = np.array(x) if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
-    twin = _float64_copy(what, x.shape[1:], rng)
-    parameters = twin.parameters() if model else twin.parameters
+    twin, own = _copy(what, x.shape[1:], np.float64, rng), None
+    # Kernels of this package are tested in both dtypes, and take seconds to compile.
+    if what.dtype == np.float32 or (what.dtype is None and not all(of_package(type(layer)) for layer in what.walk())):
+        own = _copy(what, x.shape[1:], np.float32, rng)
+        x = x if whole else x.astype(np.float32).astype(np.float64)
+        for mine, theirs in zip(_parameters(twin), _parameters(own), strict=True):
+            mine.value = theirs.value
+        for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
+            if hasattr(mine, "state"):
+                mine.state = theirs.state
+    parameters = _parameters(twin)
     random = [(layer, layer.state) for layer in twin.walk() if hasattr(layer, "state")]
     buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
@@ -154,15 +175,57 @@ def _of_layers(what, inputs, loss, rng):
     else:
         dy, g = np.array(loss(y, inputs[1])[1]), 1.0
         output = lambda: loss(forward(), inputs[1])[0]  # noqa: E731
-    dx = twin.backward(dy, input_grad=not whole)
+    shown, given = x.copy(), dy.copy()
+    found = _backward(twin, parameters, dy, whole, x.shape)
+    problems = [
+        f"forward or backward changed {name}, which must stay as it was"
+        for name, array, before in (("x", x, shown), ("dy", dy, given))
+        if not np.array_equal(array, before, equal_nan=not whole)
+    ]
+    x[...], dy[...] = shown, given
+    forward()
+    again = _backward(twin, parameters, dy, whole, x.shape)
+    for name, gradient in found.items():
+        if not _close(again[name], gradient, 1e-9):
+            problems.append(f"a second backward gave another gradient of {name}: overwrite it whole, in each call")
+    if own is not None:
+        problems += _differences(own, x if whole else x.astype(own.dtype), dy.astype(own.dtype), y, found)
     arrays = {} if whole else {"input": x}
-    gradients = {} if whole else {"input": np.array(dx)}
-    for parameter in parameters:
-        arrays[parameter.name], gradients[parameter.name] = parameter.value, parameter.grad.copy()
+    arrays.update((parameter.name, parameter.value) for parameter in parameters)
     if not arrays:
         raise ValueError("gradcheck.check: there is nothing to move: no parameters, and an input of whole numbers")
     title = f"{type(what).__name__} at x {x.shape}" + (f", with {_name(loss)}" if loss is not None else "")
-    return title, arrays, gradients, output, g
+    return title, arrays, found, output, g, problems
+
+
+def _backward(twin, parameters, dy, whole, shape):
+    """The gradients of the input (unless it is whole numbers) and of the parameters, by name."""
+    dx, gradients = twin.backward(dy, input_grad=not whole), {}
+    if not whole:
+        if np.shape(dx) != shape:
+            raise ValueError(f"gradcheck.check: backward returned dx of shape {np.shape(dx)}, expected x's, {shape}")
+        gradients["input"] = np.array(dx)
+    return gradients | {parameter.name: parameter.grad.copy() for parameter in parameters}
+
+
+def _differences(own, x, dy, y, found):
+    """What the layer or model gives in its own dtype that is far from y and the gradients found, as sentences."""
+    whole = x.dtype.kind in "iu"
+    mine = {"y": np.array(own.forward(x, training=True))}
+    mine |= _backward(own, _parameters(own), dy, whole, x.shape)
+    sizes = {name: np.linalg.norm(array.astype(np.float64)) for name, array in {"y": y, **found}.items()}
+    floor = 1e-3 * max(float(np.linalg.norm(dy)), *sizes.values())  # a gradient may be nothing but rounding
+    problems = []
+    for name, array in {"y": y, **found}.items():
+        far = np.linalg.norm(mine[name] - array) > 1e-2 * max(sizes[name], floor)
+        if far or (np.isfinite(array).all() and not np.isfinite(mine[name]).all()):
+            what = "y" if name == "y" else f"the gradient of {name}"
+            problems.append(f"in {own.dtype}, {what} is another one: does every array have the layer's dtype?")
+    return problems
+
+
+def _parameters(what):
+    return what.parameters() if hasattr(what, "flat_values") else what.parameters
 
 
 def _of_loss(loss, inputs, options):
@@ -187,21 +250,20 @@ def _name(loss):
     return getattr(getattr(loss, "func", loss), "__name__", repr(loss))
 
 
-def _float64_copy(what, shape, rng):
-    """A float64 twin of a layer, built for inputs of `shape`, or of a model; with the same parameters and buffers."""
+def _copy(what, shape, dtype, rng):
+    """A twin of a layer, built for inputs of `shape`, or of a model, in this dtype; same parameters and buffers."""
+    twin = copy.deepcopy(what)
     if hasattr(what, "flat_values"):
-        twin = copy.deepcopy(what)
         for layer in twin.walk():
-            layer.dtype = None  # not built, so that the twin may build it anew
-        twin = type(what)(twin.layers, what.input_shape, what.seed, dtype="float64")
-        twin.flat_values[...] = what.flat_values
+            vars(layer)["dtype"] = None  # not built, so that the twin may build it anew
+        twin = type(what)(list(twin.layers), what.input_shape, what.seed, dtype=dtype)
+        twin.flat_values = what.flat_values
         _copy_buffers(what, twin)
         return twin
-    twin = copy.deepcopy(what)
-    twin.build(shape, np.float64, rng)
+    twin.build(shape, dtype, rng)
     if what.input_shape == twin.input_shape:
         for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
-            mine.value[...] = theirs.value
+            mine.value = theirs.value
         _copy_buffers(what, twin)
     return twin
 
@@ -209,4 +271,4 @@ def _float64_copy(what, shape, rng):
 def _copy_buffers(what, twin):
     for mine, theirs in zip(twin.walk(), what.walk(), strict=True):
         for name, array in theirs.buffers.items():
-            mine.buffers[name][...] = array
+            mine.buffers[name] = array

@@ -138,7 +138,8 @@ def in_torch(shape, order=None):
 def _add(step, axes, orders=None, zero_row=None):
     """Note the layer's parameters and buffers, of which `axes` says how PyTorch has their axes."""
     layer = step.layer
-    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters} | layer.buffers
+    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters}
+    values.update(layer.buffers)
     for kind, order in axes.items():
         if kind in values:
             given = orders[kind] if orders else (None,) * len(order)

@@ -11,13 +11,17 @@ vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
-from tinynet.layers.base import Layer, float_dtype, positive_int
+from tinynet.checks import copy_into, float_dtype, positive_int, view_of
+from tinynet.layers.base import Layer
+from tinynet.layers.contract import Guarded
+from tinynet.layers.parameter import Buffers
 
 
-class Sequential:
+class Sequential(Guarded):
     """A model of layers in a row, built for inputs (N, *input_shape).
 
     layers        a list of layers, each used once
@@ -27,7 +31,8 @@ class Sequential:
 
     Raises ValueError where a layer does not fit what comes before it, naming the layer, its index and the shapes.
 
-    layers, input_shape, output_shape, dtype as built; flat_values and flat_grads (all parameters, all gradients).
+    layers (a tuple), input_shape, output_shape, dtype as built; flat_values and flat_grads (all parameters, all
+    gradients), views that may be written into and assigned to, which copies.  Nothing else can be set.
 
     >>> model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(10)], input_shape=64, seed=0)
     >>> logits = model.forward(np.zeros((5, 64)), training=True)
@@ -38,7 +43,7 @@ class Sequential:
     """
 
     def __init__(self, layers, input_shape, seed=0, dtype="float32"):
-        self.layers = checked_layers(layers, "Sequential")
+        self.layers = tuple(checked_layers(layers, "Sequential"))
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
         try:
@@ -46,6 +51,7 @@ class Sequential:
         except Exception:
             leave_unbuilt(self.walk())
             raise
+        _check_distinct(self.parameters())
         self.input_shape = self.layers[0].input_shape
         self._flatten()
 
@@ -61,25 +67,51 @@ class Sequential:
     def _flatten(self):
         """Move every parameter into one vector and every gradient into another, of which they become views."""
         parameters = self.parameters()
-        self.flat_values = np.concatenate([p.value.ravel() for p in parameters] or [np.empty(0, self.dtype)])
-        self.flat_grads = np.concatenate([p.grad.ravel() for p in parameters] or [np.empty(0, self.dtype)])
+        self._flat_values = np.concatenate([p._value.ravel() for p in parameters] or [np.empty(0, self.dtype)])
+        self._flat_grads = np.concatenate([p._grad.ravel() for p in parameters] or [np.empty(0, self.dtype)])
         end = 0
         for p in parameters:
-            start, end = end, end + p.value.size
-            p.value = self.flat_values[start:end].reshape(p.value.shape)
-            p.grad = self.flat_grads[start:end].reshape(p.grad.shape)
+            start, end, shape = end, end + p._value.size, p._value.shape
+            p._value = self._flat_values[start:end].reshape(shape)
+            p._grad = self._flat_grads[start:end].reshape(shape)
+            p._in_model = True
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in ("_flat_values", "_flat_grads")}
 
     def __setstate__(self, state):  # a copy's or a pickle's parameters are arrays of their own until they are joined
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._flatten()
+
+    @property
+    def flat_values(self):
+        """All parameters as one vector, a view.  Assigning copies into it."""
+        return view_of(self._flat_values)
+
+    @flat_values.setter
+    def flat_values(self, given):
+        copy_into(self._flat_values, given, "Sequential: flat_values")
+
+    @property
+    def flat_grads(self):
+        """All gradients as one vector, a view.  Assigning copies into it."""
+        return view_of(self._flat_grads)
+
+    @flat_grads.setter
+    def flat_grads(self, given):
+        copy_into(self._flat_grads, given, "Sequential: flat_grads")
 
     def parameters(self):
         """The list of Parameters (.name, .value, .grad), layer by layer."""
         return [parameter for layer in self.layers for parameter in layer.parameters]
 
     def buffers(self):
-        """The arrays that layers keep beside their parameters, by name: {"1.running_mean": ...}.  Write into them."""
-        return {f"{i}.{name}": array for i, layer in enumerate(self.layers) for name, array in layer.buffers.items()}
+        """The arrays that layers keep beside their parameters, by name: {"1.running_mean": ...}.
+
+        Write into them, or assign, which copies.
+        """
+        pairs = ((f"{i}.{name}", array) for i, layer in enumerate(self.layers) for name, array in layer.buffers.items())
+        return Buffers(pairs, "Sequential")
 
     def walk(self):
         """Every layer in the order of the model, those inside other layers too."""
@@ -91,6 +123,8 @@ class Sequential:
 
         `training` keeps what backward will need, x itself among it: leave x as it is until then.
         """
+        if training and isinstance(x, np.ndarray):
+            x = x.view()  # which keeps its shape until backward, whatever becomes of the caller's
         y = forward_in_a_row(self.layers, x, training)
         views_x = isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # a model of nothing but Flatten, say
         if views_x or (training and self.layers[-1].keeps_output):
@@ -134,7 +168,7 @@ class Sequential:
         """
         rows = [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers)]
         flops = sum(layer.flops for layer in self.layers)
-        rows.append(("total", "", "", f"{self.flat_values.size:,}", f"{flops:,}"))
+        rows.append(("total", "", "", f"{self._flat_values.size:,}", f"{flops:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = []
         for row in rows:
@@ -146,14 +180,14 @@ class Sequential:
 
     def __repr__(self):
         return (
-            f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self.flat_values.size:,} parameters)"
+            f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
 
 
 def _rows(layers, number="", indent=""):
     for index, layer in enumerate(layers):
-        count = sum(p.value.size for p in layer.parameters)
-        count -= sum(p.value.size for inner in layer.layers for p in inner.parameters)
+        count = sum(p._value.size for p in layer.parameters)
+        count -= sum(p._value.size for inner in layer.layers for p in inner.parameters)
         flops = layer.flops - sum(inner.flops for inner in layer.layers)
         shape = f"({', '.join(map(str, ('N', *layer.output_shape)))})"
         yield f"{indent}{number}{index} {type(layer).__name__}", layer.formula(), shape, f"{count:,}", f"{flops:,}"
@@ -188,7 +222,15 @@ def build_in_a_row(layers, shape, dtype, rng, place="", first=0):
 def leave_unbuilt(layers):
     """After a failure: none of them is part of a model now."""
     for layer in layers:
-        layer.place, layer.dtype = "", None
+        vars(layer).update(place="", dtype=None)
+
+
+def _check_distinct(parameters):
+    """Layers that share an array would each have one of their own once it is a part of the flat vector."""
+    placed = sorted((p._value.ctypes.data, p._value.nbytes, p.name) for p in parameters)
+    for (start, size, name), (following, _, other) in pairwise(placed):
+        if following < start + size:
+            raise ValueError(f"Sequential: the parameters {name} and {other} are one array; give each its own")
 
 
 def forward_in_a_row(layers, x, training):

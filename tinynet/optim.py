@@ -8,6 +8,8 @@
               w <- w - lr m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + eps)
     AdamW     the same, with the weights shrunk directly:  w <- (1 - lr decay) w  first
 
+Where all gradients so far were 0, and eps is 0, the quotient 0 / 0 counts as 0.
+
 Weight decay adds decay w to g, the gradient of decay/2 |w|^2 (in AdamW it goes past the division by sqrt(s)).
 Parameters whose `decay` is False, which are biases and the scales and shifts of normalisation layers, are left out.
 
@@ -23,6 +25,9 @@ import numba
 import numpy as np
 
 from tinynet import simd
+from tinynet.checks import copy_into, positive_int, view_of
+from tinynet.layers.contract import Guarded
+from tinynet.layers.parameter import Parameter
 from tinynet.schedules import constant, cosine, number_within, one_cycle, step_decay
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "constant", "cosine", "one_cycle", "step_decay"]
@@ -55,7 +60,7 @@ def rmsprop_update(grads, square, velocity, pieces, numbers, values):
     """grads, square, velocity, values (S,); numbers (lr, alpha, eps, momentum, decay, scale)."""
     real = values.dtype.type
     lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(1 - numbers[1]), real(numbers[2])
-    momentum, decay, scale = real(numbers[3]), real(numbers[4]), real(numbers[5])
+    momentum, decay, scale, zero = real(numbers[3]), real(numbers[4]), real(numbers[5]), real(0)
     for p in numba.prange(len(pieces)):
         start, stop = pieces[p, 0], pieces[p, 1]
         w, g, s, v = values[start:stop], grads[start:stop], square[start:stop], velocity[start:stop]
@@ -63,7 +68,8 @@ def rmsprop_update(grads, square, velocity, pieces, numbers, values):
         for i in range(w.size):
             d = scale * g[i] + l2 * w[i]
             s[i] = alpha * s[i] + rest * d * d
-            v[i] = momentum * v[i] + d / (np.sqrt(s[i]) + eps)
+            root = np.sqrt(s[i]) + eps
+            v[i] = momentum * v[i] + (d / root if root != zero else zero)
             w[i] -= lr * v[i]
 
 
@@ -77,7 +83,7 @@ def adam_update(grads, mean, square, pieces, numbers, values):
     real = values.dtype.type
     rate, beta1, rest1 = real(numbers[0]), real(numbers[1]), real(1 - numbers[1])
     beta2, rest2, grow, eps = real(numbers[2]), real(1 - numbers[2]), real(numbers[3]), real(numbers[4])
-    decay, shrink, scale = real(numbers[5]), real(numbers[6]), real(numbers[7])
+    decay, shrink, scale, zero = real(numbers[5]), real(numbers[6]), real(numbers[7]), real(0)
     for p in numba.prange(len(pieces)):
         start, stop = pieces[p, 0], pieces[p, 1]
         w, g, m, s = values[start:stop], grads[start:stop], mean[start:stop], square[start:stop]
@@ -87,7 +93,8 @@ def adam_update(grads, mean, square, pieces, numbers, values):
             d = scale * g[i] + l2 * w[i]
             m[i] = beta1 * m[i] + rest1 * d
             s[i] = beta2 * s[i] + rest2 * d * d
-            w[i] = keep * w[i] - rate * m[i] / (np.sqrt(s[i]) * grow + eps)
+            root = np.sqrt(s[i]) * grow + eps
+            w[i] = keep * w[i] - (rate * m[i] / root if root != zero else zero)
 
 
 @simd.sized_kernel(HEAVY // PIECE, fast=True)
@@ -114,10 +121,12 @@ RANGES = {  # what a setting may be: from the least, to just below the most
 }
 
 
-class Optimizer:
+class Optimizer(Guarded):
     """What all optimizers share.  A subclass gives its settings to __init__, names its vectors, and has _update.
 
     steps  how many there were so far
+
+    Settings, steps and vectors may be set at any time, and are checked as at the start; a vector is copied into.
     """
 
     vectors = ()  # the names of what it remembers, each shaped like model.flat_values
@@ -130,37 +139,51 @@ class Optimizer:
                 )
         if model.flat_values.size == 0:
             raise ValueError(f"{type(self).__name__}: the model has no parameters to train")
-        self._set(self._checked(settings))
         self.model = model
+        vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
-        for name in self.vectors:
-            setattr(self, name, np.zeros_like(model.flat_values))
-        self._pieces = _pieces(model)
+        self._vectors = {name: np.zeros_like(model.flat_values) for name in self.vectors}
+        self._pieces, self._pieces_of = _pieces(model), Parameter.changes
         self._sums = np.empty(simd.chunk_count(model.flat_values.size, PIECE))
 
-    @property
-    def lr(self):
-        """The learning rate of the next step; set it at any time."""
-        return self._lr
+    def __setattr__(self, name, value):
+        if name in self.vectors:
+            copy_into(self._vectors[name], value, f"{type(self).__name__}: {name}")
+        elif name == "steps":
+            vars(self)[name] = positive_int(value, f"{type(self).__name__}: steps", 0)
+        elif name in vars(self).get("_settings", ()):
+            vars(self)[name] = self._checked({name: value})[name]
+        else:
+            super().__setattr__(name, value)
 
-    @lr.setter
-    def lr(self, value):
-        self._lr = self._checked({"lr": value})["lr"]
+    def __getattr__(self, name):  # asked for what is no attribute
+        if name in type(self).vectors and "_vectors" in vars(self):
+            return view_of(self._vectors[name])
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def step(self):
         """Change model.flat_values, once, by what model.flat_grads says."""
-        scale = 1.0
-        if self.clip_norm is not None:
-            sums_of_squares(self.model.flat_grads, self._sums)
-            norm = math.sqrt(sum(self._sums.tolist()))
-            if norm > self.clip_norm:
-                scale = self.clip_norm / norm
-        self.steps += 1
+        scale = 1.0 if self.clip_norm is None else self._clipping()
+        if self._pieces_of != Parameter.changes:  # some parameter's decay was set
+            self._pieces, self._pieces_of = _pieces(self.model), Parameter.changes
+        vars(self)["steps"] += 1
         self._update(scale)
+
+    def _clipping(self):
+        """What to multiply the gradient by, so that its norm is at most clip_norm."""
+        grads = _flat(self.model)[1]
+        sums_of_squares(grads, self._sums)
+        size, norm = 1.0, math.sqrt(sum(self._sums.tolist()))  # the gradient's norm is size * norm
+        if not 1e-150 < norm < math.inf:  # squares left the range of float64, where the numbers need not have
+            size, norm = float(np.abs(grads).max()), 1.0
+            if 0 < size < math.inf:
+                norm = float(np.linalg.norm(grads / size))
+        most = self.clip_norm / size if size else math.inf
+        return most / norm if norm > most else 1.0
 
     def state_dict(self):
         """All that a later run needs to go on from here: settings, the count of steps, copies of the vectors."""
-        vectors = {name: getattr(self, name).copy() for name in self.vectors}
+        vectors = {name: vector.copy() for name, vector in self._vectors.items()}
         settings = {name: getattr(self, name) for name in self._settings}
         return {"optimizer": type(self).__name__, "steps": self.steps, **settings, **vectors}
 
@@ -182,17 +205,17 @@ class Optimizer:
         steps = state["steps"]
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
             raise ValueError(f"{name}: the state's count of steps must be a whole number >= 0, got {steps!r}")
-        for key in self.vectors:
-            mine, other = getattr(self, key), np.asarray(state[key])
+        for key, mine in self._vectors.items():
+            other = np.asarray(state[key])
             if other.shape != mine.shape or other.dtype != mine.dtype:
                 raise ValueError(
                     f"{name}: the state's {key} is {other.dtype} of shape {other.shape}; "
                     f"the model has {mine.dtype} of shape {mine.shape}"
                 )
-        self._set(settings)
-        self.steps = int(steps)
-        for key in self.vectors:
-            getattr(self, key)[...] = state[key]
+        vars(self).update(settings)
+        self.steps = steps
+        for key, mine in self._vectors.items():
+            mine[...] = state[key]
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._settings)})"
@@ -212,14 +235,10 @@ class Optimizer:
                 result[name] = number_within(value, what, *RANGES[name])
         if result.get("clip_norm") == 0:
             raise ValueError(f"{type(self).__name__}: clip_norm must be above 0, or None for no clipping")
-        if result.get("nesterov") and result["momentum"] == 0:
+        nesterov, momentum = (result.get(name, vars(self).get(name)) for name in ("nesterov", "momentum"))
+        if nesterov and momentum == 0:
             raise ValueError(f"{type(self).__name__}: nesterov=True needs a momentum above 0")
         return result
-
-    def _set(self, settings):
-        self._settings = tuple(settings)
-        for name, value in settings.items():
-            setattr(self, name, value)
 
 
 class SGD(Optimizer):
@@ -250,8 +269,8 @@ class SGD(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.momentum, self.weight_decay, scale
-        grads, values = self.model.flat_grads, self.model.flat_values
-        sgd_update(grads, self.velocity, self._pieces, numbers, self.nesterov, values)
+        values, grads = _flat(self.model)
+        sgd_update(grads, self._vectors["velocity"], self._pieces, numbers, self.nesterov, values)
 
 
 class RMSprop(Optimizer):
@@ -280,8 +299,8 @@ class RMSprop(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, scale
-        grads, values = self.model.flat_grads, self.model.flat_values
-        rmsprop_update(grads, self.square, self.velocity, self._pieces, numbers, values)
+        values, grads = _flat(self.model)
+        rmsprop_update(grads, *self._vectors.values(), self._pieces, numbers, values)
 
 
 class Adam(Optimizer):
@@ -304,21 +323,27 @@ class Adam(Optimizer):
     decoupled = False
 
     def __init__(self, model, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, *, clip_norm=None):
-        try:
-            beta1, beta2 = betas
-        except (TypeError, ValueError):
-            raise ValueError(f"{type(self).__name__}: betas must be a pair of numbers, got {betas!r}") from None
+        beta1, beta2 = _pair(betas, self)
         super().__init__(
             model, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm
         )
+
+    @property
+    def betas(self):
+        """The pair (beta1, beta2); may be set at any time."""
+        return self.beta1, self.beta2
+
+    @betas.setter
+    def betas(self, betas):
+        vars(self).update(self._checked(dict(zip(("beta1", "beta2"), _pair(betas, self), strict=True))))
 
     def _update(self, scale):
         rate = self.lr / (1 - self.beta1**self.steps)
         grow = 1 / math.sqrt(1 - self.beta2**self.steps)
         decay, shrink = (0.0, self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
         numbers = rate, self.beta1, self.beta2, grow, self.eps, decay, shrink, scale
-        grads, values = self.model.flat_grads, self.model.flat_values
-        adam_update(grads, self.mean, self.square, self._pieces, numbers, values)
+        values, grads = _flat(self.model)
+        adam_update(grads, *self._vectors.values(), self._pieces, numbers, values)
 
 
 class AdamW(Adam):
@@ -340,13 +365,28 @@ class AdamW(Adam):
         super().__init__(model, lr, betas, eps, weight_decay, clip_norm=clip_norm)
 
 
+def _pair(betas, optimizer):
+    try:
+        beta1, beta2 = betas
+    except (TypeError, ValueError):
+        raise ValueError(f"{type(optimizer).__name__}: betas must be a pair of numbers, got {betas!r}") from None
+    return beta1, beta2
+
+
+def _flat(model):
+    """The model's two vectors themselves, of which flat_values and flat_grads are views."""
+    try:
+        return model._flat_values, model._flat_grads
+    except AttributeError:  # no Sequential
+        return model.flat_values, model.flat_grads
+
+
 def _pieces(model):
     """The model's flat vector as rows (start, stop, whether it decays): int64 (P, 3)."""
-    base = model.flat_values.__array_interface__["data"][0]
+    base = _flat(model)[0].ctypes.data
     rows = []
     for parameter in model.parameters():
-        address = parameter.value.__array_interface__["data"][0]
-        start = (address - base) // parameter.value.itemsize
-        stop = start + parameter.value.size
+        start = (parameter._value.ctypes.data - base) // parameter._value.itemsize
+        stop = start + parameter._value.size
         rows += [(s, min(s + PIECE, stop), parameter.decay) for s in range(start, stop, PIECE)]
     return np.array(rows, np.int64)

@@ -29,6 +29,7 @@ from numba.extending import overload
 
 from tinynet import simd
 from tinynet.layers.base import Layer, number
+from tinynet.layers.contract import Guarded
 
 # Elements from which two threads beat one: one pass over memory, and an exponential for each element.
 LIGHT, HEAVY = 65536, 16384
@@ -252,7 +253,7 @@ def gelu_backward(dy, x, dx):
 # --- for Dense and Conv2D ---------------------------------------------------------------------------------
 
 
-class Activation:
+class Activation(Guarded):
     """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
 
     `keeps` says what backward needs to be given: "output" (then forward_in_place serves in training too) or

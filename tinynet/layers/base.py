@@ -8,40 +8,34 @@ needs, and every layer says in its file which and why.
 Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
 """
 
+import math
+from types import MappingProxyType
+
 import numpy as np
 
+from tinynet.checks import float_dtype, number, pair, positive_int, real_array
+from tinynet.layers.contract import Guarded, held_backward, held_build, held_forward, of_package
+from tinynet.layers.parameter import Parameter
 
-class Parameter:
-    """A trained array and its gradient, dL/dvalue, of the same shape.
-
-    Both are views into the model's flat vectors, so write into them (`p.value[...] = w`).  `name` is the
-    layer's index in its model and the parameter's name there: "0.weight".  `decay` is False where weight decay
-    does not belong by default: biases, and the scales and shifts of normalisation layers.
-
-    >>> model = tn.Sequential([tn.Dense(3)], input_shape=2)
-    >>> model.parameters()
-    [Parameter('0.weight', shape=(2, 3), dtype=float32), Parameter('0.bias', shape=(3,), dtype=float32)]
-    """
-
-    __slots__ = ("name", "value", "grad", "decay")
-
-    def __init__(self, name, value, decay=True):
-        self.name, self.value, self.grad, self.decay = name, value, np.zeros_like(value), decay
-
-    def __repr__(self):
-        return f"Parameter({self.name!r}, shape={self.value.shape}, dtype={self.value.dtype})"
+__all__ = ["Layer", "Parameter", "float_dtype", "number", "pair", "positive_int", "real_array"]
 
 
-class Layer:
+class Layer(Guarded):
     """One step of a model.  A subclass sets its options in __init__, and has build, forward and backward.
 
     After build, `input_shape`, `output_shape` and `dtype` are set.  `parameters` is the list of its Parameters,
     `buffers` the dict of the arrays that it keeps beside them (running means), `layers` the list of the layers inside
     it: each empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
     (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients and
-    buffers in place.
+    buffers whole.  contract.py says what else such a layer is held to; a mistake is named with the layer's label.
+
+    Once built, a layer's options are fixed, and so are the places of its arrays: assigning to a parameter's value or
+    to a buffer copies into it.
     """
 
+    settable = MappingProxyType({"place": lambda layer, place: place})
+    parameters, buffers = (), MappingProxyType({})
+    input_shape = output_shape = dtype = None
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
     flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
@@ -50,7 +44,29 @@ class Layer:
     def __init__(self):
         self.parameters, self.buffers = [], {}
         self.input_shape = self.output_shape = self.dtype = None
+        self._at_build = None
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        methods = vars(cls)
+        if "build" in methods:
+            cls.build = held_build(cls.build)
+        if "forward" in methods and not of_package(cls):
+            cls.forward = held_forward(cls.forward)
+        if "backward" in methods and not of_package(cls):
+            cls.backward = held_backward(cls.backward)
+
+    def __getstate__(self):
+        """What a copy or a pickle holds: not the arrays that forward kept of a batch, those that build didn't leave."""
+        state = dict(vars(self))
+        if self._at_build is not None:
+            for name, value in vars(self).items():
+                before = self._at_build.get(name)
+                if value is not before and _holds_arrays(value) and not _alike(value, before):
+                    state[name] = before
+        return state
+
+    @held_build
     def build(self, input_shape, dtype, rng):
         """Allocate the parameters for inputs (N, *input_shape), drawing them from `rng`; returns the output's shape."""
         self.input_shape = _shape_of_sample(self, input_shape)
@@ -134,52 +150,25 @@ class Layer:
         return value
 
 
-def float_dtype(dtype):
-    """The NumPy dtype, if it is one that the kernels know."""
-    try:
-        result = np.dtype(dtype) if dtype is not None else None
-    except TypeError:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
-    if result not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {result}")
-    return result
+def checked_eps(layer, eps):
+    """eps of a normalisation, as a float above 0."""
+    given, eps = eps, number(eps, f"{layer.label}: eps")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"{layer.label}: eps must be a finite number above 0, got {given!r}")
+    return eps
 
 
-def real_array(x, dtype, what):
-    """x as a C-contiguous array of `dtype`; TypeError unless it holds real numbers (bools count as 0 and 1)."""
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{what} is not an array: {error}") from None
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{what} must hold real numbers, got an array of dtype {x.dtype}")
-    return np.ascontiguousarray(x, dtype).reshape(x.shape)
+def _alike(value, before):
+    """Whether both are arrays of one shape: what a layer of one's own replaced, a mean that moves, say."""
+    return isinstance(value, np.ndarray) and isinstance(before, np.ndarray) and value.shape == before.shape
 
 
-def number(value, name):
-    """value as a float; TypeError unless it is a real number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
-
-
-def positive_int(value, name, least=1):
-    """value as an int of at least `least`; `name` says whose it is: "Dense: units"."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def pair(value, name, least=1):
-    """An int, or a pair of them for height and width, as a pair."""
+def _holds_arrays(value):
     if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be a whole number or a pair (height, width), got {value!r}")
-        return positive_int(value[0], name, least), positive_int(value[1], name, least)
-    both = positive_int(value, name, least)
-    return both, both
+        return any(map(_holds_arrays, value))
+    if isinstance(value, dict):
+        return any(map(_holds_arrays, value.values()))
+    return isinstance(value, np.ndarray)
 
 
 def _shape_of_sample(layer, shape):

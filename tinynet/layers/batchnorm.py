@@ -41,12 +41,13 @@ Sources: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3; Chan, Golub a
 """
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.base import Layer, Parameter, number
+from tinynet.layers.base import Layer, Parameter, checked_eps, number
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 
@@ -162,6 +163,13 @@ def batchnorm_backward_input(dy, x, mean, scale, offset, slope, dx):
             dx_row[j] = (dy_row[j] - offset[j] - slope[j] * (x_row[j] - mean[j])) * scale[j]
 
 
+def _checked_momentum(layer, momentum):
+    given, momentum = momentum, number(momentum, f"{layer.label}: momentum")
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}")
+    return momentum
+
+
 class BatchNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
@@ -189,14 +197,18 @@ class BatchNorm(Layer):
 
     keeps_output = False
     communicator = None
+    settable = MappingProxyType(
+        {
+            **Layer.settable,
+            "momentum": _checked_momentum,
+            "eps": checked_eps,
+            "communicator": lambda layer, communicator: communicator,
+        }
+    )
 
     def __init__(self, momentum=0.9, eps=1e-5):
         super().__init__()
-        self.momentum, self.eps = number(momentum, "BatchNorm: momentum"), number(eps, "BatchNorm: eps")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"BatchNorm: momentum must lie between 0 and 1, got {momentum!r}")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"BatchNorm: eps must be a finite number above 0, got {eps!r}")
+        self.momentum, self.eps = momentum, eps
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
@@ -235,11 +247,11 @@ class BatchNorm(Layer):
     def backward(self, dy, input_grad=True):
         x, count, mean, var = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
-        w, r = self.parameters[0].value, 1 / np.sqrt(var + self.eps)
+        w, r = self.parameters[0]._value, 1 / np.sqrt(var + self.eps)
         sums = self._gradient_sums(dy, x, mean)
         with np.errstate(over="ignore", invalid="ignore"):
-            self.parameters[0].grad[...] = r * sums[1]
-            self.parameters[1].grad[...] = sums[0]
+            self.parameters[0]._grad[...] = r * sums[1]
+            self.parameters[1]._grad[...] = sums[0]
             if not input_grad:
                 return None
             if self.communicator is not None:  # dw and db stay sums over this share, as other layers' gradients are
@@ -275,7 +287,7 @@ class BatchNorm(Layer):
         return merge_moments(counts, means, squares, mean, total), mean, total
 
     def _normalized(self, x, mean, var):
-        w, b = (parameter.value for parameter in self.parameters)
+        w, b = (parameter._value for parameter in self.parameters)
         y = np.empty_like(x)
         batchnorm_forward(x, *_widened(mean, w / np.sqrt(var + self.eps), b), y)
         return y

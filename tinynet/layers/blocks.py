@@ -45,7 +45,7 @@ class _Branches(Layer):
 
     def __init__(self, branches):
         super().__init__()
-        self.branches = branches
+        self.branches = tuple(map(tuple, branches))
         self.layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
 
     @property

@@ -265,7 +265,7 @@ class Conv2D(Layer):
         self.padding = padding
         self.activation_name, self.activation = activation, activations.activation(activation, "Conv2D")
         self.bias, self.init = bool(bias), init
-        self._x = self._kept = None
+        self._kept = None
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -289,8 +289,8 @@ class Conv2D(Layer):
 
     def forward(self, x, training=False):
         x = self.checked(x)
-        w = self.parameters[0].value
-        b = self.parameters[1].value if self.bias else self._no_bias
+        w = self.parameters[0]._value
+        b = self.parameters[1]._value if self.bias else self._no_bias
         y = np.empty((len(x), *self.output_shape), self.dtype)
         floor = self.dtype.type(0 if self.activation_name == "relu" else -np.inf)
         if self._by_winograd:
@@ -306,7 +306,7 @@ class Conv2D(Layer):
             else:
                 self.activation.forward_in_place(y)
         if training:
-            self._x, self._kept = x, kept
+            self._kept = x, kept
         return y
 
     @property
@@ -314,15 +314,15 @@ class Conv2D(Layer):
         return self.activation is not None and self.activation.keeps == "output"
 
     def backward(self, dy, input_grad=True):
-        x, w = self.kept("_x"), self.parameters[0].value
+        (x, kept), w = self.kept("_kept"), self.parameters[0]._value
         dz = self.checked_gradient(dy, len(x))
         is_relu = self.activation_name == "relu"
         if self.activation is not None and not is_relu:
-            dz = self.activation.backward(dz, self._kept)
-        db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
+            dz = self.activation.backward(dz, kept)
+        db = self.parameters[1]._grad if self.bias else np.empty_like(self._no_bias)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
-        y = self._kept if is_relu else dz
-        results = self.parameters[0].grad, db, dx
+        y = kept if is_relu else dz
+        results = self.parameters[0]._grad, db, dx
         if self._by_winograd:
             winograd.winograd_backward(x, w, dz, y, is_relu, self._before, input_grad, *results)
         elif self._few_filters:

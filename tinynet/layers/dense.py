@@ -131,7 +131,7 @@ class Dense(Layer):
         self.units = positive_int(units, "Dense: units")
         self.activation_name, self.activation = activation, activations.activation(activation, "Dense")
         self.bias, self.init = bool(bias), init
-        self._x = self._kept = None
+        self._kept = None
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -151,8 +151,8 @@ class Dense(Layer):
 
     def forward(self, x, training=False):
         x = self.checked(x)
-        w = self.parameters[0].value
-        b = self.parameters[1].value if self.bias else self._no_bias
+        w = self.parameters[0]._value
+        b = self.parameters[1]._value if self.bias else self._no_bias
         y = np.empty((len(x), self.units), self.dtype)
         dense_forward(x, w, b, self.dtype.type(0 if self.activation_name == "relu" else -np.inf), y)
         kept = y if self.activation is not None else None
@@ -162,7 +162,7 @@ class Dense(Layer):
             else:
                 self.activation.forward_in_place(y)
         if training:
-            self._x, self._kept = x, kept
+            self._kept = x, kept
         return y
 
     @property
@@ -170,14 +170,14 @@ class Dense(Layer):
         return self.activation is not None and self.activation.keeps == "output"
 
     def backward(self, dy, input_grad=True):
-        x, w = self.kept("_x"), self.parameters[0].value
+        (x, kept), w = self.kept("_kept"), self.parameters[0]._value
         dz = self.checked_gradient(dy, len(x))
         is_relu = self.activation_name == "relu"
         if self.activation is not None and not is_relu:
-            dz = self.activation.backward(dz, self._kept)
-        db = self.parameters[1].grad if self.bias else np.empty_like(self._no_bias)
+            dz = self.activation.backward(dz, kept)
+        db = self.parameters[1]._grad if self.bias else np.empty_like(self._no_bias)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
-        dense_backward(x, w, dz, self._kept if is_relu else dz, is_relu, input_grad, self.parameters[0].grad, db, dx)
+        dense_backward(x, w, dz, kept if is_relu else dz, is_relu, input_grad, self.parameters[0]._grad, db, dx)
         return dx if input_grad else None
 
     def formula(self):

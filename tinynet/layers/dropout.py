@@ -16,6 +16,7 @@ of a step, SplitMix64 (Steele et al. 2014); the hash of an element, Wellons' low
 """
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 from numba import prange
@@ -68,6 +69,13 @@ def dropout(x, first, key0, key1, limit, scale, y):
         dropout_chunk(x[begin:end], start, keys[0], keys[1], limit, scale, y[begin:end])
 
 
+def _checked_rate(layer, rate):
+    given, rate = rate, number(rate, f"{layer.label}: rate")
+    if not 0 <= rate < 1:
+        raise ValueError(f"{layer.label}: rate must be at least 0 and below 1, got {given!r}")
+    return rate
+
+
 class Dropout(Layer):
     """Drop numbers with probability `rate`, at least 0 and below 1, in training; y = x otherwise.
 
@@ -84,12 +92,17 @@ class Dropout(Layer):
 
     keeps_output = False
     first_row = 0
+    settable = MappingProxyType(
+        {
+            **Layer.settable,
+            "rate": _checked_rate,
+            "first_row": lambda layer, row: positive_int(row, f"{layer.label}: first_row", 0),
+        }
+    )
 
     def __init__(self, rate):
         super().__init__()
-        self.rate = number(rate, "Dropout: rate")
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"Dropout: rate must be at least 0 and below 1, got {rate!r}")
+        self.rate = rate
         self._key = self._steps = 0
 
     def build(self, input_shape, dtype, rng):

@@ -119,14 +119,14 @@ class Embedding(Layer):
     def forward(self, x, training=False):
         x = self.checked(x)
         y = np.empty((*x.shape, self.dim), self.dtype)
-        embedding_forward(x.reshape(-1), self.parameters[0].value, self._padding, y.reshape(-1, self.dim))
+        embedding_forward(x.reshape(-1), self.parameters[0]._value, self._padding, y.reshape(-1, self.dim))
         if training:
             self._x = x
         return y
 
     def backward(self, dy, input_grad=False):
         self.check_input_grad(input_grad)
-        x, dw = self.kept("_x"), self.parameters[0].grad
+        x, dw = self.kept("_x"), self.parameters[0]._grad
         dy = self.checked_gradient(dy, len(x))
         dw[...] = 0
         embedding_backward(dy.reshape(-1, self.dim), x.reshape(-1), self._padding, dw)

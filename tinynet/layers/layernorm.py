@@ -22,12 +22,13 @@ Source: Ba, Kiros and Hinton 2016, section 3.
 """
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.base import Layer, Parameter, number
+from tinynet.layers.base import Layer, Parameter, checked_eps
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 
@@ -120,12 +121,11 @@ class LayerNorm(Layer):
     """
 
     keeps_output = False
+    settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
 
     def __init__(self, eps=1e-5):
         super().__init__()
-        self.eps = number(eps, "LayerNorm: eps")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"LayerNorm: eps must be a finite number above 0, got {eps!r}")
+        self.eps = eps
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
@@ -142,7 +142,7 @@ class LayerNorm(Layer):
 
     def forward(self, x, training=False):
         x = self.checked(x)
-        w, b = (parameter.value for parameter in self.parameters)
+        w, b = (parameter._value for parameter in self.parameters)
         rows = x.reshape(-1, w.size)
         y, moments = np.empty_like(rows), np.empty((len(rows), 2))
         layernorm_forward(rows, w, b, self.eps, moments, y)
@@ -153,7 +153,7 @@ class LayerNorm(Layer):
     def backward(self, dy, input_grad=True):
         x, moments = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
-        w = self.parameters[0].value
+        w = self.parameters[0]._value
         rows = -1, w.size
         dx = np.empty_like(x if input_grad else x[:0])
         parts = np.empty((simd.chunk_count(len(moments), max(32, 8192 // w.size)), 2, w.size))
@@ -162,7 +162,7 @@ class LayerNorm(Layer):
         simd.sum_of_chunks(parts, sums)
         with np.errstate(over="ignore"):
             for parameter, total in zip(self.parameters, sums, strict=True):
-                parameter.grad[...] = total
+                parameter._grad[...] = total
         return dx if input_grad else None
 
     def formula(self):

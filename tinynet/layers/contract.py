@@ -1,0 +1,313 @@
+"""What a layer is held to, so that a mistake in one is named where it is made and not by its neighbour.
+
+    setting an attribute   what the package's code has set up is fixed: kernels rely on it.  `settable` names the rest
+    build                  every layer, also one of your own, after its build: shapes, dtypes, parameters, buffers
+    forward, backward      of a layer of your own: what they return, each time; and the first time, whether they left
+                           their argument as it was and wrote every gradient whole
+
+Layers of this package are tested for the last line, and pay nothing for it when they run.
+"""
+
+import functools
+import inspect
+from types import MappingProxyType
+
+import numpy as np
+
+from tinynet.checks import real_array
+from tinynet.layers.parameter import Buffers, Parameter
+
+NOT_YET = ("trainable", "lr_factor", "requires_grad")  # what other libraries have, and would do nothing here
+
+
+class AssignmentError(TypeError, AttributeError):
+    """An attribute can't be set, or there is none of that name."""
+
+
+class Guarded:
+    """An object whose attributes are set by its own __init__ (and build), and afterwards only as far as they may be.
+
+    settable   name -> a function (owner, value) -> value that checks what may be set at any time, or raises
+    """
+
+    settable = MappingProxyType({})
+
+    def __setattr__(self, name, value):
+        if name[0] != "_":
+            value = _assignable(self, name, value)
+        object.__setattr__(self, name, value)
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = setting(cls.__init__)
+
+
+def setting(method):
+    """The method (__init__, or a layer's build), while which runs attributes may be set."""
+    ours = of_package(method)
+
+    @functools.wraps(method)
+    def run(self, *args, **options):
+        state = vars(self)
+        outer, state["_setting"] = state.get("_setting"), "package" if ours else "own"
+        try:
+            return method(self, *args, **options)
+        finally:
+            state["_setting"] = outer
+            if ours:  # what this package's methods will look for in its place
+                state["_inherited"] = tuple(state.get("parameters", ()))
+
+    return run
+
+
+def of_package(thing):
+    """Whether a class or function is this package's own."""
+    return thing.__module__.startswith("tinynet.")
+
+
+def _assignable(owner, name, value):
+    kind, state = type(owner), vars(owner)
+    if name in kind.settable:
+        return kind.settable[name](owner, value)
+    label, known = getattr(owner, "label", kind.__name__), getattr(kind, name, None)
+    if isinstance(known, property):  # says itself what may be assigned
+        if known.fset is None:
+            raise AssignmentError(f"{label}: {name} can't be set")
+        return value
+    if state.get("_setting"):
+        if state["_setting"] == "package":
+            state.setdefault("_fixed", set()).add(name)
+        return value
+    if callable(known) and callable(value):  # a method that someone watches
+        return value
+    if name in state.get("_fixed", ()):
+        raise AssignmentError(f"{label}: {name} can't be set any more; make a new {kind.__name__} with another {name}")
+    if name in NOT_YET or (of_package(kind) and name not in state):
+        raise AssignmentError(f"{label}: it has no {name} to set")
+    return value
+
+
+# --- build --------------------------------------------------------------------------------------------------
+
+
+def held_build(build):
+    """A layer's build; the outermost one, of a class and those that it inherits from, ends with the checks."""
+    build = setting(build)
+
+    @functools.wraps(build)
+    def run(self, *args, **options):
+        state = vars(self)
+        if state.get("_setting"):
+            return build(self, *args, **options)
+        if "parameters" not in state:
+            raise TypeError(f"{self.label}: its __init__ must begin with super().__init__()")
+        # What its __init__ gave it, for a layer may be built again, as a copy of another dtype is.
+        if "_unbuilt" not in state:
+            state["_unbuilt"] = [(parameter, parameter.name) for parameter in self.parameters], dict(self.buffers)
+        named, buffers = state["_unbuilt"]
+        for parameter, name in named:
+            parameter._name, parameter._in_model = name, False
+        state.update(parameters=[parameter for parameter, _ in named], buffers=dict(buffers))
+        state.update(input_shape=None, output_shape=None, dtype=None, _at_build=None)
+        try:
+            return _checked(self, build(self, *args, **options))
+        except BaseException:
+            state["dtype"] = None  # not built
+            raise
+
+    return run
+
+
+def _checked(layer, shape):
+    """The output's shape, after a look at all that build has made."""
+    label, state = layer.label, vars(layer)
+    if layer.dtype is None or layer.input_shape is None:
+        raise TypeError(f"{label}: its build must begin with super().build(input_shape, dtype, rng)")
+    if not isinstance(shape, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+        raise TypeError(
+            f"{label}: its build must return the output's shape without the batch axis, a tuple of whole numbers above"
+            f" 0, got {shape!r}; end it with: return self.output_shape"
+        )
+    shape = tuple(int(n) for n in shape)
+    if layer.output_shape is None or tuple(layer.output_shape) != shape:
+        raise ValueError(
+            f"{label}: its build returned {shape}, but left output_shape at {layer.output_shape}; set"
+            " self.output_shape, too"
+        )
+    _check_inner(layer)
+    parameters = _checked_parameters(layer)
+    state.update(
+        output_shape=shape,
+        parameters=parameters,
+        layers=tuple(layer.layers),
+        buffers=Buffers(_checked_buffers(layer, parameters), label),
+    )
+    state.setdefault("_fixed", set()).update(
+        ("input_shape", "output_shape", "dtype", "parameters", "buffers", "layers", "flops")
+    )
+    state["_at_build"] = dict(state)
+    return shape
+
+
+def _check_inner(layer):
+    listed = {id(parameter) for parameter in layer.parameters}
+    for inner in layer.layers:
+        name = type(inner).__name__
+        if not hasattr(inner, "walk"):
+            raise TypeError(f"{layer.label}: its layers must be layers, got a {name}")
+        if inner.dtype is None:
+            raise TypeError(f"{layer.label}: its build left {name}, one of its layers, unbuilt: call its build, too")
+        if any(id(parameter) not in listed for parameter in inner.parameters):
+            raise ValueError(
+                f"{layer.label}: its parameters must include those of its layers, and lack some of {inner.label}"
+            )
+
+
+def _checked_parameters(layer):
+    label = layer.label
+    if not isinstance(layer.parameters, (list, tuple)):
+        raise TypeError(
+            f"{label}: its parameters must be a list of Parameters, got a {type(layer.parameters).__name__}"
+        )
+    inherited = vars(layer)["_inherited"]
+    if tuple(layer.parameters[: len(inherited)]) != inherited:
+        raise ValueError(f"{label}: its parameters must begin with those of the class that it inherits from")
+    names, early = set(), {id(parameter) for parameter, _ in vars(layer)["_unbuilt"][0]}
+    for place, parameter in enumerate(layer.parameters):
+        if not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"{label}: its parameters must be Parameters, got a {type(parameter).__name__} at place {place}; make"
+                ' it one: tn.Parameter("weight", array)'
+            )
+        if id(parameter) in early and parameter._value.dtype != layer.dtype:  # its __init__ could not know the dtype
+            parameter._value, parameter._grad = (a.astype(layer.dtype) for a in (parameter._value, parameter._grad))
+        name, value = parameter.name, parameter._value
+        if name in names:
+            raise ValueError(f"{label}: two of its parameters are called {name!r}")
+        names.add(name)
+        if value.dtype != layer.dtype:
+            raise TypeError(
+                f"{label}: its parameter {name!r} is of {value.dtype}, in a model of {layer.dtype}; make its array with"
+                f" dtype=self.dtype"
+            )
+        for attribute, array in vars(layer).items():
+            if isinstance(array, np.ndarray) and np.may_share_memory(array, value) and value.size:
+                raise ValueError(
+                    f"{label}: self.{attribute} is the array that its parameter {name!r} was made of, and won't follow"
+                    f" it in training; read self.parameters[{place}].value instead"
+                )
+    return tuple(layer.parameters)
+
+
+def _checked_buffers(layer, parameters):
+    label = layer.label
+    if not isinstance(layer.buffers, (dict, Buffers)):
+        raise TypeError(f"{label}: its buffers must be a dict of arrays, got a {type(layer.buffers).__name__}")
+    names = {parameter.name for parameter in parameters}
+    for name, array in layer.buffers.items():
+        if not isinstance(name, str) or name in names:
+            raise ValueError(f"{label}: a buffer needs a name that no parameter has, got {name!r}")
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+            given = array.dtype if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+            raise TypeError(f"{label}: its buffer {name!r} must be an array of numbers, got {given}")
+        if not array.flags.carray:
+            raise ValueError(f"{label}: its buffer {name!r} must be a writeable array in C order; give it a copy")
+    # Those of layers inside it: the same arrays, so that in a copy, too, they are one.
+    inside = {array.ctypes.data: array for inner in layer.layers for array in inner.buffers._arrays.values()}
+    return {name: inside.get(array.ctypes.data, array) for name, array in layer.buffers.items()}
+
+
+# --- forward and backward of a layer of your own --------------------------------------------------------------
+
+
+def held_forward(forward):
+    """forward of a class that is not this package's."""
+    takes_training = _takes(forward, "training")
+
+    @functools.wraps(forward)
+    def run(self, x, training=False, *more, **options):
+        def call():
+            return forward(self, x, training, *more, **options) if takes_training else forward(self, x)
+
+        if type(self).forward is not run or self.dtype is None:
+            return call()  # called by the forward of a class that inherits from this one; or not built
+        first = training and "_forward_seen" not in vars(self)
+        before = x.copy() if first and isinstance(x, np.ndarray) else None
+        y = call()
+        if before is not None:
+            _check_unchanged(x, before, f"{self.label}: its forward changed its input x in place; work on a copy")
+        if first:
+            vars(self)["_forward_seen"] = True
+        return _returned(y, (len(x), *self.output_shape), self, "forward", "y")
+
+    return run
+
+
+def held_backward(backward):
+    """backward of a class that is not this package's."""
+    takes_input_grad = _takes(backward, "input_grad")
+
+    @functools.wraps(backward)
+    def run(self, dy, input_grad=True):
+        def call():
+            return backward(self, dy, input_grad) if takes_input_grad else backward(self, dy)
+
+        if type(self).backward is not run or self.dtype is None:
+            return call()
+        first = "_backward_seen" not in vars(self)
+        if first and isinstance(dy, np.ndarray):
+            before = dy.copy()
+            dx = _with_whole_gradients(self, call, dy)
+            _check_unchanged(dy, before, f"{self.label}: its backward changed dy in place; work on a copy")
+        else:
+            dx = call()
+        if first:
+            vars(self)["_backward_seen"] = True
+        return _returned(dx, (len(dy), *self.input_shape), self, "backward", "dx") if input_grad else None
+
+    return run
+
+
+def _takes(method, name):
+    """Whether the method has this argument; DESIGN's shortest forms, forward(x) and backward(dy), leave it out."""
+    parameters = inspect.signature(method).parameters.values()
+    return len(parameters) > 2 or any(p.name == name or p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _with_whole_gradients(layer, call, dy):
+    """call(), which must write each gradient whole: NaN that were there before would stay where it adds, or is lazy."""
+    for parameter in layer.parameters:
+        parameter._grad[...] = np.nan
+    dx = call()
+    strange = [p for p in layer.parameters if np.isnan(p._grad).any()]
+    if strange and np.isfinite(dy).all():
+        for parameter in strange:
+            parameter._grad[...] = 0
+        dx = call()
+        for parameter in strange:
+            if not np.isnan(parameter._grad).any():  # so the NaN were not its own
+                raise ValueError(
+                    f"{layer.label}: its backward adds to the gradient of {parameter.name!r}, or leaves out a part of"
+                    " it; it must overwrite the whole: parameter.grad = ..."
+                )
+    return dx
+
+
+def _check_unchanged(array, before, message):
+    if not np.array_equal(array, before, equal_nan=array.dtype.kind == "f"):
+        array[...] = before
+        raise ValueError(message)
+
+
+def _returned(array, shape, layer, method, name):
+    """What forward or backward returned, as an array of the layer's dtype."""
+    if type(array) is np.ndarray and array.dtype == layer.dtype and array.shape == shape:
+        return array
+    what = f"{layer.label}: what its {method} returned"
+    if array is None:
+        raise TypeError(f"{what} is None; it must return {name}, an array {shape}")
+    array = real_array(array, layer.dtype, what)
+    if array.shape != shape:
+        raise ValueError(f"{what} has shape {array.shape}, expected {shape}, the batch axis first")
+    return array

@@ -1,0 +1,127 @@
+"""Parameters and buffers: the arrays of a layer.  Whoever assigns to one copies into it.
+
+A kernel is compiled for arrays of one dtype and layout and trusts their shapes.  So a layer's arrays never change
+places: outside, one sees views of them, and what is assigned is checked and copied.
+
+    p.value = w                      copies w into the parameter: the same shape, real numbers
+    p.value[0] = 1                   writes into it, as through any view
+    layer.buffers["mean"] = m        likewise
+    p.value.shape = (2, 3)           gives another shape to that view, and to nothing else
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tinynet.checks import copy_into, view_of
+
+
+class Parameter:
+    """A trained array and its gradient, dL/dvalue, of the same shape.
+
+    value    a float32 or float64 array, of its layer's dtype
+    decay    False where weight decay does not belong by default: biases, and the scales and shifts of normalisation
+
+    `value` and `grad` are views into the model's flat vectors: write into them, or assign, which copies.  `name` is the
+    layer's index in its model and the parameter's name there: "0.weight".  Raises TypeError and ValueError for what
+    does not fit.
+
+    >>> model = tn.Sequential([tn.Dense(3)], input_shape=2)
+    >>> model.parameters()
+    [Parameter('0.weight', shape=(2, 3), dtype=float32), Parameter('0.bias', shape=(3,), dtype=float32)]
+    >>> model.parameters()[0].value = [[1, 2, 3], [4, 5, 6]]
+    >>> model.flat_values
+    array([1., 2., 3., 4., 5., 6., 0., 0., 0.], dtype=float32)
+    """
+
+    __slots__ = ("_name", "_value", "_grad", "_decay", "_in_model")
+
+    changes = 0  # how often some parameter's `decay` was set, so that optimizers notice
+
+    def __init__(self, name, value, decay=True):
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"Parameter: the name must be a text, got {name!r}")
+        if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
+            given = f"one of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+            raise TypeError(f"Parameter {name!r}: the value must be an array of float32 or float64, got {given}")
+        self._name, self._decay, self._in_model = name, _flag(decay, name), False
+        self._value = np.require(value, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY"))
+        self._grad = np.zeros_like(self._value)
+
+    @property
+    def name(self):
+        """Its name, unique in its layer, and in its model once it is part of one."""
+        return self._name
+
+    @name.setter
+    def name(self, name):
+        if self._in_model:
+            raise TypeError(f"Parameter {self._name!r}: it is part of a model, whose files know it by that name")
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"Parameter {self._name!r}: the name must be a text, got {name!r}")
+        self._name = name
+
+    @property
+    def value(self):
+        """The array, as a view.  Assigning copies into it."""
+        return view_of(self._value)
+
+    @value.setter
+    def value(self, given):
+        copy_into(self._value, given, f"Parameter {self._name!r}: the value")
+
+    @property
+    def grad(self):
+        """dL/dvalue, as a view.  Assigning copies into it."""
+        return view_of(self._grad)
+
+    @grad.setter
+    def grad(self, given):
+        copy_into(self._grad, given, f"Parameter {self._name!r}: the gradient")
+
+    @property
+    def decay(self):
+        """Whether an optimizer's weight_decay is for this one, too."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, decay):
+        self._decay = _flag(decay, self._name)
+        Parameter.changes += 1
+
+    def __repr__(self):
+        return f"Parameter({self._name!r}, shape={self._value.shape}, dtype={self._value.dtype})"
+
+
+def _flag(decay, name):
+    if not isinstance(decay, (bool, np.bool_)):
+        raise TypeError(f"Parameter {name!r}: decay must be True or False, got {decay!r}")
+    return bool(decay)
+
+
+class Buffers(Mapping):
+    """Arrays by name, that a layer or a model keeps beside its parameters.  Views; assigning copies into the array.
+
+    owner   whose they are, for messages: "BatchNorm (layer 1)"
+    """
+
+    def __init__(self, arrays, owner):
+        self._arrays, self._owner = dict(arrays), owner
+
+    def __getitem__(self, name):
+        return view_of(self._arrays[name])
+
+    def __setitem__(self, name, given):
+        if name not in self._arrays:
+            there = ", ".join(self._arrays) or "none"
+            raise ValueError(f"{self._owner}: it has no buffer {name!r} to assign to; there are {there}")
+        copy_into(self._arrays[name], given, f"{self._owner}: the buffer {name!r}")
+
+    def __iter__(self):
+        return iter(self._arrays)
+
+    def __len__(self):
+        return len(self._arrays)
+
+    def __repr__(self):
+        return repr(self._arrays)
