@@ -255,7 +255,7 @@ def _copy(what, shape, dtype, rng):
     twin = copy.deepcopy(what)
     if hasattr(what, "flat_values"):
         for layer in twin.walk():
-            vars(layer)["dtype"] = None  # not built, so that the twin may build it anew
+            vars(layer).update(dtype=None, _in_model=False)  # not built, so that the twin may build it anew
         twin = type(what)(list(twin.layers), what.input_shape, what.seed, dtype=dtype)
         twin.flat_values = what.flat_values
         _copy_buffers(what, twin)

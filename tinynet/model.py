@@ -75,6 +75,8 @@ class Sequential(Guarded):
             p._value = self._flat_values[start:end].reshape(shape)
             p._grad = self._flat_grads[start:end].reshape(shape)
             p._in_model = True
+        for layer in self.walk():
+            layer._in_model = True
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name not in ("_flat_values", "_flat_grads")}
@@ -222,7 +224,7 @@ def build_in_a_row(layers, shape, dtype, rng, place="", first=0):
 def leave_unbuilt(layers):
     """After a failure: none of them is part of a model now."""
     for layer in layers:
-        vars(layer).update(place="", dtype=None)
+        vars(layer).update(place="", dtype=None, _in_model=False)
 
 
 def _check_distinct(parameters):

@@ -36,6 +36,7 @@ class Layer(Guarded):
     settable = MappingProxyType({"place": lambda layer, place: place})
     parameters, buffers = (), MappingProxyType({})
     input_shape = output_shape = dtype = None
+    _at_build = None  # its attributes at the end of build
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
     flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
@@ -44,7 +45,6 @@ class Layer(Guarded):
     def __init__(self):
         self.parameters, self.buffers = [], {}
         self.input_shape = self.output_shape = self.dtype = None
-        self._at_build = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -58,7 +58,7 @@ class Layer(Guarded):
 
     def __getstate__(self):
         """What a copy or a pickle holds: not the arrays that forward kept of a batch, those that build didn't leave."""
-        state = dict(vars(self))
+        state = {**vars(self), "_in_model": False}
         if self._at_build is not None:
             for name, value in vars(self).items():
                 before = self._at_build.get(name)
@@ -107,6 +107,8 @@ class Layer(Guarded):
         """This layer, then those inside it, each before what it holds itself."""
         yield self
         for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{self.label}: its layers must be layers, got a {type(layer).__name__}")
             yield from layer.walk()
 
     # What subclasses call.

@@ -170,6 +170,13 @@ def _checked_momentum(layer, momentum):
     return momentum
 
 
+def _checked_communicator(layer, communicator):
+    needed = ("Get_size", "Allgather", "Allreduce")
+    if communicator is not None and not all(callable(getattr(communicator, name, None)) for name in needed):
+        raise TypeError(f"{layer.label}: communicator must be one of mpi4py's or None, got {communicator!r}")
+    return communicator
+
+
 class BatchNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
@@ -202,7 +209,7 @@ class BatchNorm(Layer):
             **Layer.settable,
             "momentum": _checked_momentum,
             "eps": checked_eps,
-            "communicator": lambda layer, communicator: communicator,
+            "communicator": _checked_communicator,
         }
     )
 

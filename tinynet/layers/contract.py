@@ -37,6 +37,11 @@ class Guarded:
             value = _assignable(self, name, value)
         object.__setattr__(self, name, value)
 
+    def __delattr__(self, name):
+        if name[0] != "_" and name in vars(self) and not callable(getattr(type(self), name, None)):
+            raise AssignmentError(f"{getattr(self, 'label', type(self).__name__)}: {name} can't be deleted")
+        object.__delattr__(self, name)
+
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
@@ -45,14 +50,19 @@ class Guarded:
 
 def setting(method):
     """The method (__init__, or a layer's build), while which runs attributes may be set."""
-    ours = of_package(method)
+    ours, first_only = of_package(method), method.__name__ == "__init__"
 
     @functools.wraps(method)
     def run(self, *args, **options):
         state = vars(self)
-        outer, state["_setting"] = state.get("_setting"), "package" if ours else "own"
+        outer = state.get("_setting")
+        if first_only and outer is None and state.get("_made"):
+            raise AssignmentError(f"{type(self).__name__}: it is made already; make a new one")
+        state["_setting"] = "package" if ours else "own"
         try:
-            return method(self, *args, **options)
+            result = method(self, *args, **options)
+            state["_made"] = True
+            return result
         finally:
             state["_setting"] = outer
             if ours:  # what this package's methods will look for in its place
@@ -100,6 +110,8 @@ def held_build(build):
         state = vars(self)
         if state.get("_setting"):
             return build(self, *args, **options)
+        if state.get("_in_model"):
+            raise ValueError(f"{self.label}: it is part of a model, and can't be built again; make a new one")
         if "parameters" not in state:
             raise TypeError(f"{self.label}: its __init__ must begin with super().__init__()")
         # What its __init__ gave it, for a layer may be built again, as a copy of another dtype is.
@@ -152,12 +164,9 @@ def _checked(layer, shape):
 
 def _check_inner(layer):
     listed = {id(parameter) for parameter in layer.parameters}
-    for inner in layer.layers:
-        name = type(inner).__name__
-        if not hasattr(inner, "walk"):
-            raise TypeError(f"{layer.label}: its layers must be layers, got a {name}")
+    for inner in list(layer.walk())[1:]:
         if inner.dtype is None:
-            raise TypeError(f"{layer.label}: its build left {name}, one of its layers, unbuilt: call its build, too")
+            raise TypeError(f"{layer.label}: its build left {inner.label} in it unbuilt: call its build, too")
         if any(id(parameter) not in listed for parameter in inner.parameters):
             raise ValueError(
                 f"{layer.label}: its parameters must include those of its layers, and lack some of {inner.label}"

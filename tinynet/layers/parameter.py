@@ -39,6 +39,8 @@ class Parameter:
     changes = 0  # how often some parameter's `decay` was set, so that optimizers notice
 
     def __init__(self, name, value, decay=True):
+        if getattr(self, "_in_model", False):
+            raise TypeError(f"Parameter {self._name!r}: it is part of a model; make a new one")
         if not isinstance(name, str) or not name:
             raise TypeError(f"Parameter: the name must be a text, got {name!r}")
         if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
@@ -88,6 +90,13 @@ class Parameter:
     def decay(self, decay):
         self._decay = _flag(decay, self._name)
         Parameter.changes += 1
+
+    def __getstate__(self):
+        return self._name, self._value, self._grad, self._decay
+
+    def __setstate__(self, state):
+        self._name, self._value, self._grad, self._decay = state
+        self._in_model = False  # until the copy of its model joins it
 
     def __repr__(self):
         return f"Parameter({self._name!r}, shape={self._value.shape}, dtype={self._value.dtype})"
