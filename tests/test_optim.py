@@ -350,3 +350,36 @@ def test_cosine_warms_up_in_a_straight_line_and_stays_at_the_end():
     assert [schedule(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert schedule(12) == pytest.approx(0.55)  # halfway down
     assert schedule(20) == schedule(1000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e307, 1e-200, 1e-307])
+def test_a_gradient_whose_squares_leave_the_range_of_float64_is_clipped_by_its_norm(size):
+    model = Weights(1, 1)
+    model.flat_values[:], model.flat_grads[:] = 0.0, (3 * size, 4 * size)
+    optim.SGD(model, lr=1.0, clip_norm=2.5 * min(size, 1e200)).step()
+    np.testing.assert_allclose(model.flat_values, np.multiply(-2.5 * min(size, 1e200), (0.6, 0.8)), rtol=1e-14)
+    model.flat_values[:] = 0.0
+    optim.SGD(model, lr=1.0, clip_norm=1e308).step()  # far above: nothing is clipped
+    np.testing.assert_array_equal(model.flat_values, -model.flat_grads)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_shows_through_clipping(broken):
+    model = Weights(1, 1)
+    model.flat_grads[:] = 1.0, broken
+    optim.SGD(model, lr=1.0, clip_norm=1.0).step()
+    assert np.isnan(model.flat_values[1])
+
+
+@pytest.mark.parametrize("make", [optim.Adam, optim.AdamW, optim.RMSprop])
+@pytest.mark.parametrize(("dtype", "eps"), [(np.float64, 0.0), (np.float32, 0.0), (np.float32, 1e-60)])
+def test_a_gradient_of_zero_moves_nothing_whatever_eps_is(make, dtype, eps):
+    model = Weights(2, 2, dtype=dtype)
+    model.flat_grads[:] = 0, 1, 0, 2
+    start = model.flat_values.copy()
+    optimizer = make(model, lr=0.01, eps=eps, weight_decay=0.0)
+    for _ in range(2):
+        optimizer.step()
+    assert np.isfinite(model.flat_values).all()
+    np.testing.assert_array_equal(model.flat_values[::2], start[::2])
+    assert (model.flat_values[1::2] < start[1::2]).all()

@@ -128,7 +128,8 @@ class Sequential(Guarded):
         if training and isinstance(x, np.ndarray):
             x = x.view()  # which keeps its shape until backward, whatever becomes of the caller's
         y = forward_in_a_row(self.layers, x, training)
-        views_x = isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # a model of nothing but Flatten, say
+        fresh = y is not x and y.base is None
+        views_x = not fresh and isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # nothing but Flatten, say
         if views_x or (training and self.layers[-1].keeps_output):
             return y.copy()  # so that nothing the caller does to it can change the gradients, or x
         return y
@@ -245,13 +246,11 @@ def backward_in_a_row(layers, dy, input_grad):
     """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has parameters."""
     first = 0
     if not input_grad:
-        with_parameters = [index for index, layer in enumerate(layers) if layer.parameters]
-        if not with_parameters:
-            return None
-        first = with_parameters[0]
+        while first < len(layers) and not layers[first].parameters:
+            first += 1
     for index in range(len(layers) - 1, first - 1, -1):
         dy = layers[index].backward(dy, input_grad or index > first)
-    return dy
+    return dy if input_grad else None
 
 
 def checked_layers(layers, where):

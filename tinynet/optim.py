@@ -143,6 +143,7 @@ class Optimizer(Guarded):
         vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
         self._vectors = {name: np.zeros_like(model.flat_values) for name in self.vectors}
+        self._flat = _flat(model)
         self._pieces, self._pieces_of = _pieces(model), Parameter.changes
         self._sums = np.empty(simd.chunk_count(model.flat_values.size, PIECE))
 
@@ -155,6 +156,12 @@ class Optimizer(Guarded):
             vars(self)[name] = self._checked({name: value})[name]
         else:
             super().__setattr__(name, value)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_flat"}
+
+    def __setstate__(self, state):  # a copy's model has vectors of its own
+        vars(self).update(state, _flat=_flat(state["model"]))
 
     def __getattr__(self, name):  # asked for what is no attribute
         if name in type(self).vectors and "_vectors" in vars(self):
@@ -171,7 +178,7 @@ class Optimizer(Guarded):
 
     def _clipping(self):
         """What to multiply the gradient by, so that its norm is at most clip_norm."""
-        grads = _flat(self.model)[1]
+        grads = self._flat[1]
         sums_of_squares(grads, self._sums)
         size, norm = 1.0, math.sqrt(sum(self._sums.tolist()))  # the gradient's norm is size * norm
         if not 1e-150 < norm < math.inf:  # squares left the range of float64, where the numbers need not have
@@ -269,7 +276,7 @@ class SGD(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.momentum, self.weight_decay, scale
-        values, grads = _flat(self.model)
+        values, grads = self._flat
         sgd_update(grads, self._vectors["velocity"], self._pieces, numbers, self.nesterov, values)
 
 
@@ -299,7 +306,7 @@ class RMSprop(Optimizer):
 
     def _update(self, scale):
         numbers = self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, scale
-        values, grads = _flat(self.model)
+        values, grads = self._flat
         rmsprop_update(grads, *self._vectors.values(), self._pieces, numbers, values)
 
 
@@ -342,7 +349,7 @@ class Adam(Optimizer):
         grow = 1 / math.sqrt(1 - self.beta2**self.steps)
         decay, shrink = (0.0, self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
         numbers = rate, self.beta1, self.beta2, grow, self.eps, decay, shrink, scale
-        values, grads = _flat(self.model)
+        values, grads = self._flat
         adam_update(grads, *self._vectors.values(), self._pieces, numbers, values)
 
 
