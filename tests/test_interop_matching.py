@@ -1,7 +1,6 @@
 """Which of PyTorch's modules is which layer: what is taken predicts the same, and what can't be told is refused."""
 
 import random
-import warnings
 
 import numpy as np
 import pytest
@@ -9,8 +8,8 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from interop_networks import Named, assert_predicts_the_same, assert_refused, by_name, dense, shuffled
 from torch import nn
-from torch.nn.utils import prune
 
 import tinynet as tn
 from tinynet.interop import from_torch, to_torch
@@ -19,58 +18,6 @@ from tinynet.interop import from_torch, to_torch
 @pytest.fixture(autouse=True)
 def one_seed():
     torch.manual_seed(0)
-
-
-def channels_first(x):
-    return torch.from_numpy(np.moveaxis(x, -1, 1).copy() if x.ndim == 4 else x.copy())
-
-
-def assert_predicts_the_same(model, network):
-    x = np.random.default_rng(0).standard_normal((5, *model.input_shape))
-    with torch.no_grad():
-        expected = network.eval()(channels_first(x)).numpy()
-    assert np.abs(model.predict(x) - expected).max() <= 1e-9 * np.abs(expected).max()
-
-
-def assert_refused(model, given, message, error=ValueError, **options):
-    """Nothing has changed then."""
-    values, buffers = model.flat_values.copy(), {key: buffer.copy() for key, buffer in model.buffers().items()}
-    with pytest.raises(error, match=f"^from_torch: .*{message}"):
-        from_torch(model, given, **options)
-    assert np.array_equal(model.flat_values, values)
-    assert all(np.array_equal(model.buffers()[key], buffer) for key, buffer in buffers.items())
-
-
-def by_name(network):
-    """Its state dict sorted as text, as safetensors' load_file returns it."""
-    return dict(sorted(network.state_dict().items()))
-
-
-def shuffled(network, seed=0):
-    items = list(network.state_dict().items())
-    random.Random(seed).shuffle(items)
-    return dict(items)
-
-
-def dense(count, width=4, **options):
-    """`count` layers that no shape tells apart."""
-    layers = [tn.Dense(width, activation="tanh", **options) for _ in range(count)]
-    return tn.Sequential(layers, width, dtype="float64")
-
-
-class Named(nn.Module):
-    """Linear modules of one shape, which are defined in the order of `names`, and called in that of `called`."""
-
-    def __init__(self, names, called=None, width=4, bias=True):
-        super().__init__()
-        self.called = called or names
-        for name in names:
-            self.add_module(name, nn.Linear(width, width, bias=bias).double())
-
-    def forward(self, x):
-        for name in self.called:
-            x = torch.tanh(self.get_submodule(name)(x))
-        return x
 
 
 # --- numbers -------------------------------------------------------------------------------------------------
@@ -386,88 +333,3 @@ def test_modules_in_lists_beside_each_other_are_taken_by_their_numbers():
         layers = [layer for _ in range(11) for layer in (convolution(4, 3), tn.BatchNorm(), tn.ReLU())]
         from_torch(model := tn.Sequential([*layers, tn.GlobalAvgPool2D()], (3, 3, 4), dtype="float64"), given)
         assert_predicts_the_same(model, network)
-
-
-# --- modules that are shared, not used, or not what they seem -------------------------------------------------
-
-
-def test_modules_that_are_not_used_are_left_out_by_order():
-    network = Named(["fc1", "old", "fc2"], called=["fc1", "fc2"])
-    for given in (network, network.state_dict(), by_name(network)):
-        assert_refused(dense(2), given, r"no more arrays, .* goes on with .*, name those that are, .*: order=\[")
-        from_torch(model := dense(2), given, order=["fc1", "fc2"])
-        assert_predicts_the_same(model, network)
-
-
-def test_a_module_with_two_names_is_one_and_one_that_is_called_twice_is_two():
-    network = Named(["body", "hidden"])
-    network.alias = network.body
-    for given in (network, network.state_dict()):
-        from_torch(model := dense(2), given)
-        assert_predicts_the_same(model, network)
-    network.load_state_dict(to_torch(dense(2), like=network))
-    network.called = ["body", "hidden", "body"]
-    from_torch(model := dense(3), network.state_dict(), order=network.called)
-    assert_predicts_the_same(model, network)
-    assert set(to_torch(model, like=network)) == set(network.state_dict())
-    shared = nn.Linear(4, 4).double()
-    twice = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh())
-    from_torch(model := dense(2), twice)
-    assert_predicts_the_same(model, twice)
-    assert to_torch(model, like=twice)["0.weight"].equal(shared.weight)
-
-
-def test_one_array_there_cannot_hold_two_that_differ_here():
-    shared = nn.Linear(4, 4).double()
-    with pytest.raises(ValueError, match=r"^to_torch: 0.weight and 1.weight differ, but share one array .*, 0.weight"):
-        to_torch(dense(2), like=nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh()))
-    with pytest.raises(ValueError, match=r"^to_torch: 0.weight and 1.weight differ, but share one array .*, fc.weight"):
-        to_torch(dense(2), like=Named(["fc"]), order=["fc", "fc"])
-    with pytest.raises(ValueError, match=r"^to_torch: order is of the modules of `like`, which is missing"):
-        to_torch(dense(2), order=["fc1", "fc2"])
-
-
-@pytest.mark.parametrize(
-    ("order", "error", "message"),
-    [
-        ("fc1", TypeError, "order must be a list of names of PyTorch's modules, got 'fc1'"),
-        (3, TypeError, "order must be a list of names of PyTorch's modules, got 3"),
-        ([0, 1], TypeError, r"order must be a list of names of PyTorch's modules, got \[0, 1\]"),
-        (["fc1", "fc3"], ValueError, "order names 'fc3', but the modules with arrays are fc1, fc2"),
-        (["fc1"], ValueError, r"Dense \(layer 1\) has .* PyTorch's side ends before it"),
-        (["fc1", "fc2", "fc1"], ValueError, r"the model has no more arrays, .* goes on with fc1.weight \(4, 4\)"),
-    ],
-)
-def test_an_order_that_cannot_be_is_refused(order, error, message):
-    assert_refused(dense(2), Named(["fc1", "fc2"]), message, error, order=order)
-
-
-def reparametrized(wrap):
-    module = nn.Linear(4, 4)
-    with warnings.catch_warnings(action="ignore"):  # PyTorch has newer ways
-        wrap(module, "weight")
-    return module
-
-
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        (lambda: nn.LazyLinear(4), "weight of a lazy module has no shape yet: call PyTorch's model on a batch"),
-        (lambda: nn.Linear(4, 4, device="meta"), "weight is on the meta device, which holds no numbers"),
-        (
-            lambda: reparametrized(nn.utils.parametrizations.weight_norm),
-            r"0.parametrizations.weight.original0 is what a weight is computed from .* call .*remove_parametrizations",
-        ),
-        (lambda: reparametrized(nn.utils.parametrizations.spectral_norm), "0.parametrizations.weight.original is what"),
-        (lambda: reparametrized(nn.utils.weight_norm), "0.weight_g is what a weight is computed from"),
-        (lambda: reparametrized(nn.utils.spectral_norm), "0.weight_orig is what a weight is computed from"),
-        (
-            lambda: reparametrized(lambda *given: prune.l1_unstructured(*given, amount=0.5)),
-            "0.weight_orig is what a weight is computed from .* or prune.remove",
-        ),
-    ],
-)
-def test_modules_whose_weights_are_not_there_as_such_are_refused(module, message):
-    network = nn.Sequential(module(), nn.Tanh())
-    assert_refused(dense(1), network, message)
-    assert_refused(dense(1), network.state_dict(), message)

@@ -55,6 +55,7 @@ class _Array:
 
     @property
     def kind(self):
+        """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
         return self.name.rpartition(".")[2]
 
     @property
@@ -88,6 +89,7 @@ class Step:
 
     @property
     def kind(self):
+        """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
         return next(kind for kind in WITH_ARRAYS if isinstance(self.layer, kind))
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from torch import nn
 
 from tinynet.interop_match import flat
-from tinynet.interop_torch import Permute, Rearrange
+from tinynet.interop_torch import Branches, Permute, Rearrange
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
@@ -42,7 +42,7 @@ KINDS = {  # of what has no arrays
     **dict.fromkeys((nn.Softmax, nn.Softmax2d, Softmax), "softmax"),
 }
 NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange
-WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+WRAPPERS = "DataParallel", "DistributedDataParallel", "OptimizedModule"  # the last is torch.compile's
 # One after the other, either way: the largest of all numbers stays that, and what is dropped may be dropped later.
 SWAPPED = {("max pooling", kind) for kind in ("relu", "leaky_relu", "sigmoid", "tanh")} | {
     ("dropout", kind) for kind in ("relu", "leaky_relu")
@@ -169,20 +169,23 @@ def _ours(steps):
 
 def _theirs(name, module):
     """The Calls of a module."""
-    inside = [(f"{name}.{child}".removeprefix("."), given) for child, given in module._modules.items() if given]
+    children = {child: given for child, given in module._modules.items() if given is not None}
     is_row = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    if is_row or type(module).__name__ in WRAPPERS:
-        for child in inside:
-            yield from _theirs(*child)
-    elif isinstance(module, NOTHING) or (isinstance(module, nn.Dropout) and module.p == 0):
+    if isinstance(module, NOTHING) or (isinstance(module, nn.Dropout) and module.p == 0):
         return
-    elif type(module).__module__.startswith("torch.nn.modules.") and not inside:
+    if type(module).__module__.startswith("torch.nn.modules.") and not children and not is_row:
         yield Call(KINDS.get(type(module), type(module).__name__), module, name, _label(module, name))
-    else:
-        yield Call(UNKNOWN)
-        for child in inside:
-            yield from _theirs(*child)
-            yield Call(UNKNOWN)
+        return
+    rows, between = [[child] for child in children], [Call(UNKNOWN)]
+    if isinstance(module, Branches):
+        rows = module.names
+    elif is_row or type(module).__name__ in WRAPPERS:
+        rows, between = [children], []
+    yield from between
+    for row in rows:
+        for child in row:
+            yield from _theirs(f"{name}.{child}".removeprefix("."), children[child])
+        yield from between
 
 
 def _label(module, name):
