@@ -131,7 +131,7 @@ def conv(*arguments, **options):
         ([tn.BatchNorm()], nn.SyncBatchNorm(4)),
         ([tn.BatchNorm(momentum=0.7, eps=1e-3)], nn.BatchNorm2d(4, eps=1e-3, momentum=0.3)),
         ([*conv(activation="relu"), tn.MaxPool2D(2)], nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.ReLU())),
-        ([*conv(), tn.MaxPool2D(3)], nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(3, ceil_mode=True))),
+        ([*conv(), tn.MaxPool2D(3)], nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d([3, 3], ceil_mode=True))),
         ([*conv(), tn.AvgPool2D(2)], nn.Sequential(nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(3))),
         ([*conv(), tn.AvgPool2D((2, 1))], nn.Sequential(nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d((3, None)))),
         ([*conv(), tn.GlobalAvgPool2D()], nn.Sequential(nn.Conv2d(4, 4, 3), nn.AvgPool2d(6, 1), nn.Flatten())),
@@ -291,7 +291,7 @@ def test_the_padding_of_an_embedding_is_the_same_row():
         ([tn.AvgPool2D(2)], [nn.AvgPool2d(2, padding=1)], r"padding \(0, 0\), but AvgPool2d 1 .* padding \(1, 1\)"),
         ([tn.AvgPool2D(2)], [nn.AvgPool2d(2, divisor_override=3)], "divisor_override None, but AvgPool2d 1 .* 3"),
         ([tn.AvgPool2D(2, 4)], [nn.AdaptiveAvgPool2d(2)], r"has window \(2, 2\) and stride \(4, 4\), but Adaptive"),
-        ([tn.AvgPool2D(3, 1)], [nn.AdaptiveAvgPool2d(4)], r"window \(3, 3\) .* \('adaptive, for 4 places'"),
+        ([tn.AvgPool2D(3, 1)], [nn.AdaptiveAvgPool2d(4)], r"window \(3, 3\) .* \('adaptive, 4 places'"),
     ],
 )
 def test_what_a_sequential_calls_in_between_must_be_the_same(ours, theirs, message):

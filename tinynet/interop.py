@@ -90,7 +90,7 @@ class Step:
     @property
     def kind(self):
         """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
-        return next(kind for kind in WITH_ARRAYS if isinstance(self.layer, kind))
+        return next((kind for kind in WITH_ARRAYS if isinstance(self.layer, kind)), type(self.layer))
 
 
 def plan(layers, order=None, wanted=None, within="", first=0):
@@ -188,13 +188,13 @@ def _matched(model, given, state, order, name):
     """[(_Array, its name in the state dict)] for a torch.nn.Module or a state dict; a Module's options must be ours."""
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
-        options = _torch_side(name, "interop_options")
+        options = _torch_side(name, "interop_torch_options")
         modules = modules_of(state, options.types(given))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
     else:
         modules = modules_of(state)
-        pairs = matched(steps, state, modules, is_as_defined(state, modules), order, name)
+        pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
     return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
 
 
@@ -309,7 +309,7 @@ def from_torch(model, state_dict, order=None):
 def _numbers(value, what, dtype):
     """A tensor or an array as an array of `dtype`."""
     if hasattr(value, "detach"):
-        if value.is_meta:
+        if getattr(value, "is_meta", False):
             raise ValueError(f"{what} is on the meta device, which holds no numbers")
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16

@@ -10,7 +10,8 @@ A state dict holds names and arrays, but not which module is called first.  What
                    of two arrays of one shape, bn2 and downsample.1, the latter belongs to the shortcut
     the shapes     mostly only one way is left
 
-Where two ways are left, which of them computes what PyTorch's model does can't be known: an error says so.
+Where two ways are left, or numbers say another thing than the order, an error says so: nothing here can tell which way
+computes what PyTorch's model does.
 
 Whose order it is.  Not everyone keeps the order of a state dict.  safetensors' load_file sorts the names as text, "10."
 before "2.", "bias" before "weight"; its load(bytes) returns them in a random order.  PyTorch lists each module's arrays
@@ -71,7 +72,7 @@ def checked_state(given, name):
                 " first call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight'), or"
                 " remove_weight_norm, remove_spectral_norm or prune.remove, whichever it was made by"
             )
-    return found
+    return dict(found)
 
 
 def modules_of(state, types=None):
@@ -86,9 +87,9 @@ def modules_of(state, types=None):
     return list(found.values())
 
 
-def is_as_defined(state, modules):
-    """Whether the order of a state dict is PyTorch's."""
-    if hasattr(state, "_metadata"):  # it is what PyTorch's state_dict() returned
+def is_as_defined(given, state, modules):
+    """Whether the order of the state dict that was given is PyTorch's."""
+    if hasattr(given, "_metadata"):  # it is what PyTorch's state_dict() returned
         return True
     listed = [module.keys[kind] for module in modules for kind in sorted(module.keys, key=_rank)]
     keys = [key for key in state if key.rpartition(".")[2] != STEPS_SEEN]

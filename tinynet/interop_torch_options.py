@@ -23,6 +23,7 @@ from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.padding import places
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Reshape
 from tinynet.layers.softmax import Softmax
@@ -43,7 +44,7 @@ KINDS = {  # of what has no arrays
 }
 NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange
 WRAPPERS = "DataParallel", "DistributedDataParallel", "OptimizedModule"  # the last is torch.compile's
-# One after the other, either way: the largest of all numbers stays that, and what is dropped may be dropped later.
+# Either may come first: what is the largest number stays the largest, and what is dropped may be dropped later.
 SWAPPED = {("max pooling", kind) for kind in ("relu", "leaky_relu", "sigmoid", "tanh")} | {
     ("dropout", kind) for kind in ("relu", "leaky_relu")
 }
@@ -121,26 +122,40 @@ def _array_options(step, module, zeros):
     return [("eps", layer.eps, module.eps)] if step.kind is LayerNorm else []
 
 
-def _convolution_options(layer, module, zeros):
-    options = [("stride", layer.stride, module.stride), ("dilation", (1, 1), module.dilation)]
-    options.append(("groups", 1, module.groups))
-    ours, theirs, same = [], [], True
-    for axis, outside in enumerate((zeros[2:], zeros[:2])):
-        size, window = layer.input_shape[axis], module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
-        before, count = layer._before[axis], layer.output_shape[axis]
-        total = max((count - 1) * layer.stride[axis] + layer.kernel_size[axis] - size, 0)
-        ours += before, total - before if layer.padding == "same" else before
-        inside = (window - 1) // 2, window // 2
-        if module.padding != "same":
-            inside = (0, 0) if module.padding == "valid" else (module.padding[axis],) * 2
-        theirs += inside[0] + outside[0], inside[1] + outside[1]
-        fits = (size + theirs[-2] + theirs[-1] - window) // module.stride[axis] + 1 == count
-        same = same and theirs[-2] == before and (fits or theirs[-1] == ours[-1])  # a last zero may never be reached
-        if any(inside) and ("padding_mode", "zeros", module.padding_mode) not in options:
-            options.append(("padding_mode", "zeros", module.padding_mode))
-    if not same:
-        options.append(("zeros above, below, left, right", tuple(ours), tuple(theirs)))
-    return options
+def _convolution_options(layer, module, outside):
+    here, there, same = (), (), True
+    own = _zeros_of(module)
+    for axis, zeros in enumerate((outside[2:], outside[:2])):
+        ours, theirs = _zeros_here(layer, axis), tuple(a + b for a, b in zip(own[axis], zeros, strict=True))
+        size = layer.input_shape[axis] + sum(theirs)
+        count = (size - module.dilation[axis] * (module.kernel_size[axis] - 1) - 1) // module.stride[axis] + 1
+        here, there = here + ours, there + theirs
+        if theirs[0] != ours[0] or (theirs[1] != ours[1] and count != layer.output_shape[axis]):
+            same = False  # the last zeros may be too far out for a window: then their number says nothing
+    return [
+        ("stride", layer.stride, module.stride),
+        ("dilation", (1, 1), module.dilation),
+        ("groups", 1, module.groups),
+        ("padding_mode", "zeros", module.padding_mode if own != [(0, 0), (0, 0)] else "zeros"),
+        ("zeros above, below, left, right", here, here if same else there),
+    ]
+
+
+def _zeros_here(layer, axis):
+    """How many zeros a Conv2D puts before and behind its image along an axis."""
+    (P, Q), first = places(layer.label, layer.input_shape, layer.kernel_size, layer.stride, layer.padding)
+    if layer.padding != "same":
+        return first[axis], first[axis]
+    covered = ((P, Q)[axis] - 1) * layer.stride[axis] + layer.kernel_size[axis]
+    return first[axis], max(covered - layer.input_shape[axis], 0) - first[axis]
+
+
+def _zeros_of(module):
+    """The same of a Conv2d, along both axes."""
+    if module.padding == "same":
+        around = (d * (window - 1) for d, window in zip(module.dilation, module.kernel_size, strict=True))
+        return [(total // 2, total - total // 2) for total in around]
+    return [(0, 0), (0, 0)] if module.padding == "valid" else [(count, count) for count in module.padding]
 
 
 # --- and what is called between them ---------------------------------------------------------------------------
@@ -266,27 +281,30 @@ def _call_options(kind, layer, module):
 
 
 def _pooling_options(layer, module):
-    windows, strides, rounds_up = [], [], False
-    adaptive = isinstance(module, (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d))
-    for axis in (0, 1):
-        size, count = layer.input_shape[axis], layer._pooled[axis]
-        if adaptive:
-            places = _of_axis(module.output_size, axis) or size
-            window = stride = size // places if size % places == 0 else f"adaptive, for {places} places"
-        else:
-            window, stride = _of_axis(module.kernel_size, axis), _of_axis(module.stride, axis)
-            rounds_up |= module.ceil_mode and (size - window) % stride > 0
-        windows.append(window)
-        strides.append(layer._stride[axis] if window == size and count == 1 else stride)
-    options = [("window", layer._size, tuple(windows)), ("stride", layer._stride, tuple(strides))]
-    if not adaptive:
-        around, apart = module.padding, getattr(module, "dilation", 1)
-        options.append(("padding", (0, 0), (_of_axis(around, 0), _of_axis(around, 1))))
-        options.append(("dilation", (1, 1), (_of_axis(apart, 0), _of_axis(apart, 1))))
-        options.append(("divisor_override", None, getattr(module, "divisor_override", None)))
-        options.append(("ceil_mode", False, rounds_up))
-    return options
+    size = layer.input_shape[:2]
+    here = layer.size or size
+    steps = layer.stride or here
+    if isinstance(module, (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)):
+        counts = (n or extent for n, extent in zip(_both(module.output_size), size, strict=True))
+        whole = [
+            extent // n if extent % n == 0 else f"adaptive, {n} places" for extent, n in zip(size, counts, strict=True)
+        ]
+        window = stride = tuple(whole)
+        further = []
+    else:
+        window, stride = _both(module.kernel_size), _both(module.stride)
+        cut = [(extent - w) % s > 0 for extent, w, s in zip(size, window, stride, strict=True)]
+        further = [
+            ("padding", (0, 0), _both(module.padding)),
+            ("dilation", (1, 1), _both(getattr(module, "dilation", 1))),
+            ("divisor_override", None, getattr(module, "divisor_override", None)),
+            ("ceil_mode", False, module.ceil_mode and any(cut)),
+        ]
+    if window == size:  # there is one place
+        stride = steps
+    return [("window", here, window), ("stride", steps, stride), *further]
 
 
-def _of_axis(option, axis):
-    return option[axis] if isinstance(option, tuple) else option
+def _both(option):
+    """An option for two axes, which may be one number for both."""
+    return tuple(option) if isinstance(option, (tuple, list)) else (option, option)
