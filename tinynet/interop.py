@@ -22,10 +22,11 @@ last, reshape, and bring them first again, as `to_torch_module` does.
 
 import math
 from dataclasses import dataclass
-from itertools import zip_longest
+from importlib import import_module
 
 import numpy as np
 
+from tinynet.interop_match import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer, real_array
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Parallel, Residual
@@ -36,7 +37,7 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.shape import Reshape
 from tinynet.model import Sequential
 
-STEPS_SEEN = "num_batches_tracked"  # PyTorch's BatchNorm counts its batches, for a kind of mean that this one lacks
+WITH_ARRAYS = Dense, Conv2D, Embedding, BatchNorm, LayerNorm  # the layers that PyTorch has, too
 
 
 # --- where the numbers lie -----------------------------------------------------------------------------------
@@ -54,6 +55,7 @@ class _Array:
 
     @property
     def kind(self):
+        """Its name in the layer: "weight"."""
         return self.name.rpartition(".")[2]
 
     @property
@@ -84,6 +86,11 @@ class Step:
     order: np.ndarray | None
     arrays: list
     branches: list
+
+    @property
+    def kind(self):
+        """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
+        return next((kind for kind in WITH_ARRAYS if isinstance(self.layer, kind)), type(self.layer))
 
 
 def plan(layers, order=None, wanted=None, within="", first=0):
@@ -175,52 +182,21 @@ def _plan_parallel(step):
     return in_torch(step.layer.output_shape, np.concatenate(orders)) if len(step.layer.output_shape) == 1 else None
 
 
-def _flat(steps):
-    for step in steps:
-        yield step
-        for branch in step.branches:
-            yield from _flat(branch)
+# --- what PyTorch's side is ------------------------------------------------------------------------------------
 
 
-# --- names ---------------------------------------------------------------------------------------------------
-
-
-def _state_dict(given, name):
-    """{name: array or tensor} of a state dict, or of a torch.nn.Module."""
-    found = given.state_dict() if hasattr(given, "state_dict") else given
-    if not hasattr(found, "items"):
-        raise TypeError(f"{name}: expected a state dict or a torch.nn.Module, got {type(given).__name__}")
-    for key, value in found.items():
-        if not isinstance(key, str) or not hasattr(value, "shape"):
-            hint = f"; is the state dict in it, [{key!r}]?" if hasattr(value, "items") else ""
-            raise TypeError(f"{name}: the state dict has no array at {key!r}, but a {type(value).__name__}{hint}")
-    return dict(found)
-
-
-def _matched(model, theirs, name):
-    """[(_Array, its name there)]: by name where all names are the same, else layer by layer as they come."""
+def _matched(model, given, state, order, name):
+    """[(_Array, its name in the state dict)] for a torch.nn.Module or a state dict; a Module's options must be ours."""
     steps, _ = plan(model.layers)
-    ours = {step.layer.label: step.arrays for step in _flat(steps) if step.arrays}
-    own = [array.name for arrays in ours.values() for array in arrays]
-    names = [key for key in theirs if key.rpartition(".")[2] != STEPS_SEEN]
-    modules = {}
-    for key in own if set(own) == set(names) else names:
-        modules.setdefault(key.rpartition(".")[0], []).append(key)
-    pairs = []
-    for mine, keys in zip_longest(ours.items(), modules.values()):
-        layer, arrays = mine or ("", [])
-        here, there = ({key.rpartition(".")[2]: key for key in side} for side in ([a.name for a in arrays], keys or []))
-        if here.keys() != there.keys() or any(tuple(theirs[there[a.kind]].shape) != a.shape for a in arrays):
-            has = ", ".join(f"{a.name} {a.shape}" for a in arrays)
-            given = ", ".join(f"{key} {tuple(theirs[key].shape)}" for key in keys or [])
-            if not arrays:
-                raise ValueError(f"{name}: the model has no more arrays, but PyTorch's side goes on with {given}")
-            raise ValueError(
-                f"{name}: {layer} has {has} in PyTorch's layout, but PyTorch's side "
-                + (f"has {given} in that place" if given else "ends before it")
-            )
-        pairs += [(array, there[array.kind]) for array in arrays]
-    return pairs
+    if hasattr(given, "named_modules"):
+        options = _torch_side(name, "interop_torch_options")
+        modules = modules_of(state, options.types(given))
+        pairs = matched(steps, state, modules, True, order, name)
+        options.check(given, steps, pairs, name)
+    else:
+        modules = modules_of(state)
+        pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
+    return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
 
 
 def _checked_model(model, name):
@@ -229,24 +205,24 @@ def _checked_model(model, name):
         raise TypeError(f"{name}: expected a tinynet Sequential, got {given.removeprefix('builtins.')}")
 
 
-def _torch_side(name):
-    """The module of what needs PyTorch, which is imported now and not before."""
+def _torch_side(name, module="interop_torch"):
+    """One of the modules that need PyTorch, which is imported now and not before."""
     try:
-        from tinynet import interop_torch
+        return import_module(f"tinynet.{module}")
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ImportError(f"{name} needs PyTorch, which is not installed here: pip install torch") from None
-    return interop_torch
 
 
 # --- weights -------------------------------------------------------------------------------------------------
 
 
-def to_torch(model, like=None):
+def to_torch(model, like=None, order=None):
     """The model's parameters and running statistics as PyTorch has them: {name: fresh tensor}, a state dict.
 
-    like   a torch.nn.Module of the same layers, or its state dict: its names are used, matched as in `from_torch`
+    like    a torch.nn.Module of the same layers, or its state dict: its names are used, matched as in `from_torch`
+    order   the names of its modules in the order of the layers here, as in `from_torch`
 
     The names are tinynet's, which number the layers: "0.weight", "0.bias", "3.0.weight" inside layer 3.  They are those
     of the torch.nn.Sequential with a module for each layer; where an activation is part of a Dense or Conv2D and a
@@ -256,44 +232,70 @@ def to_torch(model, like=None):
 
     Shapes: Dense (out, in), Conv2D (out, in, rows, columns), the rest as in tinynet; the arrays behind a Flatten are in
     the order of PyTorch's, which is fed images (N, C, H, W).  Raises ImportError without PyTorch, and ValueError for a
-    layer that PyTorch doesn't have, or where `like` has other arrays.
+    layer that PyTorch doesn't have, where `like` has other arrays or options, can't be matched, or has one array for
+    two of ours that differ.
     """
     name = "to_torch"
     _checked_model(model, name)
     tensor = _torch_side(name).tensor
     if like is None:
-        pairs = [(array, array.name) for step in _flat(plan(model.layers)[0]) for array in step.arrays]
+        if order is not None:
+            raise ValueError(f"{name}: order is of the modules of `like`, which is missing")
+        pairs = [(array, array.name) for step in flat(plan(model.layers)[0]) for array in step.arrays]
+        state = {array.name: array.value for array, _ in pairs}
     else:
-        like = _state_dict(like, name)
-        pairs = _matched(model, like, name)
-    found = {}
+        state = checked_state(like, name)
+        pairs = _matched(model, like, state, order, name)
+    found, first = {}, {}  # first: the first name of each array there
     for array, key in pairs:
-        found[key] = tensor(array.to_torch())
+        value = tensor(array.to_torch())
+        same = first.setdefault(memory(state[key]), key)
+        if same in found and not value.equal(found[same]):
+            other = next(array for array, key in pairs if key == same)
+            raise ValueError(
+                f"{name}: {other.name} and {array.name} differ, but share one array on PyTorch's side, {same}"
+            )
+        found[key] = value
         counter = key.removesuffix("running_var") + STEPS_SEEN
-        if array.kind == "running_var" and (like is None or counter in like):
+        if array.kind == "running_var" and (like is None or counter in state):
             found[counter] = tensor(np.array(0))
+    first |= {memory(state[key]): key for key in found if key in state}
+    for key, value in state.items():
+        if key not in found and memory(value) in first:  # a further name of a module that has several
+            found[key] = found[first[memory(value)]]
     return found
 
 
-def from_torch(model, state_dict):
+def from_torch(model, state_dict, order=None):
     """Copy a PyTorch model's parameters and running statistics into `model`, which must have the same layers.
 
-    state_dict   a state dict, of tensors or NumPy arrays of any float dtype, or the torch.nn.Module itself
+    state_dict   the torch.nn.Module itself, or its state dict, of tensors or NumPy arrays of any float dtype
+    order        where names and shapes don't tell which module is which layer: the names of PyTorch's modules that hold
+                 arrays, in the order of the layers here.  Those that aren't named are left out
 
-    Where its names are not those of `to_torch`, its modules are taken in their order, one for each layer that has
-    arrays, and within a module the arrays by their names: so "conv1.weight" may be what is "0.weight" here.  Modules
-    whose shapes are alike and that were defined in another order than they are called in can't be told apart.  It is
-    taken for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of
-    (N, H, W, C).
+    Each layer that has arrays takes those of one module.  Which one, the names tell where they are those of `to_torch`;
+    else the order in which PyTorch lists its modules, that of their definition; or the numbers in names ("fc2" before
+    "fc10") and how they are nested, whatever the order: safetensors' load_file sorts names as text.  Where that leaves
+    two ways, as for "body" and "hidden" of one shape in a sorted dict, it's an error, and `order` says which it is:
 
-    Raises ValueError for the first layer that has no counterpart, with both sides' names and shapes, and TypeError for
-    what is no array; then nothing has changed.
+        tn.interop.from_torch(model, load_file("model.safetensors"), order=["hidden", "body", "head"])
+
+    The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
+    for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
+
+    A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
+    convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
+    torch.nn.Sequential also its activations, pooling and dropout.  A state dict holds none of that: pass
+    `network.state_dict()` to take the arrays alone, where forward does by itself what an option would.
+
+    Raises ValueError for the first layer that has no counterpart, with both sides' names and shapes, for options that
+    differ and for modules that can't be told apart, and TypeError for what is no array; then nothing has changed.
     """
     name = "from_torch"
     _checked_model(model, name)
-    theirs = _state_dict(state_dict, name)
+    theirs = checked_state(state_dict, name)
     values = []
-    for array, key in _matched(model, theirs, name):
+    for array, key in _matched(model, state_dict, theirs, order, name):
         value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))
         if array.zero_row is not None and value[array.zero_row].any():
             raise ValueError(
@@ -308,6 +310,8 @@ def from_torch(model, state_dict):
 def _numbers(value, what, dtype):
     """A tensor or an array as an array of `dtype`."""
     if hasattr(value, "detach"):
+        if getattr(value, "is_meta", False):
+            raise ValueError(f"{what} is on the meta device, which holds no numbers")
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16
     return real_array(value, dtype, what)
