@@ -380,6 +380,17 @@ def test_root_leaves_a_file_to_the_user_whose_it_is(tmp_path, monkeypatch):
     assert given in ([], [(-1, owner[1]), (owner[0], -1)])
 
 
+def test_a_run_that_has_epochs_left_is_not_resumed_from_a_file_that_it_could_not_write(tmp_path):
+    path = tmp_path / "run"
+    fitted(checkpoint=path)
+    path.chmod(0o444)
+    assert len(fitted(checkpoint=path, resume=True)["loss"]) == 2  # is finished, and nothing is written
+    with pytest.raises(PermissionError, match=r"fit: .*run is read-only"):
+        fitted(checkpoint=path, resume=True, epochs=3)
+    path.chmod(0o644)
+    assert len(fitted(checkpoint=path, resume=True, epochs=3)["loss"]) == 3
+
+
 # --- while a run is on its way ------------------------------------------------------------------------------
 
 

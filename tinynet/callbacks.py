@@ -63,9 +63,9 @@ class _Watching:
     def _asking(self):
         """The message that asks for a mode."""
         return (
-            f"{type(self).__name__} watches {self.monitor!r} and must know which of its values is the best: give it "
-            'mode="max" if higher is better, mode="min" if lower is.  Only losses and the metrics of tinynet tell by '
-            "themselves; a name tells nothing"
+            f"{type(self).__name__} watches {self.monitor!r} and must know which of its values is the best: write "
+            'mode="max" if higher is better, mode="min" if lower is.  Losses and the metrics of tinynet say so '
+            "themselves; a function of your own does not, whatever its name"
         )
 
     def start(self, training):

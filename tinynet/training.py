@@ -74,7 +74,8 @@ def fit(
     resume      go on from that file, if it is there; a run that is finished returns its history at once, and more
                 `epochs` than it had continue it
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
-    progress    a line an epoch, and on a terminal a bar until it is there; False for silence
+    progress    a line an epoch, and on a terminal a bar until it is there; False for silence.  Where it can't be
+                written, the training goes on without
     communicator  one of mpi4py, such as MPI.COMM_WORLD, whose ranks all call fit with the same arguments: each takes
                 its share of every batch, and the result is that of one process, but for rounding (tinynet.distributed
                 tells how).  Rank 0 alone prints, writes files and calls the callbacks, and what these do to the model,
