@@ -232,6 +232,7 @@ def refused(world, folder):
         "other epochs": partial(train, world, epochs=3 if second else 2),
         "a bad argument": partial(train, world, loss="hinges" if second else labels),
         "a bad argument everywhere": partial(train, world, epochs=0),
+        "a missing mode": partial(train, world, metrics={"own": len}, callbacks=[tn.EarlyStopping("own")]),
         "a missing folder": partial(train, world, checkpoint=folder / "none" / "run"),
         "a damaged file": partial(train, world, checkpoint=folder / "damaged", resume=True),
         "a callback's start": partial(train, world, callbacks=[tn.CSVLog(folder / "none" / "log")]),
@@ -442,6 +443,8 @@ def test_what_is_refused_is_refused_on_every_rank(found):
     assert second.startswith("ValueError: fit: there is no loss 'hinges'")
     assert first == third == f"RuntimeError: fit: rank 1 of 3 failed: {second}"
     assert set(result["a bad argument everywhere"]) == {"ValueError: fit: epochs must be at least 1, got 0"}
+    [message] = set(result["a missing mode"])
+    assert message.startswith("ValueError: fit: EarlyStopping watches 'own' and must know which of its values is the")
     for name, kind in {
         "a missing folder": "FileNotFoundError: ",
         "a damaged file": "ValueError: ",

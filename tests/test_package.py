@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_importing_loads_nothing_heavy_that_numba_did_not():
 def test_weights_come_from_pytorch_as_arrays_without_pytorch():
     code = """
 import sys
+import zipfile
 sys.modules["torch"] = None  # an import of it fails
 import numpy as np
 import tinynet as tn
@@ -110,3 +112,30 @@ def test_the_version_is_written_once():
 
     assert re.fullmatch(r"\d+\.\d+\.\d+", tinynet.__version__)
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_package_runs_from_a_zip_file_with_all_that_it_reads(tmp_path):
+    archive, package = tmp_path / "tinynet.zip", ROOT / "tinynet"
+    with zipfile.ZipFile(archive, "w") as file:  # without entries for folders, as wheels are
+        for path in package.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                file.write(path, path.relative_to(ROOT))
+    code = """
+import sys
+import zipfile
+import tinynet as tn
+assert tn.__file__.startswith(sys.argv[1]), tn.__file__
+(x, y), (x_test, y_test) = tn.data.digits()
+model = tn.Sequential([tn.Flatten(), tn.Dense(10)], (8, 8, 1))
+history = tn.fit(model, x, y, loss="softmax_cross_entropy", optimizer=tn.SGD(model, 0.1), epochs=1, progress=False)
+print(x.shape, x_test.shape, history["loss"][0] < 2.3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, archive],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(archive), "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(1437, 8, 8, 1) (360, 8, 8, 1) True\n"

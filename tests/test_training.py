@@ -242,7 +242,7 @@ def test_early_stopping_waits_for_patience_epochs_without_improvement():
     def scripted(prediction, target):
         return next(values) if len(target) == 30 else 0.0
 
-    stopping = EarlyStopping("val_scripted", patience=3)
+    stopping = EarlyStopping("val_scripted", patience=3, mode="min")
     _, history = trained(metrics=scripted, validation=(X[:30], Y[:30]), callbacks=stopping, epochs=20)
     assert history["val_scripted"] == [5.0, 3.0, 4.0, 2.0, 2.0, 2.5, 9.0]
     assert (stopping.best, stopping.best_epoch) == (2.0, 4)
@@ -275,7 +275,7 @@ class Recorder:
 def test_early_stopping_brings_back_the_best_epoch():
     for restore_best, expected in ((True, 1), (False, -1)):
         recorder, model = Recorder(), Sequential([Dense(8), Running(), Dense(3)], (4,))
-        stopping = EarlyStopping("val_s", patience=2, restore_best=restore_best)
+        stopping = EarlyStopping("val_s", patience=2, restore_best=restore_best, mode="min")
         metrics = {"s": scripted(3.0, 1.0, 2.0, 2.0)}
         _, history = trained(model, metrics=metrics, validation=VALIDATION, callbacks=[recorder, stopping], epochs=9)
         assert (len(history["loss"]), stopping.best_epoch) == (4, 2)
@@ -284,13 +284,13 @@ def test_early_stopping_brings_back_the_best_epoch():
             np.testing.assert_array_equal(array, recorder.buffers[expected][name])
 
 
-def test_early_stopping_looks_for_the_highest_accuracy_and_never_at_nan():
+def test_early_stopping_looks_for_the_highest_or_the_lowest_and_never_at_nan():
     nan = math.nan
     for monitor, maximize, values, best in [
-        ("val_accuracy", None, [0.5, 0.9, 0.8, 0.7], (0.9, 2)),
-        ("val_s", None, [nan, 0.9, nan, 0.8, 0.85, nan], (0.8, 4)),
+        ("val_accuracy", True, [0.5, 0.9, 0.8, 0.7], (0.9, 2)),
+        ("val_s", False, [nan, 0.9, nan, 0.8, 0.85, nan], (0.8, 4)),
         ("val_s", True, [nan, 0.7, nan, 0.8, 0.75, nan], (0.8, 4)),
-        ("val_s", None, [nan, nan], (None, None)),
+        ("val_s", False, [nan, nan], (None, None)),
     ]:
         metrics = {monitor[4:]: scripted(*values)}
         stopping = EarlyStopping(monitor, patience=2, maximize=maximize)
@@ -300,7 +300,7 @@ def test_early_stopping_looks_for_the_highest_accuracy_and_never_at_nan():
 
 
 def test_early_stopping_begins_anew_with_each_training():
-    stopping = EarlyStopping("val_s", patience=2)
+    stopping = EarlyStopping("val_s", patience=2, mode="min")
     for values, best in (([1.0, 2.0, 3.0], 1.0), ([7.0, 6.0, 8.0, 9.0], 6.0)):
         trained(metrics={"s": scripted(*values)}, validation=VALIDATION, callbacks=stopping, epochs=9)
         assert stopping.best == best
@@ -308,7 +308,7 @@ def test_early_stopping_begins_anew_with_each_training():
 
 def test_a_checkpoint_callback_saves_every_epoch_or_the_best(tmp_path):
     recorder = Recorder()
-    callbacks = [recorder, Checkpoint(tmp_path / "last"), Checkpoint(tmp_path / "best", monitor="val_s")]
+    callbacks = [recorder, Checkpoint(tmp_path / "last"), Checkpoint(tmp_path / "best", monitor="val_s", mode="min")]
     callbacks.append(lambda training: load(small_model(), tmp_path / "last"))
     trained(metrics={"s": scripted(3, 1, 2)}, validation=VALIDATION, callbacks=callbacks)
     for name, epoch in (("last", 2), ("best", 1)):

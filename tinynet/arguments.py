@@ -6,7 +6,6 @@ the model's outputs for something else would never show, but train badly.
 
 import inspect
 import math
-import os
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from tinynet.layers.shape import Reshape
 from tinynet.layers.softmax import Softmax
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import EXPECTED, LOSSES, without_options
-from tinynet.metrics import accuracy, top_k_accuracy
+from tinynet.metrics import BETTER, accuracy, top_k_accuracy
+from tinynet.writing import absolute
 
 METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
 
@@ -53,15 +53,18 @@ def metric_functions(metrics):
 
 
 def _numeric(name, metric):
-    """The metric, with a look at what it returns."""
+    """The metric, with a look at what it returns, and as `better` which way is better, if that is known."""
+    function, _ = without_options(metric)
+    loss = any(function is known for known in LOSSES.values())
 
     def measured(prediction, target):
-        result = metric(prediction, target)
+        result = metric(prediction, target)[0] if loss else metric(prediction, target)
         if np.ndim(result) != 0 or not hasattr(result, "__float__"):
             got = f"an array of shape {np.shape(result)}" if np.ndim(result) else repr(result)
             raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
         return float(result)
 
+    measured.better = "min" if loss else next((way for known, way in BETTER.items() if function is known), None)
     return measured
 
 
@@ -102,32 +105,38 @@ def check_validation(validation, model):
 
 
 def check_monitors(callbacks, metrics, validation):
-    """Callbacks may watch only what the history will have."""
-    names = ["loss", *metrics]
-    names += [] if validation is None else [f"val_{name}" for name in names]
+    """Callbacks may watch only what the history will have, and are told which way is better there."""
+    better = {"loss": "min", **{name: metric.better for name, metric in metrics.items()}}
+    if validation is not None:
+        better |= {f"val_{name}": way for name, way in better.items()}
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
-        if isinstance(monitor, str) and monitor not in (*names, "lr", "seconds"):
+        if not isinstance(monitor, str):
+            continue
+        if monitor not in (*better, "lr", "seconds"):
             advice = "; give validation=(x, y)" if validation is None and monitor.startswith("val_") else ""
             raise ValueError(
-                f"fit: {type(callback).__name__} watches {monitor!r}, and this run has {', '.join(names)}{advice}"
+                f"fit: {type(callback).__name__} watches {monitor!r}, and this run has {', '.join(better)}{advice}"
             )
+        if hasattr(callback, "watch"):
+            callback.watch(better)
 
 
-def check_checkpoint(checkpoint, resume, optimizer):
+def checkpoint_path(checkpoint, resume, optimizer):
+    """The checkpoint's path, whatever the working directory will be, or None."""
     if not isinstance(resume, (bool, np.bool_)):
         raise TypeError(f"fit: resume must be True or False, and checkpoint the file, got resume={resume!r}")
     if checkpoint is None:
         if resume:
             raise ValueError("fit: resume=True needs checkpoint=, the file to go on from")
-        return
-    if not isinstance(checkpoint, (str, os.PathLike)):
-        raise TypeError(f"fit: checkpoint must be the path of a file, got {checkpoint!r}")
+        return None
+    path = absolute(checkpoint, "fit", "checkpoint")
     if not hasattr(optimizer, "state_dict") or not hasattr(optimizer, "load_state_dict"):
         name = type(optimizer).__name__
         raise TypeError(
             f"fit: a checkpoint needs an optimizer with state_dict and load_state_dict, {name} has not both"
         )
+    return path
 
 
 def check_last_batch(model, samples, batch_size, augment):

@@ -6,34 +6,31 @@ name, dtype, shape and place, and the arrays' bytes.  Reading one executes nothi
     "0.weight", "0.bias", "1.running_mean"   parameters and buffers, under the names that the model has for them
     "training/optimizer/mean"                what a run adds to them: the optimizer's vectors, a callback's arrays
     "tinynet" in the header                  a JSON text: the file's version, the layers, the rest of a run's state
+    "checksum" in the header                 the SHA-256 of the whole file, in which this number itself is 64 zeros
 
 Floats in the JSON are written by repr, which gives the same float64 back; NaN and infinities are words that Python's
 json knows.
 
-Writing is atomic.  The bytes go into a temporary file beside the target, down to the disk, and only then does the
-temporary file take the target's name, in one step of the file system.  A process killed at any moment leaves the old
-file or the new one, whole, and at most a temporary file, which the next save removes.
-
-Reading compares everything, names, shapes and dtypes, before it changes anything.
+writing.py puts the bytes in place, whole.  Reading compares the checksum, and then everything, names, shapes and
+dtypes, before it changes anything.  Files of version 0.1 have no checksum.
 """
 
 import contextlib
+import hashlib
 import json
 import os
-import secrets
+import re
 import stat
+from itertools import chain
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody can remove a file that another has open
-    fcntl = None
+from tinynet.writing import as_text, write_whole
 
 VERSION = 1
 TRAINING = "training/"
 NOT_OPTIONS = ("place", "flops", "input_shape", "output_shape", "first_row", "parameters", "layers", "branches")
-TEMPORARY = ".tinynet-tmp"
+NO_CHECKSUM = "sha256:" + 64 * "0"
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -54,9 +51,11 @@ def save(model, path):
     """Write the model's parameters and buffers to the file `path`, in place of what is there.
 
     The file is in the safetensors format, whatever it is called.  Killed at any moment, this leaves the old file or the
-    new one, whole.  Raises TypeError for what is no model, OSError where nothing can be written.
+    new one, whole.  A file that is replaced keeps its mode and its owner; a link stays, and what it points to is
+    replaced.  Raises TypeError for what is no model, OSError where nothing can be written or nothing should be: a
+    folder, a device, a pipe, a file that is read-only.
     """
-    _write(path, _arrays(model, "save"), _about(model))
+    _write(path, _arrays(model, "save"), _about(model), "save")
 
 
 def load(model, path):
@@ -66,7 +65,7 @@ def load(model, path):
     FileNotFoundError, and ValueError for a file that is damaged, from elsewhere or of another model, saying what
     differs: the model is unchanged then.
     """
-    mine = _arrays(model, "load")
+    mine, path = _arrays(model, "load"), as_text(path, "load")
     with _opened(path) as (file, about):
         values = _compared(mine, file, about, path)
     _fill(mine, values)
@@ -83,7 +82,7 @@ def save_run(model, path, run, state):
     """
     arrays = _arrays(model, "save")
     packed = _pack(state, arrays, TRAINING[:-1])
-    _write(path, arrays, {**_about(model), "run": run, "state": packed})
+    _write(path, arrays, {**_about(model), "run": run, "state": packed}, "fit")
 
 
 def load_run(model, path, run):
@@ -92,7 +91,7 @@ def load_run(model, path, run):
     Raises ValueError where the file is of another run, saying what differs.  What its `state` says of the optimizer now
     is right too: a learning rate is not another one because a callback changed it on the way.
     """
-    mine = _arrays(model, "load")
+    mine, path = _arrays(model, "load"), as_text(path, "fit")
     with _opened(path) as (file, about):
         if "run" not in about or "state" not in about:
             raise ValueError(f"{path} holds a model but no run to resume: tn.load reads it")
@@ -219,24 +218,33 @@ def _opened(path):
     safetensors looks at the lengths that the file claims before it believes them: a header of 2^62 bytes, or an array
     beyond the end of the file, is an error and no allocation.
     """
-    from safetensors import SafetensorError, safe_open  # here, so that importing tinynet doesn't load it
-
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{path} is a folder or a device, not a file")
-    try:
-        file = safe_open(path, framework="np")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from None
+    file, about = _checked(path)
     with file:
-        yield file, _checked_about(file.metadata() or {}, path)
+        yield file, about
 
 
-def _checked_about(metadata, path):
+def _checked(path):
+    from safetensors import SafetensorError, safe_open  # here, so that importing tinynet doesn't load it
+
+    while True:
+        with open(path, "rb") as content:
+            try:
+                file = safe_open(path, framework="np")
+            except SafetensorError as error:
+                raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from None
+            if os.path.samestat(os.fstat(content.fileno()), os.stat(path)):  # no save replaced it in between
+                return file, _checked_about(file.metadata() or {}, content, path)
+
+
+def _checked_about(metadata, content, path):
     if "tinynet" not in metadata:
         raise ValueError(
             f"{path} was not written by tinynet (its header says {str(metadata)[:80]}): "
             "tn.interop.from_torch takes the weights of PyTorch, in their layout"
         )
+    _check_checksum(metadata, content, path)
     try:
         about = json.loads(metadata["tinynet"])
         version = about["version"]
@@ -250,68 +258,44 @@ def _checked_about(metadata, path):
     )
 
 
-def _write(path, arrays, about):
+def _check_checksum(metadata, content, path):
+    """Refuse a file whose bytes are not those that its checksum was of.  One without a checksum passes."""
+    if "checksum" not in metadata and not any(value.startswith("sha256:") for value in metadata.values()):
+        return
+    checksum = metadata.get("checksum", "absent")
+    length = content.read(8)
+    header = content.read(int.from_bytes(length, "little"))
+    if not re.fullmatch("sha256:[0-9a-f]{64}", checksum) or header.count(_entry(checksum)) != 1:
+        raise ValueError(f"{path} is damaged: its checksum can't be read, it is {checksum[:80]!r}")
+    start = length, header.replace(_entry(checksum), _entry(NO_CHECKSUM))
+    found = _checksum(chain(start, iter(lambda: content.read(2**18), b"")))
+    if found != checksum:
+        raise ValueError(f"{path} is damaged: its bytes have the checksum {found}, and its header says {checksum}")
+
+
+def _entry(checksum):
+    """The checksum as it stands in the header.  No text in there looks so: its quotation marks have a backslash."""
+    return f'"checksum":"{checksum}"'.encode()
+
+
+def _checksum(pieces):
+    result = hashlib.sha256()
+    for piece in pieces:
+        result.update(piece)
+    return f"sha256:{result.hexdigest()}"
+
+
+def _write(path, arrays, about, who):
     from safetensors.numpy import save as to_bytes
 
     arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    write_whole(path, to_bytes(arrays, {"tinynet": json.dumps(about)}))
-
-
-def write_whole(path, data):
-    """Make `data` the content of the file `path`: at any moment, the old file or the new one is there, whole."""
-    path = os.path.realpath(path)  # a link stays, and what it points to is replaced
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"there is no folder {folder} to write {name} in")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path} is a folder, not a file to write")
-    prefix = f".{name[:40]}."
-    _remove_leftovers(folder, prefix)
-    file = _temporary(folder, prefix)
-    try:
-        with file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is not None:
-                os.replace(file.name, path)  # before the lock goes with the file's closing
-        if fcntl is None:
-            os.replace(file.name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(file.name)
-        raise
-    if os.name == "posix":
-        with contextlib.suppress(OSError):  # some network file systems can't
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)  # the new name, too, is on the disk
-            finally:
-                os.close(descriptor)
-
-
-def _temporary(folder, prefix):
-    """A new file, locked while it is open: so others see that it is no leftover."""
-    while True:
-        file = open(os.path.join(folder, f"{prefix}{secrets.token_hex(4)}{TEMPORARY}"), "xb")  # noqa: SIM115
-        if fcntl is None:
-            return file
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()  # another process took it for a leftover before it was locked
-
-
-def _remove_leftovers(folder, prefix):
-    """Remove the temporary files that killed processes left.  A lock goes when its process does, however it ends."""
-    for name in os.listdir(folder):
-        if name.startswith(prefix) and name.endswith(TEMPORARY):
-            leftover = os.path.join(folder, name)
-            with contextlib.suppress(OSError):
-                if fcntl is None:
-                    os.unlink(leftover)
-                else:
-                    with open(leftover, "rb+") as file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        os.unlink(leftover)
+    data = memoryview(to_bytes(arrays, {"tinynet": json.dumps(about)}))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:end]))
+    header["__metadata__"]["checksum"] = NO_CHECKSUM
+    header = json.dumps(header, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # so that the arrays begin where their numbers are aligned
+    length = len(header).to_bytes(8, "little")
+    checksum = _checksum((length, header, data[end:]))
+    header = header.replace(_entry(NO_CHECKSUM), _entry(checksum))
+    write_whole(path, length, header, data[end:], who=who)

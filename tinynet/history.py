@@ -12,7 +12,10 @@ class History(dict):
     interrupted = False
 
     def __missing__(self, name):
-        raise KeyError(f"the history has no {name!r}; it has {', '.join(self)}")
+        if self:
+            raise KeyError(f"the history has no {name!r}; it has {', '.join(self)}")
+        why = ": Ctrl-C ended the training in the first" if self.interrupted else ""
+        raise KeyError(f"the history has no {name!r}, for no epoch was finished{why}")
 
     def plot(self, path=None):
         """Draw the curves; returns the matplotlib Figure, and saves it if there is a path."""

@@ -221,6 +221,10 @@ def temperature_scaling(logits, labels):
     return size / high
 
 
+# Which way is better, for each function here that returns one number to judge a model by.
+BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "min"}
+
+
 # --- checks -------------------------------------------------------------------------------------------------
 
 

@@ -1,18 +1,34 @@
-"""What fit shows while it trains, and how Ctrl-C ends it."""
+"""What fit shows while it trains, and how Ctrl-C ends it.
 
+Neither may end a training by itself: standard output may be a pipe whose reader is gone, the terminal of a connection
+that broke, closed, None, or an object of the user's with hardly more than a `write`.
+"""
+
+import contextlib
+import os
 import signal
 import sys
 import threading
 import time
 
+HEARD = (
+    "\nCtrl-C: the training stops after the current step (while kernels are compiled, that can take a minute); "
+    "Ctrl-C again stops it at once\n"
+)
+
 
 class Progress:
-    """A line for each epoch, and on a terminal a bar in its place until then; or nothing."""
+    """A line for each epoch, and on a terminal a bar in its place until then; or nothing.
+
+    Where it can't be shown, standard error says so once, and the training goes on without.
+    """
 
     def __init__(self, wanted, epochs, samples):
-        self.wanted, self.epochs, self.samples = wanted, epochs, samples
-        self.bar = None
-        self.terminal = bool(wanted) and sys.stdout is not None and sys.stdout.isatty()
+        self.wanted, self.epochs, self.samples = bool(wanted) and sys.stdout is not None, epochs, samples
+        self.bar, self.terminal = None, False
+        if self.wanted:
+            with self._showing():
+                self.terminal = bool(getattr(sys.stdout, "isatty", bool)())
 
     def __enter__(self):
         return self
@@ -20,10 +36,22 @@ class Progress:
     def __exit__(self, *exception):
         self.close()
 
+    @contextlib.contextmanager
+    def _showing(self):
+        try:
+            yield
+        except Exception as error:
+            if self.bar is not None:
+                self.bar.disable = True  # it would try to write once more when it is collected
+            self.wanted, self.terminal, self.bar = False, False, None
+            reason = f"{type(error).__name__}: {error}"
+            _say(f"fit: the progress can't be shown any more, and the training goes on ({reason})\n")
+
     def close(self):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        bar, self.bar = self.bar, None
+        if bar is not None:
+            with self._showing():
+                bar.close()
 
     def start(self, epoch, seen):
         """`seen` samples of the epoch are done already, in a run that was resumed."""
@@ -31,32 +59,35 @@ class Progress:
         if self.terminal:
             from tqdm import tqdm
 
-            self.bar = tqdm(
-                total=self.samples,
-                initial=seen,
-                desc=self.title,
-                unit=" samples",
-                leave=False,
-                file=sys.stdout,
-                bar_format="{desc} {bar:20} {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}",
-            )
+            with self._showing():
+                self.bar = tqdm(
+                    total=self.samples,
+                    initial=seen,
+                    desc=self.title,
+                    unit=" samples",
+                    leave=False,
+                    file=sys.stdout,
+                    bar_format="{desc} {bar:20} {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}",
+                )
             self.drawn = time.perf_counter()
 
     def advance(self, n, totals, seen):
         if self.bar is not None:
-            now = time.perf_counter()
-            if now - self.drawn > 0.1:  # writing the numbers takes as long as a step of a small model
-                self.drawn = now
-                self.bar.set_postfix_str(_written(totals, seen), refresh=False)
-            self.bar.update(n)
+            with self._showing():
+                now = time.perf_counter()
+                if now - self.drawn > 0.1:  # writing the numbers takes as long as a step of a small model
+                    self.drawn = now
+                    self.bar.set_postfix_str(_written(totals, seen), refresh=False)
+                self.bar.update(n)
 
     def finish(self, results, rate):
         self.say(f"{self.title}  {_written(results)}  {rate:,.0f} samples/s")
 
     def say(self, line):
         self.close()
-        if self.wanted:
-            print(line, flush=True)
+        if self.wanted and sys.stdout is not None:
+            with self._showing():
+                _put(sys.stdout, f"{line}\n")
 
 
 def _written(numbers, divisor=1):
@@ -67,14 +98,39 @@ def _short(number):
     return f"{number:.4f}" if 1e-3 <= abs(number) < 1e4 or number == 0 else f"{number:.3e}"
 
 
+def _put(stream, text):
+    """Write the text at once.  A letter that the stream can't encode, in a metric's name, say, is written as \\xf6."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(text.encode("ascii", "backslashreplace").decode())
+    if hasattr(stream, "flush"):
+        stream.flush()
+
+
+def _say(text):
+    """Write the text to standard error, from a signal handler too, or not at all: it is no reason to fail."""
+    with contextlib.suppress(Exception):
+        try:
+            _put(sys.stderr, text)
+        except RuntimeError:  # the signal came while the stream was being written to
+            os.write(sys.stderr.fileno(), text.encode("ascii", "backslashreplace"))
+
+
 class Interrupt:
-    """Ctrl-C while fit runs: the first one only sets `asked`, the second raises KeyboardInterrupt as ever.
+    """Ctrl-C while fit runs: the first one sets `asked` and says so, the second raises KeyboardInterrupt as ever.
+
+    The step that has begun is finished first; where it compiles kernels that may take a minute, in which nothing else
+    shows that the key was heard.
 
     Python's signals arrive in the main thread, so elsewhere nothing changes; nor does it where Ctrl-C means something
     else already: a handler of the caller's own, or none (a job in the background).
     """
 
     asked = False
+
+    def __init__(self, telling=True):
+        self.telling = telling
 
     def __enter__(self):
         main = threading.current_thread() is threading.main_thread()
@@ -90,3 +146,5 @@ class Interrupt:
     def _ask(self, number, frame):
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.telling:
+            _say(HEARD)

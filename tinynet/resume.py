@@ -19,6 +19,7 @@ import numpy as np
 from tinynet.checkpoint import described, load_run, save_run
 from tinynet.layers.base import positive_int
 from tinynet.losses.by_name import without_options
+from tinynet.writing import target
 
 SAVE_SECONDS = 60  # a checkpoint older than this is written anew in the middle of an epoch
 
@@ -97,6 +98,9 @@ class Keeper:
         """The epoch under way, or None.  Where the file does not fit, a ValueError, and nothing has changed."""
         training = self.training
         settings, state, fill = load_run(training.model, self.path, self.settings)
+        stop = state["stop"] and self.epochs <= state["epochs"]
+        if state["epoch"] < self.epochs and not stop:
+            target(self.path, "fit")  # what can't be written is found now, and not after an epoch
         epoch = None
         if state["under way"] is not None:
             epoch = Epoch(0, 0, ())
@@ -116,7 +120,7 @@ class Keeper:
             layer.state = its
         training.history.update(state["history"])
         training.epoch, training.step = state["epoch"], state["step"]
-        training.stop = state["stop"] and self.epochs <= state["epochs"]
+        training.stop = stop
         self.settings = settings  # with the learning rate that it began with
         return epoch
 

@@ -62,18 +62,20 @@ def fit(
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
     optimizer   made for this very model: Adam(model, lr=1e-3)
     validation  a pair (x, y), judged after every epoch
-    metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a list or dict
-                of those
+    metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
+                package for its value, or a list or dict of those
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
-    callbacks   functions that are given a Training after every epoch, such as EarlyStopping
+    callbacks   functions that are given a Training after every epoch, such as EarlyStopping.  One that watches a metric
+                of your own needs mode="min" or "max": which way is better, only this package's metrics tell
     checkpoint  a file for the whole state of the run, written at the start, after every epoch, about every minute
                 within one, and on Ctrl-C
     resume      go on from that file, if it is there; a run that is finished returns its history at once, and more
                 `epochs` than it had continue it
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
-    progress    a line an epoch, and on a terminal a bar until it is there; False for silence
+    progress    a line an epoch, and on a terminal a bar until it is there; False for silence.  Where it can't be
+                written, the training goes on without
     communicator  one of mpi4py, such as MPI.COMM_WORLD, whose ranks all call fit with the same arguments: each takes
                 its share of every batch, and the result is that of one process, but for rounding (tinynet.distributed
                 tells how).  Rank 0 alone prints, writes files and calls the callbacks, and what these do to the model,
@@ -83,8 +85,8 @@ def fit(
     but for the seconds in its history.  A function of yours that remembers things from call to call is not part of the
     file, unless it is a callback with state_dict and load_state_dict.
 
-    Ctrl-C ends the training after the current step; fit then returns the history so far, whose `interrupted` is True.
-    A second Ctrl-C raises KeyboardInterrupt at once.
+    Ctrl-C ends the training after the current step, and says so at once on standard error; fit then returns the history
+    so far, whose `interrupted` is True.  A second Ctrl-C raises KeyboardInterrupt at once.
 
     Raises NonFiniteError at the first loss that is not finite, naming the layer where that began and the rows; a
     gradient that is not finite shows in the next loss, or at the latest in the parameters, after the epoch and before
@@ -102,7 +104,7 @@ def fit(
         arguments.check_validation(validation, model)
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
-        arguments.check_checkpoint(checkpoint, resume, optimizer)
+        checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
         data = _Data(x, y, batch_size, augment, seed, ranks)
         arguments.check_last_batch(model, len(x), batch_size, augment)
         run = None
@@ -129,7 +131,7 @@ def fit(
         if not resumed:
             keeper.save()  # so that resuming finds no older run here, and a path that can't be written is found now
 
-    with ranks, bar, Interrupt() as interrupt:
+    with ranks, bar, Interrupt(ranks.first) as interrupt:
 
         def judge(prediction, target):
             return checked_result(loss(prediction, target), prediction, "fit")

@@ -4,7 +4,8 @@ E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI
 doi 10.24432/C50P49, CC BY 4.0.  DIGITS.txt beside this file says what was changed.
 """
 
-from pathlib import Path
+import io
+from importlib.resources import files
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def digits():
     >>> x_train.shape, y_test.shape
     ((1437, 8, 8, 1), (360,))
     """
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+    content = files("tinynet.data").joinpath("digits.npz").read_bytes()  # which may lie in a zip file
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
         parts = [
             (file[f"x_{part}"][..., np.newaxis] / np.float32(16), file[f"y_{part}"].astype(np.int64))
             for part in ("train", "test")

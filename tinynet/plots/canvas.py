@@ -1,6 +1,11 @@
 """What the pictures share: colours, an empty figure, plain axes, notes, images as they are drawn."""
 
+import io
+import os
+
 import numpy as np
+
+from tinynet.writing import absolute, write_whole
 
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
 GREY, PALE = "#8b8f97", "#e2e5e9"
@@ -64,5 +69,20 @@ def finished(on, path):
     """The whole figure that `on` belongs to, saved if there is a path."""
     whole = on.get_figure(root=True) or on
     if path is not None:
-        whole.savefig(path)
+        _save(whole, path)
     return whole
+
+
+def _save(picture, path):
+    """As savefig does, in the format that the path's ending says; but a file is there whole or not at all."""
+    if hasattr(path, "write"):  # an open file
+        picture.savefig(path)
+        return
+    path = absolute(path, "plots")
+    ending = os.path.splitext(path)[1][1:]
+    if not ending:
+        ending = picture.canvas.get_default_filetype()
+        path = f"{path.rstrip('.')}.{ending}"
+    content = io.BytesIO()
+    picture.savefig(content, format=ending)
+    write_whole(path, content.getvalue(), who="plots")

@@ -13,7 +13,7 @@ def training_curves(history, path=None, *, on=None):
     """
     curves = {name: values for name, values in history.items() if name not in ("lr", "seconds")}
     if not curves or not all(len(values) for values in curves.values()):
-        raise ValueError("training_curves: the history has no epochs to draw")
+        raise ValueError("training_curves: the history has no epochs to draw, for no epoch was finished")
     names = [name for name in curves if not name.startswith("val_")]
     metrics = [name for name in names if name != "loss"]
     on = drawing_on(on, (6.4, 5.6 if metrics else 3.6))

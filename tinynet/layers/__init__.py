@@ -1,0 +1,1 @@
+"""Layers: a file for each family, with its formula, its derivation and its class."""
