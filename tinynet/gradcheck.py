@@ -14,6 +14,7 @@ import copy
 
 import numpy as np
 
+from tinynet.checks import numbers
 from tinynet.layers.base import Layer, real_array
 from tinynet.losses.by_name import loss_function
 
@@ -133,8 +134,9 @@ def _of_layers(what, inputs, loss, rng):
     x = inputs[0]
     if isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x):
         x = rng.standard_normal(x)
-    whole = np.asarray(x).dtype.kind in "iu"
-    x = np.array(x) if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
+    x = numbers(x, "gradcheck.check: x")
+    whole = x.dtype.kind in "iu"
+    x = x.copy() if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
     twin = _float64_copy(what, x.shape[1:], rng)
     parameters = twin.parameters() if model else twin.parameters
     random = [(layer, layer.state) for layer in twin.walk() if hasattr(layer, "state")]

@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from tinynet.checks import numbers, refuse
 from tinynet.layers.base import Layer, float_dtype, positive_int
 
 
@@ -113,14 +114,19 @@ class Sequential:
         It takes fewer at a time where a layer's output would leave the processor's cache: the numbers are the same.
         """
         batch_size = min(positive_int(batch_size, "predict: batch_size"), self._fit_into_cache)
-        if not hasattr(x, "shape"):
-            x = np.asarray(x)
+        if type(x) is not np.ndarray:
+            what = f"{self.layers[0].label}: the input"
+            refuse(x, what)
+            if not hasattr(x, "shape") or hasattr(x, "iloc"):
+                x = numbers(x, what)
         if len(x.shape) == 0:
             raise ValueError(
                 f"predict: expected a batch (N, {', '.join(map(str, self.input_shape))}), got a single number"
             )
         if len(x) <= batch_size:
             return self.forward(x)
+        if tuple(x.shape[1:]) != self.input_shape:  # here, and not of a part, whose shape would puzzle
+            raise self.layers[0].input_error(tuple(x.shape))
         y, parts = np.empty((len(x), *self.output_shape), self.dtype), -(-len(x) // batch_size)
         for part in range(parts):  # all of nearly the same size
             some = slice(part * len(x) // parts, (part + 1) * len(x) // parts)

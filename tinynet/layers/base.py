@@ -8,7 +8,11 @@ needs, and every layer says in its file which and why.
 Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
 """
 
+import math
+
 import numpy as np
+
+from tinynet.checks import numbers
 
 
 class Parameter:
@@ -107,9 +111,15 @@ class Layer:
             return x
         x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
         if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
-            expected = ", ".join(["N", *map(str, self.input_shape)])
-            raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
+            raise self.input_error(x.shape)
         return x
+
+    def input_error(self, shape):
+        """The ValueError for an input of this shape, which is none of the layer's."""
+        expected = ", ".join(["N", *map(str, self.input_shape)])
+        return ValueError(
+            f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
+        )
 
     def checked_gradient(self, dy, batch):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
@@ -118,7 +128,8 @@ class Layer:
             return dy
         dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")
         if dy.shape != shape:
-            raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}")
+            hint = batch_hint(dy.shape, self.output_shape, "dy")
+            raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}{hint}")
         return dy
 
     def check_input_grad(self, input_grad):
@@ -139,7 +150,7 @@ def float_dtype(dtype):
     try:
         result = np.dtype(dtype) if dtype is not None else None
     except TypeError:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
+        raise TypeError(f'dtype must be float32 or float64, got {dtype!r}; write dtype="float32"') from None
     if result not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {result}")
     return result
@@ -147,13 +158,28 @@ def float_dtype(dtype):
 
 def real_array(x, dtype, what):
     """x as a C-contiguous array of `dtype`; TypeError unless it holds real numbers (bools count as 0 and 1)."""
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{what} is not an array: {error}") from None
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{what} must hold real numbers, got an array of dtype {x.dtype}")
+    x = numbers(x, what)
     return np.ascontiguousarray(x, dtype).reshape(x.shape)
+
+
+def batch_hint(given, sample, x="x"):
+    """What may be wrong with a batch of shape `given`, where samples of shape `sample` are expected."""
+    given = tuple(given)
+    if given == sample:
+        return f"; one sample? {x}[None]"
+    if (*given, 1) == sample:
+        return f"; one sample without its last axis? {x}[None, ..., None]"
+    if len(given) == len(sample) + 1 > 2 and (*given[2:], given[1]) == sample:
+        return f"; are the channels first? np.moveaxis({x}, 1, -1)"
+    if len(given) == len(sample) > 1 and (*given[1:], given[0]) == sample:
+        return f"; one sample, with its channels first? np.moveaxis({x}, 0, -1)[None]"
+    if sample[-1:] == (1,) and given[1:] == sample[:-1]:
+        return f"; without the last axis? {x}[..., None]"
+    if given[1:] == (*sample, 1):
+        return f"; drop the last axis: {x}[..., 0]"
+    if len(given) > 1 and math.prod(given[1:]) == math.prod(sample):
+        return f"; the same numbers in another shape? {x}.reshape({', '.join(map(str, (-1, *sample)))})"
+    return ""
 
 
 def number(value, name):
