@@ -148,12 +148,19 @@ class Sequential:
             right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  ".join(left + right).rstrip())
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return Text("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
 
     def __repr__(self):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self.flat_values.size:,} parameters)"
         )
+
+
+class Text(str):
+    """A text that a notebook or an interactive Python shows as print does, and not in quotes with \\n between lines."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _rows(layers, number="", indent=""):
