@@ -248,6 +248,23 @@ def test_a_data_set_of_masked_rows_is_refused_when_a_batch_is_read():
         next(tn.batches(rows, [0, 1], 2, shuffle=False))
 
 
+def test_a_file_that_gives_masked_arrays_is_refused_when_a_batch_is_read():
+    class Variable:  # as netCDF4 has them
+        shape, dtype = (3, 3), np.dtype(float)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, rows):
+            return HIDDEN[rows]
+
+        def __array__(self, dtype=None, copy=None):
+            raise AssertionError("the whole file was read")
+
+    with pytest.raises(ValueError, match=r"^batches: a sample is a masked array with 2 of its 6 numbers hidden"):
+        next(tn.batches(Variable(), [0, 1, 1], 2, shuffle=False))
+
+
 def test_a_table_with_words_is_refused_by_fit_before_anything_is_trained():
     with pytest.raises(TypeError, match=r"^fit: x must hold real numbers, got 'red' in column 'colour', row 0"):
         fitted(TABLE, [0, 1])
@@ -328,6 +345,14 @@ TARGETS = {
     "a crop, channels first": (
         lambda: tn.data.random_crop(np.zeros((2, 3, 8, 8)), np.random.default_rng(0)),
         "np.moveaxis(batch, 1, -1)",
+    ),
+    "a model of images, channels first": (
+        lambda: tn.Sequential([tn.Conv2D(4, 3)], (1, 28, 28)),
+        "images are (H, W, C): are the channels first in (1, 28, 28)?",
+    ),
+    "pooling, channels first": (
+        lambda: tn.Sequential([tn.MaxPool2D(4)], (3, 8, 8)),
+        "are the channels first in (3, 8, 8)?",
     ),
     "one image to flip": (lambda: tn.data.random_flip(np.zeros((8, 8, 3)), np.random.default_rng(0)), "x[None]"),
 }
@@ -499,6 +524,13 @@ def test_a_loss_of_pytorch_is_told_that_it_gives_no_gradient():
     for loss in (torch.nn.MSELoss(), torch.nn.functional.mse_loss):
         with pytest.raises(TypeError, match=r"its gradient as well, and PyTorch's do not.* 'mean_squared_error'\?$"):
             explained(loss)
+
+
+def test_an_optimizer_of_pytorch_is_refused_for_it_would_train_nothing():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], 0.1)
+    with pytest.raises(TypeError, match=r"^fit: optimizer must be .* Adam\(model, lr=1e-3\), got PyTorch's$"):
+        tn.fit(dense(), EYE, [0, 1, 1], loss="softmax_cross_entropy", optimizer=optimizer, epochs=1, progress=False)
 
 
 # --- what tells something -------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def check_model(model, optimizer):
         raise TypeError(f"fit: model must be a tinynet.Sequential, got {type(model).__name__}")
     if not hasattr(optimizer, "step") or isinstance(optimizer, type):
         raise TypeError(f"fit: optimizer must be an optimizer, such as Adam(model, lr=1e-3), got {optimizer!r}")
+    if type(optimizer).__module__.startswith("torch."):  # it has a step, too, which would change nothing here
+        raise TypeError("fit: optimizer must be one made for the model, such as Adam(model, lr=1e-3), got PyTorch's")
     if getattr(optimizer, "model", model) is not model:
         raise ValueError("fit: the optimizer was made for another model")
 

@@ -75,7 +75,7 @@ def _gather(data, rows):
         return np.ascontiguousarray(data[rows])  # of these, take would copy the whole array first
     if _is_stored(data) and len(rows):
         rising = np.argsort(rows)  # h5py takes no other order
-        found = np.asarray(data[rows[rising]])
+        found = as_array(data[rows[rising]], "batches: a sample")
         batch = np.empty(found.shape, found.dtype)
         batch[rising] = found
         return batch

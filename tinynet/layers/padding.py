@@ -40,11 +40,17 @@ def places(label, image, window, stride, padding):
     """
     padding = (padding, padding) if isinstance(padding, str) else padding
     axes = zip(("high", "wide"), image[:2], window, stride, padding, strict=True)
-    (P, top), (Q, left) = (_along_axis(label, *axis) for axis in axes)
+    (P, top), (Q, left) = (_along_axis(label, *axis, channels_first_hint(image)) for axis in axes)
     return (P, Q), (top, left)
 
 
-def _along_axis(label, extent, size, window, stride, padding):
+def channels_first_hint(image):
+    """What may be wrong with the shape of an image (H, W, C) into which a window does not fit."""
+    looks_so = image[0] in (1, 3) and image[1] == image[2]
+    return f"; images are (H, W, C): are the channels first in {tuple(image)}?" if looks_so else ""
+
+
+def _along_axis(label, extent, size, window, stride, padding, hint):
     if padding == "same":
         count = -(-size // stride)
         return count, max((count - 1) * stride + window - size, 0) // 2
@@ -52,7 +58,7 @@ def _along_axis(label, extent, size, window, stride, padding):
     if window > size + 2 * zeros:
         raise ValueError(
             f"{label}: a window {window} {extent} does not fit into an image {size} {extent} with {zeros} zeros on "
-            "each side; make the window smaller or the padding larger"
+            f"each side; make the window smaller or the padding larger{hint}"
         )
     return (size + 2 * zeros - window) // stride + 1, zeros
 
