@@ -301,8 +301,9 @@ HUGE = np.array([[0, 1, 2], [3, 2**63 + 5, 0]], np.uint64)
         (
             [["a", "b", "c"]],
             TypeError,
-            "must hold integers, got an array of dtype <U1; is it text, .*tn.data.Vocabulary",
+            "must hold integers, got an array of dtype <U1; number the words: tn.data.Vocabulary",
         ),
+        (np.array([[1, None, 3]], object), TypeError, r"must hold integers, got None at position \(0, 1\)"),
         ([[1, 2, 3], [1, 2]], ValueError, "the input is not an array"),
         (np.zeros((2, 4), int), ValueError, r"expected input \(N, 3\), got \(2, 4\)"),
         (np.zeros(3, int), ValueError, r"expected input \(N, 3\), got \(3,\)"),

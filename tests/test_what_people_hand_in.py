@@ -519,6 +519,21 @@ def test_tensors_that_share_no_memory_with_an_array_are_told_what_to_do():
     np.testing.assert_array_equal(dense().predict([torch.ones(3).half()] * 2), dense().predict(np.ones((2, 3))))
 
 
+def test_a_tensor_on_a_gpu_is_told_to_come_to_the_cpu():
+    class Device:
+        type = "cuda"
+
+        def __str__(self):
+            return "cuda:0"
+
+    class Tensor:  # what of PyTorch's is asked for, since no GPU is needed to run this
+        requires_grad, layout, dtype, device = True, "torch.strided", "torch.float32", Device()
+
+    message = r"^x is a PyTorch tensor that needs a gradient and is on the device cuda:0; give x\.detach\(\)\.cpu\(\)$"
+    with pytest.raises(TypeError, match=message):
+        numbers(Tensor(), "x")
+
+
 def test_a_loss_of_pytorch_is_told_that_it_gives_no_gradient():
     torch = pytest.importorskip("torch")
     for loss in (torch.nn.MSELoss(), torch.nn.functional.mse_loss):

@@ -21,7 +21,7 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.checks import as_array, without_objects
+from tinynet.checks import as_array, numbers, without_objects
 from tinynet.layers.base import Layer, Parameter, positive_int
 
 THREADS_FROM = 16384  # numbers in y from which two threads beat one
@@ -99,10 +99,13 @@ class Embedding(Layer):
         """x as a fresh array of int64: backward writes where it points, so it must not change after this check."""
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        x = without_objects(as_array(x, f"{self.label}: the input"))
+        what = f"{self.label}: the input"
+        x = without_objects(as_array(x, what))
         if x.dtype.kind not in "iu":
-            hints = {"f": "; try .astype(int)", "O": "; is it text, or of unequal length? See tn.data.Vocabulary"}
-            hint = hints.get("O" if x.dtype.kind in "SUT" else x.dtype.kind, "")
+            if x.dtype.kind == "O":
+                numbers(x, what, "must hold integers")  # says which is none
+            hint = "; try .astype(int)" if x.dtype.kind == "f" else ""
+            hint = "; number the words: tn.data.Vocabulary does" if x.dtype.kind in "SUT" else hint
             raise TypeError(f"{self.label}: the input must hold integers, got an array of dtype {x.dtype}{hint}")
         if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
             raise self.input_error(x.shape)
