@@ -32,9 +32,12 @@ def test_an_impossible_number_of_threads_is_refused(n, error):
 
 def test_show_config_says_what_the_host_is(capsys):
     found = config.show_config("dict")
+    text = str(config.show_config())
     assert capsys.readouterr().out == ""
-    assert config.show_config() is None
-    text = capsys.readouterr().out
+    assert type(found) is dict
+    assert config.show_config("print") is None
+    assert capsys.readouterr().out == f"{text}\n"
+    assert repr(config.show_config()) == text
     for name, value in found.items():
         assert value
         assert any(line.split() == [*name.split(), *value.split()] for line in text.splitlines())

@@ -298,7 +298,12 @@ HUGE = np.array([[0, 1, 2], [3, 2**63 + 5, 0]], np.uint64)
         (np.zeros((2, 3)), TypeError, r"must hold integers, got an array of dtype float64; try .astype\(int\)"),
         (np.zeros((2, 3), bool), TypeError, "must hold integers, got an array of dtype bool$"),
         (np.zeros((2, 3), complex), TypeError, "must hold integers, got an array of dtype complex128$"),
-        ([["a", "b", "c"]], TypeError, "must hold integers, got an array of dtype <U1$"),
+        (
+            [["a", "b", "c"]],
+            TypeError,
+            "must hold integers, got an array of dtype <U1; number the words: tn.data.Vocabulary",
+        ),
+        (np.array([[1, None, 3]], object), TypeError, r"must hold integers, got None at position \(0, 1\)"),
         ([[1, 2, 3], [1, 2]], ValueError, "the input is not an array"),
         (np.zeros((2, 4), int), ValueError, r"expected input \(N, 3\), got \(2, 4\)"),
         (np.zeros(3, int), ValueError, r"expected input \(N, 3\), got \(3,\)"),

@@ -22,7 +22,7 @@ def digits_model(**options):
 
 
 def explained(model, x=X, y=Y, loss=tn.softmax_cross_entropy, **options):
-    return tn.explain(model, x, y, loss, show=False, **options)
+    return tn.explain(model, x, y, loss, **options)
 
 
 def norm(array):
@@ -295,14 +295,15 @@ def test_times_are_the_best_of_the_steps_and_those_of_a_block_include_its_layers
     assert row.backward_us is None
 
 
-def test_it_prints_the_table_and_returns_it(capsys):
+def test_it_returns_the_table_and_prints_it_only_when_asked_to(capsys):
     result = tn.explain(digits_model(), X, Y, "softmax_cross_entropy", samples=2, repeats=1)
     assert isinstance(result, Explanation)
-    assert capsys.readouterr().out == f"{result}\n"
-    explained(digits_model(), samples=0, repeats=1)
     assert capsys.readouterr().out == ""
-    assert repr(result).startswith("Explanation(Sequential, softmax_cross_entropy, one training step of 6 samples")
+    shown = tn.explain(digits_model(), X, Y, "softmax_cross_entropy", samples=0, repeats=1, show=True)
+    assert capsys.readouterr().out == f"{shown}\n"
     text = str(result)
+    assert repr(result) == text
+    assert text.startswith("Sequential, softmax_cross_entropy, one training step of 6 samples")
     for words in ("values flow down", "gradients flow up", "y = relu(conv(x, w) + b)", "dw = x' dy", "(6, 3, 3, 4)"):
         assert words in text
     for row in result.rows:

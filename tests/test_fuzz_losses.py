@@ -398,7 +398,7 @@ def wrong_options(a, o, rng, pick):
 
 def wrong_targets(a, o, rng, pick):
     t = a[-1]
-    a[-1] = pick(t[..., None], t[None], t + 0j, t.astype("U3"), None, t.astype(object), "abc")
+    a[-1] = pick(t[..., None], t[None], t + 0j, t.astype("U3"), None, np.full(t.shape, None), "abc")
 
 
 def wrong_labels(a, o, rng, pick):

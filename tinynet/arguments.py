@@ -9,7 +9,10 @@ import math
 
 import numpy as np
 
+from tinynet import other_names
+from tinynet.checks import numbers, refuse
 from tinynet.layers.activations import Sigmoid
+from tinynet.layers.base import batch_hint
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
@@ -43,7 +46,8 @@ def metric_functions(metrics):
         if name in ("loss", "lr", "seconds") or str(name).startswith("val_"):
             raise ValueError(f"fit: a metric can't be called {name!r}, which the history uses itself")
         if isinstance(metric, str) and metric not in METRICS:
-            raise ValueError(f"fit: there is no metric {metric!r}; there are {', '.join(METRICS)}")
+            hint = other_names.advice(metric, METRICS, other_names.METRICS)
+            raise ValueError(f"fit: there is no metric {metric!r}; there are {', '.join(METRICS)}.{hint}")
         if not isinstance(metric, str) and not callable(metric):
             raise TypeError(
                 f"fit: a metric must be a function (prediction, target) -> number or a name, got {metric!r}"
@@ -73,6 +77,8 @@ def check_model(model, optimizer):
         raise TypeError(f"fit: model must be a tinynet.Sequential, got {type(model).__name__}")
     if not hasattr(optimizer, "step") or isinstance(optimizer, type):
         raise TypeError(f"fit: optimizer must be an optimizer, such as Adam(model, lr=1e-3), got {optimizer!r}")
+    if type(optimizer).__module__.startswith("torch."):  # it has a step, too, which would change nothing here
+        raise TypeError("fit: optimizer must be one made for the model, such as Adam(model, lr=1e-3), got PyTorch's")
     if getattr(optimizer, "model", model) is not model:
         raise ValueError("fit: the optimizer was made for another model")
 
@@ -97,11 +103,28 @@ def check_validation(validation, model):
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
     x, y = validation
+    for part, what in ((x, "fit: x of validation"), (y, "fit: y of validation")):
+        refuse(part, what)
+        if not hasattr(part, "__len__"):
+            raise TypeError(f"{what} must be an array or have a length and items, got {type(part).__name__}")
+    if hasattr(x, "iloc"):
+        numbers(x, "fit: x of validation")
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"fit: validation has {len(x)} samples and {len(y)} targets")
     shape = getattr(x, "shape", (None, *model.input_shape))[1:]
     if shape != model.input_shape:
-        raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape}")
+        hint = batch_hint(x.shape, model.input_shape)
+        raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape}{hint}")
+
+
+def check_samples(x, model, augment):
+    """What the first batch would show, or an epoch later: x as a whole, and by its columns if it is a table."""
+    if augment is None:
+        if hasattr(x, "iloc"):
+            numbers(x, "fit: x")
+        shape = getattr(x, "shape", None) if hasattr(x, "__array__") else None
+        if shape is not None and tuple(shape[1:]) != model.input_shape:
+            raise model.layers[0].input_error(tuple(shape))
 
 
 def check_monitors(callbacks, metrics, validation):

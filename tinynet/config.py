@@ -31,35 +31,47 @@ def get_num_threads():
     return numba.get_num_threads()
 
 
-def show_config(mode="print"):
-    """Print what a report of a bug or of a speed should say; with mode="dict", return it instead.
+class Config(dict):
+    """What show_config found, a dict of texts; str() and repr() of it are a line for each."""
 
-    Versions, processor, vector width and tile of the SIMD kernels, threads, and what there is of CUDA.
+    def __repr__(self):
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
+
+
+def show_config(mode=None):
+    """What a report of a bug or of a speed should say, as a dict that shows itself as text: print(tn.show_config()).
+
+    Versions, processor, vector width and tile of the SIMD kernels, threads, and what there is of CUDA.  mode="print"
+    prints it and returns None; mode="dict" returns a dict that is nothing else.
     """
-    if mode not in ("print", "dict"):
-        raise ValueError(f'show_config: mode must be "print" or "dict", got {mode!r}')
+    if mode not in (None, "print", "dict"):
+        raise ValueError(f'show_config: mode must be "print" or "dict", or left out, got {mode!r}')
     lanes = {dtype: shape[2] for dtype, shape in TILE.items()}
-    config = {
-        "tinynet": sys.modules[__package__].__version__,
-        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
-        "numpy": np.__version__,
-        "numba": f"{numba.__version__} (llvmlite {llvmlite.__version__})",
-        "processor": f"{_processor()} ({llvmlite.binding.get_host_cpu_name()})",
-        "vectors": f"{8 * max(np.dtype(dtype).itemsize * n for dtype, n in lanes.items())} bits",
-        "tile": ", ".join(
-            f"{np.dtype(dtype).name} {rows} rows x {vectors} vectors of {n}"
-            for dtype, (rows, vectors, n) in TILE.items()
-        ),
-        "compiled": "no, plain Python (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "yes",
-        "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
-        "threading layer": _threading_layer(),
-        "cuda": _cuda(),
-    }
+    config = Config(
+        {
+            "tinynet": sys.modules[__package__].__version__,
+            "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+            "numpy": np.__version__,
+            "numba": f"{numba.__version__} (llvmlite {llvmlite.__version__})",
+            "processor": f"{_processor()} ({llvmlite.binding.get_host_cpu_name()})",
+            "vectors": f"{8 * max(np.dtype(dtype).itemsize * n for dtype, n in lanes.items())} bits",
+            "tile": ", ".join(
+                f"{np.dtype(dtype).name} {rows} rows x {vectors} vectors of {n}"
+                for dtype, (rows, vectors, n) in TILE.items()
+            ),
+            "compiled": "no, plain Python (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "yes",
+            "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
+            "threading layer": _threading_layer(),
+            "cuda": _cuda(),
+        }
+    )
     if mode == "dict":
-        return config
-    width = max(map(len, config))
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in config.items()))
-    return None
+        return dict(config)
+    if mode == "print":
+        print(config)
+        return None
+    return config
 
 
 def _processor():

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynet import gradcheck
+from tinynet.checks import numbers
 from tinynet.layers.base import positive_int
 from tinynet.losses.by_name import LOSSES, checked_result, loss_function, without_options
 
@@ -93,7 +94,7 @@ class Row(NamedTuple):
 
 
 class Explanation:
-    """What explain found: str() of it is the table.
+    """What explain found: str() and repr() of it are the table.
 
     rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
     """
@@ -113,21 +114,20 @@ class Explanation:
         return float(np.max(errors)) if errors else None
 
     def __repr__(self):
-        return f"Explanation({self.title}: loss {self.loss:.6g}, {len(self.rows) - 2} layers)"
-
-    def __str__(self):
         return _table(self)
 
 
-def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
-    """What every layer does in one training step on the batch x, y: print the table, and return it as an Explanation.
+def explain(model, x, y, loss, *, samples=10, repeats=5, show=False):
+    """What every layer does in one training step on the batch x, y, as a table: print(tn.explain(model, x, y, loss)).
 
     model    a Sequential
     x, y     a batch of samples (N, ...) and what the loss takes as their targets
     loss     a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
     samples  how many entries of each array the gradient check moves; 0 leaves the check out
     repeats  how many steps are timed; the best time counts
-    show     False: print nothing
+    show     True: print the table as well
+
+    Returns an Explanation, which shows itself as the table, and has its rows.
 
     For each layer: its formulas forward and backward, the shape of its output, and what norms (Euclidean, of the whole
     batch) and times its values and gradients have.  The step is the one that training would make next: Dropout drops,
@@ -143,7 +143,7 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
 
     >>> model = tn.Sequential([tn.Dense(2, bias=False)], input_shape=2, dtype="float64")
     >>> model.flat_values[...] = [1, 0, 0, 1]
-    >>> found = tn.explain(model, [[3.0, 4.0]], [[0.0, 0.0]], tn.mean_squared_error, show=False)
+    >>> found = tn.explain(model, [[3.0, 4.0]], [[0.0, 0.0]], tn.mean_squared_error)
     >>> [(row.name, row.norm, row.gradient_norm) for row in found.rows]
     [('input', 5.0, 5.0), ('0 Dense', 5.0, 5.0), ('loss', 12.5, 1.0)]
     >>> found.max_error < 1e-7
@@ -153,7 +153,7 @@ def explain(model, x, y, loss, *, samples=10, repeats=5, show=True):
         raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
     loss = loss_function(loss, "explain")
     samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
-    x = np.asarray(x)
+    x = numbers(x, "explain: x")
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"explain: x must be a batch of at least one sample, got shape {x.shape}")
 

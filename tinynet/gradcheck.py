@@ -14,7 +14,7 @@ import copy
 
 import numpy as np
 
-from tinynet.checks import real_array
+from tinynet.checks import numbers, real_array
 from tinynet.layers.base import Layer
 from tinynet.layers.contract import of_package
 from tinynet.losses.by_name import loss_function
@@ -145,8 +145,9 @@ def _of_layers(what, inputs, loss, rng):
     x = inputs[0]
     if isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x):
         x = rng.standard_normal(x)
-    whole = np.asarray(x).dtype.kind in "iu"
-    x = np.array(x) if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
+    x = numbers(x, "gradcheck.check: x")
+    whole = x.dtype.kind in "iu"
+    x = x.copy() if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
     twin, own = _copy(what, x.shape[1:], np.float64, rng), None
     # Kernels of this package are tested in both dtypes, and take seconds to compile.
     if what.dtype == np.float32 or (what.dtype is None and not all(of_package(type(layer)) for layer in what.walk())):

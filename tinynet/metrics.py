@@ -30,7 +30,7 @@ import numpy as np
 
 from tinynet.information import distributions
 from tinynet.layers.base import positive_int
-from tinynet.losses.checks import as_array
+from tinynet.losses.checks import as_array, labels_hint
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 
@@ -230,10 +230,10 @@ BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "m
 
 def _predicted(predictions, labels, name):
     """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None."""
-    predictions, labels = as_array(predictions, name, "predictions"), as_array(labels, name, "labels")
-    for what, array in (("predictions", predictions), ("labels", labels)):
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{name}: {what} must be numbers, got an array of dtype {array.dtype}")
+    predictions, labels = (
+        as_array(given, name, what, "must be numbers")
+        for given, what in ((predictions, "predictions"), (labels, "labels"))
+    )
     scores = None
     if predictions.dtype.kind == "f":
         scores = predictions
@@ -252,7 +252,8 @@ def _predicted(predictions, labels, name):
             )
         labels = labels.argmax(axis=-1)
     if labels.shape != predictions.shape:
-        raise ValueError(f"{name}: labels of shape {predictions.shape} expected, got {labels.shape}")
+        hint = "" if scores is None else labels_hint(labels.shape, scores.shape, "labels", "scores")
+        raise ValueError(f"{name}: labels of shape {predictions.shape} expected, got {labels.shape}{hint}")
     if labels.size == 0:
         raise ValueError(f"{name}: there are no predictions")
     return predictions, labels, scores
@@ -268,7 +269,8 @@ def _scores_and_labels(scores, labels, name, what):
     if labels.dtype.kind not in "iub":
         raise TypeError(f"{name}: labels must be whole numbers, got an array of dtype {labels.dtype}")
     if labels.shape != scores.shape[:-1]:
-        raise ValueError(f"{name}: labels of shape {scores.shape[:-1]} expected, got {labels.shape}")
+        hint = labels_hint(labels.shape, scores.shape, "labels", "scores")
+        raise ValueError(f"{name}: labels of shape {scores.shape[:-1]} expected, got {labels.shape}{hint}")
     _from_0_to(scores.shape[-1], labels, name, "labels")
     return scores.reshape(-1, scores.shape[-1]), labels.reshape(-1).astype(np.int64)
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinynet.checks import copy_into, float_dtype, positive_int, view_of
+from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.layers.base import Layer
 from tinynet.layers.contract import Guarded
 from tinynet.layers.parameter import Buffers
@@ -150,14 +150,19 @@ class Sequential(Guarded):
         It takes fewer at a time where a layer's output would leave the processor's cache: the numbers are the same.
         """
         batch_size = min(positive_int(batch_size, "predict: batch_size"), self._fit_into_cache)
-        if not hasattr(x, "shape"):
-            x = np.asarray(x)
+        if type(x) is not np.ndarray:
+            what = f"{self.layers[0].label}: the input"
+            refuse(x, what)
+            if not hasattr(x, "shape") or hasattr(x, "iloc"):
+                x = numbers(x, what)
         if len(x.shape) == 0:
             raise ValueError(
                 f"predict: expected a batch (N, {', '.join(map(str, self.input_shape))}), got a single number"
             )
         if len(x) <= batch_size:
             return self.forward(x)
+        if tuple(x.shape[1:]) != self.input_shape:  # here, and not of a part, whose shape would puzzle
+            raise self.layers[0].input_error(tuple(x.shape))
         y, parts = np.empty((len(x), *self.output_shape), self.dtype), -(-len(x) // batch_size)
         for part in range(parts):  # all of nearly the same size
             some = slice(part * len(x) // parts, (part + 1) * len(x) // parts)
@@ -179,12 +184,19 @@ class Sequential(Guarded):
             right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  ".join(left + right).rstrip())
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return Text("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
 
     def __repr__(self):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
+
+
+class Text(str):
+    """A text that a notebook or an interactive Python shows as print does, and not in quotes with \\n between lines."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def _rows(layers, number="", indent=""):

@@ -6,7 +6,9 @@
 
 Half a wave goes from a to b, while d goes from 0 to 1:    b + (a - b) (1 + cos(pi d)) / 2
 
-fit asks its schedule before every step; in a loop of your own:  optimizer.lr = schedule(step)
+A step is a whole number of at least 0.  fit asks its schedule before every step; in a loop of your own:
+
+    optimizer.lr = schedule(step)
 """
 
 import math
@@ -21,7 +23,12 @@ def constant(lr):
     0.1
     """
     lr = number_within(lr, "constant: lr")
-    return lambda step: lr
+
+    def schedule(step):
+        positive_int(step, "constant: step", 0)
+        return lr
+
+    return schedule
 
 
 def step_decay(lr, every, factor=0.1):
@@ -34,7 +41,11 @@ def step_decay(lr, every, factor=0.1):
     lr = number_within(lr, "step_decay: lr")
     every = positive_int(every, "step_decay: every", 1)
     factor = number_within(factor, "step_decay: factor")
-    return lambda step: lr * factor ** (step // every)
+
+    def schedule(step):
+        return lr * factor ** (positive_int(step, "step_decay: step", 0) // every)
+
+    return schedule
 
 
 def cosine(lr, steps, warmup=0, final=0.0):
@@ -57,6 +68,7 @@ def cosine(lr, steps, warmup=0, final=0.0):
         raise ValueError(f"cosine: warmup must be below steps, got warmup={warmup}, steps={steps}")
 
     def schedule(step):
+        step = positive_int(step, "cosine: step", 0)
         if step < warmup:
             return lr * (step + 1) / warmup
         return _glide(lr, final, (step - warmup) / (steps - warmup))
@@ -85,6 +97,7 @@ def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
     top, last = rise * steps - 1, steps - 1  # the steps at the peak and at the end
 
     def schedule(step):
+        step = positive_int(step, "one_cycle: step", 0)
         if step <= top:
             return _glide(start * lr, lr, step / top if top > 0 else 1.0)
         return _glide(lr, end * start * lr, (step - max(top, 0)) / (last - max(top, 0)))

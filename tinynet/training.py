@@ -106,6 +106,7 @@ def fit(
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
         data = _Data(x, y, batch_size, augment, seed, ranks)
+        arguments.check_samples(x, model, augment)
         arguments.check_last_batch(model, len(x), batch_size, augment)
         run = None
         if checkpoint is not None or not ranks.alone:

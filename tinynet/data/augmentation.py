@@ -140,9 +140,9 @@ def _images(batch, rng, name):
     _check_rng(rng, name)
     x = as_array(batch, name, "batch")
     if x.ndim != 4:
-        raise ValueError(f"{name}: batch must be images (N, H, W, C), got shape {x.shape}")
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: images must be real numbers, got an array of dtype {x.dtype}")
+        hint = "; one image? x[None]" if x.ndim == 3 and x.shape[-1] in (1, 3) else ""
+        hint = "; without their axis of channels? x[..., None]" if x.ndim == 3 and not hint else hint
+        raise ValueError(f"{name}: batch must be images (N, H, W, C), got shape {x.shape}{hint}")
     return x
 
 
@@ -158,7 +158,10 @@ def _border(size, x, what):
     border = pair(size, what, least=0)
     for given, length, axis in zip(border, x.shape[1:3], ("high", "wide"), strict=True):
         if given >= length:
-            raise ValueError(f"{what} must be below the size of the images, got {given} for images {length} {axis}")
+            hint = "; are the channels first? np.moveaxis(batch, 1, -1)" if x.shape[1] in (1, 3) else ""
+            raise ValueError(
+                f"{what} must be below the size of the images, got {given} for images {length} {axis}{hint}"
+            )
     return border
 
 

@@ -25,7 +25,7 @@ def balanced_class_weights(labels, classes=None, ignore_index=-100):
     array([0.667, 2.   ])
     """
     name = "balanced_class_weights"
-    labels = as_array(labels, name, "labels")
+    labels = as_array(labels, name, "labels", "must be whole numbers")
     if labels.size == 0:
         raise ValueError(f"{name}: there are no labels")
     if labels.dtype.kind not in "iub":

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinynet.checks import as_array, refuse, without_objects
 from tinynet.layers.base import positive_int
 
 
@@ -74,7 +75,7 @@ def _gather(data, rows):
         return np.ascontiguousarray(data[rows])  # of these, take would copy the whole array first
     if _is_stored(data) and len(rows):
         rising = np.argsort(rows)  # h5py takes no other order
-        found = np.asarray(data[rows[rising]])
+        found = as_array(data[rows[rising]], "batches: a sample")
         batch = np.empty(found.shape, found.dtype)
         batch[rising] = found
         return batch
@@ -82,7 +83,7 @@ def _gather(data, rows):
         return _gather(data, np.array([0]))[:0]
     items = [data[int(row)] for row in rows]
     if all(isinstance(item, (int, float)) or hasattr(item, "__array__") for item in items):
-        arrays = [np.asarray(item) for item in items]
+        arrays = [as_array(item, "batches: a sample") for item in items]
         if all(array.shape == arrays[0].shape for array in arrays):
             return np.stack(arrays)
     return items
@@ -90,8 +91,9 @@ def _gather(data, rows):
 
 def _indexed(data, name):
     """The data, as an array if it is one in memory or a memory map, and its number of samples."""
+    refuse(data, f"batches: {name}")
     if hasattr(data, "__array__") and not _is_stored(data):
-        data = np.asarray(data)
+        data = without_objects(as_array(data, f"batches: {name}"))
     if isinstance(data, (str, bytes, dict, set)) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise TypeError(f"batches: {name} must be an array or have a length and items, got {type(data).__name__}")
     if hasattr(data, "shape") and len(data.shape) == 0:

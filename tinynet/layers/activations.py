@@ -20,14 +20,13 @@ do that (`activation="tanh"`), with the functions below.
 Sources: GELU, Hendrycks and Gimpel 2016; tanh near 0, Lambert 1768; the normal tail, Shepherd and Laframboise 1981.
 """
 
-import difflib
 import math
 
 import numpy as np
 from numba import prange
 from numba.extending import overload
 
-from tinynet import simd
+from tinynet import other_names, simd
 from tinynet.layers.base import Layer, number
 from tinynet.layers.contract import Guarded
 
@@ -319,13 +318,17 @@ def activation(name, where):
     """
     if name is None:
         return None
-    names = ", ".join(map(repr, ACTIVATIONS))
+    accepted = ", ".join(map(repr, ACTIVATIONS))
     if not isinstance(name, str):
-        raise TypeError(f"{where}: activation must be None or one of {names}; got {name!r}")
+        if isinstance(name, Layer):
+            got, its_name = f"a layer {type(name).__name__}", type(name).__name__
+        else:
+            got, its_name = repr(name), getattr(name, "__name__", type(name).__name__)
+        hint = other_names.advice(its_name, ACTIVATIONS, other_names.ACTIVATIONS)
+        raise TypeError(f"{where}: activation must be None or one of {accepted}; got {got}.{hint}")
     if name not in ACTIVATIONS:
-        near = difflib.get_close_matches(name.lower(), ACTIVATIONS, n=1)
-        guess = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where}: unknown activation {name!r}; accepted are None, {names}.{guess}")
+        hint = other_names.advice(name, ACTIVATIONS, other_names.ACTIVATIONS)
+        raise ValueError(f"{where}: unknown activation {name!r}; accepted are None, {accepted}.{hint}")
     return ACTIVATIONS[name]
 
 

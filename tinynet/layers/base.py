@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tinynet.checks import float_dtype, number, pair, positive_int, real_array
+from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
 from tinynet.layers.contract import Guarded, held_backward, held_build, held_forward, of_package
 from tinynet.layers.parameter import Parameter
 
@@ -125,9 +125,15 @@ class Layer(Guarded):
             return x
         x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
         if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
-            expected = ", ".join(["N", *map(str, self.input_shape)])
-            raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
+            raise self.input_error(x.shape)
         return x
+
+    def input_error(self, shape):
+        """The ValueError for an input of this shape, which is none of the layer's."""
+        expected = ", ".join(["N", *map(str, self.input_shape)])
+        return ValueError(
+            f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
+        )
 
     def checked_gradient(self, dy, batch):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
@@ -136,7 +142,8 @@ class Layer(Guarded):
             return dy
         dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")
         if dy.shape != shape:
-            raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}")
+            hint = batch_hint(dy.shape, self.output_shape, "dy")
+            raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}{hint}")
         return dy
 
     def check_input_grad(self, input_grad):

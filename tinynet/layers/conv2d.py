@@ -42,7 +42,7 @@ from tinynet.layers import activations, few_filters, winograd
 from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer, Parameter, pair, positive_int
 from tinynet.layers.initialization import initial_weights
-from tinynet.layers.padding import places, with_zeros_around
+from tinynet.layers.padding import checked_padding, places, with_zeros_around
 from tinynet.tile import THREADS_FROM, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import load, store, store_some, width
@@ -257,12 +257,7 @@ class Conv2D(Layer):
         super().__init__()
         self.filters = positive_int(filters, "Conv2D: filters")
         self.kernel_size, self.stride = pair(kernel_size, "Conv2D: kernel_size"), pair(stride, "Conv2D: stride")
-        if isinstance(padding, str):
-            if padding not in ("valid", "same"):
-                raise ValueError(f'Conv2D: padding must be "valid", "same" or a whole number, got {padding!r}')
-        else:
-            padding = pair(padding, "Conv2D: padding", least=0)
-        self.padding = padding
+        self.padding = checked_padding(padding, "Conv2D: padding")
         self.activation_name, self.activation = activation, activations.activation(activation, "Conv2D")
         self.bias, self.init = bool(bias), init
         self._kept = None

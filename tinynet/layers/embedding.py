@@ -21,6 +21,7 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
+from tinynet.checks import as_array, numbers, without_objects
 from tinynet.layers.base import Layer, Parameter, positive_int
 
 THREADS_FROM = 16384  # numbers in y from which two threads beat one
@@ -98,16 +99,16 @@ class Embedding(Layer):
         """x as a fresh array of int64: backward writes where it points, so it must not change after this check."""
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        try:
-            x = np.asarray(x)
-        except ValueError as error:
-            raise ValueError(f"{self.label}: the input is not an array: {error}") from None
+        what = f"{self.label}: the input"
+        x = without_objects(as_array(x, what))
         if x.dtype.kind not in "iu":
+            if x.dtype.kind == "O":
+                numbers(x, what, "must hold integers")  # says which is none
             hint = "; try .astype(int)" if x.dtype.kind == "f" else ""
+            hint = "; number the words: tn.data.Vocabulary does" if x.dtype.kind in "SUT" else hint
             raise TypeError(f"{self.label}: the input must hold integers, got an array of dtype {x.dtype}{hint}")
         if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
-            expected = ", ".join(["N", *map(str, self.input_shape)])
-            raise ValueError(f"{self.label}: expected input ({expected}), got {x.shape}")
+            raise self.input_error(x.shape)
         if x.size and (x.min() < 0 or x.max() >= self.vocabulary):
             where = tuple(int(i) for i in np.argwhere((x < 0) | (x >= self.vocabulary))[0])
             raise ValueError(

@@ -12,10 +12,9 @@ makes up for it.  Backwards the same sum runs over fan_out outputs; Glorot's var
     zeros    all 0: for a last layer or logistic regression, where no symmetry needs breaking
 """
 
-import difflib
-
 import numpy as np
 
+from tinynet import other_names
 from tinynet.layers.base import real_array
 
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
@@ -48,9 +47,8 @@ def initial_weights(init, activation, shape, fan_in, fan_out, dtype, rng, where)
         init = "he" if activation in RECTIFIERS else "glorot"
     if isinstance(init, str):
         if init not in INITIALIZERS:
-            close = difflib.get_close_matches(init, INITIALIZERS, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{where}: init must be one of {', '.join(map(repr, INITIALIZERS))}, got {init!r}{hint}")
+            hint = other_names.advice(init, INITIALIZERS, other_names.INITIALIZERS)
+            raise ValueError(f"{where}: init must be one of {', '.join(map(repr, INITIALIZERS))}, got {init!r}.{hint}")
         init = INITIALIZERS[init]
     if not callable(init):
         raise TypeError(f"{where}: init must be None, a name or a function, got {init!r}")

@@ -23,6 +23,7 @@ from numba import prange
 
 from tinynet import simd
 from tinynet.layers.base import Layer, pair
+from tinynet.layers.padding import channels_first_hint
 from tinynet.layers.pooling_2x2 import THREADS_FROM, beats, max_pool_2x2_backward, max_pool_2x2_forward
 
 # --- maximum ----------------------------------------------------------------------------------------------
@@ -133,7 +134,8 @@ class _Pool2D(Layer):
         self._size = kh, kw = self.size or (H, W)
         self._stride = sh, sw = self.stride or self._size
         if kh > H or kw > W:
-            raise ValueError(f"{self.label}: the window {self._size} is larger than the image ({H}, {W})")
+            hint = channels_first_hint(input_shape)
+            raise ValueError(f"{self.label}: the window {self._size} is larger than the image ({H}, {W}){hint}")
         self._pooled = OH, OW, C = (H - kh) // sh + 1, (W - kw) // sw + 1, C
         self.output_shape = self._pooled if self.size else (C,)
         self.flops = OH * OW * C * kh * kw

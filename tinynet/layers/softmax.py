@@ -70,7 +70,7 @@ def softmax_backward(dy, y, dx):
 
 
 class Softmax(Layer):
-    """y = exp(x) / sum exp(x) over the last axis.
+    """y = exp(x) / sum exp(x) over the last axis; `axis` is there to say so, and can only be -1.
 
     A row with a NaN or +inf, or with nothing but -inf, gives NaN; a single -inf gives the probability 0.
     In training it keeps y.
@@ -78,6 +78,14 @@ class Softmax(Layer):
     >>> tn.Sequential([tn.Softmax()], 2).forward([[0, np.log(3)]]).round(3)
     array([[0.25, 0.75]], dtype=float32)
     """
+
+    def __init__(self, axis=-1):
+        super().__init__()
+        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or axis != -1:
+            raise ValueError(
+                f"Softmax: it is over the last axis, axis=-1, got axis={axis!r}; leave it out where that is the "
+                f"last, as axis 1 of (N, C) is, or else move it there: np.moveaxis(x, {axis}, -1)"
+            )
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from tinynet import other_names
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -36,8 +37,12 @@ def loss_function(loss, name):
     """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages."""
     if isinstance(loss, str):
         if loss not in LOSSES:
-            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(LOSSES)}")
+            hint = other_names.advice(loss, LOSSES, other_names.LOSSES)
+            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(LOSSES)}.{hint}")
         return LOSSES[loss]
+    if str(getattr(loss, "__module__", None)).startswith("torch."):
+        hint = other_names.advice(getattr(loss, "__name__", type(loss).__name__), LOSSES, other_names.LOSSES)
+        raise TypeError(f"{name}: loss must give its gradient as well, and PyTorch's do not; take one from here.{hint}")
     if not callable(loss):
         raise TypeError(
             f"{name}: loss must be a function (prediction, target) -> (value, gradient) or a name, got {loss!r}"

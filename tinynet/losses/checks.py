@@ -10,8 +10,11 @@ kernel takes 5 microseconds, and the whole door may not take more than 2.
 
 import numpy as np
 
+from tinynet.checks import numbers
+
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
+TARGETS = "must be integer labels or float probabilities"
 # What stands for an array that wasn't asked for, by its dtype and number of axes.
 NOTHING = {(dtype, axes): np.empty((0,) * axes, dtype) for dtype in (FLOAT32, FLOAT64, INT64) for axes in (1, 2)}
 
@@ -26,12 +29,9 @@ def on_device(*arrays):
     return False
 
 
-def as_array(x, name, what):
-    """x as a NumPy array; a ValueError where it is none (rows of different lengths, say)."""
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"{name}: {what} is not an array: {error}") from None
+def as_array(x, name, what, accepted="must hold real numbers"):
+    """x as a NumPy array of numbers; a TypeError or ValueError that says what to do where it is none."""
+    return numbers(x, f"{name}: {what}", accepted)
 
 
 def behaved(x, dtype):
@@ -44,10 +44,13 @@ def behaved(x, dtype):
 def prediction(x, name, what="prediction"):
     """The array of float32 or float64 that is differentiated, with at least one element."""
     if type(x) is not np.ndarray or not (x.dtype is FLOAT32 or x.dtype is FLOAT64) or not x.flags.carray:
-        x = as_array(x, name, what)
+        x = as_array(x, name, what, "must be float32 or float64")
         native = x.dtype.newbyteorder("=")
         if native not in (FLOAT32, FLOAT64):
-            raise TypeError(f"{name}: {what} must be float32 or float64, got an array of dtype {x.dtype}")
+            raise TypeError(
+                f"{name}: {what} must be float32 or float64, got an array of dtype {x.dtype}; "
+                "give it as one, .astype(np.float32)"
+            )
         x = behaved(x, FLOAT32 if native == FLOAT32 else FLOAT64)
     if x.size == 0:
         raise ValueError(f"{name}: {what} must not be empty, got shape {x.shape}")
@@ -58,11 +61,13 @@ def like_prediction(x, shape, dtype, name, what="targets"):
     """Targets of the prediction's shape, as its dtype.  Nothing is broadcast: (N,) against (N, 1) is a mistake."""
     if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape or not x.flags.carray:
         x = as_array(x, name, what)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(f"{name}: {what} must hold real numbers, got an array of dtype {x.dtype}")
         if x.shape != shape:
             hint = ""
-            if x.shape == shape[:-1] and shape[-1] == 1:
+            if shape == x.shape[:-1] and x.shape[-1] == 1:
+                hint = "; drop the last axis: targets[..., 0]"
+            elif len(shape) > 2 and x.shape in (channels_first(shape), channels_last(shape)):
+                hint = "; are the channels first in one of them? np.moveaxis(x, 1, -1)"
+            elif x.shape == shape[:-1] and shape[-1:] == (1,):
                 hint = "; add the last axis: targets[..., None]"
             elif x.shape == shape[:-1] and x.dtype.kind in "iu":
                 hint = f"; for one label a row, give one-hot rows, np.eye({shape[-1]})[targets], or use a softmax loss"
@@ -71,13 +76,36 @@ def like_prediction(x, shape, dtype, name, what="targets"):
     return x
 
 
+def channels_last(shape):
+    """The shape of what has this one with its channels first, (N, C, ...): (N, ..., C)."""
+    return (*shape[:1], *shape[2:], *shape[1:2])
+
+
+def channels_first(shape):
+    """The shape that what has this one, (N, ..., C), has with its channels first: (N, C, ...)."""
+    return (*shape[:1], *shape[-1:], *shape[1:-1])
+
+
+def labels_hint(given, shape, labels="targets", scores="logits"):
+    """What may be wrong with labels of shape `given`, for scores of `shape` (..., C)."""
+    if given == (*shape[:-1], 1):
+        return f"; drop the last axis: {labels}[..., 0]"
+    if given == shape:
+        return f"; for one-hot rows, give {labels}.argmax(-1), or floats"
+    if len(shape) > 2 and given == channels_last(shape)[:-1]:
+        return f"; are the channels first? np.moveaxis({scores}, 1, -1)"
+    if len(shape) > 2 and given == shape[:1]:
+        return "; for one label a sample, the model must end in (N, C)"
+    return ""
+
+
 def class_targets(targets, shape, dtype, ignore_index, name):
     """Targets for logits of `shape` (..., C), as labels (N,), probabilities (N, C) and ignore_index.
 
     One of the two arrays is empty.  Whether labels are classes and probabilities sum to 1 is the kernel's to check,
     in its own pass over them: see `not_a_target`.
     """
-    t = targets if type(targets) is np.ndarray else as_array(targets, name, "targets")
+    t = targets if type(targets) is np.ndarray else as_array(targets, name, "targets", TARGETS)
     if t.dtype is not INT64 or t.shape != shape[:-1]:
         kind = t.dtype.kind
         if kind == "f" and t.shape != shape[:-1]:
@@ -89,18 +117,18 @@ def class_targets(targets, shape, dtype, ignore_index, name):
             hint = "leave out those that are NaN" if np.isnan(t).any() else "try .astype(int)"
             raise TypeError(f"{name}: class indices must be integers, got targets of dtype {t.dtype}; {hint}")
         if kind not in "iu":
-            hint = "; number the classes: np.unique(targets, return_inverse=True)[1]" if kind in "UO" else ""
-            raise TypeError(f"{name}: targets must be integer labels or float probabilities, got dtype {t.dtype}{hint}")
+            if kind != "b":
+                t = as_array(t, name, "targets", TARGETS)
+                return class_targets(t, shape, dtype, ignore_index, name)
+            if t.shape == shape[:-1]:
+                hint = "for two classes, targets.astype(int); for a yes or no of one logit, use sigmoid_cross_entropy"
+            else:
+                hint = "of one-hot rows, targets.argmax(-1); for several labels at once, use sigmoid_cross_entropy"
+            raise TypeError(f"{name}: targets {TARGETS}, got an array of dtype bool; {hint}")
         if t.shape != shape[:-1]:
-            hint = ""
-            if t.shape == (*shape[:-1], 1):
-                hint = "; drop the last axis: targets[..., 0]"
-            elif t.shape == shape:
-                hint = "; for one-hot rows, give targets.argmax(-1), or floats"
-            elif len(shape) > 2 and t.shape == shape[:1]:
-                hint = "; for one label a sample, the model must end in (N, C)"
             raise ValueError(
-                f"{name}: class indices for logits {shape} must have shape {shape[:-1]}, got {t.shape}{hint}"
+                f"{name}: class indices for logits {shape} must have shape {shape[:-1]}, got {t.shape}"
+                f"{labels_hint(t.shape, shape)}"
             )
         if t.dtype == np.uint64 and t.size and t.max() >= 2**63:  # int64 can't hold it; -2^62 is no class either
             t = np.where(t >= 2**63, np.int64(-(2**62)), t.astype(np.int64))
@@ -110,7 +138,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
 
 def not_a_target(targets, position, shape, ignore_index, name):
     """The ValueError for the first of the targets that is none: number `position` of the rows of logits of `shape`."""
-    targets, C = np.asarray(targets), shape[-1]
+    targets, C = as_array(targets, name, "targets"), shape[-1]
     where = tuple(int(axis) for axis in np.unravel_index(position, shape[:-1]))
     if targets.dtype.kind == "f":
         row = targets[where]
@@ -119,9 +147,11 @@ def not_a_target(targets, position, shape, ignore_index, name):
             return ValueError(
                 f"{name}: target probabilities must be in [0, 1], got {row[worst]} at position {(*where, worst)}"
             )
+        hint = "Several labels at once are sigmoid_cross_entropy's."
+        if targets.ndim > 2 and np.allclose(targets.sum(axis=1), 1, atol=1e-3):
+            hint = "They do along axis 1: are the channels first? np.moveaxis(targets, 1, -1), and the logits likewise."
         return ValueError(
-            f"{name}: target probabilities must sum to 1, but those at position {where} sum to {row.sum():.6g}."
-            " Several labels at once are sigmoid_cross_entropy's."
+            f"{name}: target probabilities must sum to 1, but those at position {where} sum to {row.sum():.6g}. {hint}"
         )
     label, hint = int(targets[where]), ""
     if label == -1:
@@ -166,8 +196,8 @@ _ones = {}
 def per_class(weight, C, dtype, name, what="weight"):
     """Weights (C,), finite and not negative."""
     weight = as_array(weight, name, what)
-    if weight.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: {what} must hold real numbers, got an array of dtype {weight.dtype}")
+    if weight.dtype.kind == "b":
+        raise TypeError(f"{name}: {what} must hold real numbers, got an array of dtype bool")
     if weight.shape != (C,):
         raise ValueError(f"{name}: {what} must have shape ({C},), one number a class, got {weight.shape}")
     weight = behaved(weight, dtype)
@@ -212,7 +242,14 @@ def whole_number(value, name, what="ignore_index"):
 def divisor(reduction, denominator, name):
     """What "mean" divides by instead of its own count: `denominator`, or 0.0 where none was given."""
     if reduction not in REDUCTIONS:
-        raise ValueError(f'{name}: reduction must be "mean", "sum" or "none", got {reduction!r}')
+        hint = ""
+        if reduction is None:
+            hint = '; for a loss of every row, reduction="none"'
+        elif reduction == "batchmean":
+            hint = '; the "mean" of kl_divergence is that one: it divides by the rows'
+        elif reduction in ("avg", "average", "sum_over_batch_size"):
+            hint = '; that is "mean" here'
+        raise ValueError(f'{name}: reduction must be "mean", "sum" or "none", got {reduction!r}{hint}')
     if denominator is None:
         return 0.0
     if reduction != "mean":

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from tinynet.checks import numbers
 from tinynet.writing import absolute, write_whole
 
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
@@ -36,11 +37,16 @@ def note(panel, text, at, words, colour, start=(0, 0.5)):
 
 def checked_images(images, name):
     """As an array (N, H, W) of grey or (N, H, W, 3) of coloured images."""
-    images = np.asarray(images)
+    images = numbers(images, f"{name}: images")
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3) or len(images) == 0:
-        raise ValueError(f"{name}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}")
+        hint = ""
+        if images.ndim == 4 and images.shape[1] in (1, 3):
+            hint = "; are the channels first? np.moveaxis(images, 1, -1)"
+        elif images.ndim == 2:
+            hint = "; one image? images[None]"
+        raise ValueError(f"{name}: images must be (N, H, W), (N, H, W, 1) or (N, H, W, 3), got {images.shape}{hint}")
     return images
 
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from tinynet.checks import numbers
 from tinynet.layers.base import positive_int
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
@@ -233,7 +234,7 @@ def _check_loss(loss, name):
 
 def _checked(model, x, layer, sample, columns, name):
     """x as an array and the layer's index from the front, or None, if they and the other arguments fit."""
-    x = np.asarray(x)
+    x = numbers(x, f"{name}: x")
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{name}: x must be a batch of at least one sample, got shape {x.shape}")
     if positive_int(sample, f"{name}: sample", 0) >= len(x):

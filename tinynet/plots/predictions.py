@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinynet import metrics
+from tinynet.checks import numbers
 from tinynet.layers.base import positive_int
 from tinynet.layers.softmax import Softmax
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
@@ -27,12 +28,12 @@ def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=
     where the value is high.  labels (N,) are whole numbers; predictions (N,) too, or scores (N, C), or None to show the
     labels alone.  `names` gives each class a word instead of its number.
     """
-    images, labels = checked_images(images, "image_grid"), np.asarray(labels)
+    images, labels = checked_images(images, "image_grid"), numbers(labels, "image_grid: labels")
     if labels.shape != (len(images),):
         raise ValueError(f"image_grid: labels must be ({len(images)},), one for each image, got {labels.shape}")
     positive_int(columns, "image_grid: columns")
     if predictions is not None:
-        predictions = np.asarray(predictions)
+        predictions = numbers(predictions, "image_grid: predictions")
         if predictions.ndim == 2:
             predictions = predictions.argmax(axis=1)
         if predictions.shape != labels.shape:
@@ -73,11 +74,11 @@ def worst(predictions, x, y, path=None, *, on=None, count=16, columns=8, names=N
         if isinstance(predictions.layers[-1], Softmax):
             with np.errstate(divide="ignore"):
                 logits = np.log(logits)  # whose softmax is the probabilities themselves
-    logits = np.asarray(logits)
+    logits = numbers(logits, "worst: predictions")
     if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != len(images):
         raise ValueError(f"worst: expected logits ({len(images)}, C) with at least 2 classes, got {logits.shape}")
     losses, _ = softmax_cross_entropy(logits, y, reduction="none", grad=False)
-    labels, said = np.asarray(y), logits.argmax(axis=1)
+    labels, said = numbers(y, "worst: y"), logits.argmax(axis=1)
     chosen = np.argsort(-losses, kind="stable")[:count]  # NaN comes last
     sure = np.exp(-softmax_cross_entropy(logits[chosen], said[chosen], reduction="none", grad=False)[0])
     word = (lambda label: str(names[int(label)])) if names is not None else (lambda label: str(int(label)))

@@ -1,0 +1,81 @@
+"""What other libraries call what is here: who types such a name is told what to type instead.
+
+The nearest of the names would not do: of "elu" that is "relu".
+"""
+
+import difflib
+
+
+def advice(name, known, elsewhere):
+    """A sentence on what to write instead of `name`, which is none of those `known`, with a space before it, or "".
+
+    `elsewhere` maps names, in lower case and without _ and -, to one of those known or to a sentence.
+    """
+    given, names = _run_together(name), {_run_together(each): each for each in known}
+    if given in elsewhere and elsewhere[given] not in known:
+        return f" {elsewhere[given]}"
+    near = [elsewhere[given]] if given in elsewhere else [names[n] for n in difflib.get_close_matches(given, names, 1)]
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _run_together(name):
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _table(*rows):
+    """A dict of all names in the texts, each with what stands beside its text."""
+    return {name: meant for names, meant in rows for name in names.split()}
+
+
+ACTIVATIONS = _table(
+    (
+        "softmax logsoftmax",
+        "Softmax is the loss's part: leave it out, for softmax_cross_entropy takes logits; or, for probabilities, end "
+        "the model in a layer Softmax().",
+    ),
+    ("linear identity none", "For none, leave activation out."),
+    (
+        "elu selu celu silu swish mish softplus softsign hardswish hardsigmoid hardtanh relu6 prelu rrelu logsigmoid "
+        "exponential exp glu crelu",
+        "That one needs a layer of its own, which you can write: examples/18_your_own_layer.py shows how.",
+    ),
+)
+INITIALIZERS = _table(
+    ("xavier xavieruniform xaviernormal glorotuniform glorotnormal", "glorot"),
+    ("kaiming kaiminguniform kaimingnormal heuniform henormal", "he"),
+    (
+        "normal uniform random randomnormal randomuniform truncatednormal orthogonal lecunnormal lecununiform ones",
+        "Or give a function: lambda shape, fan_in, fan_out, rng: rng.normal(0, 0.02, shape).",
+    ),
+)
+LOSSES = _table(
+    ("mse l2 mseloss l2loss squarederror", "mean_squared_error"),
+    ("mae l1 maeloss l1loss absoluteerror", "mean_absolute_error"),
+    ("smoothl1 smoothl1loss huberloss", "huber"),
+    ("kl kldiv kld kldivloss", "kl_divergence"),
+    ("nllloss negativeloglikelihood", "nll"),
+    ("softmax", "softmax_cross_entropy"),
+    ("sigmoid bcewithlogits bcewithlogitsloss", "sigmoid_cross_entropy"),
+    (
+        "bce bceloss binarycrossentropy",
+        "Did you mean 'sigmoid_cross_entropy', for logits, or 'binary_cross_entropy', for probabilities?",
+    ),
+    (
+        "crossentropy crossentropyloss ce celoss logloss",
+        "Did you mean 'softmax_cross_entropy', for classes, or 'sigmoid_cross_entropy', for a yes or no?",
+    ),
+    (
+        "categoricalcrossentropy sparsecategoricalcrossentropy",
+        "Did you mean 'softmax_cross_entropy', for logits, or 'categorical_cross_entropy', for probabilities?",
+    ),
+    ("focal focalloss", "Did you mean 'softmax_focal', for classes, or 'sigmoid_focal', for a yes or no?"),
+)
+METRICS = _table(
+    ("acc categoricalaccuracy sparsecategoricalaccuracy accuracyscore", "accuracy"),
+    ("topk topkcategoricalaccuracy top5 top5accuracy", "top_k_accuracy"),
+    ("binaryaccuracy", "For one logit a sample, give a function: lambda z, t: tn.accuracy(z > 0, t)."),
+    (
+        "mse mae rmse loss f1 f1score precision recall auc rocauc r2 meansquarederror meanabsoluteerror",
+        "Any other is a function (prediction, target) -> number: lambda p, t: float(np.abs(p - t).mean()).",
+    ),
+)
