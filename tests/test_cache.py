@@ -199,6 +199,20 @@ def test_a_global_that_a_kernel_or_what_it_calls_refers_to_is_part_of_it(folder,
         assert found(calls(), expected=expected)
 
 
+class Mute:
+    def __repr__(self):
+        raise ValueError("no comment")
+
+
+def test_a_kernel_whose_globals_cannot_be_told_runs_and_is_not_kept(folder, capfd):
+    known = {"__name__": __name__, "size": Mute()}  # not what x.size is, but Python's bytecode doesn't say so
+    function = FunctionType((lambda x: x.size).__code__, known, "size_of")
+    for _ in range(2):
+        assert not found(function, np.ones(3), 3)
+    assert files(folder) == []
+    assert capfd.readouterr() == ("", "")
+
+
 def test_three_versions_of_a_kernel_are_kept(folder, monkeypatch):
     found()
     [first] = files(folder)

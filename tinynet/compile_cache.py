@@ -30,7 +30,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
-from tinynet.compile_key import UnknownSource, digests
+from tinynet.compile_key import digests
 
 # Code of so many versions of a kernel's sources is kept, so that `git checkout` of a branch and back compiles nothing.
 VERSIONS_KEPT = 3
@@ -60,29 +60,29 @@ class Cache:
     def load_overload(self, signature, target_context):
         """The machine code for this signature, None where there is none that is whole and new."""
         target_context.refresh()
-        with contextlib.suppress(UnknownSource):
-            sources, key = digests(self._compiled, signature, target_context.codegen())
-            for folder in self._folders():
-                data = _read(os.path.join(folder, self._file(sources, key)), key)
-                if data is not None:
-                    # Whatever may be wrong with a pickle that is whole (a module that is gone, say) is mended by
-                    # compiling.
-                    with contextlib.suppress(Exception):
-                        return CompileResult._rebuild(target_context, *pickle.loads(data))
+        paths, key = self._paths(signature, target_context.codegen())
+        for path in paths:
+            data = _read(path, key)
+            if data is None:
+                continue
+            # What may be wrong with a file that is whole, say that a module is gone, is mended by compiling.
+            with contextlib.suppress(Exception):
+                result = CompileResult._rebuild(target_context, *pickle.loads(data))
+                caching._cache_log("[cache] loaded from %r", path)  # for NUMBA_DEBUG_CACHE=1
+                return result
         return None
 
     def save_overload(self, signature, result):
         """Keep what was compiled, in the first folder where that is possible."""
         if result.lifted or result.library.has_dynamic_globals:  # it holds addresses of this process
             return
-        try:
-            sources, key = digests(self._compiled, signature, result.codegen)
-        except UnknownSource:
+        paths, key = self._paths(signature, result.codegen)
+        if not paths:
             return
         data = dumps(result._reduce())
         failures = []
-        for folder in self._folders():
-            path = os.path.join(folder, self._file(sources, key))
+        for path in paths:
+            folder = os.path.dirname(path)
             try:
                 os.makedirs(folder, exist_ok=True)
                 _write(path, _digest(key, data) + data)
@@ -90,6 +90,7 @@ class Cache:
                 if _read(path, key) is None:  # else another process was faster
                     failures.append(f"{folder} ({error.strerror or error})")
                     continue
+            caching._cache_log("[cache] saved to %r", path)
             self._remove_old(folder)
             return
         _tell(failures)
@@ -115,8 +116,18 @@ class Cache:
         user = AppDirs(appname="numba", appauthor=False).user_cache_dir
         return [os.path.join(os.path.dirname(file), "__pycache__"), os.path.join(user, below)]
 
-    def _file(self, sources, key):
-        return f"{self._name}-{sources.hex()[:16]}-{key.hex()[:32]}.kernel"
+    def _paths(self, signature, codegen):
+        """Where the machine code for this signature may lie, the best place first, and its key.
+
+        Nowhere, where it can't be told what the code is made from: an UnknownSource, or whatever comes out of a global
+        of the user's that is asked what it is.
+        """
+        try:
+            sources, key = digests(self._compiled, signature, codegen)
+        except Exception:
+            return [], None
+        file = f"{self._name}-{sources.hex()[:16]}-{key.hex()[:32]}.kernel"
+        return [os.path.join(folder, file) for folder in self._folders()], key
 
     def _files(self, folder):
         """The kernel's files there, each with the version of its sources and whether it is only half written."""

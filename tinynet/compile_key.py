@@ -59,7 +59,7 @@ def digests(compiled, signature, codegen):
     modules = set()
     _describe((compiled, compiled._compiler.targetoptions), facts, set(), modules)
     _check_is_in_file(compiled.__wrapped__)
-    sources = _sources(modules)
+    sources = _sources(modules, {_top(__name__), _top(compiled.__wrapped__.__module__)})
     return sources, _digest([sources, *facts])
 
 
@@ -149,9 +149,11 @@ def _check_is_in_file(function):
         raise UnknownSource(f"{function.__qualname__} was typed into an interpreter or a notebook")
 
 
-def _sources(modules):
-    """The digest of the contents of these modules and of all that they import."""
-    own = {_top(__name__), *map(_top, modules)}
+def _sources(modules, own):
+    """The digest of the contents of these modules and of all that they import, but for installed packages not our own.
+
+    What a kernel calls of those is described by its code.
+    """
     facts, found, waiting = [], set(), sorted(modules)
     while waiting:
         name = waiting.pop()
@@ -160,7 +162,6 @@ def _sources(modules):
         if file is None:
             continue
         if _top(name) not in own and {"site-packages", "dist-packages"} & set(file.split(os.sep)):
-            facts.append((_top(name), getattr(sys.modules.get(_top(name)), "__version__", None)))
             continue
         _check_unchanged(file)
         digest, imports = _read(name, file)
@@ -208,7 +209,7 @@ def _file(name):
 
 def _check_unchanged(file):
     """An UnknownSource where the code in memory may be older than its file, which changed while the process ran."""
-    path = file
+    path = os.path.abspath(file)
     while not os.path.exists(path):  # within a zip
         path = os.path.dirname(path)
     status = os.stat(path)
