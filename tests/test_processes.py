@@ -284,7 +284,7 @@ def installed(tmp_path_factory):
 
 
 def kernels_in(folder):
-    return {path.name.split("-")[0] for path in folder.rglob("*.nbi")}
+    return {path.name.split("-")[0] for path in folder.rglob("*.kernel")}
 
 
 def test_an_installation_that_is_read_only_gives_the_same_bits_wherever_its_kernels_are_kept(installed, tmp_path):

@@ -11,9 +11,6 @@ the same meaning that runs instead under NUMBA_DISABLE_JIT=1, so that any kernel
     band_count    into how many bands of rows images are cut
     chunk_count   how many pieces a sum is cut into: by its shape, never by the number of threads
     scratch       an array for one thread, on cache lines of its own
-
-A kernel's cache on disk looks only at the kernel's own file.  After changing this file, or another that kernels
-share, remove the __pycache__ folders.
 """
 
 import math
@@ -25,16 +22,20 @@ from types import FunctionType
 import numba
 import numpy as np
 from numba import types
+from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
+
+from tinynet.compile_cache import keep
 
 # What the compiler may do to float arithmetic in a loop marked fast: reorder sums, use a*b+c in one step.
 # Never "nnan" or "ninf", which let it assume that NaN and infinity don't occur and delete every test for them.
 FAST = frozenset({"reassoc", "nsz", "arcp", "contract", "afn"})
 
-
-# What Numba would otherwise also run on all threads, compiling each np.empty or a[i] = 0 as a loop of its own.
+# prange loops alone.  Numba would otherwise also run on all threads, as a loop of its own, each np.empty or a[i] = 0.
+# It takes a dict too, but empties it at the first compilation: for other types of arguments it then does all of these.
 NOT_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+PRANGE = ParallelOptions({**dict.fromkeys(NOT_PARALLEL, False), "prange": True})
 
 # NUMBA_BOUNDSCHECK=1 makes an index outside of its array an IndexError, for tests.  Numba leaves prange loops out of
 # that, and what is emitted as LLVM's instructions: so then kernels run on one thread, and `within` precedes those.
@@ -49,11 +50,11 @@ def kernel(*, parallel=False, fast=False, tiled=False):
     tiled     for what Python calls and uses tile.py, itself or in a kernel it calls, with its first argument's dtype.
 
     Every flag is stated, because Numba lets a function that is first compiled from within another one inherit
-    what is left unsaid.  Where no folder is writable, the machine code just isn't kept.
+    what is left unsaid.
     """
     parallel = parallel and not CHECKED
     options = {
-        "parallel": {**dict.fromkeys(NOT_PARALLEL, False), "prange": True} if parallel else False,
+        "parallel": PRANGE if parallel else False,
         "fastmath": set(FAST) if fast else False,
         "error_model": "numpy",  # x / 0 is inf, as in NumPy; a test at every division makes it 3 times slower
         "nogil": True,
@@ -61,14 +62,17 @@ def kernel(*, parallel=False, fast=False, tiled=False):
     }
 
     def decorate(function):
-        if parallel or CHECKED:  # The cache knows a kernel by name and line, not by flags: it would load other code.
-            name = function.__name__ + ("_parallel" if parallel else "_checked")
-            function = FunctionType(function.__code__, function.__globals__, name)
+        if numba.config.DISABLE_JIT:
+            return function
+        if parallel:  # a name of its own, for profilers and in the cache
+            name = function.__name__ + "_parallel"
+            function = FunctionType(
+                function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
+            )
             function.__qualname__ = name
-        compiled = cached(numba.njit, **options)(function)
-        if numba.config.DISABLE_JIT or not (parallel or tiled):
+        compiled = run = keep(numba.njit(**options)(function))
+        if not (parallel or tiled):
             return compiled
-        run = compiled
 
         def first(*arguments):
             nonlocal run
@@ -147,18 +151,6 @@ def _forked():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def cached(compiler, *args, **options):
-    """The decorator compiler(*args, **options), which caches on disk where there is a place for it."""
-
-    def decorate(function):
-        try:
-            return compiler(*args, cache=True, **options)(function)
-        except RuntimeError:  # "cannot cache function: no locator available"
-            return compiler(*args, **options)(function)
-
-    return decorate
 
 
 def sized_kernel(threads_from, *, of=-1, fast=False, tiled=False):

@@ -31,9 +31,11 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from tinynet.simd import CHECKED, cached, helper, within
+from tinynet.compile_cache import keep
+from tinynet.simd import CHECKED, helper, within
 
 
 def _host_features():
@@ -131,7 +133,8 @@ def _compile_tile(dtype):
     def tinynet_tile(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor):
         _tile_defined(M, N, J, K, a, b, s, c, a_m, a_j, a_k, b_j, b_k, s_m, c_m, floor)
 
-    compiled = cached(numba.cfunc, types.void(*[types.int64] * 15, real))(tinynet_tile)
+    compiled = keep(CFunc(tinynet_tile, ((types.int64,) * 15 + (real,), types.void), locals={}, options={}))
+    compiled.compile()
     binding.add_symbol(_tile_name(_llvm_type(real)), compiled.address)
     compiled_tiles[np.dtype(dtype)] = compiled  # kept alive: kernels hold its address
 
