@@ -10,9 +10,8 @@ import math
 import numpy as np
 
 from tinynet import other_names
-from tinynet.checks import numbers, refuse
+from tinynet.checks import batch_hint, numbers, refuse
 from tinynet.layers.activations import Sigmoid
-from tinynet.layers.base import batch_hint
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Parallel, Residual
 from tinynet.layers.conv2d import Conv2D

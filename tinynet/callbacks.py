@@ -18,7 +18,7 @@ import os
 import warnings
 
 from tinynet.checkpoint import save
-from tinynet.layers.base import positive_int
+from tinynet.checks import positive_int
 from tinynet.writing import absolute, opened_through, target, write_whole
 
 

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynet import gradcheck
-from tinynet.checks import numbers
-from tinynet.layers.base import positive_int
+from tinynet.checks import numbers, positive_int
 from tinynet.losses.by_name import LOSSES, checked_result, loss_function, without_options
 
 WIDTH = 120  # columns of text, at most

@@ -25,7 +25,7 @@ import math
 
 import numpy as np
 
-from tinynet.layers.base import number, real_array
+from tinynet.checks import number, real_array
 
 TOLERANCE = 1e-3  # how far from 1 a distribution may sum: (0.333, 0.333, 0.333), say, or a row in float16
 

@@ -26,8 +26,9 @@ from importlib import import_module
 
 import numpy as np
 
+from tinynet.checks import real_array
 from tinynet.interop_match import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
-from tinynet.layers.base import Layer, real_array
+from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Parallel, Residual
 from tinynet.layers.conv2d import Conv2D

@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinynet.checks import positive_int
 from tinynet.information import distributions
-from tinynet.layers.base import positive_int
 from tinynet.losses.checks import as_array, labels_hint
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 

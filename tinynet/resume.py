@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from tinynet.checkpoint import described, load_run, save_run
-from tinynet.layers.base import positive_int
+from tinynet.checks import positive_int
 from tinynet.losses.by_name import without_options
 from tinynet.writing import target
 

@@ -13,7 +13,7 @@ A step is a whole number of at least 0.  fit asks its schedule before every step
 
 import math
 
-from tinynet.layers.base import number, positive_int
+from tinynet.checks import number, positive_int
 
 
 def constant(lr):

@@ -23,10 +23,10 @@ import numpy as np
 
 from tinynet import arguments
 from tinynet.callbacks import Checkpoint, CSVLog, EarlyStopping
+from tinynet.checks import positive_int
 from tinynet.data.batches import batches
 from tinynet.distributed import Ranks
 from tinynet.history import History, Training
-from tinynet.layers.base import positive_int
 from tinynet.losses.by_name import checked_result, loss_function
 from tinynet.not_finite import NonFiniteError, not_finite
 from tinynet.progress import Interrupt, Progress

@@ -17,7 +17,7 @@ mixup changes the labels as well, so it takes both and returns both: augment=par
 
 import numpy as np
 
-from tinynet.layers.base import pair, positive_int
+from tinynet.checks import pair, positive_int
 from tinynet.losses.checks import as_array, fraction, real_number
 
 

@@ -8,7 +8,7 @@ and with it the learning rate stay as they were.  (King and Zeng 2001; scikit-le
 
 import numpy as np
 
-from tinynet.layers.base import positive_int
+from tinynet.checks import positive_int
 from tinynet.losses.checks import as_array, whole_number
 
 

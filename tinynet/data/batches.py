@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from tinynet.checks import as_array, refuse, without_objects
-from tinynet.layers.base import positive_int
+from tinynet.checks import as_array, positive_int, refuse, without_objects
 
 
 def batches(x, y, batch_size, shuffle=True, seed=0, shard=None):

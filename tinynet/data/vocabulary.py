@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from tinynet.layers.base import positive_int
+from tinynet.checks import positive_int
 
 PADDING, UNKNOWN = "<padding>", "<unknown>"  # words 0 and 1
 TOKEN = re.compile(r"[\w'-]+|[^\w\s]")

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from tinynet.checks import numbers
-from tinynet.layers.base import positive_int
+from tinynet.checks import numbers, positive_int
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense

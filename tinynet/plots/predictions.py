@@ -3,8 +3,7 @@
 import numpy as np
 
 from tinynet import metrics
-from tinynet.checks import numbers
-from tinynet.layers.base import positive_int
+from tinynet.checks import numbers, positive_int
 from tinynet.layers.softmax import Softmax
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.plots.canvas import (
