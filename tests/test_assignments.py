@@ -303,6 +303,144 @@ def test_a_copy_carries_numbers_and_not_the_last_batch(copied):
     assert twin.layers[7].state == (model.layers[7].state[0], model.layers[7].state[1] + 1)
 
 
+# --- relatives ------------------------------------------------------------------------------------------------
+
+
+def test_a_shallow_copy_would_share_arrays_and_is_refused():
+    model = mlp()
+    for thing in (model, model.layers[0], tn.Adam(model)):
+        with pytest.raises(TypeError, match=f"{type(thing).__name__} would share arrays with it; use copy.deepcopy"):
+            copy.copy(thing)
+
+
+def test_a_copy_of_a_copy_carries_no_batch_either():
+    model, x = mlp(), np.random.default_rng(0).standard_normal((999, 4))
+    size = len(pickle.dumps(model))
+    for _ in range(3):
+        model.backward(model.forward(x, training=True))
+        model = pickle.loads(pickle.dumps(model))
+        assert len(pickle.dumps(model)) < size + 1000  # the batch is 16 KB
+        with pytest.raises(RuntimeError, match="backward needs forward"):
+            model.backward(np.zeros((999, 3)))
+
+
+def test_a_model_and_its_optimizer_are_copied_together():
+    class Trained(tn.Sequential):
+        def __init__(self):
+            super().__init__([tn.Dense(1, bias=False)], 1)
+            self.optimizer = tn.SGD(self, lr=0.5, weight_decay=0.5)
+
+    model = Trained()
+    model.flat_values = [1]
+    model.parameters()[0].decay = False
+    for copied in (copy.deepcopy, lambda what: pickle.loads(pickle.dumps(what))):
+        twin, optimizer = copied((model, model.optimizer)) if copied is copy.deepcopy else (model, model.optimizer)
+        assert optimizer is twin.optimizer
+        optimizer.step()
+        assert twin.flat_values == 1
+    program = "import pickle, sys; m, o = pickle.load(sys.stdin.buffer); o.step(); print(m.flat_values[0])"
+    plain = tn.Sequential([tn.Dense(1, bias=False)], 1)
+    optimizer = tn.SGD(plain, lr=0.5, weight_decay=0.5)
+    plain.flat_values = [1]
+    plain.parameters()[0].decay = False
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps((plain, optimizer)), capture_output=True)
+    assert done.stdout.strip() == b"1.0", done.stderr
+
+
+def test_methods_that_kernels_rely_on_are_not_replaced():
+    model = mlp()
+    for thing, name in (
+        (model.layers[0], "checked"),
+        (model, "parameters"),
+        (model, "walk"),
+        (model.layers[0], "kept"),
+    ):
+        with pytest.raises(TypeError, match=f"the method {name} can't be replaced"):
+            setattr(thing, name, lambda *arguments: arguments[0])
+    calls, forward = [], model.layers[0].forward
+    model.layers[0].forward = lambda x, training=False: calls.append(training) or forward(x, training)
+    check(model)
+    assert calls == [False]
+    del model.layers[0].forward
+    check(model)
+    assert calls == [False]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [tn.Dense(5), tn.Dense(5, activation="gelu"), tn.BatchNorm(), tn.LayerNorm(), tn.Tanh(), tn.GELU(), tn.Softmax()],
+    ids=repr,
+)
+def test_a_layer_by_itself_keeps_its_batch_in_shape(layer):
+    layer.build((4,), "float32", np.random.default_rng(0))
+    dy = np.random.default_rng(1).standard_normal((6, *layer.output_shape)).astype(np.float32)
+    layer.forward(X, training=True)
+    expected = layer.backward(dy)
+    x = X.copy()
+    y = layer.forward(x, training=True)
+    x.shape, y.shape = (3, 8), (-1,)
+    np.testing.assert_array_equal(layer.backward(dy), expected)
+    layer.build((5,), "float32", np.random.default_rng(0))
+    with pytest.raises(RuntimeError, match="backward needs forward"):
+        layer.backward(np.zeros((6, *layer.output_shape)))
+
+
+def test_an_own_class_of_model_that_overrides_forward_is_called_by_it():
+    class Doubled(tn.Sequential):
+        def forward(self, x, training=False):
+            return 2 * super().forward(x, training)
+
+    model = Doubled([tn.Dense(3)], 4)
+    np.testing.assert_array_equal(model(X), model.forward(X))
+    np.testing.assert_array_equal(model(X), model.predict(X))
+
+
+def test_what_a_callback_is_given_can_not_be_exchanged():
+    def exchange(training):
+        training.optimizer = tn.SGD(training.model, lr=1.0)
+
+    model = mlp()
+    with pytest.raises(AttributeError, match="optimizer"):
+        tn.fit(
+            model,
+            X,
+            Y,
+            loss="softmax_cross_entropy",
+            optimizer=tn.SGD(model, lr=0.1),
+            epochs=1,
+            callbacks=exchange,
+            progress=False,
+        )
+
+
+def test_buffers_are_a_dict_to_those_who_read_or_update():
+    model = mlp()
+    layer = model.layers[1]
+    layer.buffers.update(running_mean=np.ones(5))
+    assert (
+        (layer.buffers | {"a": 1}).keys() == ({"a": 1} | layer.buffers).keys() == {"running_mean", "running_var", "a"}
+    )
+    saved = layer.buffers.copy()
+    model.forward(X, training=True)
+    assert (saved["running_mean"] == 1).all()
+    assert not (layer.buffers["running_mean"] == 1).all()
+
+
+def test_an_optimizer_refuses_a_model_whose_parameters_are_elsewhere():
+    class Apart:
+        def __init__(self, size, grads, parameters):
+            self.flat_values, self.flat_grads = np.zeros(size), grads
+            self._parameters = parameters
+
+        def parameters(self):
+            return self._parameters
+
+    with pytest.raises(ValueError, match=r"SGD: flat_values and flat_grads must be vectors alike.*float32 \(3,\)"):
+        tn.SGD(Apart(3, np.zeros(3, np.float32), []), lr=0.1)
+    with pytest.raises(ValueError, match="0: value and gradient must be views of the model's flat_values"):
+        tn.SGD(Apart(3, np.zeros(3), [tn.Parameter("0", np.zeros(3))]), lr=0.1)
+
+
 # --- a fuzz ---------------------------------------------------------------------------------------------------
 
 

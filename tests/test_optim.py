@@ -20,8 +20,8 @@ class Weights:
         self.flat_grads = np.zeros_like(self.flat_values)
         self._parameters, start = [], 0
         for k, size in enumerate(sizes):
-            parameter = Parameter(f"{k}", self.flat_values[start : start + size], decay=k % 2 == 0)
-            parameter._grad = self.flat_grads[start : start + size]
+            value, grad = (flat[start : start + size] for flat in (self.flat_values, self.flat_grads))
+            parameter = Parameter(f"{k}", value, decay=k % 2 == 0, grad=grad)
             self._parameters.append(parameter)
             start += size
 

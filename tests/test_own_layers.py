@@ -1,6 +1,7 @@
 """A layer of one's own is held to the contract: when it is built, checked and first run, and by its name."""
 
 import copy
+import dataclasses
 import pickle
 
 import numpy as np
@@ -451,3 +452,217 @@ def test_a_copy_of_an_own_layer_leaves_the_batch_behind_and_what_it_learned_come
     assert layer.mean.any()
     with pytest.raises(RuntimeError, match=r"Dense \(layer 2\): backward needs forward"):
         twin.backward(DY)
+
+
+# --- relatives ------------------------------------------------------------------------------------------------
+
+
+class HalfOfDense(tn.Dense):
+    """Gives half of Dense's outputs, and leaves it to Dense to go backward from that."""
+
+    def __init__(self):
+        super().__init__(3)
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        self.output_shape = (2,)
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        return super().forward(x, training)[:, :2].copy()
+
+
+class OtherUnits(tn.Dense):
+    def __init__(self):
+        super().__init__(3)
+
+    def build(self, input_shape, dtype, rng):
+        shape = super().build(input_shape, dtype, rng)
+        self.units = 7
+        return shape
+
+
+class ForgetsInnerBuffers(tn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.layers = [tn.BatchNorm()]
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        self.layers[0].build(input_shape, dtype, rng)
+        self.parameters = self.layers[0].parameters
+        return self.output_shape
+
+
+class LayerAsAnAttribute(Scale):
+    def build(self, input_shape, dtype, rng):
+        shape = super().build(input_shape, dtype, rng)
+        self.parts = {"fc": [tn.Dense(4)]}
+        return shape
+
+
+class ParameterAsAnAttribute(Scale):
+    def build(self, input_shape, dtype, rng):
+        shape = super().build(input_shape, dtype, rng)
+        self.slope = tn.Parameter("slope", np.ones(4, self.dtype))
+        return shape
+
+
+class ArrayInAList(Scale):
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        self.arrays = [np.ones(4, self.dtype)]
+        self.parameters = [tn.Parameter("weight", self.arrays[0])]
+        return self.output_shape
+
+
+class LongDoubleBuffer(Scale):
+    def build(self, input_shape, dtype, rng):
+        shape = super().build(input_shape, dtype, rng)
+        self.buffers = {"mean": np.zeros(4, np.longdouble)}
+        return shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "part"),
+    [
+        (HalfOfDense, stepped, "expected the gradient of its output, (5, 3), got (5, 2)"),
+        (OtherUnits, built, "units can't be set any more"),
+        (ForgetsInnerBuffers, built, "its buffers must include those of its layers"),
+        (LayerAsAnAttribute, built, "self.parts is a layer that self.layers doesn't have"),
+        (ParameterAsAnAttribute, built, "self.slope is the parameter 'slope', which self.parameters doesn't have"),
+        (ArrayInAList, built, "self.arrays is the array that its parameter 'weight' was made of"),
+        (LongDoubleBuffer, built, "at most 64 bits"),
+    ],
+)
+def test_what_a_layer_inherits_or_holds_is_looked_at_too(kind, run, part):
+    with pytest.raises((TypeError, ValueError), match=rf"^{kind.__name__} \(layer 1\): ") as caught:
+        run(kind())
+    assert part in str(caught.value)
+
+
+class ChangesWhatItPredicts(Scale):
+    def forward(self, x, training=False):
+        x *= 2
+        return x
+
+
+def test_the_first_prediction_is_looked_at_too_and_the_callers_array_is_put_back():
+    model, x = tn.Sequential([ChangesWhatItPredicts()], 4), X.copy()
+    with pytest.raises(ValueError, match=r"ChangesWhatItPredicts \(layer 0\): its forward changed its input"):
+        model.predict(x)
+    np.testing.assert_array_equal(x, X)
+
+
+def test_a_wrong_input_is_not_blamed_on_an_own_layer():
+    with pytest.raises(ValueError, match=r"Shortest \(layer 0\): expected input \(N, 4\), got \(5, 7\)"):
+        tn.Sequential([Shortest()], 4).forward(np.zeros((5, 7), np.float32))
+
+
+# --- what must go on working ----------------------------------------------------------------------------------
+
+
+class Mixin:
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        self.parameters = [tn.Parameter("weight", np.ones(self.input_shape, self.dtype))]
+        return self.output_shape
+
+    def backward(self, dy, input_grad=True):
+        self.parameters[0].grad += (dy * self._x).sum(axis=0)
+        return dy * self.parameters[0].value
+
+
+class FromMixin(Mixin, tn.Layer):
+    forward = Scale.forward
+
+
+def test_what_a_mixin_brings_is_held_to_the_contract():
+    assert built(FromMixin()).layers[1].parameters[0].name == "1.weight"
+    with pytest.raises(ValueError, match=r"FromMixin \(layer 1\): its backward adds to the gradient"):
+        stepped(FromMixin())
+
+
+@dataclasses.dataclass
+class DataLayer(Scale):
+    power: int = 2
+
+    def __post_init__(self):
+        super().__init__()
+        self.parameters = [tn.Parameter("weight", np.full(4, self.power, float))]
+
+    def build(self, input_shape, dtype, rng):
+        return tn.Layer.build(self, input_shape, dtype, rng)
+
+
+class Various(Scale):
+    """Ways of writing a layer that are no mistakes."""
+
+    def __init__(self):
+        super().__init__()
+        self.trainable = True
+        self.early = tn.Parameter("early", np.ones(1))
+        self.parameters = [self.early]
+
+    def build(self, input_shape, dtype, rng):
+        tn.Layer.build(self, input_shape, dtype, rng)
+        self.parameters = [tn.Parameter("weight", np.ones(self.input_shape, self.dtype)), self.early]
+        self.output_shape = self.forward(np.zeros((1, *self.input_shape), self.dtype)).shape[1:]
+        return self.output_shape
+
+    def forward(self, x, *, training=False):
+        y = x * self.parameters[0].value
+        self.seen = len(x)
+        if training:
+            self.x = x
+        return y
+
+    def backward(self, dy, *, input_grad=True):
+        self.parameters[0].grad = (dy * self.x).sum(axis=0)
+        self.parameters[1].grad = [0]
+        del self.seen
+        return dy * self.parameters[0].value
+
+
+class OnceOnly(Scale):
+    """Its gradient is NaN by nature, and what it kept can be used once."""
+
+    def forward(self, x, training=False):
+        self._stack = [x]
+        return super().forward(x, training)
+
+    def backward(self, dy, input_grad=True):
+        self._stack.pop()
+        self.parameters[0].grad = np.full(4, np.nan)
+        return dy
+
+
+@pytest.mark.parametrize("make", [DataLayer, Various, OnceOnly])
+def test_other_ways_to_write_a_layer_are_no_mistakes(make):
+    model = stepped(make())
+    layer = model.layers[1]
+    assert [*layer.parameters, 1] == layer.parameters + [1] == [*sum([layer.parameters], []), 1]  # noqa: RUF005, RUF017
+    assert isinstance(model.layers[:-1], list)
+    twin = copy.deepcopy(copy.deepcopy(model))
+    np.testing.assert_array_equal(twin.forward(X), model.forward(X))
+
+
+def test_the_layers_inside_an_own_one_have_places():
+    class Block(tn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.layers = [tn.Dense(4)]
+
+        def build(self, input_shape, dtype, rng):
+            super().build(input_shape, dtype, rng)
+            self.layers[0].build(input_shape, dtype, rng)
+            self.parameters = self.layers[0].parameters
+            return self.output_shape
+
+        def forward(self, x, training=False):
+            return self.layers[0].forward(x, training)
+
+        def backward(self, dy, input_grad=True):
+            return self.layers[0].backward(dy, input_grad)
+
+    assert built(Block()).layers[1].layers[0].label == "Dense (layer 1.0)"

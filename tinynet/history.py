@@ -32,6 +32,10 @@ class Training:
     """
 
     def __init__(self, model, optimizer):
-        self.model, self.optimizer, self.history = model, optimizer, History()
+        self._model, self._optimizer, self._history = model, optimizer, History()
         self.epoch = self.step = 0
         self.stop = False
+
+    model = property(lambda self: self._model, doc="The model that is trained.")
+    optimizer = property(lambda self: self._optimizer, doc="Its optimizer.")
+    history = property(lambda self: self._history, doc="The History that fit will return.")

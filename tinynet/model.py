@@ -11,13 +11,14 @@ vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
 import math
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.layers.base import Layer
-from tinynet.layers.contract import Guarded
+from tinynet.layers.contract import Fixed, Guarded
 from tinynet.layers.parameter import Buffers
 
 
@@ -43,19 +44,19 @@ class Sequential(Guarded):
     """
 
     def __init__(self, layers, input_shape, seed=0, dtype="float32"):
-        self.layers = tuple(checked_layers(layers, "Sequential"))
+        self.layers = Fixed(checked_layers(layers, "Sequential"))
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
         try:
             self.output_shape = build_in_a_row(self.layers, input_shape, self.dtype, rng)
+            _check_distinct(self.parameters())
         except Exception:
             leave_unbuilt(self.walk())
             raise
-        _check_distinct(self.parameters())
         self.input_shape = self.layers[0].input_shape
         self._flatten()
 
-    @property
+    @cached_property
     def _fit_into_cache(self):
         """How many samples' output of the widest layer fit into 3 MB.
 
@@ -125,8 +126,6 @@ class Sequential(Guarded):
 
         `training` keeps what backward will need, x itself among it: leave x as it is until then.
         """
-        if training and isinstance(x, np.ndarray):
-            x = x.view()  # which keeps its shape until backward, whatever becomes of the caller's
         y = forward_in_a_row(self.layers, x, training)
         fresh = y is not x and y.base is None
         views_x = not fresh and isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # nothing but Flatten, say
@@ -134,7 +133,9 @@ class Sequential(Guarded):
             return y.copy()  # so that nothing the caller does to it can change the gradients, or x
         return y
 
-    __call__ = forward
+    def __call__(self, x, training=False):
+        """forward(x, training)."""
+        return self.forward(x, training)
 
     def backward(self, dy, input_grad=False):
         """Fill every parameter's gradient from dy = dL/dy of the last forward(x, training=True).

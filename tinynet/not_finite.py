@@ -94,6 +94,7 @@ def forward_again(model, x):
 
     buffers = {name: array.copy() for name, array in model.buffers().items()}
     states = [(layer, layer.state) for layer in layers if isinstance(layer, Dropout)]
+    hooks = [(layer, vars(layer)["forward"]) for layer in layers if "forward" in vars(layer)]
     try:
         for layer, (key, steps) in states:
             layer.state = key, max(steps - 1, 0)
@@ -103,6 +104,8 @@ def forward_again(model, x):
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+        for layer, hook in hooks:
+            layer.forward = hook
         for layer, state in states:
             layer.state = state
         for name, array in model.buffers().items():

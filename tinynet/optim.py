@@ -139,6 +139,13 @@ class Optimizer(Guarded):
                 )
         if model.flat_values.size == 0:
             raise ValueError(f"{type(self).__name__}: the model has no parameters to train")
+        values, grads = _flat(model)
+        alike = values.shape == grads.shape == (values.size,) and values.dtype == grads.dtype
+        if not alike or not (values.flags.carray and grads.flags.carray):
+            raise ValueError(
+                f"{type(self).__name__}: flat_values and flat_grads must be vectors alike, got {values.dtype}"
+                f" {values.shape} and {grads.dtype} {grads.shape}"
+            )
         self.model = model
         vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
@@ -160,8 +167,8 @@ class Optimizer(Guarded):
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "_flat"}
 
-    def __setstate__(self, state):  # a copy's model has vectors of its own
-        vars(self).update(state, _flat=_flat(state["model"]))
+    def __setstate__(self, state):  # a copy's model has vectors of its own, perhaps not yet
+        vars(self).update(state, _flat=None, _pieces_of=None)
 
     def __getattr__(self, name):  # asked for what is no attribute
         if name in type(self).vectors and "_vectors" in vars(self):
@@ -170,9 +177,9 @@ class Optimizer(Guarded):
 
     def step(self):
         """Change model.flat_values, once, by what model.flat_grads says."""
+        if self._pieces_of != Parameter.changes:  # some parameter's decay was set, or this is a copy
+            self._flat, self._pieces, self._pieces_of = _flat(self.model), _pieces(self.model), Parameter.changes
         scale = 1.0 if self.clip_norm is None else self._clipping()
-        if self._pieces_of != Parameter.changes:  # some parameter's decay was set
-            self._pieces, self._pieces_of = _pieces(self.model), Parameter.changes
         vars(self)["steps"] += 1
         self._update(scale)
 
@@ -390,10 +397,18 @@ def _flat(model):
 
 def _pieces(model):
     """The model's flat vector as rows (start, stop, whether it decays): int64 (P, 3)."""
-    base = _flat(model)[0].ctypes.data
+    values, grads = _flat(model)
     rows = []
     for parameter in model.parameters():
-        start = (parameter._value.ctypes.data - base) // parameter._value.itemsize
+        start, at = (
+            (own.ctypes.data - flat.ctypes.data) // flat.itemsize
+            for own, flat in ((parameter._value, values), (parameter._grad, grads))
+        )
         stop = start + parameter._value.size
+        if start != at or start < 0 or stop > values.size or parameter._value.dtype != values.dtype:
+            raise ValueError(
+                f"{parameter.name}: value and gradient must be views of the model's flat_values and flat_grads, at one"
+                " place in both"
+            )
         rows += [(s, min(s + PIECE, stop), parameter.decay) for s in range(start, stop, PIECE)]
     return np.array(rows, np.int64)

@@ -347,7 +347,7 @@ class _ActivationLayer(Layer):
         x = self.checked(x)
         y = self.activation.forward(x)
         if training:
-            self._kept = y if self.activation.keeps == "output" else x
+            self._kept = (y if self.activation.keeps == "output" else x).view()
         return y
 
     def backward(self, dy, input_grad=True):

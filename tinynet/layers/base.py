@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
-from tinynet.layers.contract import Guarded, held_backward, held_build, held_forward, of_package
+from tinynet.layers.contract import Guarded, held_backward, held_build, held_forward, hold, of_package
 from tinynet.layers.parameter import Parameter
 
 __all__ = ["Layer", "Parameter", "float_dtype", "number", "pair", "positive_int", "real_array"]
@@ -33,7 +33,7 @@ class Layer(Guarded):
     to a buffer copies into it.
     """
 
-    settable = MappingProxyType({"place": lambda layer, place: place})
+    settable = MappingProxyType({"place": lambda layer, place: _checked_place(layer, place)})
     parameters, buffers = (), MappingProxyType({})
     input_shape = output_shape = dtype = None
     _at_build = None  # its attributes at the end of build
@@ -44,17 +44,13 @@ class Layer(Guarded):
 
     def __init__(self):
         self.parameters, self.buffers = [], {}
-        self.input_shape = self.output_shape = self.dtype = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        methods = vars(cls)
-        if "build" in methods:
-            cls.build = held_build(cls.build)
-        if "forward" in methods and not of_package(cls):
-            cls.forward = held_forward(cls.forward)
-        if "backward" in methods and not of_package(cls):
-            cls.backward = held_backward(cls.backward)
+        hold(cls, "build", held_build)
+        for name, wrapper in (("forward", held_forward), ("backward", held_backward)):
+            if not of_package(getattr(cls, name)):
+                hold(cls, name, wrapper)
 
     def __getstate__(self):
         """What a copy or a pickle holds: not the arrays that forward kept of a batch, those that build didn't leave."""
@@ -62,11 +58,12 @@ class Layer(Guarded):
         if self._at_build is not None:
             for name, value in vars(self).items():
                 before = self._at_build.get(name)
-                if value is not before and _holds_arrays(value) and not _alike(value, before):
+                if name == "_at_build" or value is before or _alike(value, before):
+                    continue
+                if _holds_arrays(value):
                     state[name] = before
         return state
 
-    @held_build
     def build(self, input_shape, dtype, rng):
         """Allocate the parameters for inputs (N, *input_shape), drawing them from `rng`; returns the output's shape."""
         self.input_shape = _shape_of_sample(self, input_shape)
@@ -121,10 +118,11 @@ class Layer(Guarded):
         """
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self.input_shape and x.flags.carray:
+        shape = self._shapes[0]
+        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == shape and x.flags.carray:
             return x
         x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
-        if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
+        if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
             raise self.input_error(x.shape)
         return x
 
@@ -137,7 +135,7 @@ class Layer(Guarded):
 
     def checked_gradient(self, dy, batch):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
-        shape = (batch, *self.output_shape)
+        shape = (batch, *self._shapes[1])
         if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.carray:
             return dy
         dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")
@@ -165,6 +163,15 @@ def checked_eps(layer, eps):
     if not 0 < eps < math.inf:
         raise ValueError(f"{layer.label}: eps must be a finite number above 0, got {given!r}")
     return eps
+
+
+hold(Layer, "build", held_build)
+
+
+def _checked_place(layer, place):
+    if not isinstance(place, str):
+        raise TypeError(f"{layer.label}: its place must be a text, got {place!r}")
+    return place
 
 
 def _alike(value, before):

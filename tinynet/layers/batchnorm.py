@@ -234,7 +234,7 @@ class BatchNorm(Layer):
     def forward(self, x, training=False):
         x = self.checked(x)
         if not training:
-            mean, var = (self.buffers[name].astype(np.float64) for name in ("running_mean", "running_var"))
+            mean, var = (self.buffers._arrays[name].astype(np.float64) for name in ("running_mean", "running_var"))
             return self._normalized(x, mean, var)
         count, mean, squares = self._moments(x)
         if self.communicator is not None:
@@ -246,9 +246,9 @@ class BatchNorm(Layer):
             y = self._normalized(x, mean, var)
             if count:
                 for name, batch in (("running_mean", mean), ("running_var", squares / (count - 1))):
-                    running = self.buffers[name]
+                    running = self.buffers._arrays[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
-        self._kept = x, count, mean, var
+        self._kept = x.view(), count, mean, var
         return y
 
     def backward(self, dy, input_grad=True):

@@ -6,6 +6,17 @@
                            their argument as it was and wrote every gradient whole
 
 Layers of this package are tested for the last line, and pay nothing for it when they run.
+
+What a layer notes of itself for this, beside what it is:
+
+    _setting        while its __init__ or build runs: whose, "package" or "own"
+    _made           its __init__ is done
+    _fixed          the names that this package's code has set, which stay
+    _inherited      the parameters, and _shapes the shapes, that this package's class has made and its methods rely on
+    _unbuilt        the parameters and buffers that its __init__ made
+    _at_build       its attributes at the end of build: what came later is of a batch
+    _in_model       it is part of a model
+    _forward_seen, _backward_seen    they have been looked at once
 """
 
 import functools
@@ -17,6 +28,8 @@ import numpy as np
 from tinynet.checks import real_array
 from tinynet.layers.parameter import Buffers, Parameter
 
+REPLACEABLE = ("forward", "backward", "predict", "step")  # methods that may be watched, by putting a function before
+OF_A_BUILD = ("parameters", "buffers", "layers", "output_shape", "flops")  # what every build sets, one's own too
 NOT_YET = ("trainable", "lr_factor", "requires_grad")  # what other libraries have, and would do nothing here
 
 
@@ -38,14 +51,26 @@ class Guarded:
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name):
-        if name[0] != "_" and name in vars(self) and not callable(getattr(type(self), name, None)):
+        fixed = of_package(type(self)) or name in vars(self).get("_fixed", ())
+        if fixed and name in vars(self) and name[0] != "_" and name not in REPLACEABLE:
             raise AssignmentError(f"{getattr(self, 'label', type(self).__name__)}: {name} can't be deleted")
         object.__delattr__(self, name)
 
+    def __copy__(self):
+        raise TypeError(f"a copy.copy of a {type(self).__name__} would share arrays with it; use copy.deepcopy")
+
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            cls.__init__ = setting(cls.__init__)
+        hold(cls, "__init__", setting)
+
+
+def hold(cls, name, wrapper):
+    """Put the wrapper around a class's method, wherever it has it from, unless it is in one already."""
+    method = getattr(cls, name)
+    if not hasattr(method, "_held") and method is not object.__init__:
+        held = wrapper(method)
+        held._held = True
+        setattr(cls, name, held)
 
 
 def setting(method):
@@ -65,8 +90,9 @@ def setting(method):
             return result
         finally:
             state["_setting"] = outer
-            if ours:  # what this package's methods will look for in its place
+            if ours and not method.__qualname__.startswith("Layer."):
                 state["_inherited"] = tuple(state.get("parameters", ()))
+                state["_shapes"] = state.get("input_shape"), state.get("output_shape")
 
     return run
 
@@ -80,22 +106,45 @@ def _assignable(owner, name, value):
     kind, state = type(owner), vars(owner)
     if name in kind.settable:
         return kind.settable[name](owner, value)
-    label, known = getattr(owner, "label", kind.__name__), getattr(kind, name, None)
+    label, known, fixed = getattr(owner, "label", kind.__name__), getattr(kind, name, None), state.get("_fixed", ())
     if isinstance(known, property):  # says itself what may be assigned
         if known.fset is None:
-            raise AssignmentError(f"{label}: {name} can't be set")
+            raise AssignmentError(f"{label}: {name} can't be set; a class of your own may define it")
         return value
-    if state.get("_setting"):
-        if state["_setting"] == "package":
-            state.setdefault("_fixed", set()).add(name)
+    if state.get("_setting") == "package":
+        state.setdefault("_fixed", set()).add(name)
         return value
-    if callable(known) and callable(value):  # a method that someone watches
+    if state.get("_setting") and (name not in fixed or name in OF_A_BUILD):
         return value
-    if name in state.get("_fixed", ()):
+    if name in OF_A_BUILD[:3] and not of_package(kind) and owner.dtype is None:  # a layer's, before it is built
+        return value
+    if name in REPLACEABLE and callable(known) and callable(value):
+        return value
+    if name in fixed:
         raise AssignmentError(f"{label}: {name} can't be set any more; make a new {kind.__name__} with another {name}")
-    if name in NOT_YET or (of_package(kind) and name not in state):
+    if callable(known):
+        raise AssignmentError(f"{label}: the method {name} can't be replaced; define it in a class of your own")
+    if name not in state and known is None and (name in NOT_YET or of_package(kind)):
         raise AssignmentError(f"{label}: it has no {name} to set")
+    if of_package(kind) and name not in state:
+        raise AssignmentError(f"{label}: {name} can't be set; it belongs to the class")
     return value
+
+
+class Fixed(tuple):
+    """A tuple that adds to lists and is cut into lists, as the list did that it was made of."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        return list(found) if isinstance(index, slice) else found
+
+    def __add__(self, other):
+        return [*self, *other]
+
+    def __radd__(self, other):
+        return [*other, *self]
 
 
 # --- build --------------------------------------------------------------------------------------------------
@@ -114,6 +163,9 @@ def held_build(build):
             raise ValueError(f"{self.label}: it is part of a model, and can't be built again; make a new one")
         if "parameters" not in state:
             raise TypeError(f"{self.label}: its __init__ must begin with super().__init__()")
+        kept = self.__getstate__()
+        state.clear()
+        state.update(kept)  # without what is left of a batch
         # What its __init__ gave it, for a layer may be built again, as a copy of another dtype is.
         if "_unbuilt" not in state:
             state["_unbuilt"] = [(parameter, parameter.name) for parameter in self.parameters], dict(self.buffers)
@@ -121,7 +173,7 @@ def held_build(build):
         for parameter, name in named:
             parameter._name, parameter._in_model = name, False
         state.update(parameters=[parameter for parameter, _ in named], buffers=dict(buffers))
-        state.update(input_shape=None, output_shape=None, dtype=None, _at_build=None)
+        state.update(input_shape=None, output_shape=None, dtype=None, _at_build=None, _inherited=(), _shapes=None)
         try:
             return _checked(self, build(self, *args, **options))
         except BaseException:
@@ -149,15 +201,18 @@ def _checked(layer, shape):
         )
     _check_inner(layer)
     parameters = _checked_parameters(layer)
+    _check_attributes(layer)
     state.update(
         output_shape=shape,
         parameters=parameters,
-        layers=tuple(layer.layers),
+        layers=Fixed(layer.layers),
         buffers=Buffers(_checked_buffers(layer, parameters), label),
     )
-    state.setdefault("_fixed", set()).update(
-        ("input_shape", "output_shape", "dtype", "parameters", "buffers", "layers", "flops")
-    )
+    state["_shapes"] = state["_shapes"] or (layer.input_shape, shape)
+    state.setdefault("_fixed", set()).update(("input_shape", "dtype", *OF_A_BUILD))
+    for k, inner in enumerate(layer.layers):
+        if not inner.place and layer.place:
+            inner.place = f"{layer.place[:-1]}.{k})"
     state["_at_build"] = dict(state)
     return shape
 
@@ -170,6 +225,11 @@ def _check_inner(layer):
         if any(id(parameter) not in listed for parameter in inner.parameters):
             raise ValueError(
                 f"{layer.label}: its parameters must include those of its layers, and lack some of {inner.label}"
+            )
+        outer = {array.ctypes.data for array in layer.buffers.values() if isinstance(array, np.ndarray)}
+        if any(array.ctypes.data not in outer for array in inner.buffers.values()):
+            raise ValueError(
+                f"{layer.label}: its buffers must include those of its layers, and lack some of {inner.label}"
             )
 
 
@@ -193,20 +253,47 @@ def _checked_parameters(layer):
             parameter._value, parameter._grad = (a.astype(layer.dtype) for a in (parameter._value, parameter._grad))
         name, value = parameter.name, parameter._value
         if name in names:
-            raise ValueError(f"{label}: two of its parameters are called {name!r}")
+            raise ValueError(
+                f"{label}: two of its parameters are called {name!r}; those of layers inside it need other names:"
+                ' parameter.name = f"{k}.{parameter.name}"'
+            )
         names.add(name)
         if value.dtype != layer.dtype:
             raise TypeError(
                 f"{label}: its parameter {name!r} is of {value.dtype}, in a model of {layer.dtype}; make its array with"
                 f" dtype=self.dtype"
             )
-        for attribute, array in vars(layer).items():
-            if isinstance(array, np.ndarray) and np.may_share_memory(array, value) and value.size:
-                raise ValueError(
-                    f"{label}: self.{attribute} is the array that its parameter {name!r} was made of, and won't follow"
-                    f" it in training; read self.parameters[{place}].value instead"
-                )
-    return tuple(layer.parameters)
+    return Fixed(layer.parameters)
+
+
+def _check_attributes(layer):
+    """Whether an attribute holds a layer or a parameter that is not listed, or the array of one that is."""
+    inside, listed = {id(part) for part in layer.walk()}, {id(parameter) for parameter in layer.parameters}
+    for attribute, thing in vars(layer).items():
+        if attribute in ("_unbuilt", "_inherited", "parameters", "buffers", "layers"):
+            continue
+        for part in _parts(thing):
+            what = f"{layer.label}: self.{attribute}"
+            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside:
+                raise ValueError(f"{what} is a layer that self.layers doesn't have")
+            if isinstance(part, Parameter) and id(part) not in listed:
+                raise ValueError(f"{what} is the parameter {part.name!r}, which self.parameters doesn't have")
+            for place, parameter in enumerate(layer.parameters if isinstance(part, np.ndarray) else ()):
+                if np.may_share_memory(part, parameter._value) and part.size:
+                    raise ValueError(
+                        f"{what} is the array that its parameter {parameter.name!r} was made of, and won't follow it in"
+                        f" training; read self.parameters[{place}].value instead"
+                    )
+
+
+def _parts(thing):
+    """The thing, and what it holds if it is a list, a tuple or a dict."""
+    yield thing
+    if isinstance(thing, dict):
+        thing = tuple(thing.values())
+    if isinstance(thing, (list, tuple)):
+        for part in thing:
+            yield from _parts(part)
 
 
 def _checked_buffers(layer, parameters):
@@ -217,9 +304,9 @@ def _checked_buffers(layer, parameters):
     for name, array in layer.buffers.items():
         if not isinstance(name, str) or name in names:
             raise ValueError(f"{label}: a buffer needs a name that no parameter has, got {name!r}")
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             given = array.dtype if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            raise TypeError(f"{label}: its buffer {name!r} must be an array of numbers, got {given}")
+            raise TypeError(f"{label}: its buffer {name!r} must be an array of numbers of at most 64 bits, got {given}")
         if not array.flags.carray:
             raise ValueError(f"{label}: its buffer {name!r} must be a writeable array in C order; give it a copy")
     # Those of layers inside it: the same arrays, so that in a copy, too, they are one.
@@ -232,56 +319,63 @@ def _checked_buffers(layer, parameters):
 
 def held_forward(forward):
     """forward of a class that is not this package's."""
-    takes_training = _takes(forward, "training")
+    how = _how(forward, "training")
 
     @functools.wraps(forward)
     def run(self, x, training=False, *more, **options):
-        def call():
-            return forward(self, x, training, *more, **options) if takes_training else forward(self, x)
-
-        if type(self).forward is not run or self.dtype is None:
-            return call()  # called by the forward of a class that inherits from this one; or not built
-        first = training and "_forward_seen" not in vars(self)
+        if how == "by name":
+            call = functools.partial(forward, self, x, *more, training=training, **options)
+        else:
+            call = functools.partial(forward, self, x, *([training, *more] if how else []), **options)
+        state = vars(self)
+        if type(self).forward is not run or self.dtype is None or state.get("_setting"):
+            return call()  # by the forward of a class that inherits from this one; or not built
+        first = training not in state.get("_forward_seen", ())
         before = x.copy() if first and isinstance(x, np.ndarray) else None
         y = call()
         if before is not None:
             _check_unchanged(x, before, f"{self.label}: its forward changed its input x in place; work on a copy")
-        if first:
-            vars(self)["_forward_seen"] = True
-        return _returned(y, (len(x), *self.output_shape), self, "forward", "y")
+            state["_forward_seen"] = {*state.get("_forward_seen", ()), training}
+        shape = (len(x), *self.output_shape)
+        if np.shape(y) != shape and np.shape(x)[1:] != self.input_shape:
+            raise self.input_error(np.shape(x))
+        return _returned(y, shape, self, "forward", "y")
 
     return run
 
 
 def held_backward(backward):
     """backward of a class that is not this package's."""
-    takes_input_grad = _takes(backward, "input_grad")
+    how = _how(backward, "input_grad")
 
     @functools.wraps(backward)
     def run(self, dy, input_grad=True):
-        def call():
-            return backward(self, dy, input_grad) if takes_input_grad else backward(self, dy)
-
+        if how == "by name":
+            call = functools.partial(backward, self, dy, input_grad=input_grad)
+        else:
+            call = functools.partial(backward, self, dy, *([input_grad] if how else []))
+        state = vars(self)
         if type(self).backward is not run or self.dtype is None:
             return call()
-        first = "_backward_seen" not in vars(self)
-        if first and isinstance(dy, np.ndarray):
+        if "_backward_seen" not in state and isinstance(dy, np.ndarray):
             before = dy.copy()
             dx = _with_whole_gradients(self, call, dy)
             _check_unchanged(dy, before, f"{self.label}: its backward changed dy in place; work on a copy")
+            state["_backward_seen"] = True
         else:
             dx = call()
-        if first:
-            vars(self)["_backward_seen"] = True
         return _returned(dx, (len(dy), *self.input_shape), self, "backward", "dx") if input_grad else None
 
     return run
 
 
-def _takes(method, name):
-    """Whether the method has this argument; DESIGN's shortest forms, forward(x) and backward(dy), leave it out."""
-    parameters = inspect.signature(method).parameters.values()
-    return len(parameters) > 2 or any(p.name == name or p.kind is p.VAR_POSITIONAL for p in parameters)
+def _how(method, name):
+    """How the method takes this argument: "by name", "by place", or None: the shortest forms leave it out."""
+    parameters = list(inspect.signature(method).parameters.values())
+    if any(p.name == name for p in parameters):
+        return "by name"
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return "by place" if len(by_place) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters) else None
 
 
 def _with_whole_gradients(layer, call, dy):
@@ -293,7 +387,10 @@ def _with_whole_gradients(layer, call, dy):
     if strange and np.isfinite(dy).all():
         for parameter in strange:
             parameter._grad[...] = 0
-        dx = call()
+        try:
+            dx = call()
+        except Exception:  # it can't run twice, and need not
+            return dx
         for parameter in strange:
             if not np.isnan(parameter._grad).any():  # so the NaN were not its own
                 raise ValueError(

@@ -301,7 +301,7 @@ class Conv2D(Layer):
             else:
                 self.activation.forward_in_place(y)
         if training:
-            self._kept = x, kept
+            self._kept = x.view(), None if kept is None else kept.view()  # no one else can reshape these
         return y
 
     @property

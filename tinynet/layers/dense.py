@@ -162,7 +162,7 @@ class Dense(Layer):
             else:
                 self.activation.forward_in_place(y)
         if training:
-            self._kept = x, kept
+            self._kept = x.view(), None if kept is None else kept.view()  # no one else can reshape these
         return y
 
     @property

@@ -147,7 +147,7 @@ class LayerNorm(Layer):
         y, moments = np.empty_like(rows), np.empty((len(rows), 2))
         layernorm_forward(rows, w, b, self.eps, moments, y)
         if training:
-            self._kept = x, moments
+            self._kept = x.view(), moments
         return y.reshape(x.shape)
 
     def backward(self, dy, input_grad=True):

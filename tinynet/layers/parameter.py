@@ -21,6 +21,8 @@ class Parameter:
 
     value    a float32 or float64 array, of its layer's dtype
     decay    False where weight decay does not belong by default: biases, and the scales and shifts of normalisation
+    grad     the array for the gradient, like value; a new one of zeros if it isn't given.  Both are kept, not copied: a
+             model that is no Sequential gives views of its flat vectors
 
     `value` and `grad` are views into the model's flat vectors: write into them, or assign, which copies.  `name` is the
     layer's index in its model and the parameter's name there: "0.weight".  Raises TypeError and ValueError for what
@@ -38,17 +40,23 @@ class Parameter:
 
     changes = 0  # how often some parameter's `decay` was set, so that optimizers notice
 
-    def __init__(self, name, value, decay=True):
+    def __init__(self, name, value, decay=True, grad=None):
         if getattr(self, "_in_model", False):
             raise TypeError(f"Parameter {self._name!r}: it is part of a model; make a new one")
         if not isinstance(name, str) or not name:
             raise TypeError(f"Parameter: the name must be a text, got {name!r}")
-        if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
-            given = f"one of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-            raise TypeError(f"Parameter {name!r}: the value must be an array of float32 or float64, got {given}")
+        for what, array in (("value", value), ("gradient", value if grad is None else grad)):
+            if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
+                given = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+                raise TypeError(f"Parameter {name!r}: the {what} must be an array of float32 or float64, got {given}")
         self._name, self._decay, self._in_model = name, _flag(decay, name), False
-        self._value = np.require(value, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY"))
-        self._grad = np.zeros_like(self._value)
+        self._value = _plain(value)
+        self._grad = np.zeros_like(self._value) if grad is None else _plain(grad)
+        if (self._grad.shape, self._grad.dtype) != (self._value.shape, self._value.dtype):
+            raise ValueError(
+                f"Parameter {name!r}: the value is {self._value.dtype} of shape {self._value.shape}, and the gradient"
+                f" {self._grad.dtype} of shape {self._grad.shape}"
+            )
 
     @property
     def name(self):
@@ -102,6 +110,11 @@ class Parameter:
         return f"Parameter({self._name!r}, shape={self._value.shape}, dtype={self._value.dtype})"
 
 
+def _plain(array):
+    """The same memory where it can be used as it is, under a shape that no one else can set."""
+    return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY")).view()
+
+
 def _flag(decay, name):
     if not isinstance(decay, (bool, np.bool_)):
         raise TypeError(f"Parameter {name!r}: decay must be True or False, got {decay!r}")
@@ -125,6 +138,21 @@ class Buffers(Mapping):
             there = ", ".join(self._arrays) or "none"
             raise ValueError(f"{self._owner}: it has no buffer {name!r} to assign to; there are {there}")
         copy_into(self._arrays[name], given, f"{self._owner}: the buffer {name!r}")
+
+    def update(self, *given, **named):
+        """Assign to several, as a dict's update does."""
+        for name, array in dict(*given, **named).items():
+            self[name] = array
+
+    def copy(self):
+        """A dict of copies."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def __or__(self, other):
+        return {**self, **other}
+
+    def __ror__(self, other):
+        return {**other, **self}
 
     def __iter__(self):
         return iter(self._arrays)

@@ -100,7 +100,7 @@ class Softmax(Layer):
         rows = (-1, x.shape[-1])
         softmax_forward(x.reshape(rows), y.reshape(rows))
         if training:
-            self._y = y
+            self._y = y.view()
         return y
 
     def backward(self, dy, input_grad=True):
