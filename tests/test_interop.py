@@ -158,7 +158,8 @@ def built(name, seed=0, dtype="float64"):
     rng = np.random.default_rng(seed)
     model.flat_values[...] += 0.3 * rng.standard_normal(model.flat_values.shape)
     for key, buffer in model.buffers().items():
-        buffer[...] = rng.uniform(0.5, 2, buffer.shape) if key.endswith("var") else rng.standard_normal(buffer.shape)
+        values = rng.uniform(0.5, 2, buffer.shape) if key.endswith("var") else rng.standard_normal(buffer.shape)
+        buffer[...] = values.astype(dtype)  # what PyTorch can hold
     shape = (6, *model.input_shape)
     x = rng.integers(0, 11, shape) if model.layers[0].takes_integers else rng.standard_normal(shape).astype(dtype)
     return model, x

@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 
+import tinynet as tn
 from tinynet.gradcheck import check
 from tinynet.layers.batchnorm import BatchNorm, merge_moments, row_width
 from tinynet.layers.conv2d import Conv2D
@@ -76,7 +77,7 @@ def test_running_statistics_follow_pytorchs_over_steps_and_so_do_predictions(dty
         np.testing.assert_allclose(layer.buffers["running_var"], twin.running_var.numpy(), **tolerance)
         expected = twin.eval()(torch.from_numpy(x).reshape(rows)).detach().numpy().reshape(y.shape)
         np.testing.assert_allclose(layer.forward(x), expected, **tolerance)
-    assert {array.dtype for array in layer.buffers.values()} == {np.dtype(dtype)}
+    assert {array.dtype for array in layer.buffers.values()} == {np.dtype(np.float64)}
 
 
 def test_a_step_by_hand():
@@ -401,3 +402,61 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
 def test_samples_that_are_single_numbers_are_refused(make):
     with pytest.raises(ValueError, match=r"Norm: expected samples with .* got scalars"):
         make().build((), np.float32, np.random.default_rng(0))
+
+
+# --- very large and very small numbers ------------------------------------------------------------------------
+
+
+def test_predictions_from_numbers_whose_variance_float32_cannot_hold_are_right():
+    model, x = tn.Sequential([BatchNorm(momentum=0.0)], 3), random((64, 3), np.float32) * np.float32(1e20)
+    trained = model.forward(x, training=True)
+    deviation = x.std(axis=0, ddof=1, dtype=np.float64)
+    assert (deviation > 1e19).all()
+    np.testing.assert_allclose(model.forward(x), (x - x.mean(0, dtype=np.float64)) / deviation, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.forward(x), trained, rtol=0.01, atol=1e-6)
+    dx = model.backward(random(x.shape, np.float32, seed=1), input_grad=True)
+    assert (dx != 0).all()
+    assert np.isfinite(dx).all()
+
+
+def test_such_a_variance_is_kept_by_copies_and_checkpoints(tmp_path):
+    model, x = tn.Sequential([BatchNorm(momentum=0.5)], 3), random((64, 3), np.float32) * np.float32(1e20)
+    model.forward(x, training=True)
+    tn.save(model, tmp_path / "model")
+    other = tn.Sequential([BatchNorm(momentum=0.5)], 3)
+    tn.load(other, tmp_path / "model")
+    np.testing.assert_array_equal(other.forward(x), model.forward(x))
+    np.testing.assert_array_equal(copy.deepcopy(model).forward(x), model.forward(x))
+
+
+def test_running_statistics_that_float32_can_hold_are_float32_numbers():
+    layer = built(BatchNorm, (4,), np.float32)
+    for step in range(3):
+        layer.forward(random((9, 4), np.float32, seed=step), training=True)
+    for array in layer.buffers.values():
+        np.testing.assert_array_equal(array, array.astype(np.float32))
+
+
+@pytest.mark.parametrize("layer", [BatchNorm, LayerNorm])
+def test_a_variance_that_float64_cannot_hold_makes_nan_and_not_constants(layer):
+    x = random((16, 8), np.float64) * 1e200
+    model = tn.Sequential([layer()], 8, dtype="float64")
+    assert np.isnan(model.forward(x, training=True)).all()
+    assert np.isnan(model.forward(x)).all()
+
+
+@pytest.mark.parametrize("size", [1e20, 1e25, 1e37])
+def test_layer_norm_normalises_very_large_numbers(size):
+    x = random((5, 16), np.float32) * np.float32(size)
+    y = tn.Sequential([LayerNorm()], 16).forward(x)
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean(axis=1, keepdims=True)) / exact.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(y, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [BatchNorm, LayerNorm])
+def test_very_small_numbers_are_divided_by_the_root_of_eps(layer):
+    x = random((32, 16), np.float32) * np.float32(1e-30)
+    y = tn.Sequential([layer()], 16).forward(x, training=True)
+    exact = (x - x.mean(0 if layer is BatchNorm else 1, dtype=np.float64, keepdims=True)) / np.sqrt(1e-5)
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-35)

@@ -249,7 +249,7 @@ def to_torch(model, like=None, order=None):
         pairs = _matched(model, like, state, order, name)
     found, first = {}, {}  # first: the first name of each array there
     for array, key in pairs:
-        value = tensor(array.to_torch())
+        value = tensor(_fitting(array.to_torch(), model.dtype, f"{name}: {array.name}"))
         same = first.setdefault(memory(state[key]), key)
         if same in found and not value.equal(found[same]):
             other = next(array for array, key in pairs if key == same)
@@ -265,6 +265,16 @@ def to_torch(model, like=None, order=None):
         if key not in found and memory(value) in first:  # a further name of a module that has several
             found[key] = found[first[memory(value)]]
     return found
+
+
+def _fitting(value, dtype, what):
+    """An array as `dtype`, which PyTorch has for all of a model; running statistics are in float64 here."""
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype, copy=False)
+    lost = np.isinf(cast) & ~np.isinf(value)
+    if lost.any():
+        raise ValueError(f"{what} has {value[lost][0]:.3g}, which PyTorch's {dtype} can't hold")
+    return cast
 
 
 def from_torch(model, state_dict, order=None):

@@ -1,14 +1,16 @@
 """What the kernels share: how they are compiled, the exponential, the order of floats, how a loop is split.
 
 Numba compiles plain loops well, and nearly every kernel of tinynet is a plain loop.  What it can't do from loops
-alone is here and in tile.py, vectors.py, transpose.py, planes.py and correlation.py, each with a plain Python body of
-the same meaning that runs instead under NUMBA_DISABLE_JIT=1, so that any kernel can be stepped through with a debugger:
+alone is here and in tile.py (with long_sums.py), vectors.py, transpose.py, planes.py and correlation.py, each with a
+plain Python body of the same meaning that runs instead under NUMBA_DISABLE_JIT=1, so that any kernel can be stepped
+through with a debugger:
 
     kernel        compiles a function, keeps its machine code on disk; sized_kernel: with threads where they pay
     exp           a branch-free exponential that vectorises                   (softmax, sigmoid, tanh, GELU)
     log1p         log(1 + u), likewise                                        (the cross-entropies)
     order_key     floats as integers of the same order: their max vectorises  (softmax's row maximum)
     band_count    into how many bands of rows images are cut
+    add_to        adds numbers to sums in float64
     chunk_count   how many pieces a sum is cut into: by its shape, never by the number of threads
     scratch       an array for one thread, on cache lines of its own
 """
@@ -325,6 +327,20 @@ def sum_of_chunks(parts, total):
         part = piece(parts, chunk * total.size, total.size)
         for m in range(total.size):
             result[m] += part[m]
+
+
+@kernel()
+def add_to(wide, part, first):
+    """wide += part, or = where it is the first.  wide is in float64, or empty: then there is nothing to do."""
+    for i in range(wide.size):
+        wide[i] = part[i] if first else wide[i] + part[i]
+
+
+@kernel()
+def rounded(wide, total):
+    """total = wide, unless that is empty."""
+    for i in range(wide.size):
+        total[i] = wide[i]
 
 
 # --- the exponential --------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ a and b with counts n, means mu and sums of squared deviations S,
 
     n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
 
+The running statistics are in float64: float32 numbers of 1e20 have a variance of 1e40, which in float32 would be
+infinite, and all predictions b.  What the model's dtype can hold is rounded to it, so that another framework, which has
+one dtype for all of a model, can take it and give it back.
+
 The shares of a batch that several machines hold merge in the same way, in the order of their ranks: then mu and v are
 the whole batch's, and so must be M, db and dw in the last line of the backward pass.
 
@@ -185,9 +189,9 @@ class BatchNorm(Layer):
     eps       added to the variance, which may be 0
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
-    decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1): forward(x, training=True) moves them,
-    forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN of
-    the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
+    decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64: forward(x, training=True) moves
+    them, forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN
+    of the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
 
     Where `communicator` is set, to one of mpi4py, its ranks hold shares of one batch, and training takes the statistics
     of all of them: then every rank must call forward and backward, with an empty share too.
@@ -199,7 +203,7 @@ class BatchNorm(Layer):
     array([[-1., -1.],
            [ 1.,  1.]], dtype=float32)
     >>> model.buffers()["0.running_mean"]  # a tenth of the way from 0 to the mean of this batch
-    array([0.2, 2. ], dtype=float32)
+    array([0.2, 2. ])
     """
 
     keeps_output = False
@@ -226,7 +230,7 @@ class BatchNorm(Layer):
             Parameter("weight", np.ones(C, self.dtype), decay=False),
             Parameter("bias", np.zeros(C, self.dtype), decay=False),
         ]
-        self.buffers = {"running_mean": np.zeros(C, self.dtype), "running_var": np.ones(C, self.dtype)}
+        self.buffers = {"running_mean": np.zeros(C), "running_var": np.ones(C)}
         self.flops = 3 * math.prod(input_shape)  # subtract, scale, add
         self._kept = None
         return input_shape
@@ -234,8 +238,8 @@ class BatchNorm(Layer):
     def forward(self, x, training=False):
         x = self.checked(x)
         if not training:
-            mean, var = (self.buffers._arrays[name].astype(np.float64) for name in ("running_mean", "running_var"))
-            return self._normalized(x, mean, var)
+            running = self.buffers._arrays
+            return self._normalized(x, running["running_mean"], running["running_var"])
         count, mean, squares = self._moments(x)
         if self.communicator is not None:
             count, mean, squares = self._moments_of_all(count, mean, squares)
@@ -248,6 +252,8 @@ class BatchNorm(Layer):
                 for name, batch in (("running_mean", mean), ("running_var", squares / (count - 1))):
                     running = self.buffers._arrays[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
+                    narrow = running.astype(self.dtype)
+                    np.copyto(running, narrow, where=np.isfinite(narrow))
         self._kept = x.view(), count, mean, var
         return y
 
@@ -296,7 +302,8 @@ class BatchNorm(Layer):
     def _normalized(self, x, mean, var):
         w, b = (parameter._value for parameter in self.parameters)
         y = np.empty_like(x)
-        batchnorm_forward(x, *_widened(mean, w / np.sqrt(var + self.eps), b), y)
+        deviation = np.sqrt(np.where(var < np.inf, var + self.eps, np.nan))  # by infinity, all y would be b
+        batchnorm_forward(x, *_widened(mean, w / deviation, b), y)
         return y
 
     def _gradient_sums(self, dy, x, mean):

@@ -47,6 +47,10 @@ from tinynet.tile import THREADS_FROM, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import load, store, store_some, width
 
+# So many sums, of the rows of dz that fit into the L1 cache for dw, of images for db, are added in their own dtype, and
+# those in float64, where they lose no digits, however large the batch or the image.
+SUMS = 32
+
 
 @simd.sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), tiled=True)
 def conv2d_forward(x, w, b, stride, before, floor, y):
@@ -79,23 +83,37 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
 
 
 @simd.kernel()
-def backward_weights_of_image(source, dz, stride, first, zeros, dw):
-    """dw += the sum over the places of one image (= where it is the first); `source` is x with its zeros around."""
+def rows_at_once(Q, K):
+    """How many rows of dz (P, Q, K) stay in the L1 cache (24 KB) while all tiles of dw pass over them."""
+    return max(1, 6144 // (Q * K))
+
+
+@simd.kernel()
+def backward_weights_of_image(source, dz, stride, count, zeros, dw, wide):
+    """dw += the sum over the places of one image; `source` is x with its zeros around.
+
+    `count` is how many sums are in dw so far; where it is 0, dw is written over.  Returns the new one.  SUMS of them go
+    into wide, in float64, unless that is empty.
+    """
     P, Q, K = dz.shape
     I, J, C, _ = dw.shape
     s, r = stride
     row = source.shape[1] * C
     none = dz.dtype.type(-np.inf)
-    # A few rows of dz at a time, so that they stay in the L1 cache (24 KB) while all tiles of dw pass over them.
-    step = max(1, 6144 // (Q * K))
+    step = rows_at_once(Q, K)
     for p in range(0, P, step):
         for i in range(I):
             size, a_step, b_step = (J * C, K, min(step, P - p), Q), (1, s * row, r * C), (Q * K, K)
             at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
-            if first and p == 0:
+            if count == 0:
                 tile(size, source, a, a_step, dz, b, b_step, zeros, 0, 0, dw, at, K, none)
             else:
                 tile(size, source, a, a_step, dz, b, b_step, dw, at, K, dw, at, K, none)
+        count += 1
+        if wide.size and count == SUMS:
+            simd.add_to(wide, simd.piece(dw, 0, dw.size), False)
+            count = 0
+    return count
 
 
 @simd.kernel()
@@ -185,7 +203,9 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     pads = top > 0 or left > 0 or U > H or V > W
     chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
     dw_of = np.empty((chunks, I, J, C, K), x.dtype)
-    db_of = np.empty((chunks, Q, K), x.dtype)
+    db_of = np.empty((chunks, K))
+    sums_of_chunk = -(-N // max(chunks, 1)) * -(-P // rows_at_once(Q, K))
+    wide_of = np.zeros((chunks, w.size if sums_of_chunk > SUMS else 0))
     none = x.dtype.type(-np.inf)
     one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
     one[0] = 1
@@ -207,6 +227,11 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
         sums = simd.scratch(((Q + 2 * J - 2) * J * C + width(x) if narrow else 0,), x)
         for m in range(sums.size):
             sums[m] = 0
+        bias_sums, biases = simd.scratch((Q * K,), x), simd.piece(db_of, chunk * K, K)
+        for k in range(K):
+            biases[k] = 0
+        count, dw_here = 0, dw_of[chunk]
+        wide = simd.piece(wide_of, chunk * wide_of.shape[1], wide_of.shape[1])
         for n in range(n0, n1):
             dz, source = dy[n], x[n]
             if is_relu:
@@ -215,21 +240,28 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             if pads:
                 with_zeros_around(source, -top, left, padded)
                 source = padded
-            backward_weights_of_image(source, dz, stride, n == n0, zeros, dw_of[chunk])
-            # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only at the end: a
-            # place after the other, each sum would wait for the one before.
-            start, at = (zeros, 0) if n == n0 else (simd.piece(db_of, 0, chunks * Q * K), chunk * Q * K)
-            size = 1, Q * K, 1, P
-            tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, at, 0, db_of, chunk * Q * K, 0, none)
+            count = backward_weights_of_image(source, dz, stride, count, zeros, dw_here, wide)
+            # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only after SUMS
+            # images: a place after the other, each sum would wait for the one before.
+            size, start = (1, Q * K, 1, P), zeros if (n - n0) % SUMS == 0 else bias_sums
+            tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, 0, 0, bias_sums, 0, 0, none)
+            if (n + 1 - n0) % SUMS == 0 or n + 1 == n1:
+                for q in range(Q):
+                    place = simd.piece(bias_sums, q * K, K)
+                    for k in range(K):
+                        biases[k] += place[k]
             if input_grad:
                 backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx[n])
+        part = simd.piece(dw_here, 0, dw_here.size)
+        if count > 0:
+            simd.add_to(wide, part, False)
+        simd.rounded(wide, part)
     simd.sum_of_chunks(dw_of, dw)
     for k in range(K):
-        db[k] = 0
-    for chunk in range(chunks):
-        for q in range(Q):
-            for k in range(K):
-                db[k] += db_of[chunk, q, k]
+        total = 0.0
+        for chunk in range(chunks):
+            total += db_of[chunk, k]
+        db[k] = total
 
 
 class Conv2D(Layer):

@@ -35,7 +35,23 @@ from tinynet.vectors import width as lanes
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
 TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
+# Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
+# float64, where they lose no digits, however large the batch.
+SAMPLES, TOGETHER = 512, 8
 PIECE = 16384  # numbers of dz from which two threads beat one
+
+
+@simd.kernel()
+def sums_of_rows(dz, db):
+    """db (O,), the sum of the rows of dz (N, O): it is a weight whose input is always 1.  64 rows make a sum, and those
+    are added in float64."""
+    N, O = dz.shape
+    one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
+    for n in range(0, max(N, 1), 64):
+        size = 1, O, 1, min(64, N - n)
+        tile(size, one, 0, (0, 0, 0), dz, n * O, (0, O), zeros, 0, 0, db, 0, 0, dz.dtype.type(-np.inf))
+        simd.add_to(wide, db, n == 0)
+    simd.rounded(wide, db)
 
 
 @simd.kernel()
@@ -67,8 +83,7 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     O = dy.shape[1]
     none = x.dtype.type(-np.inf)
     few = lanes(x) > O
-    one, zeros = np.empty(1, x.dtype), np.empty(max(I, O), x.dtype)
-    one[0] = 1
+    zeros = np.empty(max(I, O), x.dtype)
     for o in range(zeros.size):
         zeros[o] = 0
     dz = dy
@@ -80,6 +95,7 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
             for piece in prange((dz.size + PIECE - 1) // PIECE):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, simd.piece(dz, piece * PIECE, size))
+    wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # One launch for both products: two cost a small layer more than the products do.
     unit = 32 if few else 16  # inputs: a tile of dw' is two vectors wide, and of dx at least one
     units = (I + unit - 1) // unit
@@ -88,19 +104,23 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
         i = task * units // tasks * unit
         width = min(I, (task + 1) * units // tasks * unit) - i
         turned = simd.scratch((O * width if few else 0,), x)
-        # 512 samples at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
-        for n in range(0, max(N, 1), 512):
-            K = min(512, N - n)
+        part = turned if few else simd.piece(dw, i * O, width * O)
+        total = simd.piece(wide, i * O, width * O if wide.size else 0)
+        # SAMPLES at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
+        for n in range(0, max(N, 1), SAMPLES):
+            K, new = min(SAMPLES, N - n), n % (TOGETHER * SAMPLES) == 0
             if few:
-                size, (start, row) = (O, width, 1, K), (zeros, 0) if n == 0 else (turned, width)
+                size, (start, row) = (O, width, 1, K), (zeros, 0) if new else (turned, width)
                 tile(size, dz, n * O, (1, 0, O), x, n * I + i, (0, I), start, 0, row, turned, 0, width, none)
             for o in range(0, 0 if few else O, COLUMNS):
-                start, at, row = (zeros, 0, 0) if n == 0 else (simd.piece(dw, 0, I * O), i * O + o, O)
+                start, at, row = (zeros, 0, 0) if new else (simd.piece(dw, 0, I * O), i * O + o, O)
                 size = width, min(COLUMNS, O - o), 1, K
                 tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, row, dw, i * O + o, O, none)
-            if i == 0:  # whoever has the first inputs also has the biases, weights whose input is 1
-                size, start = (1, O, 1, K), zeros if n == 0 else db
-                tile(size, one, 0, (0, 0, 0), dz, n * O, (0, O), start, 0, 0, db, 0, 0, none)
+            if n + SAMPLES >= N or (n + SAMPLES) % (TOGETHER * SAMPLES) == 0:
+                simd.add_to(total, part, n < TOGETHER * SAMPLES)
+        simd.rounded(total, part)
+        if i == 0:  # whoever has the first inputs also has the biases
+            sums_of_rows(dz, db)
         if few:
             transpose(turned, 0, width, dw, i * O, O, O, width)
         if input_grad:

@@ -35,7 +35,9 @@ from tinynet.correlation import correlate, sum_lanes
 from tinynet.layers.activations import rectified
 from tinynet.planes import deinterleave, interleave
 from tinynet.tile import THREADS_FROM, tile
-from tinynet.vectors import lanes_of, load, splat, store, store_some, width
+from tinynet.vectors import lanes_of, load, splat, store_some, sum_of, width
+
+STEPS = 64  # numbers that a lane adds up in their own dtype
 
 
 def fits(kernel_shape, stride, before, Q, dtype):
@@ -113,6 +115,13 @@ def few_filters_forward(x, w, b, before, floor, y):
             interleave(sums, 0, places, y, (n * P + p) * Q * K, K, Q, (n * P + p1) * Q * K)
 
 
+@simd.kernel()
+def add_lanes(lane_sums, part, sums):
+    """sums, in float64, += the sum of each number's lanes."""
+    sum_lanes(lane_sums, part.size, part, 0)
+    simd.add_to(sums, part, False)
+
+
 @simd.sized_kernel(THREADS_FROM, of=lambda x, dy, *rest: rest[-2].size * (dy.size // dy.shape[3]))
 def few_filters_backward(x, dy, y, is_relu, before, dw, db):
     """dw and db.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
@@ -127,15 +136,19 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
     L = width(x)
     places, V = row_lengths(x, J, left, Q)
     chunks, size = min(N, 16), P * Q * K
-    sums_of = np.empty((chunks, dw.size + K), x.dtype)
+    size_of_sums = dw.size + K
+    sums_of = np.zeros((chunks, size_of_sums))
     # A few rows of dz at a time, so that they stay in the L1 cache (24 KB) while all of dw passes over them.
-    step = max(1, 6144 // (K * places))
+    rows = max(1, STEPS * L // places)
+    step = max(1, min(6144 // (K * places), rows))
     for chunk in prange(chunks):
         planes, dz_planes = simd.scratch((P + I - 1, C, V), x), simd.scratch((P, K, places), x)
         rectified_dy = simd.scratch((size if is_relu else 0,), x)
-        lane_sums = simd.scratch(((dw.size + K) * L,), x)
-        for m in range(lane_sums.size):
-            lane_sums[m] = 0
+        # Each lane adds up STEPS products, and STEPS such sums.  Those are added in float64, where they lose no digits,
+        # however large the batch or the image.
+        at = chunk * size_of_sums
+        totals, biases = simd.piece(sums_of, at, dw.size), simd.piece(sums_of, at + dw.size, K)
+        lane_sums, part, steps = simd.scratch((dw.size * L,), x), np.empty(dw.size, x.dtype), 0
         for n in range(chunk * N // chunks, (chunk + 1) * N // chunks):
             dz = simd.piece(dy, n * size, size)
             if is_relu:
@@ -145,6 +158,8 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
                 deinterleave(dz, p * Q * K, K, Q, dz_planes, p * K * places, places, places)
             planes_of_image(x, n, -top, left, planes)
             for p in range(0, P, step):
+                for m in range(lane_sums.size if steps == 0 else 0):
+                    lane_sums[m] = 0
                 for i in range(I):
                     for c in range(C):
                         correlate(
@@ -153,14 +168,20 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
                             dz_planes, p * K * places, (K * places, places),
                             lane_sums, (i * C + c) * J * K * L,
                         )  # fmt: skip
+                steps += 1
+                if steps == STEPS:
+                    add_lanes(lane_sums, part, totals)
+                    steps = 0
             for k in range(K):
-                total = load(lane_sums, (dw.size + k) * L)
-                for p in range(P):
-                    for q in range(0, places, L):
-                        total = total + load(dz_planes, (p * K + k) * places + q)
-                store(total, lane_sums, (dw.size + k) * L)
-        sum_lanes(lane_sums, dw.size + K, sums_of, chunk * (dw.size + K))
-    sums = np.empty(dw.size + K, x.dtype)
+                for p in range(0, P, rows):
+                    total = splat(dz_planes, 0)
+                    for q in range(p, min(p + rows, P)):
+                        for l in range((q * K + k) * places, (q * K + k + 1) * places, L):
+                            total = total + load(dz_planes, l)
+                    biases[k] += sum_of(total)
+        if steps > 0:
+            add_lanes(lane_sums, part, totals)
+    sums = np.empty(size_of_sums)
     simd.sum_of_chunks(sums_of, sums)
     for i in range(I):
         for c in range(C):

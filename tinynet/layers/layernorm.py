@@ -47,7 +47,8 @@ def row_moments(x, eps):
     for c in range(x.size):
         d = x[c] - mean
         s += d * d
-    return mean, 1 / math.sqrt(s / x.size + eps)
+    variance = s / x.size + eps
+    return mean, 1 / math.sqrt(variance) if variance < np.inf else np.nan  # 1 / infinity would make all y = b
 
 
 @simd.kernel()

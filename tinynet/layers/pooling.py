@@ -14,6 +14,9 @@ Backward.  x[n,h,w,c] touched y[n,i,j,c] of every window (i, j) that it lies in:
 The forward pass of max keeps who won, as the number a kw + b in the window: one byte an output, where an index
 into the image takes eight.  Of equal numbers the first wins.  A NaN wins over any number, the last one over all.
 
+Sums of more than LONG numbers are in float64: the mean of a constant image of 1024 x 1024 would be wrong by 1 % in
+float32, where at last each pixel is rounded to the sum's last digit.
+
 The innermost loops run over the channels, which lie side by side.  A thread owns the rows or images that it writes.
 The maximum of 2 x 2 is in pooling_2x2.py.
 """
@@ -26,7 +29,17 @@ from tinynet.layers.base import Layer, pair
 from tinynet.layers.padding import channels_first_hint
 from tinynet.layers.pooling_2x2 import THREADS_FROM, beats, max_pool_2x2_backward, max_pool_2x2_forward
 
+LONG = 64  # numbers, that is how many are added in their own dtype
+
+
 # --- maximum ----------------------------------------------------------------------------------------------
+
+
+@simd.kernel()
+def windows_on_a_number(size, stride):
+    """In how many windows a number of the image can lie, at most."""
+    (kh, kw), (sh, sw) = size, stride
+    return ((kh + sh - 1) // sh) * ((kw + sw - 1) // sw)
 
 
 @simd.kernel()
@@ -53,13 +66,13 @@ def max_pool_forward(x, size, stride, y, winner):
 
 
 @simd.kernel()
-def give_to_winners(dy, winner, size, stride, dx):  # dy, winner (OH, OW, C), dx (H, W, C)
-    (kh, kw), (sh, sw), W, C = size, stride, dx.shape[1], dx.shape[2]
+def give_to_winners(dy, winner, size, stride, W, dx):  # dy, winner (OH, OW, C), dx (H W C,)
+    (kh, kw), (sh, sw), C = size, stride, dy.shape[2]
     offset = np.empty(kh * kw, np.int64)  # of each number of a window, from the window's first
     for k in range(kh * kw):
         offset[k] = (k // kw * W + k % kw) * C
-    dx = dx.reshape(-1)
-    dx[:] = 0
+    for i in range(dx.size):
+        dx[i] = 0
     for i in range(dy.shape[0]):
         for j in range(dy.shape[1]):
             first = (i * sh * W + j * sw) * C
@@ -70,15 +83,23 @@ def give_to_winners(dy, winner, size, stride, dx):  # dy, winner (OH, OW, C), dx
 @simd.sized_kernel(THREADS_FROM)
 def max_pool_backward(dy, winner, size, stride, dx):
     """Where windows overlap, what their shared numbers get adds up: so a thread owns an image."""
-    for n in prange(dy.shape[0]):
-        give_to_winners(dy[n], winner[n], size, stride, dx[n])
+    N, H, W, C = dx.shape
+    for n in prange(N):
+        image = simd.piece(dx, n * H * W * C, H * W * C)
+        if windows_on_a_number(size, stride) > LONG:
+            sums = np.empty(image.size)
+            give_to_winners(dy[n], winner[n], size, stride, W, sums)
+            for i in range(image.size):
+                image[i] = sums[i]
+        else:
+            give_to_winners(dy[n], winner[n], size, stride, W, image)
 
 
 # --- mean -------------------------------------------------------------------------------------------------
 
 
 @simd.kernel()
-def avg_row(x, kw, sw, y):  # x (kh, W, C), y (OW, C)
+def mean_row(x, kw, sw, y):  # x (kh, W, C), y (OW, C)
     count = y.dtype.type(x.shape[0] * kw)
     for j in range(y.shape[0]):
         y[j] = 0
@@ -90,6 +111,16 @@ def avg_row(x, kw, sw, y):  # x (kh, W, C), y (OW, C)
             y[j, c] /= count
 
 
+@simd.kernel()
+def avg_row(x, kw, sw, y):
+    if x.shape[0] * kw > LONG:
+        wide = np.empty(y.shape)
+        mean_row(x, kw, sw, wide)
+        y[:] = wide
+    else:
+        mean_row(x, kw, sw, y)
+
+
 @simd.sized_kernel(THREADS_FROM, of=0)
 def avg_pool_forward(x, size, stride, y):
     (kh, kw), (sh, sw), OH = size, stride, y.shape[1]
@@ -99,22 +130,32 @@ def avg_pool_forward(x, size, stride, y):
 
 
 @simd.kernel()
-def add_shares(dy, count, size, stride, h, dx):  # dy (OH, OW, C); dx (W, C), row h of the image
-    (kh, kw), (sh, sw) = size, stride
-    dx[:] = 0
-    for i in range(max(0, (h - kh) // sh + 1), min(dy.shape[0], h // sh + 1)):  # the windows that row h lies in
-        for j in range(dy.shape[1]):
+def add_shares(dy, size, stride, h, sums):  # dy (OH, OW, C); sums (W C,), for row h of the image
+    (kh, kw), (sh, sw), (OH, OW, C) = size, stride, dy.shape
+    count = sums.dtype.type(kh * kw)
+    for w in range(sums.size):
+        sums[w] = 0
+    for i in range(max(0, (h - kh) // sh + 1), min(OH, h // sh + 1)):  # the windows that row h lies in
+        for j in range(OW):
             for b in range(kw):
-                for c in range(dy.shape[2]):
-                    dx[j * sw + b, c] += dy[i, j, c] / count
+                given, pixel = simd.piece(dy, (i * OW + j) * C, C), simd.piece(sums, (j * sw + b) * C, C)
+                for c in range(C):
+                    pixel[c] += given[c] / count
 
 
 @simd.sized_kernel(THREADS_FROM)
 def avg_pool_backward(dy, size, stride, dx):
-    H, count = dx.shape[1], dx.dtype.type(size[0] * size[1])
-    for row in prange(dx.shape[0] * H):
-        n, h = row // H, row % H
-        add_shares(dy[n], count, size, stride, h, dx[n, h])
+    _, H, W, C = dx.shape
+    for task in prange(dx.shape[0] * H):
+        n, h = task // H, task % H
+        row = simd.piece(dx, task * W * C, W * C)
+        if windows_on_a_number(size, stride) > LONG:
+            wide = np.empty(row.size)
+            add_shares(dy[n], size, stride, h, wide)
+            for w in range(row.size):
+                row[w] = wide[w]
+        else:
+            add_shares(dy[n], size, stride, h, row)
 
 
 # --- the layers -------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
     for c in range(C):
         no_sums[c] = 0
     chunks = min(N, max(2, min(8, 2**23 // (36 * C * K))))
-    dw_of, db_of = np.empty((chunks, 9 * C * K), x.dtype), np.empty((chunks, K), x.dtype)
+    dw_of, db_of = np.empty((chunks, 9 * C * K), x.dtype), np.zeros((chunks, K))
     ut = np.empty(36 * C * K if input_grad else 0, x.dtype)
     if input_grad:
         wt = np.empty((3, 3, K, C), x.dtype)
@@ -226,6 +226,7 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
         v, m = simd.scratch((36 * together * across * C,), x), simd.scratch((36 * together * across * K,), x)
         s = simd.scratch((v.size if input_grad else 0,), x)
         du, half_dw = simd.scratch((36 * C * K,), x), simd.scratch((18 * C * K,), x)
+        some_sums, biases = simd.scratch((K,), x), simd.piece(db_of, chunk * K, K)
         for r0 in range(n0 * down, n1 * down, together):
             r1 = min(n1 * down, r0 + together)
             T, first = (r1 - r0) * across, r0 == n0 * down
@@ -236,9 +237,11 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                 given, out = simd.piece(dy, r * size, size), simd.piece(y, r * size, size)
                 for a in range(size):
                     dz[a] = nothing if rectified and out[a] <= nothing else given[a]
-                # The bias is a weight whose input is always 1.
-                start, at = (zeros, 0) if first and r == r0 else (simd.piece(db_of, 0, chunks * K), chunk * K)
-                tile((1, K, 1, 4 * Q), one, 0, (0, 0, 0), dz, 0, (0, K), start, at, 0, db_of, chunk * K, 0, none)
+                for q in range(0, 4 * Q, 64):  # the bias is a weight whose input is always 1; 64 are summed in float32
+                    size = 1, K, 1, min(64, 4 * Q - q)
+                    tile(size, one, 0, (0, 0, 0), dz, q * K, (0, K), zeros, 0, 0, some_sums, 0, 0, none)
+                    for k in range(K):
+                        biases[k] += some_sums[k]
                 transformed_gradients(dz, Q, K, t, T, half_dz, m)
             for e in range(36):
                 at = e * C * K
@@ -264,4 +267,8 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
             at = (chunk * 9 + 3 * i) * C * K
             points_to_window(half_dw, i * 6 * C * K, C * K, dw_of, at, C * K, C * K)
     simd.sum_of_chunks(dw_of, dw)
-    simd.sum_of_chunks(db_of, db)
+    for k in range(K):
+        total = 0.0
+        for chunk in range(chunks):
+            total += db_of[chunk, k]
+        db[k] = total

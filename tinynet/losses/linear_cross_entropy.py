@@ -19,6 +19,10 @@ rows at a time, as many as make some 10 MB:
 For 3 the tile wants dz' contiguous: some columns of dz are transposed at a time, which is less than transposing w.
 The groups' parts of dx are added in order, so that no bit depends on the number of threads; nor does a row's loss or
 dx on the block that it is in.  The logits are computed once, and read and written once by the loss.
+
+A large vocabulary has blocks of few rows, and many rows then make many blocks.  db adds their sums in float64.  dw, for
+which that would take twice its memory, keeps what each addition loses, where there are more than BLOCKS of them: with
+t = s - dw for the rounded sum s = dw + part, exactly (dw - (s - t)) + (part - t) is lost (Knuth 1969, section 4.2.2).
 """
 
 import numpy as np
@@ -34,6 +38,19 @@ from tinynet.transpose import transpose
 LOGITS = 12_300_000  # bytes of a block of logits
 COLUMNS = 256  # of w at a time: 512 KB for D = 512 stay in the L2 cache for all rows of the block
 GROUPS = 8  # of columns, each with a part of dx of its own
+BLOCKS = 32  # of rows, whose parts of dw are simply added
+
+
+@simd.kernel()
+def add_part(part, total, lost):
+    """total += part; what rounding takes from it is added to lost, unless that is empty."""
+    for k in range(total.size):
+        s = total[k] + part[k]
+        if lost.size:
+            t = s - total[k]
+            error = (total[k] - (s - t)) + (part[k] - t)
+            lost[k] += error if error == error else part.dtype.type(0)  # inf - inf
+        total[k] = s
 
 
 @simd.kernel()
@@ -47,10 +64,11 @@ def columns_of(a, row, rows, column, columns, packed):
 
 
 @simd.kernel(parallel=True, tiled=True)
-def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db):
+def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost):
     """The sum of the losses times scale, with labels t (N,), or soft targets q (N, C) where t is empty.
 
-    `rows` is the size of a block.  Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.
+    `rows` is the size of a block.  Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.  lost is 0 of
+    dw's shape, or empty.
     """
     N, D = x.shape
     C = w.shape[1]
@@ -65,7 +83,7 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
     groups = min(GROUPS, chunks)
     parts = np.empty((groups if grad else 0, D, rows), x.dtype)
     pieces = (rows + 47) // 48
-    partial = np.empty(pieces)
+    partial, wide_db = np.empty(pieces), np.zeros(C)
     for n in range(0, N, rows):
         B = min(rows, N - n)
         for chunk in prange(chunks):
@@ -105,16 +123,32 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
                 tile((D, width, 1, B), x, n * D, (1, 0, D), dz, 0, (0, width), zeros, 0, 0, some_dw, 0, width, none)
                 for d in range(D):
                     some, row = simd.piece(some_dw, d * width, width), simd.piece(dw, d * C + c, width)
+                    if n == 0:
+                        for k in range(width):
+                            row[k] = some[k]
+                    else:
+                        add_part(some, row, simd.piece(lost, d * C + c, width if lost.size else 0))
+                total = simd.piece(wide_db, c, width)
+                for r in range(0, B, 64):
+                    size = 1, width, 1, min(64, B - r)
+                    tile(size, one, 0, (0, 0, 0), dz, r * width, (0, width), zeros, 0, 0, some_dw, 0, 0, none)
                     for k in range(width):
-                        row[k] = some[k] if n == 0 else row[k] + some[k]
-                start, at = (zeros, 0) if n == 0 else (simd.piece(db, 0, C), c)
-                tile((1, width, 1, B), one, 0, (0, 0, 0), dz, 0, (0, width), start, at, 0, db, c, 0, none)
+                        total[k] += some_dw[k]
         for r in prange(B):
             for d in range(D):
                 total = parts[0, d, r]
                 for group in range(1, groups):
                     total += parts[group, d, r]
                 dx[n + r, d] = total
+    for c in range(C if grad else 0):
+        db[c] = wide_db[c]
+    for chunk in prange(chunks if lost.size else 0):
+        for d in range(D):
+            size = min(COLUMNS, C - chunk * COLUMNS)
+            row = simd.piece(dw, d * C + chunk * COLUMNS, size)
+            rest = simd.piece(lost, d * C + chunk * COLUMNS, size)
+            for k in range(size):
+                row[k] += rest[k]
     return value * scale
 
 
@@ -140,8 +174,8 @@ def linear_cross_entropy(
     targets  and all options as in softmax_cross_entropy; `weight` is the classes' (C,)
 
     Returns (value, dx, dw, db): db is None where b is, and all three are None for grad=False.  Needs some 14 MB beyond
-    its arguments and results, whatever their size.  Raises ValueError or TypeError for what it can't use, before
-    anything is computed.
+    its arguments and results, and as much as dw again where the logits would be more than 400 MB.  Raises ValueError or
+    TypeError for what it can't use, before anything is computed.
 
     >>> x, w, b = np.ones((2, 3)), np.zeros((3, 4)), np.zeros(4)
     >>> loss, dx, dw, db = tn.linear_cross_entropy(x, w, b, [0, 1])
@@ -182,8 +216,9 @@ def linear_cross_entropy(
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
     dw, db = (np.empty((D, C), dtype), np.empty(C, dtype)) if grad else (dx, checks.NOTHING[dtype, 1])
+    lost = np.zeros_like(dw if BLOCKS * rows < N else dw[:0])
     value = linear_cross_entropy_blocks(
-        flat, w, bias, t, q, classes, ignore_index, epsilon, scale, rows, losses, dx, dw, db
+        flat, w, bias, t, q, classes, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost
     )
     if reduction == "none":
         value = losses.reshape(shape[:-1])
