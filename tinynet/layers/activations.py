@@ -27,7 +27,8 @@ from numba import prange
 from numba.extending import overload
 
 from tinynet import other_names, simd
-from tinynet.layers.base import Layer, number
+from tinynet.checks import number
+from tinynet.layers.base import Layer
 from tinynet.layers.contract import Guarded
 
 # Elements from which two threads beat one: one pass over memory, and an exponential for each element.

@@ -51,7 +51,9 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.base import Layer, Parameter, checked_eps, number
+from tinynet.checks import number
+from tinynet.layers.base import Layer, checked_eps
+from tinynet.layers.parameter import Parameter
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 

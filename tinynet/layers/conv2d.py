@@ -38,11 +38,13 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
+from tinynet.checks import pair, positive_int
 from tinynet.layers import activations, few_filters, winograd
 from tinynet.layers.activations import rectified
-from tinynet.layers.base import Layer, Parameter, pair, positive_int
+from tinynet.layers.base import Layer
 from tinynet.layers.initialization import initial_weights
 from tinynet.layers.padding import checked_padding, places, with_zeros_around
+from tinynet.layers.parameter import Parameter
 from tinynet.tile import THREADS_FROM, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import load, store, store_some, width

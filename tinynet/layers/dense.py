@@ -23,10 +23,12 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
+from tinynet.checks import positive_int
 from tinynet.layers import activations
 from tinynet.layers.activations import rectified
-from tinynet.layers.base import Layer, Parameter, positive_int
+from tinynet.layers.base import Layer
 from tinynet.layers.initialization import initial_weights
+from tinynet.layers.parameter import Parameter
 from tinynet.tile import THREADS_FROM, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import width as lanes

@@ -22,7 +22,8 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.base import Layer, number, positive_int
+from tinynet.checks import number, positive_int
+from tinynet.layers.base import Layer
 
 THREADS_FROM = 16384  # elements from which two threads beat one
 CHUNK = 4096  # elements that share a chunk's pair of keys

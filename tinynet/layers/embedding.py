@@ -22,8 +22,9 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.checks import as_array, numbers, without_objects
-from tinynet.layers.base import Layer, Parameter, positive_int
+from tinynet.checks import as_array, numbers, positive_int, without_objects
+from tinynet.layers.base import Layer
+from tinynet.layers.parameter import Parameter
 
 THREADS_FROM = 16384  # numbers in y from which two threads beat one
 COLUMNS = 16  # of dw, for a thread at a time: a cache line of float32

@@ -15,7 +15,7 @@ makes up for it.  Backwards the same sum runs over fan_out outputs; Glorot's var
 import numpy as np
 
 from tinynet import other_names
-from tinynet.layers.base import real_array
+from tinynet.checks import real_array
 
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinynet import simd
-from tinynet.layers.base import pair
+from tinynet.checks import pair
 
 
 def checked_padding(padding, what):

@@ -25,7 +25,8 @@ import numpy as np
 from numba import prange
 
 from tinynet import simd
-from tinynet.layers.base import Layer, pair
+from tinynet.checks import pair
+from tinynet.layers.base import Layer
 from tinynet.layers.padding import channels_first_hint
 from tinynet.layers.pooling_2x2 import THREADS_FROM, beats, max_pool_2x2_backward, max_pool_2x2_forward
 

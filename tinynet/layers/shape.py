@@ -10,7 +10,8 @@ image (N, H, W, C), Flatten puts the C numbers of a pixel next to each other.
 
 import math
 
-from tinynet.layers.base import Layer, positive_int
+from tinynet.checks import positive_int
+from tinynet.layers.base import Layer
 
 
 class Reshape(Layer):
