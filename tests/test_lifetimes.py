@@ -8,6 +8,7 @@ with an allocator that fills memory when it is handed out, and again when it is 
 import zlib
 
 import numpy as np
+import pytest
 from llvmlite import binding
 from numba.core import ir
 from numba.core.compiler import run_frontend
@@ -104,6 +105,25 @@ def test_no_piece_outlives_its_array():
     found = {key: loose_pieces(dispatchers[0].py_func) for key, dispatchers in kernels().items()}
     assert len(found) > 120
     assert not any(found.values()), {key: names for key, names in found.items() if names}
+
+
+# --- scratch arrays ---------------------------------------------------------------------------------------------
+
+
+@simd.kernel()
+def scratches(n, like):
+    return simd.scratch((n, 3, 5), like), simd.scratch((2 * n if n > 1 else 0,), like)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_scratch_array_owns_its_memory_begins_on_a_cache_line_and_has_no_neighbour_in_it(dtype):
+    for n in (0, 1, 7):
+        for a, shape in zip(scratches(n, np.zeros(1, dtype)), ((n, 3, 5), (2 * n if n > 1 else 0,)), strict=True):
+            assert (a.shape, a.dtype, a.flags.c_contiguous) == (shape, np.dtype(dtype), True)
+            assert a.ctypes.data % 64 == 0
+            assert a.base.refcount == 1
+            assert a.ctypes.data >= a.base.data + 128
+            assert a.ctypes.data + a.nbytes + 128 <= a.base.data + memoryview(a.base).nbytes
 
 
 # --- memory that was freed, or not yet written ------------------------------------------------------------------
