@@ -32,14 +32,19 @@ from tinynet.tile import TILE, tile
 from tinynet.transpose import transpose
 from tinynet.vectors import lanes_of
 
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+f16c,+bmi,+bmi2,+lzcnt,+fma,+avx,+avx2",
+}
 
-def run(function, *under, **environment):
+
+def run(function, *under, module="test_bounds", **environment):
     """Call a function of this module in a Python process of its own, which a wrong address may end.
 
-    The process may be run `under` another program with its options.
+    The process may be run `under` another program with its options; the function may be of another `module`.
     """
     return subprocess.run(
-        [*under, sys.executable, "-X", "faulthandler", "-c", f"import test_bounds; test_bounds.{function}"],
+        [*under, sys.executable, "-X", "faulthandler", "-c", f"import {module}; {module}.{function}"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent,
@@ -47,12 +52,12 @@ def run(function, *under, **environment):
     )
 
 
-def layers_and_inputs(dtype):
-    """Every layer of the table of cases: its name, the layer, an input and a gradient."""
-    from test_layers import CASES, built
+def layers_and_inputs(dtype, threads=False):
+    """Every layer of the table of cases: its name, the layer, an input and a gradient; `threads`: enough for those."""
+    from test_layers import CASES, built, enough_for_threads
 
     for case in CASES:
-        yield case.name, *built(case, dtype)
+        yield case.name, *built(case, dtype, enough_for_threads(case) if threads else None)
     layer, rng = tn.Embedding(9, 5, padding=0), np.random.default_rng(0)
     layer.build((7,), dtype, rng)
     yield "Embedding", layer, rng.integers(0, 9, (4, 7)), rng.standard_normal((4, 7, 5)).astype(dtype)
@@ -457,13 +462,7 @@ def take_one(index):
 
 @pytest.mark.skipif("TINYNET_VALGRIND" not in os.environ, reason="takes minutes; runs where TINYNET_VALGRIND is set")
 def test_valgrind_sees_no_wrong_address_in_a_kernel(tmp_path):
-    features = "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+f16c,+bmi,+bmi2,+lzcnt,+fma,+avx,+avx2"
-    machine = {
-        "NUMBA_CPU_NAME": "haswell",  # Valgrind knows no AVX-512
-        "NUMBA_CPU_FEATURES": features,
-        "NUMBA_CACHE_DIR": str(tmp_path),
-        "PYTHONMALLOC": "malloc",
-    }
+    machine = AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONMALLOC": "malloc"}  # Valgrind knows no AVX-512
 
     def seen(function):
         """What Valgrind reports of compiled kernels, whose functions have no names: ???."""

@@ -24,6 +24,7 @@ from types import FunctionType
 import numba
 import numpy as np
 from numba import types
+from numba.core import cgutils
 from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
@@ -186,24 +187,6 @@ def helper(function):
     return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
 
 
-@helper
-def scratch(shape, like):
-    """np.empty(shape, like.dtype) with 128 bytes on both sides that nobody uses: for what a thread writes all the time.
-
-    It begins where a cache line does, so that no vector lies in two of them.
-
-    Where such an array shares a cache line with what other threads read, the line goes back and forth between them: a
-    convolution whose 672 bytes of sums began in the line in which its weights ended took 2.0 ms instead of 0.1.
-    """
-    size = 1
-    for length in shape:
-        size *= length
-    line = 64 // like.itemsize
-    whole = np.empty(size + 5 * line, like.dtype)
-    first = 2 * line + -(whole.ctypes.data // like.itemsize) % line
-    return whole[first : first + size].reshape(shape)
-
-
 def chunk_count(n, smallest, most=64):
     """Into how many chunks to cut n items: at least `smallest` items each, at most `most` chunks, never fewer than 1.
 
@@ -266,6 +249,64 @@ def _fma(typing_context, a, b, c):
 def implementation(of):
     """Mark what compiled code runs for the plain Python function `of`; its flags are stated, not inherited."""
     return overload(of, jit_options={"fastmath": False, "error_model": "numpy"}, inline="never")
+
+
+# --- scratch arrays -----------------------------------------------------------------------------------------
+
+MARGIN = 128  # bytes on each side of a scratch array
+
+
+def _scratch_in_python(shape, like):
+    """np.empty(shape, like.dtype) with 128 bytes on both sides that nobody uses: for what a thread writes all the time.
+
+    It begins where a cache line does, so that no vector lies in two of them.
+
+    Where such an array shares a cache line with what other threads read, the line goes back and forth between them: a
+    convolution whose 672 bytes of sums began in the line in which its weights ended took 2.0 ms instead of 0.1.
+    """
+    size, line = math.prod(shape), 64 // like.itemsize
+    whole = np.empty(size + 5 * line, like.dtype)
+    first = 2 * line + -(whole.ctypes.data // like.itemsize) % line
+    return whole[first : first + size].reshape(shape)
+
+
+@intrinsic
+def _scratch(typing_context, shape, like):
+    """One array that owns its memory.
+
+    As a slice of an array, reshaped, it was freed in use.  Numba's reshape hides from LLVM that the two share a
+    reference count; Numba then takes the counting for the second as superfluous, and the first, which nothing uses any
+    more, frees the memory.
+    """
+    made = types.Array(like.dtype, len(shape), "C")
+
+    def codegen(context, builder, signature, args):
+        def number(value):
+            return context.get_constant(types.intp, value)
+
+        lengths = cgutils.unpack_tuple(builder, args[0])
+        lengths = [context.cast(builder, n, kind, types.intp) for n, kind in zip(lengths, shape, strict=True)]
+        strides = [number(like.dtype.bitwidth // 8)]
+        for length in reversed(lengths):
+            strides.insert(0, builder.mul(strides[0], length))
+        size, *strides = strides  # in bytes
+        meminfo = context.nrt.meminfo_alloc_aligned(builder, builder.add(size, number(2 * MARGIN)), align=64)
+        data = builder.gep(context.nrt.meminfo_data(builder, meminfo), [number(MARGIN)])
+        result = arrayobj.make_array(made)(context, builder)
+        arrayobj.populate_array(
+            result,
+            data=builder.bitcast(data, result.data.type),
+            shape=lengths,
+            strides=strides,
+            itemsize=number(like.dtype.bitwidth // 8),
+            meminfo=meminfo,
+        )
+        return result._getvalue()
+
+    return made(shape, like), codegen
+
+
+scratch = _scratch_in_python if numba.config.DISABLE_JIT else _scratch
 
 
 # --- pieces of arrays ---------------------------------------------------------------------------------------

@@ -1,0 +1,178 @@
+"""No kernel uses an array of its own that was freed, or numbers that it never wrote.
+
+Numba frees an array behind the last use of its name, and simd.piece counts no reference: a piece that is used later
+reads what another thread may write meanwhile.  And what counts references may be optimised wrongly.  So kernels run
+with an allocator that fills memory when it is handed out, and again when it is freed; no result may tell.
+"""
+
+import zlib
+
+import numpy as np
+import pytest
+from llvmlite import binding
+from numba.core import ir
+from numba.core.compiler import run_frontend
+from test_bounds import AVX2, kernels, layers_and_inputs, losses_and_inputs, run
+
+import tinynet as tn
+from tinynet import simd
+
+# --- pieces ---------------------------------------------------------------------------------------------------
+
+PASSED_ON = {"build_tuple", "exhaust_iter", "static_getitem", "cast", "phi"}  # what makes the same pieces of pieces
+
+
+def loose_pieces(function):
+    """The variables of a kernel's Python function that are used while they hold a piece of an array that was freed.
+
+    Numba's own form of the function says where it gives up each array: at `del`, or where the name gets another value.
+    """
+    code = run_frontend(function, emit_dels=True)
+    loose, reach, todo = set(), {}, [(min(code.blocks), set())]
+    while todo:
+        label, held = todo.pop()  # pairs of a piece and its array, or None where that is gone
+        if label in reach and held <= reach[label]:
+            continue
+        held = reach[label] = held | reach.get(label, set())
+        for statement in code.blocks[label].body:
+            if not isinstance(statement, ir.Del):
+                loose |= {v.name for v in statement.list_vars() if (v.name, None) in held}
+            if isinstance(statement, (ir.Del, ir.Assign)):
+                name = statement.value if isinstance(statement, ir.Del) else statement.target.name
+                arrays = set() if isinstance(statement, ir.Del) else arrays_behind(code, statement.value, held)
+                held = {(piece, None if array == name else array) for piece, array in held if piece != name}
+                held |= {(name, array) for array in arrays}
+        todo += [(target, held) for target in code.blocks[label].terminator.get_targets()]
+    return loose
+
+
+def arrays_behind(code, value, held):
+    """The names of the arrays that this expression is a piece of, or pieces; arguments outlive the kernel."""
+    if isinstance(value, ir.Expr) and value.op == "call":
+        function = code.get_definition(value.func)
+        is_piece = isinstance(function, ir.Expr) and function.op == "getattr" and function.attr == "piece"
+        return named(code, value.args[0].name).difference(code.arg_names) if is_piece else set()
+    names = [value.name] if isinstance(value, ir.Var) else []
+    if isinstance(value, ir.Expr) and value.op in PASSED_ON:
+        names = [v.name for v in value.list_vars()]
+    return {array for piece, array in held if piece in names}
+
+
+def named(code, name):
+    """The variables of the source that a name stands for, which may be one that Numba made up."""
+    if not name.startswith("$"):
+        return {name}
+    values = code._definitions[name]
+    return set().union(*(named(code, value.name) if isinstance(value, ir.Var) else {name} for value in values))
+
+
+def used_late(x):
+    a = np.empty(3)
+    piece = simd.piece(a, 0, 3)
+    x[0] = piece[0]
+
+
+def used_in_time(x):
+    for i in range(3):
+        a = np.empty(3)
+        piece = simd.piece(a, 0, 3)
+        piece[0] = i
+        x[i] = a[0]
+
+
+def chosen_and_used_late(x, flag):
+    a, b = np.empty(3), np.empty(3)
+    piece = simd.piece(a, 0, 3) if flag else simd.piece(b, 0, 3)
+    b[0] = 1
+    x[0] = piece[0]
+
+
+def used_after_another_took_the_name(x):
+    a = np.empty(3)
+    piece = simd.piece(a, 0, 3)
+    a = np.empty(3)
+    x[0] = piece[0] + a[0]
+
+
+def test_a_piece_that_outlives_its_array_is_found():
+    assert loose_pieces(used_late) == {"piece"}
+    assert not loose_pieces(used_in_time)
+    assert loose_pieces(chosen_and_used_late)
+    assert loose_pieces(used_after_another_took_the_name) == {"piece"}
+
+
+def test_no_piece_outlives_its_array():
+    found = {key: loose_pieces(dispatchers[0].py_func) for key, dispatchers in kernels().items()}
+    assert len(found) > 120
+    assert not any(found.values()), {key: names for key, names in found.items() if names}
+
+
+# --- scratch arrays ---------------------------------------------------------------------------------------------
+
+
+@simd.kernel()
+def scratches(n, like):
+    return simd.scratch((n, 3, 5), like), simd.scratch((2 * n if n > 1 else 0,), like)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_scratch_array_owns_its_memory_begins_on_a_cache_line_and_has_no_neighbour_in_it(dtype):
+    for n in (0, 1, 7):
+        for a, shape in zip(scratches(n, np.zeros(1, dtype)), ((n, 3, 5), (2 * n if n > 1 else 0,)), strict=True):
+            assert (a.shape, a.dtype, a.flags.c_contiguous) == (shape, np.dtype(dtype), True)
+            assert a.ctypes.data % 64 == 0
+            assert a.base.refcount == 1
+            assert a.ctypes.data >= a.base.data + 128
+            assert a.ctypes.data + a.nbytes + 128 <= a.base.data + memoryview(a.base).nbytes
+
+
+# --- memory that was freed, or not yet written ------------------------------------------------------------------
+
+
+def checksum(results):
+    return zlib.crc32(b"".join(np.ascontiguousarray(result).tobytes() for result in results if result is not None))
+
+
+def checksums():
+    """Of all results of each layer, on one thread and on several, and of each loss."""
+    for threads in (False, True):
+        for name, layer, x, g in layers_and_inputs(np.float32, threads):
+            y, predicted = layer.forward(x, training=True).copy(), layer.forward(x)
+            dx = layer.backward(g, input_grad=not layer.takes_integers)
+            yield name, checksum([y, predicted, dx, *(parameter.grad for parameter in layer.parameters)])
+    for name, loss, prediction, targets, options in losses_and_inputs(np.float32):
+        yield name, checksum(loss(prediction, *targets, **options))
+    rng = np.random.default_rng(0)
+    x, w, labels = rng.standard_normal((130, 20)), rng.standard_normal((20, 300)), rng.integers(0, 300, 130)
+    yield "linear_cross_entropy", checksum(tn.linear_cross_entropy(x, w, None, labels))
+
+
+def show_checksums():
+    for name, number in checksums():
+        print(name, number)
+
+
+def test_no_result_depends_on_memory_that_was_freed_or_not_yet_written():
+    # So PyMem_RawMalloc, which Numba's arrays come from, fills memory when it is handed out and when it is freed.
+    done = run("show_checksums()", module="test_lifetimes", PYTHONMALLOC="debug")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [f"{name} {number}" for name, number in checksums()]
+
+
+def dense_input_gradients():
+    """dx of dense layers of few and of many outputs: the weights with their axes swapped are an array of the kernel."""
+    rng = np.random.default_rng(0)
+    for I, O in ((4, 5), (33, 1), (50, 300)):
+        layer = tn.Dense(O)
+        layer.build((I,), np.float32, rng)
+        layer.forward(rng.standard_normal((6, I)).astype("f4"), training=True)
+        g = rng.standard_normal((6, O)).astype("f4")
+        np.testing.assert_allclose(layer.backward(g), g @ layer.parameters[0].value.T, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weights_that_a_dense_layer_transposes_are_not_freed_before_they_are_used(tmp_path):
+    # They were, where the kernels were compiled for AVX2 and not for AVX-512: so both are tried where they can be.
+    machine = AVX2 if binding.get_host_cpu_features().get("avx2") else {}
+    environment = machine | {"PYTHONMALLOC": "debug", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = run("dense_input_gradients()", module="test_lifetimes", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
