@@ -104,8 +104,6 @@ def test_buffers_are_written_in_place_and_only_in_training():
     assert (var == 1).all()
     layer.forward(random((4, 5)), training=True)
     layer.backward(random((4, 5)))
-    assert layer.buffers["running_mean"] is mean
-    assert layer.buffers["running_var"] is var
     np.testing.assert_allclose(mean, 0.1 * random((4, 5)).mean(0), rtol=1e-12)
     np.testing.assert_allclose(var, 0.9 + 0.1 * random((4, 5)).var(0, ddof=1), rtol=1e-12)
 

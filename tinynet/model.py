@@ -19,7 +19,7 @@ import numpy as np
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.layers.base import Layer
 from tinynet.layers.contract import Fixed, Guarded
-from tinynet.layers.parameter import Buffers
+from tinynet.layers.parameter import Buffers, vector_of_zeros
 
 
 class Sequential(Guarded):
@@ -68,14 +68,13 @@ class Sequential(Guarded):
     def _flatten(self):
         """Move every parameter into one vector and every gradient into another, of which they become views."""
         parameters = self.parameters()
-        self._flat_values = np.concatenate([p._value.ravel() for p in parameters] or [np.empty(0, self.dtype)])
-        self._flat_grads = np.concatenate([p._grad.ravel() for p in parameters] or [np.empty(0, self.dtype)])
-        end = 0
+        size, end = sum(p._value.size for p in parameters), 0
+        self._flat_values, self._flat_grads = vector_of_zeros(size, self.dtype), vector_of_zeros(size, self.dtype)
         for p in parameters:
             start, end, shape = end, end + p._value.size, p._value.shape
-            p._value = self._flat_values[start:end].reshape(shape)
-            p._grad = self._flat_grads[start:end].reshape(shape)
-            p._in_model = True
+            value, grad = self._flat_values[start:end].reshape(shape), self._flat_grads[start:end].reshape(shape)
+            value[...], grad[...] = p._value, p._grad
+            p._value, p._grad, p._in_model = value, grad, True
         for layer in self.walk():
             layer._in_model = True
 

@@ -27,7 +27,7 @@ import numpy as np
 from tinynet import simd
 from tinynet.checks import copy_into, positive_int, view_of
 from tinynet.layers.contract import Guarded
-from tinynet.layers.parameter import Parameter
+from tinynet.layers.parameter import Parameter, vector_of_zeros
 from tinynet.schedules import constant, cosine, number_within, one_cycle, step_decay
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "constant", "cosine", "one_cycle", "step_decay"]
@@ -149,7 +149,7 @@ class Optimizer(Guarded):
         self.model = model
         vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
-        self._vectors = {name: np.zeros_like(model.flat_values) for name in self.vectors}
+        self._vectors = {name: vector_of_zeros(values.size, values.dtype) for name in self.vectors}
         self._flat = _flat(model)
         self._pieces, self._pieces_of = _pieces(model), Parameter.changes
         self._sums = np.empty(simd.chunk_count(model.flat_values.size, PIECE))
