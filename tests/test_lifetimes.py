@@ -30,40 +30,58 @@ def loose_pieces(function):
     code = run_frontend(function, emit_dels=True)
     loose, reach, todo = set(), {}, [(min(code.blocks), set())]
     while todo:
-        label, held = todo.pop()  # pairs of a piece and its array, or None where that is gone
+        label, held = todo.pop()  # pairs of a piece and the variables that keep its array; None and one given up
         if label in reach and held <= reach[label]:
             continue
         held = reach[label] = held | reach.get(label, set())
         for statement in code.blocks[label].body:
             if not isinstance(statement, ir.Del):
-                loose |= {v.name for v in statement.list_vars() if (v.name, None) in held}
+                loose |= {v.name for v in statement.list_vars() if (v.name, frozenset()) in held}
             if isinstance(statement, (ir.Del, ir.Assign)):
                 name = statement.value if isinstance(statement, ir.Del) else statement.target.name
                 arrays = set() if isinstance(statement, ir.Del) else arrays_behind(code, statement.value, held)
-                held = {(piece, None if array == name else array) for piece, array in held if piece != name}
-                held |= {(name, array) for array in arrays}
+                held = {(piece, keep - {name}) for piece, keep in held if piece != name}
+                held |= {(name, keep) for keep in arrays}
+                if isinstance(statement, ir.Del) and not name.startswith("$"):
+                    held.add((None, frozenset([name])))
         todo += [(target, held) for target in code.blocks[label].terminator.get_targets()]
     return loose
 
 
 def arrays_behind(code, value, held):
-    """The names of the arrays that this expression is a piece of, or pieces; arguments outlive the kernel."""
+    """The arrays that this expression may be a piece of, each as the variables that keep it; arguments outlive all."""
     if isinstance(value, ir.Expr) and value.op == "call":
         function = code.get_definition(value.func)
-        is_piece = isinstance(function, ir.Expr) and function.op == "getattr" and function.attr == "piece"
-        return named(code, value.args[0].name).difference(code.arg_names) if is_piece else set()
+        if not (isinstance(function, ir.Expr) and function.op == "getattr" and function.attr == "piece"):
+            return set()
+        given_up = frozenset().union(*(names for piece, names in held if piece is None))
+        keeping = [keepers(code, name) for name in choices(code, value.args[0].name)]
+        return {keep - given_up for keep in keeping if keep.isdisjoint(code.arg_names)}
     names = [value.name] if isinstance(value, ir.Var) else []
     if isinstance(value, ir.Expr) and value.op in PASSED_ON:
         names = [v.name for v in value.list_vars()]
-    return {array for piece, array in held if piece in names}
+    return {keep for piece, keep in held if piece in names}
 
 
-def named(code, name):
-    """The variables of the source that a name stands for, which may be one that Numba made up."""
-    if not name.startswith("$"):
-        return {name}
+def choices(code, name):
+    """The variables that one made up by Numba for `a if condition else b` may stand for."""
     values = code._definitions[name]
-    return set().union(*(named(code, value.name) if isinstance(value, ir.Var) else {name} for value in values))
+    if not (name.startswith("$") and len(values) > 1 and all(isinstance(value, ir.Var) for value in values)):
+        return {name}
+    found = set().union(*(choices(code, value.name) for value in values))
+    return {name if other.startswith("$") else other for other in found}
+
+
+def keepers(code, name):
+    """The variables that keep an array: itself, and what it is the same as, or a row or a slice of."""
+    own, values = frozenset([name]), code._definitions[name]
+    if len(values) == 1 and isinstance(values[0], ir.Var):
+        behind = keepers(code, values[0].name)
+    elif len(values) == 1 and isinstance(values[0], ir.Expr) and values[0].op in ("getitem", "static_getitem"):
+        behind = keepers(code, values[0].value.name)
+    else:
+        return own
+    return own | {other for other in behind if not other.startswith("$")}  # those that Numba made up are gone by then
 
 
 def used_late(x):
@@ -94,11 +112,27 @@ def used_after_another_took_the_name(x):
     x[0] = piece[0] + a[0]
 
 
+def of_a_row(x):
+    a = np.empty((2, 3))
+    row = a[1]
+    piece = simd.piece(row, 0, 3)
+    x[0] = piece[0] + a[0, 0]
+
+
+def of_a_row_used_late(x):
+    a = np.empty((2, 3))
+    row = a[1]
+    piece = simd.piece(row, 0, 3)
+    x[0] = piece[0]
+
+
 def test_a_piece_that_outlives_its_array_is_found():
     assert loose_pieces(used_late) == {"piece"}
     assert not loose_pieces(used_in_time)
     assert loose_pieces(chosen_and_used_late)
     assert loose_pieces(used_after_another_took_the_name) == {"piece"}
+    assert not loose_pieces(of_a_row)
+    assert loose_pieces(of_a_row_used_late) == {"piece"}
 
 
 def test_no_piece_outlives_its_array():

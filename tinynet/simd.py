@@ -315,8 +315,9 @@ scratch = _scratch_in_python if numba.config.DISABLE_JIT else _scratch
 def piece(a, first, size):
     """The `size` elements of the C-contiguous array a from flat index `first` on, as a view (size,).
 
-    Unlike a slice it counts no reference to the memory, so it must not outlive a.  Numba counts in step with other
-    threads: two slices in a row's loop took as long as the exponentials of 30 numbers.
+    Unlike a slice it counts no reference to the memory, so it must not outlive a; and Numba frees an array behind the
+    last use of its name (tests/test_lifetimes.py looks for pieces that are used later).  Numba counts in step with
+    other threads: two slices in a row's loop took as long as the exponentials of 30 numbers.
     """
     return a.reshape(-1)[first : first + size]
 
