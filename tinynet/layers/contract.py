@@ -132,13 +132,9 @@ def _assignable(owner, name, value):
 
 
 class Fixed(tuple):
-    """A tuple that adds to lists and is cut into lists, as the list did that it was made of."""
+    """A tuple that adds to lists, as the list did that it was made of."""
 
     __slots__ = ()
-
-    def __getitem__(self, index):
-        found = super().__getitem__(index)
-        return list(found) if isinstance(index, slice) else found
 
     def __add__(self, other):
         return [*self, *other]
