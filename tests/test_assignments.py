@@ -313,6 +313,12 @@ def test_a_shallow_copy_would_share_arrays_and_is_refused():
             copy.copy(thing)
 
 
+def test_a_layer_that_is_not_built_is_copied_as_it_is():
+    first = tn.Dense(3, activation="relu")
+    model = tn.Sequential([copy.copy(first), copy.copy(first), first], 4)
+    assert [p.name for p in model.parameters()][::2] == ["0.weight", "1.weight", "2.weight"]
+
+
 def test_a_copy_of_a_copy_carries_no_batch_either():
     model, x = mlp(), np.random.default_rng(0).standard_normal((999, 4))
     size = len(pickle.dumps(model))

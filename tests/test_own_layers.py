@@ -646,6 +646,16 @@ def test_other_ways_to_write_a_layer_are_no_mistakes(make):
     np.testing.assert_array_equal(twin.forward(X), model.forward(X))
 
 
+def test_forward_may_take_more_than_training():
+    class Masked(Scale):
+        def forward(self, x, training=False, mask=None, *, factor=1):
+            return factor * super().forward(x if mask is None else x * mask, training)
+
+    layer = built(Masked()).layers[1]
+    np.testing.assert_array_equal(layer.forward(X, False, np.zeros(4, np.float32), factor=2), np.zeros((5, 4)))
+    np.testing.assert_array_equal(layer.forward(X, training=True, mask=None), X)
+
+
 def test_the_layers_inside_an_own_one_have_places():
     class Block(tn.Layer):
         def __init__(self):

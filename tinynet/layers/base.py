@@ -8,6 +8,7 @@ needs, and every layer says in its file which and why.
 Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
 """
 
+import copy
 import math
 from types import MappingProxyType
 
@@ -51,6 +52,9 @@ class Layer(Guarded):
         for name, wrapper in (("forward", held_forward), ("backward", held_backward)):
             if not of_package(getattr(cls, name)):
                 hold(cls, name, wrapper)
+
+    def __copy__(self):
+        return super().__copy__() if self.dtype is not None else copy.deepcopy(self)
 
     def __getstate__(self):
         """What a copy or a pickle holds: not the arrays that forward kept of a batch, those that build didn't leave."""

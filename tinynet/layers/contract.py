@@ -214,6 +214,8 @@ def _checked(layer, shape):
 
 
 def _check_inner(layer):
+    if not isinstance(layer.buffers, (dict, Buffers)):
+        raise TypeError(f"{layer.label}: its buffers must be a dict of arrays, got a {type(layer.buffers).__name__}")
     listed = {id(parameter) for parameter in layer.parameters}
     for inner in list(layer.walk())[1:]:
         if inner.dtype is None:
@@ -293,10 +295,7 @@ def _parts(thing):
 
 
 def _checked_buffers(layer, parameters):
-    label = layer.label
-    if not isinstance(layer.buffers, (dict, Buffers)):
-        raise TypeError(f"{label}: its buffers must be a dict of arrays, got a {type(layer.buffers).__name__}")
-    names = {parameter.name for parameter in parameters}
+    label, names = layer.label, {parameter.name for parameter in parameters}
     for name, array in layer.buffers.items():
         if not isinstance(name, str) or name in names:
             raise ValueError(f"{label}: a buffer needs a name that no parameter has, got {name!r}")
@@ -368,10 +367,10 @@ def held_backward(backward):
 def _how(method, name):
     """How the method takes this argument: "by name", "by place", or None: the shortest forms leave it out."""
     parameters = list(inspect.signature(method).parameters.values())
-    if any(p.name == name for p in parameters):
+    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if name not in by_place[2:3] and any(p.name == name for p in parameters):
         return "by name"
-    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return "by place" if len(by_place) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters) else None
+    return "by place" if by_place[2:] or any(p.kind is p.VAR_POSITIONAL for p in parameters) else None
 
 
 def _with_whole_gradients(layer, call, dy):
