@@ -45,8 +45,10 @@ PIECE = 16384  # numbers of dz from which two threads beat one
 
 @simd.kernel()
 def sums_of_rows(dz, db):
-    """db (O,), the sum of the rows of dz (N, O): it is a weight whose input is always 1.  64 rows make a sum, and those
-    are added in float64."""
+    """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
+
+    64 rows at a time make a sum, and these are added in float64.
+    """
     N, O = dz.shape
     one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
     for n in range(0, max(N, 1), 64):
