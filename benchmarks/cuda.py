@@ -21,8 +21,8 @@ import tinynet as tn
 sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent.resolve()]
 
 try:
-    from tinynet.losses import cuda_device
-    from tinynet.losses.cuda_device import cuda
+    from tinynet.cuda import device as cuda_device
+    from tinynet.cuda.device import cuda
 except ImportError as error:
     cuda, why = None, str(error)
 

@@ -22,8 +22,8 @@ import numpy as np
 from numba import prange
 
 import tinynet as tn
-from tinynet import simd
-from tinynet.tile import TILE, tile
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.matmul import TILE, tile
 
 here, path = Path(__file__).parent.resolve(), sys.path
 sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
@@ -159,13 +159,13 @@ def compiled(function, *arguments):
 # --- what the machine can do at most ------------------------------------------------------------------------
 
 
-@simd.kernel(parallel=True)
+@kernel(parallel=True)
 def parallel_copy(x, y):
     for i in prange(x.shape[0]):
         y[i] = x[i]
 
 
-@simd.kernel(parallel=True, tiled=True)
+@kernel(parallel=True, tiled=True)
 def tile_in_cache(a, b, zeros, c, repeats):
     """The tile on operands that stay in the L1 cache: nothing but multiply-adds."""
     rows, columns, K = a.shape[0], b.shape[1], a.shape[1]

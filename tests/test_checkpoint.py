@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 import tinynet as tn
-from tinynet import checkpoint, writing
+from tinynet import checkpoint
+from tinynet.data import writing
 
 KILLS = int(os.environ.get("TINYNET_KILLS", "3"))
 

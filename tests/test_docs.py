@@ -85,7 +85,7 @@ def test_every_public_name_is_explained():
 
 def test_whatever_computes_has_an_example():
     """Layers, losses, optimizers, schedules, metrics and measures of information."""
-    names = "layers.", "losses.", "optim", "schedules", "metrics", "information"
+    names = "layers.", "losses.", "training.optim", "training.schedules", "metrics", "information"
     rooms = tuple(f"tinynet.{name}" for name in names)
     without = {
         thing.__name__

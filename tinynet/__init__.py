@@ -13,7 +13,9 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
         optimizer.step()
 """
 
-from tinynet import data, distributed, gradcheck, information, interop, metrics, optim, plots
+import sys
+
+from tinynet import data, gradcheck, information, interop, metrics, plots
 from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
@@ -50,10 +52,14 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
-from tinynet.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
-from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
+from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, distributed, fit, optim
+from tinynet.training.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
 
 __version__ = "0.1.0"
+
+# `import tinynet.optim` finds it too.
+for _module in (optim, distributed):
+    sys.modules[f"tinynet.{_module.__name__.rpartition('.')[2]}"] = _module
 
 __all__ = [
     "GELU",

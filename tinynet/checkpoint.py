@@ -25,7 +25,7 @@ from itertools import chain
 
 import numpy as np
 
-from tinynet.writing import as_text, write_whole
+from tinynet.data.writing import as_text, write_whole
 
 VERSION = 1
 TRAINING = "training/"

@@ -10,7 +10,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from tinynet.tile import TILE
+from tinynet.kernels.matmul import TILE
 
 
 def set_num_threads(n):

@@ -26,8 +26,10 @@ import numpy as np
 from numba import prange
 from numba.extending import overload
 
-from tinynet import other_names, simd
 from tinynet.checks import number
+from tinynet.kernels import floats
+from tinynet.kernels.compile import helper, sized_kernel
+from tinynet.layers import other_names
 from tinynet.layers.base import Layer
 from tinynet.layers.contract import Guarded
 
@@ -38,14 +40,14 @@ LIGHT, HEAVY = 65536, 16384
 # --- ReLU and LeakyReLU.  A NaN is neither <= 0 nor > 0: written this way round, it passes through. -------
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def relu_forward(x, y):
     zero = x.dtype.type(0)
     for i in prange(x.size):
         y[i] = zero if x[i] <= zero else x[i]
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def relu_in_place(y):
     # Its own kernel, like the others in place: called with y = x, relu_forward would find that its arrays
     # overlap and take one number at a time.
@@ -54,66 +56,58 @@ def relu_in_place(y):
         y[i] = zero if y[i] <= zero else y[i]
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def relu_backward(dy, y, dx):
     zero = y.dtype.type(0)
     for i in prange(y.size):
         dx[i] = zero if y[i] <= zero else dy[i]
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def leaky_relu_forward(x, slope, y):
     zero, slope = x.dtype.type(0), x.dtype.type(slope)
     for i in prange(x.size):
         y[i] = x[i] if x[i] > zero else slope * x[i]
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def leaky_relu_in_place(slope, y):
     zero, slope = y.dtype.type(0), y.dtype.type(slope)
     for i in prange(y.size):
         y[i] = y[i] if y[i] > zero else slope * y[i]
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def leaky_relu_backward(dy, y, slope, dx):
     zero, slope = y.dtype.type(0), y.dtype.type(slope)
     for i in prange(y.size):
         dx[i] = dy[i] if y[i] > zero else slope * dy[i]
 
 
-@simd.kernel()
-def rectified(dy, y, first, size, dz):
-    """relu_backward for `size` numbers of dy and y: for Dense and Conv2D, whose sums pass through ReLU at once."""
-    zero, given, out = dy.dtype.type(0), simd.piece(dy, first, size), simd.piece(y, first, size)
-    for m in range(size):
-        dz[m] = zero if out[m] <= zero else given[m]
-
-
 # --- Sigmoid ----------------------------------------------------------------------------------------------
 
 
-@simd.helper
+@helper
 def sigmoid(x):
     """1 / (1 + exp(-x)), as exp(x) / (1 + exp(x)) where x < 0, so that no exponential overflows."""
     one = type(x)(1)
-    e = simd.exp(-abs(x))
+    e = floats.exp(-abs(x))
     return (e if x < type(x)(0) else one) / (one + e)
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def sigmoid_forward(x, y):
     for i in prange(x.size):
         y[i] = sigmoid(x[i])
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def sigmoid_in_place(y):
     for i in prange(y.size):
         y[i] = sigmoid(y[i])
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def sigmoid_backward(dy, y, dx):
     one = y.dtype.type(1)
     for i in prange(y.size):
@@ -123,7 +117,7 @@ def sigmoid_backward(dy, y, dx):
 # --- Tanh -------------------------------------------------------------------------------------------------
 
 
-@simd.helper
+@helper
 def tanh(x):
     """(1 - e) / (1 + e) with e = exp(-2|x|), and the sign of x; near 0, where 1 - e cancels, Lambert's fraction
 
@@ -134,26 +128,26 @@ def tanh(x):
     F = type(x)
     near = abs(x) < F(0.5)
     q = x * x
-    e = simd.exp(F(-2) * abs(x))
+    e = floats.exp(F(-2) * abs(x))
     far = e - F(1) if x < F(0) else F(1) - e
     above = x * (F(135135) + q * (F(17325) + q * (F(378) + q)))
     below = F(135135) + q * (F(62370) + q * (F(3150) + q * F(28)))
     return (above if near else far) / (below if near else F(1) + e)
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def tanh_forward(x, y):
     for i in prange(x.size):
         y[i] = tanh(x[i])
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def tanh_in_place(y):
     for i in prange(y.size):
         y[i] = tanh(y[i])
 
 
-@simd.sized_kernel(LIGHT)
+@sized_kernel(LIGHT)
 def tanh_backward(dy, y, dx):
     one = y.dtype.type(1)
     for i in prange(y.size):
@@ -204,7 +198,7 @@ def _tail_polynomial(t):
     return body
 
 
-@simd.helper
+@helper
 def normal(x):
     """Phi(x) and phi(x).
 
@@ -214,37 +208,37 @@ def normal(x):
     """
     F = type(x)
     a = abs(x)
-    e = simd.exp(F(-0.5) * a * a)
+    e = floats.exp(F(-0.5) * a * a)
     scale = F(1) / (a + F(4))
     tail = e * (scale * tail_polynomial(F(1) - F(8) * scale))
     return (tail if x < F(0) else F(1) - tail), e * F(1 / math.sqrt(2 * math.pi))
 
 
-@simd.helper
+@helper
 def gelu(x):
     below, _ = normal(x)
     return below if below == type(x)(0) else x * below  # 0 at -inf, where -inf * 0 is NaN
 
 
-@simd.helper
+@helper
 def gelu_slope(x):
     below, density = normal(x)
     return below + (density if density == type(x)(0) else x * density)
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def gelu_forward(x, y):
     for i in prange(x.size):
         y[i] = gelu(x[i])
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def gelu_in_place(y):
     for i in prange(y.size):
         y[i] = gelu(y[i])
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def gelu_backward(dy, x, dx):
     for i in prange(x.size):
         dx[i] = dy[i] * gelu_slope(x[i])

@@ -20,117 +20,13 @@ thread 7.2 us so, instead of 10.3.
 """
 
 import numpy as np
-from numba import prange
 
-from tinynet import simd
 from tinynet.checks import positive_int
+from tinynet.kernels.dense import dense_backward, dense_forward
 from tinynet.layers import activations
-from tinynet.layers.activations import rectified
 from tinynet.layers.base import Layer
 from tinynet.layers.initialization import initial_weights
 from tinynet.layers.parameter import Parameter
-from tinynet.tile import THREADS_FROM, tile
-from tinynet.transpose import transpose
-from tinynet.vectors import width as lanes
-
-# A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
-# in the L2 cache while they run over it.
-ROWS, COLUMNS = 48, 64
-TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
-# Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
-# float64, where they lose no digits, however large the batch.
-SAMPLES, TOGETHER = 512, 8
-PIECE = 16384  # numbers of dz from which two threads beat one
-
-
-@simd.kernel()
-def sums_of_rows(dz, db):
-    """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
-
-    64 rows at a time make a sum, and these are added in float64.
-    """
-    N, O = dz.shape
-    one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
-    for n in range(0, max(N, 1), 64):
-        size = 1, O, 1, min(64, N - n)
-        tile(size, one, 0, (0, 0, 0), dz, n * O, (0, O), zeros, 0, 0, db, 0, 0, dz.dtype.type(-np.inf))
-        simd.add_to(wide, db, n == 0)
-    simd.rounded(wide, db)
-
-
-@simd.kernel()
-def block(i, blocks, size):
-    """Where the i-th of `blocks` nearly equal pieces of range(size) begins and ends."""
-    return i * size // blocks, (i + 1) * size // blocks
-
-
-@simd.sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, tiled=True)
-def dense_forward(x, w, b, floor, y):
-    """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
-    N, I = x.shape
-    O = w.shape[1]
-    down, across = (N + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
-    for task in prange(down * across):
-        n, n_end = block(task % down, down, N)
-        o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
-        tile((n_end - n, o_end - o, 1, I), x, n * I, (I, 0, 1), w, o, (0, O), b, o, 0, y, n * O + o, O, floor)
-
-
-@simd.sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, tiled=True)
-def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
-    """dw = x' dz, db = column sums of dz and, if asked for, dx = dz w'.
-
-    `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0; else dz = dy.  A thread owns some
-    inputs: their rows of dw, for which it sums over the samples in order, and their columns of dx.
-    """
-    N, I = x.shape
-    O = dy.shape[1]
-    none = x.dtype.type(-np.inf)
-    few = lanes(x) > O
-    zeros = np.empty(max(I, O), x.dtype)
-    for o in range(zeros.size):
-        zeros[o] = 0
-    dz = dy
-    if is_relu:
-        dz = np.empty((N, O), x.dtype)
-        if dz.size <= PIECE:
-            rectified(dy, y, 0, dz.size, simd.piece(dz, 0, dz.size))
-        else:
-            for piece in prange((dz.size + PIECE - 1) // PIECE):
-                size = min(PIECE, dz.size - piece * PIECE)
-                rectified(dy, y, piece * PIECE, size, simd.piece(dz, piece * PIECE, size))
-    wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
-    # One launch for both products: two cost a small layer more than the products do.
-    unit = 32 if few else 16  # inputs: a tile of dw' is two vectors wide, and of dx at least one
-    units = (I + unit - 1) // unit
-    tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
-    for task in prange(tasks):
-        i = task * units // tasks * unit
-        width = min(I, (task + 1) * units // tasks * unit) - i
-        turned = simd.scratch((O * width if few else 0,), x)
-        part = turned if few else simd.piece(dw, i * O, width * O)
-        total = simd.piece(wide, i * O, width * O if wide.size else 0)
-        # SAMPLES at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
-        for n in range(0, max(N, 1), SAMPLES):
-            K, new = min(SAMPLES, N - n), n % (TOGETHER * SAMPLES) == 0
-            if few:
-                size, (start, row) = (O, width, 1, K), (zeros, 0) if new else (turned, width)
-                tile(size, dz, n * O, (1, 0, O), x, n * I + i, (0, I), start, 0, row, turned, 0, width, none)
-            for o in range(0, 0 if few else O, COLUMNS):
-                start, at, row = (zeros, 0, 0) if new else (simd.piece(dw, 0, I * O), i * O + o, O)
-                size = width, min(COLUMNS, O - o), 1, K
-                tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, row, dw, i * O + o, O, none)
-            if n + SAMPLES >= N or (n + SAMPLES) % (TOGETHER * SAMPLES) == 0:
-                simd.add_to(total, part, n < TOGETHER * SAMPLES)
-        simd.rounded(total, part)
-        if i == 0:  # whoever has the first inputs also has the biases
-            sums_of_rows(dz, db)
-        if few:
-            transpose(turned, 0, width, dw, i * O, O, O, width)
-        if input_grad:
-            wt = simd.scratch((O, width), x)
-            transpose(w, i * O, O, wt, 0, width, width, O)
-            tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
 
 
 class Dense(Layer):

@@ -21,8 +21,8 @@ from types import MappingProxyType
 import numpy as np
 from numba import prange
 
-from tinynet import simd
 from tinynet.checks import number, positive_int
+from tinynet.kernels.compile import helper, kernel, sized_kernel
 from tinynet.layers.base import Layer
 
 THREADS_FROM = 16384  # elements from which two threads beat one
@@ -40,7 +40,7 @@ def step_keys(key, step):
     return z & LOW, z >> 32
 
 
-@simd.helper
+@helper
 def scramble(h, key):
     """One of 2^32 ways, chosen by `key`, to mix 32 bits such that each bit of h turns half of the result's."""
     h = ((h ^ (h >> 16)) * 0x7FEB352D) & LOW
@@ -48,14 +48,14 @@ def scramble(h, key):
     return h ^ (h >> 16)
 
 
-@simd.kernel()
+@kernel()
 def dropout_chunk(x, start, key0, key1, limit, scale, y):
     zero, scale = x.dtype.type(0), x.dtype.type(scale)
     for i in range(x.size):
         y[i] = zero if scramble((start + i) ^ key0, key1) < limit else scale * x[i]
 
 
-@simd.sized_kernel(THREADS_FROM)
+@sized_kernel(THREADS_FROM)
 def dropout(x, first, key0, key1, limit, scale, y):
     """y = m x: forward, and given dy backward.  A number is dropped where its 32 random bits are below `limit`.
 

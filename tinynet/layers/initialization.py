@@ -14,8 +14,8 @@ makes up for it.  Backwards the same sum runs over fan_out outputs; Glorot's var
 
 import numpy as np
 
-from tinynet import other_names
 from tinynet.checks import real_array
+from tinynet.layers import other_names
 
 RECTIFIERS = ("relu", "leaky_relu", "gelu")
 

@@ -27,7 +27,8 @@ from types import MappingProxyType
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel, sized_kernel
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
@@ -38,7 +39,7 @@ THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 # which float32 could hold only to 7 digits.
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def row_moments(x, eps):
     s = 0.0
     for c in range(x.size):
@@ -52,24 +53,24 @@ def row_moments(x, eps):
     return mean, 1 / math.sqrt(variance) if variance < np.inf else np.nan  # 1 / infinity would make all y = b
 
 
-@simd.kernel()
+@kernel()
 def row_normalized(x, mean, r, w, b, y):
     for c in range(x.size):
         y[c] = (x[c] - mean) * r * w[c] + b[c]
 
 
-@simd.sized_kernel(THREADS_FROM)
+@sized_kernel(THREADS_FROM)
 def layernorm_forward(x, w, b, eps, moments, y):
     """y, and the pairs (mean, r) of its rows as moments (N, 2)."""
     N, C = x.shape
     for n in prange(N):
-        row = simd.piece(x, n * C, C)
+        row = memory.piece(x, n * C, C)
         mean, r = row_moments(row, eps)
-        row_normalized(row, mean, r, w, b, simd.piece(y, n * C, C))
+        row_normalized(row, mean, r, w, b, memory.piece(y, n * C, C))
         moments[n, 0], moments[n, 1] = mean, r
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def row_sums(dy, x, w, mean, r, dw, db):
     """Adds the row to dw and db; returns sum dh and sum dh h."""
     plain = products = 0.0
@@ -83,25 +84,25 @@ def row_sums(dy, x, w, mean, r, dw, db):
     return plain, products
 
 
-@simd.kernel()
+@kernel()
 def row_input_gradient(dy, x, w, mean, r, offset, slope, dx):
     for c in range(x.size):
         dx[c] = (np.float64(dy[c]) * w[c] - offset - (x[c] - mean) * r * slope) * r
 
 
-@simd.kernel()
+@kernel()
 def chunk_backward(dy, x, w, moments, first, end, dw, db, dx):
     C = w.size
     for c in range(C):
         dw[c] = db[c] = 0.0
     for n in range(first, end):
-        dy_row, x_row, mean, r = simd.piece(dy, n * C, C), simd.piece(x, n * C, C), moments[n, 0], moments[n, 1]
+        dy_row, x_row, mean, r = memory.piece(dy, n * C, C), memory.piece(x, n * C, C), moments[n, 0], moments[n, 1]
         plain, products = row_sums(dy_row, x_row, w, mean, r, dw, db)
         if dx.size:
-            row_input_gradient(dy_row, x_row, w, mean, r, plain / C, products / C, simd.piece(dx, n * C, C))
+            row_input_gradient(dy_row, x_row, w, mean, r, plain / C, products / C, memory.piece(dx, n * C, C))
 
 
-@simd.sized_kernel(THREADS_FROM, of=0)
+@sized_kernel(THREADS_FROM, of=0)
 def layernorm_backward(dy, x, w, moments, parts, dx):
     """dx unless it is empty, and parts (K, 2, C): dw and db of K chunks of rows.  A thread owns a chunk."""
     N, K = x.shape[0], parts.shape[0]
@@ -158,10 +159,10 @@ class LayerNorm(Layer):
         w = self.parameters[0]._value
         rows = -1, w.size
         dx = np.empty_like(x if input_grad else x[:0])
-        parts = np.empty((simd.chunk_count(len(moments), max(32, 8192 // w.size)), 2, w.size))
+        parts = np.empty((chunk_count(len(moments), max(32, 8192 // w.size)), 2, w.size))
         layernorm_backward(dy.reshape(rows), x.reshape(rows), w, moments, parts, dx.reshape(rows))
         sums = np.empty(parts.shape[1:])
-        simd.sum_of_chunks(parts, sums)
+        memory.sum_of_chunks(parts, sums)
         with np.errstate(over="ignore"):
             for parameter, total in zip(self.parameters, sums, strict=True):
                 parameter._grad[...] = total

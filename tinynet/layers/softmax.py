@@ -20,7 +20,8 @@ import math
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats
+from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.layers.base import Layer
 
 THREADS_FROM = 4096  # elements from which two threads beat one
@@ -31,15 +32,15 @@ THREADS_FROM = 4096  # elements from which two threads beat one
 # order; on one row, that depended on whether y lay right behind x.
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def softmax_row(x, y):
-    highest = simd.lowest_key(x[0])
+    highest = floats.lowest_key(x[0])
     for c in range(x.size):
-        highest = max(highest, simd.order_key(x[c]))
-    m = simd.from_order_key(highest)
+        highest = max(highest, floats.order_key(x[c]))
+    m = floats.from_order_key(highest)
     s = 0.0  # in float64: a float32 sum of 100,000 probabilities would lose three digits
     for c in range(x.size):
-        y[c] = simd.exp(x[c] - m)  # a NaN comes through here, though the maximum may have missed it
+        y[c] = floats.exp(x[c] - m)  # a NaN comes through here, though the maximum may have missed it
     for c in range(x.size):
         s += y[c]
     scale = x.dtype.type(1.0 / s)
@@ -47,7 +48,7 @@ def softmax_row(x, y):
         y[c] *= scale
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def softmax_row_backward(dy, y, dx):
     dot = 0.0
     for c in range(y.size):
@@ -57,13 +58,13 @@ def softmax_row_backward(dy, y, dx):
         dx[c] = y[c] * (dy[c] - dot)
 
 
-@simd.sized_kernel(THREADS_FROM)
+@sized_kernel(THREADS_FROM)
 def softmax_forward(x, y):
     for n in prange(x.shape[0]):
         softmax_row(x[n], y[n])
 
 
-@simd.sized_kernel(THREADS_FROM)
+@sized_kernel(THREADS_FROM)
 def softmax_backward(dy, y, dx):
     for n in prange(y.shape[0]):
         softmax_row_backward(dy[n], y[n], dx[n])

@@ -24,14 +24,15 @@ Two passes over the probabilities, of which the first only checks them, together
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import chunk_count, helper, kernel
 from tinynet.losses import checks
 from tinynet.losses.sigmoid_cross_entropy import BLOCKS, block_sum, block_weights
 
 THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
 
 
-@simd.helper
+@helper
 def surprisal(p):
     """-log p for 0 <= p <= 1, correct to a few ulp: inf for 0, and NaN for NaN.  Other losses' kernels call it too.
 
@@ -40,11 +41,11 @@ def surprisal(p):
     F = type(p)
     tiny = p < F(1e-37)
     x = p * F(2.0**53) if tiny else p
-    h = simd.log1p((F(1) - x) / x) + (F(53 * 0.6931471805599453) if tiny else F(0))
+    h = floats.log1p((F(1) - x) / x) + (F(53 * 0.6931471805599453) if tiny else F(0))
     return F(np.inf) if p == F(0) else h
 
 
-@simd.kernel()
+@kernel()
 def terms(p, t, positive, negative, ignored, epsilon, scale, losses, g):
     """The losses of one block, and scale times their gradient.  g is not p, or the loop wouldn't vectorise."""
     one, zero, infinity = p.dtype.type(1), p.dtype.type(0), p.dtype.type(np.inf)
@@ -53,7 +54,7 @@ def terms(p, t, positive, negative, ignored, epsilon, scale, losses, g):
         q = keep * t[i] + half
         a, b = positive[i] * q, negative[i] * (one - q)
         rest = one - p[i]
-        no = infinity if rest == zero else simd.log1p(p[i] / rest)
+        no = infinity if rest == zero else floats.log1p(p[i] / rest)
         left = zero if a == zero else a * surprisal(p[i])
         right = zero if b == zero else b * no
         up = zero if a == zero else a * scale / p[i]
@@ -63,7 +64,7 @@ def terms(p, t, positive, negative, ignored, epsilon, scale, losses, g):
         g[i] = down - up if counts else zero
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def count_bad(p, t, ignored):
     """How many of t are ignored; and, of the others, how many are outside of [0, 1], and have their p there.
 
@@ -90,7 +91,7 @@ def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor,
     partial, counts = np.zeros(chunks), np.zeros((chunks, 3), np.int64)
     for k in prange(chunks):
         first, last = k * blocks // chunks * size, min((k + 1) * blocks // chunks * size, N)
-        part = count_bad(simd.piece(p, first, last - first), simd.piece(t, first, last - first), ignored)
+        part = count_bad(memory.piece(p, first, last - first), memory.piece(t, first, last - first), ignored)
         counts[k, 0], counts[k, 1], counts[k, 2] = part
     count, strange, outside = N, 0, 0
     for k in range(chunks):
@@ -107,12 +108,12 @@ def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor,
         for block in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first = block * size
             n = min(size, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            pb, tb = simd.piece(p, first, n), simd.piece(t, first, n)
-            terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, simd.piece(dp, 0, n))
+            block_losses = memory.piece(losses, first, n) if losses.size else memory.piece(l, 0, n)
+            pb, tb = memory.piece(p, first, n), memory.piece(t, first, n)
+            terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, memory.piece(dp, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
-                given = simd.piece(g, first, n)
+                given = memory.piece(g, first, n)
                 for i in range(n):
                     given[i] = dp[i]
     value = 0.0
@@ -121,7 +122,7 @@ def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor,
     return value * scale, False, False
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def binary_cross_entropy(
@@ -171,7 +172,7 @@ def binary_cross_entropy(
     losses = np.empty(p.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = p.size >= THREADS_FROM
-    chunks = simd.chunk_count(-(-p.size // positive.size), BLOCKS) if threads else 1
+    chunks = chunk_count(-(-p.size // positive.size), BLOCKS) if threads else 1
     kernel = all_threads if threads else one_thread
     value, strange, outside = kernel(
         p.reshape(-1), t.reshape(-1), positive, negative, dtype.type(ignored), epsilon, reduction == "mean", divisor,

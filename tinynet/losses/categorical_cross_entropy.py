@@ -24,17 +24,18 @@ comes first, which only checks, since `out` must not change if a row is bad.)
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_rows import weighted
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
 from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
-from tinynet.losses.softmax_rows import weighted
 
 CHUNK = 8192  # probabilities: the least that a thread takes at a time
 THREADS_FROM = 32768  # probabilities; below, waking the threads costs more than they save
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def check_row(p):
     """How many of p (C,) are below 0 or above 1, how many are above 0, and their sum: NaN if one of them is."""
     zero, most = p.dtype.type(0), p.dtype.type(1 + 1e-6)
@@ -46,7 +47,7 @@ def check_row(p):
     return outside, positive, total
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def row_loss(p, q, w, keep, soft):
     """-sum_c a log p, in float64."""
     zero, total = p.dtype.type(0), 0.0
@@ -57,7 +58,7 @@ def row_loss(p, q, w, keep, soft):
     return total
 
 
-@simd.kernel()
+@kernel()
 def row_gradient(p, q, w, keep, soft, scale, g):
     """g = -scale a / p.  g may be p."""
     zero = p.dtype.type(0)
@@ -66,7 +67,7 @@ def row_gradient(p, q, w, keep, soft, scale, g):
         g[c] = zero if a == zero else -(scale * a) / p[c]
 
 
-@simd.kernel()
+@kernel()
 def categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
     """Rows `first` to `last` of p (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
 
@@ -77,7 +78,7 @@ def categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first,
     hot = np.zeros(C if labels else 0, p.dtype)
     total = 0.0
     for i in range(first, last):
-        pi, dp = simd.piece(p, i * C, C), simd.piece(g, i * C, C if g.size else 0)
+        pi, dp = memory.piece(p, i * C, C), memory.piece(g, i * C, C if g.size else 0)
         loss, label = 0.0, t[i] if labels else 0
         if labels and label == ignore_index:
             for c in range(dp.size):
@@ -102,7 +103,7 @@ def categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first,
             else:
                 if labels:
                     hot[label] = 1
-                qi = simd.piece(hot, 0, C) if labels else simd.piece(q, i * C, C)
+                qi = memory.piece(hot, 0, C) if labels else memory.piece(q, i * C, C)
                 keep, soft = real(1.0 - epsilon), real(epsilon / positive)
                 loss = row_loss(pi, qi, w, keep, soft)
                 if dp.size:
@@ -139,7 +140,7 @@ def loss_and_gradient(p, t, q, w, ignore_index, epsilon, mean, divisor, chunks, 
     return fault, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def not_probabilities(p, position, name):
@@ -209,7 +210,7 @@ def categorical_cross_entropy(
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = N > 1 and p.size >= THREADS_FROM
-    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
     kernel = all_threads if threads else one_thread
     fault = -1
     for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):

@@ -18,7 +18,8 @@ Source: Cortes and Vapnik 1995, "Support-vector networks".
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
 from tinynet.losses import checks
 from tinynet.losses.sigmoid_cross_entropy import block_sum
 
@@ -26,7 +27,7 @@ BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops o
 THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
 
 
-@simd.kernel()
+@kernel()
 def terms(z, t, scale, losses, g):
     """The losses of one block, and scale times their gradient.  g is not z, or the loop wouldn't vectorise."""
     zero, one = z.dtype.type(0), z.dtype.type(1)
@@ -39,7 +40,7 @@ def terms(z, t, scale, losses, g):
         g[i] = zero if enough else slope * scale
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def count_targets(t):
     """How many of t are -1, how many 0, and how many neither of them nor 1."""
     zero, one = t.dtype.type(0), t.dtype.type(1)
@@ -61,7 +62,7 @@ def loss_and_gradient(z, t, scale, chunks, losses, g):
     factor, partial, counts = z.dtype.type(scale), np.zeros(chunks), np.zeros((chunks, 3), np.int64)
     for k in prange(chunks):
         first, last = k * blocks // chunks * BLOCK, min((k + 1) * blocks // chunks * BLOCK, N)
-        counts[k, 0], counts[k, 1], counts[k, 2] = count_targets(simd.piece(t, first, last - first))
+        counts[k, 0], counts[k, 1], counts[k, 2] = count_targets(memory.piece(t, first, last - first))
     below = zeros = others = 0
     for k in range(chunks):
         below += counts[k, 0]
@@ -74,11 +75,11 @@ def loss_and_gradient(z, t, scale, chunks, losses, g):
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first = b * BLOCK
             n = min(BLOCK, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            terms(simd.piece(z, first, n), simd.piece(t, first, n), factor, block_losses, simd.piece(dz, 0, n))
+            block_losses = memory.piece(losses, first, n) if losses.size else memory.piece(l, 0, n)
+            terms(memory.piece(z, first, n), memory.piece(t, first, n), factor, block_losses, memory.piece(dz, 0, n))
             partial[k] += block_sum(block_losses)
             if g.size:
-                given = simd.piece(g, first, n)
+                given = memory.piece(g, first, n)
                 for i in range(n):
                     given[i] = dz[i]
     value = 0.0
@@ -87,7 +88,7 @@ def loss_and_gradient(z, t, scale, chunks, losses, g):
     return value * scale, True
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def not_a_side(t, name):
@@ -125,7 +126,7 @@ def hinge(scores, targets, *, reduction="mean", denominator=None, grad=True, out
 
     scale = 1.0 / (divisor or z.size) if reduction == "mean" else 1.0
     threads = z.size >= THREADS_FROM
-    chunks = simd.chunk_count(z.size, 16 * BLOCK) if threads else 1
+    chunks = chunk_count(z.size, 16 * BLOCK) if threads else 1
     kernel = all_threads if threads else one_thread
     value, good = kernel(z.reshape(-1), t.reshape(-1), scale, chunks, losses.reshape(-1), gradient.reshape(-1))
     if not good:

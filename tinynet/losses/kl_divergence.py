@@ -26,17 +26,18 @@ Source: Kullback and Leibler 1951, "On information and sufficiency".
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
 from tinynet.losses.softmax_cross_entropy import strange_rows
-from tinynet.losses.softmax_rows import softmax_rows
 
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def entropy(q):
     """H(q) = -sum_c q[c] log q[c], in float64; 0 log 0 is 0."""
     zero, total = q.dtype.type(0), 0.0
@@ -46,7 +47,7 @@ def entropy(q):
     return total
 
 
-@simd.kernel()
+@kernel()
 def divergence_rows(z, q, ones, scale, losses, g, first, last):
     """Rows `first` to `last`: one whose q is no distribution, or -1; and the sum of their divergences.
 
@@ -60,7 +61,7 @@ def divergence_rows(z, q, ones, scale, losses, g, first, last):
     softmax_rows(z, labels, q, ones, 0, 0.0, scale, losses, g, first, last)
     total = 0.0
     for i in range(first, last):
-        loss = np.float64(losses[i]) - entropy(simd.piece(q, i * C, C))
+        loss = np.float64(losses[i]) - entropy(memory.piece(q, i * C, C))
         loss = 0.0 if loss < 0.0 else loss
         losses[i] = loss
         total += loss
@@ -90,7 +91,7 @@ def loss_and_gradient(z, q, ones, scale, chunks, losses, g):
     return position, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator=None, grad=True, out=None):
@@ -124,7 +125,7 @@ def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator
 
     scale = 1.0 / (divisor or N) if reduction == "mean" else 1.0
     threads = N > 1 and z.size >= THREADS_FROM
-    chunks = simd.chunk_count(z.size, GROUP) if threads else 1
+    chunks = chunk_count(z.size, GROUP) if threads else 1
     kernel = all_threads if threads else one_thread
     z, q, ones = z.reshape(N, C), q.reshape(N, C), checks.ones(dtype, C)
     position = -1

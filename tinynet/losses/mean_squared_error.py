@@ -16,15 +16,16 @@ One pass over the prediction: a vector of differences gives its squares and its 
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.vectors import load, load_some, splat, store, store_some, sum_of, width
 from tinynet.losses import checks
-from tinynet.vectors import load, load_some, splat, store, store_some, sum_of, width
 
 BLOCK = 1024  # numbers at a time: their sum is in their own dtype, the sum of the blocks' in float64
 THREADS_FROM = 65536  # numbers; below, waking the threads costs more than they save
 
 
-@simd.kernel()
+@kernel()
 def block_of_terms(y, t, factor, g):
     """The sum of (y - t)^2 over one block; factor (y - t) goes into g, which may be y, unless it is empty."""
     W, n = width(y), y.size
@@ -53,19 +54,19 @@ def loss_and_gradient(y, t, scale, chunks, losses, g):
     for k in prange(chunks):
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first, n = b * BLOCK, min(BLOCK, N - b * BLOCK)
-            yb, tb = simd.piece(y, first, n), simd.piece(t, first, n)
+            yb, tb = memory.piece(y, first, n), memory.piece(t, first, n)
             if losses.size:
-                own = simd.piece(losses, first, n)
+                own = memory.piece(losses, first, n)
                 for i in range(n):
                     own[i] = (yb[i] - tb[i]) * (yb[i] - tb[i])
-            partial[k] += block_of_terms(yb, tb, factor, simd.piece(g, first, min(n, g.size)))
+            partial[k] += block_of_terms(yb, tb, factor, memory.piece(g, first, min(n, g.size)))
     value = 0.0
     for k in range(chunks):
         value += partial[k]
     return value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def mean_squared_error(prediction, targets, *, reduction="mean", denominator=None, grad=True, out=None):
@@ -93,7 +94,7 @@ def mean_squared_error(prediction, targets, *, reduction="mean", denominator=Non
 
     scale = 1.0 / (divisor or y.size) if reduction == "mean" else 1.0
     threads = y.size >= THREADS_FROM
-    chunks = simd.chunk_count(y.size, 16 * BLOCK) if threads else 1
+    chunks = chunk_count(y.size, 16 * BLOCK) if threads else 1
     kernel = all_threads if threads else one_thread
     value = kernel(y.reshape(-1), t.reshape(-1), scale, chunks, losses.reshape(-1), gradient.reshape(-1))
     return losses if reduction == "none" else value, checks.delivered(gradient, grad, out)

@@ -18,7 +18,8 @@ Source: Weston and Watkins 1999, "Support vector machines for multi-class patter
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import count_labels, total_or
 
@@ -26,7 +27,7 @@ CHUNK = 8192  # scores: the least that a thread takes at a time
 THREADS_FROM = 32768  # scores; below, waking the threads costs more than they save
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def row_loss(z, t):
     """sum_c h[c], in float64, and how many of them are above 0; a NaN in z makes the sum one."""
     zero, one, right = z.dtype.type(0), z.dtype.type(1), z[t]
@@ -39,7 +40,7 @@ def row_loss(z, t):
     return total, violations
 
 
-@simd.kernel()
+@kernel()
 def row_gradient(z, t, violations, factor, g):
     """factor [h[c] > 0], and at t minus their sum.  g may be z, so what t was is read first."""
     zero, one, right = z.dtype.type(0), z.dtype.type(1), z[t]
@@ -61,7 +62,7 @@ def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
     factor, partial = z.dtype.type(scale / C), np.zeros(chunks)
     for k in prange(chunks):
         for i in range(k * N // chunks, (k + 1) * N // chunks):
-            zi, dz = simd.piece(z, i * C, C), simd.piece(g, i * C, C if g.size else 0)
+            zi, dz = memory.piece(z, i * C, C), memory.piece(g, i * C, C if g.size else 0)
             loss = 0.0
             if t[i] == ignore_index:
                 for c in range(dz.size):
@@ -83,7 +84,7 @@ def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
     return position, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None):
@@ -118,7 +119,7 @@ def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", de
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = N > 1 and z.size >= THREADS_FROM
-    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
     kernel = all_threads if threads else one_thread
     position, value = kernel(
         z.reshape(N, C), t, ignore_index, reduction == "mean", divisor, chunks, losses, gradient.reshape(-1, C)

@@ -23,16 +23,17 @@ which only checks, since `out` must not change if a row is bad.)
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_rows import weighted
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
-from tinynet.losses.softmax_rows import weighted
 
 CHUNK = 8192  # numbers: the least that a thread takes at a time
 THREADS_FROM = 32768  # numbers; below, waking the threads costs more than they save
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def check_row(l):
     """How many of l (C,) are above 0, how many aren't -inf, and the sum of exp(l): NaN if one of them is.
 
@@ -43,11 +44,11 @@ def check_row(l):
     for c in range(l.size):
         above += l[c] > most
         possible += l[c] > masked
-        total += simd.exp(l[c])
+        total += floats.exp(l[c])
     return above, possible, total
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def row_loss(l, q, w, keep, soft):
     """-sum_c a l, in float64."""
     zero, masked, total = l.dtype.type(0), l.dtype.type(-np.inf), 0.0
@@ -58,7 +59,7 @@ def row_loss(l, q, w, keep, soft):
     return total
 
 
-@simd.kernel()
+@kernel()
 def row_gradient(l, q, w, keep, soft, scale, g):
     """g = -scale a.  g may be l."""
     zero, masked = l.dtype.type(0), l.dtype.type(-np.inf)
@@ -66,7 +67,7 @@ def row_gradient(l, q, w, keep, soft, scale, g):
         g[c] = -scale * (w[c] * (keep * q[c] + (soft if l[c] > masked else zero)))
 
 
-@simd.kernel()
+@kernel()
 def nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
     """Rows `first` to `last` of l (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
 
@@ -77,7 +78,7 @@ def nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
     hot = np.zeros(C if labels else 0, l.dtype)
     total = 0.0
     for i in range(first, last):
-        li, dl = simd.piece(l, i * C, C), simd.piece(g, i * C, C if g.size else 0)
+        li, dl = memory.piece(l, i * C, C), memory.piece(g, i * C, C if g.size else 0)
         loss, label = 0.0, t[i] if labels else 0
         if labels and label == ignore_index:
             for c in range(dl.size):
@@ -102,7 +103,7 @@ def nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
             else:
                 if labels:
                     hot[label] = 1
-                qi = simd.piece(hot, 0, C) if labels else simd.piece(q, i * C, C)
+                qi = memory.piece(hot, 0, C) if labels else memory.piece(q, i * C, C)
                 keep, soft = real(1.0 - epsilon), real(epsilon / possible)
                 loss = row_loss(li, qi, w, keep, soft)
                 if dl.size:
@@ -139,7 +140,7 @@ def loss_and_gradient(l, t, q, w, ignore_index, epsilon, mean, divisor, chunks, 
     return fault, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def not_log_probabilities(l, position, name):
@@ -207,7 +208,7 @@ def nll(
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = N > 1 and l.size >= THREADS_FROM
-    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
     kernel = all_threads if threads else one_thread
     fault = -1
     for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):

@@ -29,8 +29,8 @@ import math
 import numpy as np
 from numba import prange
 
-from tinynet import simd
-from tinynet.layers.dense import dense_forward
+from tinynet.kernels.compile import sized_kernel
+from tinynet.kernels.dense import dense_forward
 from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
@@ -38,7 +38,7 @@ SQUARE = 32  # a square of S and its mirror image fit into the L1 cache together
 HEAVY = 16384  # numbers from which two threads beat one
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def normalize(x, tau, norms, scaled, u):
     """u = x / |x| by rows, scaled = u / tau, norms = |x| in float64.
 
@@ -59,7 +59,7 @@ def normalize(x, tau, norms, scaled, u):
             scaled[i, d] = u[i, d] / tau
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def add_transpose(S):
     """S += S'.  A thread owns the squares from the diagonal to the right in its rows, and their mirror images.
 
@@ -85,7 +85,7 @@ def add_transpose(S):
                         S[j0 + j, i0 + i] = mirror[j, i]
 
 
-@simd.sized_kernel(HEAVY)
+@sized_kernel(HEAVY)
 def normalize_backward(du, u, norms, tau, dx):
     """dx = (du - (u . du) u) / (tau |x|), where du is still to be divided by tau."""
     for i in prange(u.shape[0]):

@@ -34,28 +34,29 @@ Source: Caron et al. 2021, "Emerging properties in self-supervised vision transf
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.layers.softmax import softmax_row
 from tinynet.losses import checks
-from tinynet.losses.softmax_rows import softmax_rows
 
 GROUP = 16384  # logits of a group of rows
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
 
-@simd.kernel()
+@kernel()
 def divided(x, tau, y):
     for k in range(x.size):
         y[k] = x[k] / tau
 
 
-@simd.kernel()
+@kernel()
 def centered_and_divided(x, center, tau, y):
     for k in range(x.size):
         y[k] = (x[k] - center[k]) / tau
 
 
-@simd.kernel()
+@kernel()
 def distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first, last, room):
     """Rows `first` to `last`: the first whose teacher has no softmax, or -1; and the sum of the losses.
 
@@ -64,10 +65,10 @@ def distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first,
     K, n = s.shape[1], last - first
     z, shifted, P = room
     for r in range(n):
-        at, row = (first + r) * K, simd.piece(shifted, r * K, K)
-        divided(simd.piece(s, at, K), tau_s, simd.piece(z, r * K, K))
-        centered_and_divided(simd.piece(T, at, K), center, tau_t, row)
-        softmax_row(row, simd.piece(P, r * K, K))
+        at, row = (first + r) * K, memory.piece(shifted, r * K, K)
+        divided(memory.piece(s, at, K), tau_s, memory.piece(z, r * K, K))
+        centered_and_divided(memory.piece(T, at, K), center, tau_t, row)
+        softmax_row(row, memory.piece(P, r * K, K))
         if P[r, 0] != P[r, 0]:
             return first + r, 0.0
     labels, slope = np.empty(0, np.int64), scale / tau_s
@@ -99,7 +100,7 @@ def loss_and_gradient(s, T, tau_s, tau_t, center, ones, scale, chunks, losses, g
     return position, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def self_distillation(
@@ -157,7 +158,7 @@ def self_distillation(
 
     scale = 1.0 / (divisor or N) if reduction == "mean" else 1.0
     threads = N > 1 and s.size >= THREADS_FROM
-    chunks = simd.chunk_count(s.size, GROUP) if threads else 1
+    chunks = chunk_count(s.size, GROUP) if threads else 1
     kernel = all_threads if threads else one_thread
     s, T, ones = s.reshape(N, K), T.reshape(N, K), checks.ones(dtype, K)
     position = -1

@@ -22,28 +22,29 @@ A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 -
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import chunk_count, helper, kernel
+from tinynet.kernels.vectors import load, load_some, maximum, select, store, store_some, width
 from tinynet.losses import checks
-from tinynet.vectors import load, load_some, maximum, select, store, store_some, width
 
 BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
 BLOCKS = 4  # of them, the least that a thread takes
 THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
 
 
-@simd.helper
+@helper
 def loss_and_slope(z, t, a, b, ignored, zero, one, scale):
     """Vectors of the losses of logits z, and of scale times their gradient, for targets t of weights a and b."""
     a, b, size = a * t, b * (one - t), maximum(zero - z, z)
-    u = simd.exp(zero - size)
+    u = floats.exp(zero - size)
     above = z > zero
     factor, p, rest = select(above, b, a), select(above, one, u), select(above, u, one)
     linear = select(factor == zero, zero, factor * size)
-    loss, dz = linear + (a + b) * simd.log1p(u), (b * p - a * rest) * (scale / (u + one))
+    loss, dz = linear + (a + b) * floats.log1p(u), (b * p - a * rest) * (scale / (u + one))
     return select(ignored, zero, loss), select(ignored, zero, dz)
 
 
-@simd.kernel()
+@kernel()
 def terms(z, t, positive, negative, ignored, epsilon, scale, losses, g):
     """The losses of one block, and scale times their gradient; g may be z."""
     W, n, zero, one = width(z), z.size, z.dtype.type(0), z.dtype.type(1)
@@ -63,7 +64,7 @@ def terms(z, t, positive, negative, ignored, epsilon, scale, losses, g):
         store_some(dz, g, i, n - i)
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def block_sum(x):
     total = x.dtype.type(0)
     for i in range(x.size):
@@ -71,7 +72,7 @@ def block_sum(x):
     return total
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def count_targets(t, ignored):
     """How many of t are ignored, and how many are neither that nor in [0, 1]."""
     zero, one = t.dtype.type(0), t.dtype.type(1)
@@ -94,7 +95,7 @@ def loss_and_gradient(z, t, positive, negative, ignored, epsilon, mean, divisor,
     partial, left_out, strange = np.zeros(chunks), np.zeros(chunks, np.int64), np.zeros(chunks, np.int64)
     for k in prange(chunks):
         first, last = k * blocks // chunks * size, min((k + 1) * blocks // chunks * size, N)
-        left_out[k], strange[k] = count_targets(simd.piece(t, first, last - first), ignored)
+        left_out[k], strange[k] = count_targets(memory.piece(t, first, last - first), ignored)
     outside, count = 0, N
     for k in range(chunks):
         outside += strange[k]
@@ -109,11 +110,11 @@ def loss_and_gradient(z, t, positive, negative, ignored, epsilon, mean, divisor,
         for block in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first = block * size
             n = min(size, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            dz = simd.piece(g, first, n) if g.size else simd.piece(dx, 0, n)
+            block_losses = memory.piece(losses, first, n) if losses.size else memory.piece(l, 0, n)
+            dz = memory.piece(g, first, n) if g.size else memory.piece(dx, 0, n)
             terms(
-                simd.piece(z, first, n),
-                simd.piece(t, first, n),
+                memory.piece(z, first, n),
+                memory.piece(t, first, n),
                 positive,
                 negative,
                 ignored,
@@ -129,7 +130,7 @@ def loss_and_gradient(z, t, positive, negative, ignored, epsilon, mean, divisor,
     return value * scale, outside
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def factors(weight, C, dtype, name, what):
@@ -196,9 +197,9 @@ def sigmoid_cross_entropy(
     """
     name = "sigmoid_cross_entropy"
     if checks.on_device(logits, targets, weight, pos_weight, out):
-        from tinynet.losses import sigmoid_cross_entropy_cuda  # numba-cuda need not be there before
+        from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 
-        return sigmoid_cross_entropy_cuda.sigmoid_cross_entropy(
+        return cuda.sigmoid_cross_entropy(
             logits,
             targets,
             weight=weight,
@@ -225,7 +226,7 @@ def sigmoid_cross_entropy(
     losses = np.empty(z.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = z.size >= THREADS_FROM
-    chunks = simd.chunk_count(-(-z.size // positive.size), BLOCKS) if threads else 1
+    chunks = chunk_count(-(-z.size // positive.size), BLOCKS) if threads else 1
     kernel = all_threads if threads else one_thread
     value, strange = kernel(
         z.reshape(-1), t.reshape(-1), positive, negative, dtype.type(ignored), epsilon, reduction == "mean", divisor,

@@ -28,16 +28,17 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", with the formu
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import chunk_count, helper, kernel
+from tinynet.kernels.vectors import load, load_some, maximum, select, splat, store, store_some, width
 from tinynet.losses import checks
 from tinynet.losses.sigmoid_cross_entropy import block_sum, count_targets
-from tinynet.vectors import load, load_some, maximum, select, splat, store, store_some, width
 
 BLOCK = 1024  # numbers at a time: they stay in the L1 cache between the loops over them
 THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
 
 
-@simd.helper
+@helper
 def to_the_power(q, gamma, zero, one):
     """q^gamma of a vector in [0, 1]: by multiplication for the gamma that nearly everybody uses."""
     if gamma == 2:
@@ -46,21 +47,21 @@ def to_the_power(q, gamma, zero, one):
         return one
     tiny = q < 1e-37  # its reciprocal could overflow: the logarithm of 2^53 q
     x = select(tiny, q * 2.0**53, q)
-    surprisal = simd.log1p((one - x) / x) + select(tiny, 53 * 0.6931471805599453, zero)
-    return select(q == zero, zero, simd.exp((zero - gamma) * surprisal))
+    surprisal = floats.log1p((one - x) / x) + select(tiny, 53 * 0.6931471805599453, zero)
+    return select(q == zero, zero, floats.exp((zero - gamma) * surprisal))
 
 
-@simd.helper
+@helper
 def loss_and_slope(z, t, gamma, yes, no, ignored, scale, zero, one):
     """Vectors of the losses of logits z, and of scale times their gradient, for targets t, with f = yes t + no (1 - t).
 
     zero and one are vectors of those.
     """
     miss, distance, above = one - t, maximum(zero - z, z), z > zero
-    u = simd.exp(zero - distance)
+    u = floats.exp(zero - distance)
     factor, p, rest = select(above, miss, t), select(above, one, u), select(above, u, one)
     p, rest = p / (one + u), rest / (one + u)
-    entropy = select(factor == zero, zero, factor * distance) + simd.log1p(u)
+    entropy = select(factor == zero, zero, factor * distance) + floats.log1p(u)
     q, f = t * rest + miss * p, t * yes + miss * no
     power = to_the_power(q, gamma, zero, one)
     r = select(q == zero, zero, (miss - t) * p * rest / q)
@@ -73,7 +74,7 @@ def loss_and_slope(z, t, gamma, yes, no, ignored, scale, zero, one):
     return select(absent, zero, loss), select(absent, zero, dz)
 
 
-@simd.kernel()
+@kernel()
 def terms(z, t, gamma, yes, no, ignored, scale, losses, g):
     """The losses of one block, and scale times their gradient; g may be z."""
     W, n, zero, one = width(z), z.size, splat(z, 0), splat(z, 1)
@@ -99,7 +100,7 @@ def loss_and_gradient(z, t, gamma, yes, no, ignored, mean, divisor, chunks, loss
     partial, left_out, strange = np.zeros(chunks), np.zeros(chunks, np.int64), np.zeros(chunks, np.int64)
     for k in prange(chunks):
         first, last = k * blocks // chunks * BLOCK, min((k + 1) * blocks // chunks * BLOCK, N)
-        left_out[k], strange[k] = count_targets(simd.piece(t, first, last - first), ignored)
+        left_out[k], strange[k] = count_targets(memory.piece(t, first, last - first), ignored)
     outside, count = 0, N
     for k in range(chunks):
         outside += strange[k]
@@ -115,9 +116,9 @@ def loss_and_gradient(z, t, gamma, yes, no, ignored, mean, divisor, chunks, loss
         for b in range(k * blocks // chunks, (k + 1) * blocks // chunks):
             first = b * BLOCK
             n = min(BLOCK, N - first)
-            block_losses = simd.piece(losses, first, n) if losses.size else simd.piece(l, 0, n)
-            zb, tb = simd.piece(z, first, n), simd.piece(t, first, n)
-            dz = simd.piece(g, first, n) if g.size else simd.piece(d, 0, n)
+            block_losses = memory.piece(losses, first, n) if losses.size else memory.piece(l, 0, n)
+            zb, tb = memory.piece(z, first, n), memory.piece(t, first, n)
+            dz = memory.piece(g, first, n) if g.size else memory.piece(d, 0, n)
             terms(zb, tb, gamma, yes, no, ignored, factor, block_losses, dz)
             partial[k] += block_sum(block_losses)
     value = 0.0
@@ -126,7 +127,7 @@ def loss_and_gradient(z, t, gamma, yes, no, ignored, mean, divisor, chunks, loss
     return value * scale, outside
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def sigmoid_focal(
@@ -174,7 +175,7 @@ def sigmoid_focal(
     losses = np.empty(z.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
     threads = z.size >= THREADS_FROM
-    chunks = simd.chunk_count(z.size, 4 * BLOCK) if threads else 1
+    chunks = chunk_count(z.size, 4 * BLOCK) if threads else 1
     kernel = all_threads if threads else one_thread
     value, strange = kernel(
         z.reshape(-1), t.reshape(-1), gamma, dtype.type(yes), dtype.type(no), dtype.type(ignored), reduction == "mean",

@@ -31,17 +31,18 @@ How the rows are passed over is told in softmax_rows.py, and for few classes in 
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_few_classes import FEW, few_classes
+from tinynet.kernels.softmax_rows import softmax_rows
+from tinynet.kernels.vectors import width
 from tinynet.losses import checks
-from tinynet.losses.softmax_few_classes import FEW, few_classes
-from tinynet.losses.softmax_rows import softmax_rows
-from tinynet.vectors import width
 
 CHUNK = 4096  # logits: the least that a thread takes at a time
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
 
-@simd.kernel()
+@kernel()
 def count_labels(t, C, w, ignore_index):
     """The position of the first label that is no class, or -1; and the weights' sum over the labels that count."""
     count = strange = 0
@@ -62,18 +63,18 @@ def count_labels(t, C, w, ignore_index):
     return -1, total
 
 
-@simd.kernel()
+@kernel()
 def strange_rows(q, first, last):
     """A row of q (N, C) in [first, last) that isn't made of numbers in [0, 1] with the sum 1; or -1."""
     C = q.shape[1]
     for n in range(first, last):
-        outside, total = check_row(simd.piece(q, n * C, C))
+        outside, total = check_row(memory.piece(q, n * C, C))
         if outside > 0 or not abs(total - 1.0) <= 1e-3:
             return n
     return -1
 
 
-@simd.kernel(fast=True)
+@kernel(fast=True)
 def check_row(q):
     """How many of q (C,) lie outside of [0, 1], and their sum."""
     zero, most = q.dtype.type(0), q.dtype.type(1 + 1e-6)
@@ -130,7 +131,7 @@ def few_loss_and_gradient(z, t, w, ignore_index, mean, divisor, chunks, losses, 
     return -1, value * scale
 
 
-@simd.kernel()
+@kernel()
 def total_or(divisor, total):
     """What the mean divides by: `divisor` where one was given; infinity, for a mean of 0, where nothing counts."""
     if divisor > 0.0:
@@ -138,9 +139,9 @@ def total_or(divisor, total):
     return total if total > 0.0 else np.inf
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
-few_one_thread = simd.kernel()(few_loss_and_gradient)
-few_all_threads = simd.kernel(parallel=True)(few_loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
+few_one_thread = kernel()(few_loss_and_gradient)
+few_all_threads = kernel(parallel=True)(few_loss_and_gradient)
 
 
 def softmax_cross_entropy(
@@ -189,9 +190,9 @@ def softmax_cross_entropy(
     """
     name = "softmax_cross_entropy"
     if checks.on_device(logits, targets, weight, out):
-        from tinynet.losses import softmax_cross_entropy_cuda  # numba-cuda need not be there before
+        from tinynet.cuda import softmax_cross_entropy as cuda  # numba-cuda need not be there before
 
-        return softmax_cross_entropy_cuda.softmax_cross_entropy(
+        return cuda.softmax_cross_entropy(
             logits,
             targets,
             weight=weight,
@@ -223,7 +224,7 @@ def softmax_cross_entropy(
     rows, dz = (z, gradient) if z.ndim == 2 else (z.reshape(N, C), gradient.reshape(-1, C))
 
     threads = N > 1 and z.size >= THREADS_FROM
-    chunks = simd.chunk_count(N, max(1, CHUNK // C)) if threads else 1
+    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
     mean = reduction == "mean"
     if C <= FEW and q.size == 0 and epsilon == 0.0:
         kernel = few_all_threads if threads else few_one_thread

@@ -30,34 +30,35 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", who have two c
 import numpy as np
 from numba import prange
 
-from tinynet import simd
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax_rows import softmax_rows, weighted
 from tinynet.layers.activations import tanh
 from tinynet.losses import checks
 from tinynet.losses.binary_cross_entropy import surprisal
 from tinynet.losses.softmax_cross_entropy import count_labels, total_or
-from tinynet.losses.softmax_rows import softmax_rows, weighted
 
 ROWS = 64  # at a time, at most; softmax_rows takes 32 side by side, or 16, where classes are few
 GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
 THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
 
 
-@simd.kernel()
+@kernel()
 def focus(losses, gamma, F):
     """Losses (n,) go from l to q^gamma l; fills F (n,)."""
     one, two, zero, half = losses.dtype.type(1), losses.dtype.type(2), losses.dtype.type(0), losses.dtype.type(0.5)
     for i in range(losses.size):
         l = losses[i]
         T = tanh(half * l)
-        q, p = two * T / (one + T), simd.exp(-l)
-        power = one if gamma == zero else simd.exp(-gamma * surprisal(q))
+        q, p = two * T / (one + T), floats.exp(-l)
+        power = one if gamma == zero else floats.exp(-gamma * surprisal(q))
         share = zero if p == zero else p * l / q  # p l goes to 0 as l goes to infinity
         share = one if l == zero else share
         losses[i] = power * l
         F[i] = power * (one + gamma * share)
 
 
-@simd.kernel()
+@kernel()
 def focal_rows(z, t, w, gamma, ignore_index, scale, losses, g, first, last, F):
     """Rows `first` to `last` of logits z (N, C) with labels t (N,): the sum of their weighted losses.
 
@@ -65,7 +66,7 @@ def focal_rows(z, t, w, gamma, ignore_index, scale, losses, g, first, last, F):
     """
     C = z.shape[1]
     softmax_rows(z, t, z[:0], w[:0], ignore_index, 0.0, 1.0, losses, g, first, last)
-    focus(simd.piece(losses, first, last - first), gamma, F)
+    focus(memory.piece(losses, first, last - first), gamma, F)
     total = 0.0
     for i in range(first, last):
         a = 0.0
@@ -75,7 +76,7 @@ def focal_rows(z, t, w, gamma, ignore_index, scale, losses, g, first, last, F):
         losses[i] = loss
         total += loss
         factor = z.dtype.type(a * scale * F[i - first])
-        dz = simd.piece(g, i * C, C if g.size else 0)
+        dz = memory.piece(g, i * C, C if g.size else 0)
         for c in range(dz.size):
             dz[c] *= factor
     return total
@@ -105,7 +106,7 @@ def loss_and_gradient(z, t, w, gamma, ignore_index, mean, divisor, chunks, losse
     return position, value * scale
 
 
-one_thread, all_threads = simd.kernel()(loss_and_gradient), simd.kernel(parallel=True)(loss_and_gradient)
+one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
 
 
 def softmax_focal(
@@ -156,7 +157,7 @@ def softmax_focal(
     losses = np.empty(N, dtype)
 
     threads = N > 1 and z.size >= THREADS_FROM
-    chunks = simd.chunk_count(z.size, GROUP // 4) if threads else 1
+    chunks = chunk_count(z.size, GROUP // 4) if threads else 1
     kernel = all_threads if threads else one_thread
     position, value = kernel(
         z.reshape(N, C), t, w, gamma, ignore_index, reduction == "mean", divisor, chunks, losses,

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from tinynet.checks import numbers
-from tinynet.writing import absolute, write_whole
+from tinynet.data.writing import absolute, write_whole
 
 BLUE, ORANGE, GREEN, PURPLE, RED = "#3b6fb6", "#e08a2c", "#3f9b5f", "#8a5fb0", "#c8403a"
 GREY, PALE = "#8b8f97", "#e2e5e9"

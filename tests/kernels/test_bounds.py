@@ -1,0 +1,477 @@
+"""No kernel reads or writes outside of its arrays: with every index checked, and between pages that can't be touched.
+
+NUMBA_BOUNDSCHECK=1 checks each index, and what is given to the vector instructions that Numba knows nothing of; that
+those then take no more than that is seen with arrays that end where readable memory ends, or begin where it begins.
+Where TINYNET_VALGRIND is set, Valgrind looks at every address that the kernels for AVX2 read and write.
+"""
+
+import ctypes
+import importlib
+import mmap
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+
+import numba
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+import tinynet as tn
+from tinynet.kernels import compile, memory, winograd
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.correlation import correlate
+from tinynet.kernels.matmul import TILE, tile
+from tinynet.kernels.planes import deinterleave, interleave
+from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
+from tinynet.kernels.transpose import transpose
+from tinynet.kernels.vectors import lanes_of
+from tinynet.layers.activations import ACTIVATIONS
+from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+f16c,+bmi,+bmi2,+lzcnt,+fma,+avx,+avx2",
+}
+
+
+def run(function, *under, module="test_bounds", **environment):
+    """Call a function of this module in a Python process of its own, which a wrong address may end.
+
+    The process may be run `under` another program with its options; the function may be of another `module`.
+    """
+    return subprocess.run(
+        [*under, sys.executable, "-X", "faulthandler", "-c", f"import {module}; {module}.{function}"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        env=os.environ | {"NUMBA_NUM_THREADS": "1"} | environment,
+    )
+
+
+def layers_and_inputs(dtype, threads=False):
+    """Every layer of the table of cases: its name, the layer, an input and a gradient; `threads`: enough for those."""
+    from test_layers import CASES, built, enough_for_threads
+
+    for case in CASES:
+        yield case.name, *built(case, dtype, enough_for_threads(case) if threads else None)
+    layer, rng = tn.Embedding(9, 5, padding=0), np.random.default_rng(0)
+    layer.build((7,), dtype, rng)
+    yield "Embedding", layer, rng.integers(0, 9, (4, 7)), rng.standard_normal((4, 7, 5)).astype(dtype)
+
+
+def losses_and_inputs(dtype):
+    """Every loss, with all that it can be given: its name, a function, prediction, targets and options."""
+    import test_losses
+    from test_losses_family import FAMILY, configuration
+
+    for seed in range(8):
+        for name, (loss, _, _) in FAMILY.items():
+            prediction, targets, options = configuration(name, seed)
+            yield name, loss, prediction.astype(dtype), targets, options
+        z, targets, options = test_losses.softmax_configuration(seed)
+        yield "softmax", tn.softmax_cross_entropy, z.astype(dtype), (targets,), options
+    rng = np.random.default_rng(0)
+    for N, C in ((3000, 5), (700, 50), (9, 3000)):  # enough for several chunks
+        z, labels = rng.standard_normal((N, C)).astype(dtype), rng.integers(0, C, N)
+        p = np.full((N, C), 1 / C, dtype)
+        labels[::7] = -100
+        for options in ({}, {"label_smoothing": 0.1}, {"weight": np.linspace(0, 1, C), "reduction": "none"}):
+            for targets in (labels, p):
+                yield "softmax", tn.softmax_cross_entropy, z, (targets,), options
+            yield "sigmoid", tn.sigmoid_cross_entropy, z, (p,), options
+        yield "nll", tn.nll, np.log(p), (labels,), {}
+        yield "categorical", tn.categorical_cross_entropy, p, (labels,), {}
+        for loss in (tn.mean_squared_error, tn.huber, tn.mean_absolute_error, tn.kl_divergence, tn.self_distillation):
+            yield loss.__name__, loss, z, (p,), {}
+        yield "binary", tn.binary_cross_entropy, p, (p,), {}
+        yield "multiclass_hinge", tn.multiclass_hinge, z, (labels,), {}
+
+
+# --- every index checked ------------------------------------------------------------------------------------
+
+
+@kernel(parallel=True)
+def fill(a, n):
+    for i in numba.prange(n):
+        a[i] = 1
+
+
+@kernel()
+def size_of_piece(a, first, size):
+    return memory.piece(a, first, size).size
+
+
+@kernel(parallel=True, tiled=True)
+def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    for _ in numba.prange(1):
+        tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+
+
+@kernel()
+def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0):
+    correlate(size, a, a0, a_step, b, b0, b_step, c, c0)
+
+
+@kernel()
+def planes_once(pixels, C, count, planes, step, back, end):
+    if back:
+        interleave(planes, 0, step, pixels, 0, C, count, end)
+    else:
+        deinterleave(pixels, 0, C, count, planes, 0, step, count)
+
+
+@kernel()
+def points(source, s0, s_step, result, r0, r_step, count, add):
+    if add:
+        winograd.add_points_to_rows(source, s0, s_step, result, r0, r_step, count)
+    else:
+        winograd.rows_to_points(source, s0, s_step, result, r0, r_step, count)
+
+
+def outside():
+    """What must be an IndexError under NUMBA_BOUNDSCHECK=1, and right beside it what must not."""
+    a = np.zeros(64, np.float32)
+    part = slice(None, 8)
+
+    def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 0, 1), c0=0):
+        tile_once(a, (2, 3, 1, 4), a0, steps, b, 0, (0, 3), start, 0, 0, c, c0, 3, a[0])
+
+    image, y, winner = (
+        np.zeros((1, *shape, 2), dtype) for shape, dtype in (((2, 4), "f4"), ((1, 2), "f4"), ((1, 2), "u1"))
+    )
+    W, rows = lanes_of(np.dtype("f4")), np.zeros(1000, np.float32)
+
+    def correlated(a=rows[: 3 * W + 2], b=rows[: 8 * W], c=rows[: 6 * W]):
+        correlate_once(a, (3, 2, 2, 2), 0, W, b, 0, (4 * W, 2 * W), c, 0)
+
+    def planes(pixels=rows[: 6 * W], planes=rows[: 6 * W], back=False, end=6 * W):
+        planes_once(pixels, 3, 2 * W, planes, 2 * W, back, end)
+
+    yield lambda: fill(a, 64), lambda: fill(a, 65)
+    yield lambda: size_of_piece(a, 60, 4), lambda: size_of_piece(a, 60, 5)
+    yield lambda: size_of_piece(a, 0, 4), lambda: size_of_piece(a, -1, 4)
+    yield product, lambda: product(a=a[:7])
+    yield product, lambda: product(b=a[:11])
+    yield product, lambda: product(start=a[:2])
+    yield product, lambda: product(c=a[:5])
+    yield product, lambda: product(a0=1)
+    yield product, lambda: product(c0=-1)
+    yield lambda: product(a0=4, steps=(-4, 0, 1)), lambda: product(a0=3, steps=(-4, 0, 1))
+    for add in (False, True):
+        yield lambda add=add: points(a, 0, 8, a, 0, 8, 8, add), lambda add=add: points(a[:47], 0, 8, a, 0, 8, 8, add)
+        yield lambda add=add: points(a, 1, 8, a, 1, 8, 8, add), lambda add=add: points(a, 1, 8, a[:48], 1, 8, 8, add)
+    yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 1, 8, a.copy(), 0, 8, 8, 8)
+    yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 0, 8, a[:63].copy(), 0, 8, 8, 8)
+    yield correlated, lambda: correlated(a=rows[: 3 * W + 1])
+    yield correlated, lambda: correlated(b=rows[: 8 * W - 1])
+    yield correlated, lambda: correlated(c=rows[: 6 * W - 1])
+    for back in (False, True):
+        yield lambda back=back: planes(back=back), lambda back=back: planes(pixels=rows[: 6 * W - 1], back=back)
+        yield lambda back=back: planes(back=back), lambda back=back: planes(planes=rows[: 6 * W - 1], back=back)
+    yield lambda: planes(back=True), lambda: planes(back=True, end=6 * W + 1)
+    pool, give = (image, (2, 2), y, winner), (y, winner, image)
+    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], winner[:, :, :1])
+    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, winner[:, :, :1], image)
+
+
+def kernels():
+    """Every kernel of tinynet, as Dispatchers: those in modules, and those behind functions that choose one."""
+    found, package = {}, Path(tn.__file__).parent
+    for path in package.rglob("*.py"):
+        if "cuda" in path.name or "torch" in path.name or "distributed" in path.name:
+            continue  # they need packages that are optional, and have no kernels for the CPU
+        module = ".".join(["tinynet", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
+        for value in vars(importlib.import_module(module)).values():
+            values, wrappers = [value], []
+            while values:
+                value = values.pop()
+                if isinstance(value, Dispatcher):
+                    function = value.py_func
+                    key = function.__module__, function.__code__.co_name, function.__code__.co_firstlineno
+                    found.setdefault(key, []).append(value)
+                elif isinstance(value, FunctionType) and value.__closure__ and value not in wrappers:
+                    wrappers.append(value)
+                    values += [cell.cell_contents for cell in value.__closure__]
+    return found
+
+
+def run_every_kernel():
+    for name, layer, x, g in layers_and_inputs(np.float32):
+        try:
+            layer.forward(x)
+            layer.forward(x, training=True)
+            layer.backward(g, input_grad=not layer.takes_integers)
+        except IndexError as error:
+            raise AssertionError(name) from error
+    for activation in ACTIVATIONS.values():
+        activation.forward_in_place(np.ones((3, 5), np.float32))
+    for name, loss, prediction, targets, options in losses_and_inputs(np.float32):
+        try:
+            loss(prediction, *targets, **options)
+            loss(prediction, *targets, **options, out=prediction.copy())
+        except IndexError as error:
+            raise AssertionError(name) from error
+    rng = np.random.default_rng(0)
+    linear_cross_entropy(rng.standard_normal((130, 20)), rng.standard_normal((20, 33)), None, rng.integers(0, 33, 130))
+    model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
+    model.flat_grads[:] = 1
+    for make in (tn.SGD, tn.RMSprop, tn.Adam):
+        make(model, lr=0.1, clip_norm=1.0).step()
+    tn.SGD(model, lr=0.1, momentum=0.9).step()
+
+
+def check_every_kernel():
+    assert compile.CHECKED
+    for right, wrong in outside():
+        right()
+        try:
+            wrong()
+        except IndexError:
+            continue
+        raise AssertionError("an index outside of its array was let through")
+    run_every_kernel()
+    found = kernels()
+    missed = [key for key, dispatchers in found.items() if not any(kernel.signatures for kernel in dispatchers)]
+    assert not missed, missed
+    print(len(found))
+
+
+def test_no_kernel_indexes_outside_of_its_arrays(tmp_path):
+    # Compiled anew: of a kernel that comes out of a cache, nothing tells which others became part of it.
+    done = run("check_every_kernel()", NUMBA_BOUNDSCHECK="1", NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 120
+
+
+def test_wrong_indices_go_unnoticed_only_without_the_check():
+    assert not compile.CHECKED
+    assert size_of_piece(np.zeros(3), 1, 9) == 9
+
+
+# --- between pages that can't be touched ------------------------------------------------------------------------
+
+
+class Guarded:
+    """Memory with a page before and behind it that can't be touched."""
+
+    def __init__(self, size):
+        pages = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.memory = mmap.mmap(-1, pages + 2 * mmap.PAGESIZE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        for page in (address, address + mmap.PAGESIZE + pages):
+            if libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.bytes = np.frombuffer(self.memory, np.uint8)[mmap.PAGESIZE : mmap.PAGESIZE + pages]
+
+    def array(self, shape, dtype, end):
+        """An array that ends where the memory ends, or begins where it begins."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        part = self.bytes[self.bytes.size - size :] if end else self.bytes[:size]
+        return part.view(dtype).reshape(shape)
+
+    def copy(self, a, end):
+        result = self.array(a.shape, a.dtype, end)
+        result[...] = a
+        return result
+
+
+def guarded(a, end):
+    """A copy of the array in memory of its own."""
+    return Guarded(a.nbytes).copy(a, end)
+
+
+def touch(index, end):
+    """Read one number beside a guarded array, as a kernel with a wrong index would."""
+    a = guarded(np.ones(10), end)
+    first = np.zeros(1)
+    copy_one(a, 0, first)  # compiles
+    assert first == 1
+    copy_one(a, index, first)
+
+
+@kernel()
+def copy_one(source, index, result):
+    result[0] = memory.piece(source, index, 1)[0]
+
+
+def tiles():
+    """All remainders of M and N, and sums of several lengths, against NumPy."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        rows, vectors, lanes = TILE[np.dtype(dtype)]
+        memory = [Guarded(2**16) for _ in range(4)]
+        for M in range(1, 2 * rows + 2):
+            for N in range(1, 2 * vectors * lanes + 2):
+                J, K = (1, 1 + (M + N) % 7) if N % 2 else (2, 1 + (M + N) % 3)
+                a, b = rng.standard_normal((M, J, K)).astype(dtype), rng.standard_normal((J, K, N)).astype(dtype)
+                bias, expected = rng.standard_normal(N).astype(dtype), np.einsum("mjk,jkn->mn", a, b)
+                for end in (False, True):
+                    a_, b_, start = (place.copy(x, end) for place, x in zip(memory, (a, b, bias), strict=False))
+                    c = memory[3].array((M, N), dtype, end)
+                    size, steps = (M, N, J, K), (J * K, K, 1)
+                    tile_once(a_, size, 0, steps, b_, 0, (K * N, N), start, 0, 0, c, 0, N, dtype(-np.inf))
+                    np.testing.assert_allclose(c, expected + bias, rtol=1e-4, atol=1e-4)
+                    # The same with a transposed, and added to what is there.
+                    a_ = memory[0].copy(a.reshape(M, J * K).T, end)
+                    tile_once(a_, size, 0, (1, K * M, M), b_, 0, (K * N, N), c, 0, N, c, 0, N, dtype(-np.inf))
+                    np.testing.assert_allclose(c, 2 * expected + bias, rtol=1e-4, atol=1e-4)
+
+
+def transposes_and_maps():
+    for dtype in (np.float32, np.float64):
+        memory = [Guarded(2**16) for _ in range(2)]
+        for rows in range(1, 20):
+            for columns in range(1, 20):
+                for end in (False, True):
+                    a = memory[0].copy(np.arange(rows * columns, dtype=dtype).reshape(rows, columns), end)
+                    result = memory[1].array((columns, rows), dtype, end)
+                    transpose(a, 0, columns, result, 0, rows, rows, columns)
+                    assert np.array_equal(result, a.T)
+        for count in range(1, 70):
+            for add, matrix in ((False, winograd.B.T), (True, winograd.B)):
+                for end in (False, True):
+                    a = memory[0].copy(np.random.default_rng(count).standard_normal((6, count)).astype(dtype), end)
+                    result = memory[1].copy(np.ones((6, count), dtype), end)
+                    points(a, 0, count, result, 0, count, count, add)
+                    np.testing.assert_allclose(result, matrix @ a + add, rtol=1e-4, atol=1e-4)
+
+
+def planes_and_correlations():
+    for dtype in (np.float32, np.float64):
+        memory, W, rng = [Guarded(2**16) for _ in range(3)], lanes_of(np.dtype(dtype)), np.random.default_rng(0)
+        for end in (False, True):
+            for C in range(1, 20):
+                for n in range(1, 40):
+                    step = -(-n // W) * W
+                    x, planes = rng.standard_normal((n, C)).astype(dtype), memory[1].array((C, step), dtype, end)
+                    planes_once(memory[0].copy(x, end), C, n, planes, step, False, 0)
+                    assert np.array_equal(planes[:, :n], x.T)
+                    back = memory[2].array((n, C), dtype, end)
+                    planes_once(back, C, n, planes, step, True, back.size)
+                    assert np.array_equal(back, x)
+            for M in range(1, 9):
+                for N in range(1, 14):
+                    a, b = rng.standard_normal((2, 2 * W + M - 1)), rng.standard_normal((2, N, 2 * W))
+                    c = memory[2].copy(np.zeros((M, N, W), dtype), end)
+                    a, b = memory[0].copy(a.astype(dtype), end), memory[1].copy(b.astype(dtype), end)
+                    correlate_once(a, (M, N, 2, 2), 0, a.shape[1], b, 0, (N * 2 * W, 2 * W), c, 0)
+                    expected = np.einsum("mpi,pni->mn", np.stack([a[:, m : m + 2 * W] for m in range(M)]), b)
+                    np.testing.assert_allclose(c.sum(2), expected, rtol=1e-4, atol=1e-4)
+
+
+def pools():
+    import reference
+
+    for dtype in (np.float32, np.float64):
+        memory = [Guarded(2**16) for _ in range(4)]
+        for N, H, W in ((1, 2, 2), (2, 3, 2), (1, 2, 5), (2, 5, 4), (1, 4, 9)):
+            for C in (*range(1, 18), 31, 32, 33):
+                x = np.random.default_rng(C).standard_normal((N, H, W, C)).astype(dtype)
+                for end in (False, True):
+                    shape = N, H // 2, W // 2, C
+                    y, winner = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
+                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, winner)
+                    assert np.array_equal(y, reference.pool2d(x, (2, 2), (2, 2), np.max))
+                    dx = memory[3].array(x.shape, dtype, end)
+                    max_pool_2x2_backward(y, winner, dx)
+                    assert np.array_equal(dx[dx != 0], x[dx != 0])
+                    assert np.isclose(dx.sum(dtype=float), y.sum(dtype=float))
+
+
+def with_guarded_results(function, end):
+    """Call it once as it is, which compiles what it needs, and again while np.empty gives guarded arrays."""
+    results = function()
+    empty, empty_like = np.empty, np.empty_like
+    try:
+        np.empty = lambda shape, dtype=float: guarded(empty(shape, dtype), end)
+        np.empty_like = lambda a: guarded(empty_like(a), end)
+        again = function()
+    finally:
+        np.empty, np.empty_like = empty, empty_like
+    for one, other in zip(results, again, strict=True):
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
+
+
+def layers():
+    for end in (False, True):
+        for name, layer, x, g in layers_and_inputs(np.float32):
+            print(name, end, flush=True)
+            for parameter in layer.parameters:
+                parameter._value, parameter._grad = guarded(parameter.value, end), guarded(parameter.grad, end)
+            x, g = guarded(x, end), guarded(g, end)
+            state = getattr(layer, "state", None)
+
+            def step(layer=layer, x=x, g=g, state=state):
+                if state is not None:
+                    layer.state = state  # the same mask again
+                y, predicted = layer.forward(x, training=True).copy(), layer.forward(x).copy()
+                dx = layer.backward(g, input_grad=not layer.takes_integers)
+                buffers = () if layer.buffers else (predicted,)  # running means move on
+                return [y, dx, *buffers, *(p.grad.copy() for p in layer.parameters)]
+
+            with_guarded_results(step, end)
+
+
+def losses():
+    for end in (False, True):
+        for name, loss, prediction, targets, options in losses_and_inputs(np.float32):
+            print(name, prediction.shape, options, end, flush=True)
+            prediction, targets = guarded(prediction, end), [guarded(t, end) for t in targets]
+            options = {key: guarded(v, end) if isinstance(v, np.ndarray) else v for key, v in options.items()}
+            out = guarded(prediction, end)
+
+            def call(loss=loss, prediction=prediction, targets=targets, options=options, out=out):
+                value, gradient = loss(prediction, *targets, **options)
+                return value, gradient, *loss(prediction, *targets, **options, out=out)
+
+            with_guarded_results(call, end)
+
+
+guards = pytest.mark.skipif(sys.platform == "win32", reason="this system has no mprotect")
+
+
+@guards
+@pytest.mark.parametrize(("index", "end"), [(10, True), (-1, False)])
+def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
+    assert run(f"touch({index}, {end})").returncode < 0
+    assert run(f"touch({9 if end else 0}, {end})").returncode == 0
+
+
+@guards
+@pytest.mark.parametrize(
+    "part", ["tiles", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"]
+)
+def test_nothing_outside_of_the_arrays_is_touched(part):
+    done = run(f"{part}()")
+    assert done.returncode == 0, f"{done.stdout[-300:]}\n{done.stderr[-3000:]}"
+
+
+# --- under Valgrind ---------------------------------------------------------------------------------------------
+
+
+def take_one(index):
+    """Read one number of ten, or one beside them."""
+    copy_one(np.ones(10), index, np.zeros(1))
+
+
+@pytest.mark.skipif("TINYNET_VALGRIND" not in os.environ, reason="takes minutes; runs where TINYNET_VALGRIND is set")
+def test_valgrind_sees_no_wrong_address_in_a_kernel(tmp_path):
+    machine = AVX2 | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONMALLOC": "malloc"}  # Valgrind knows no AVX-512
+
+    def seen(function):
+        """What Valgrind reports of compiled kernels, whose functions have no names: ???."""
+        log = tmp_path / "log"
+        assert run(function, **machine).returncode == 0  # compiles, which would take hours under Valgrind
+        done = run(function, "valgrind", "--error-limit=no", f"--log-file={log}", **machine)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return re.findall(r"==\d+== (\w.*)\n==\d+==    at 0x\w+: \?\?\?", log.read_text())
+
+    assert seen("take_one(9)") == []
+    assert seen("take_one(10)") == ["Invalid read of size 8"]
+    assert seen("run_every_kernel()") == []

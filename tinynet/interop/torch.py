@@ -1,0 +1,370 @@
+"""PyTorch's weights in and out, and this package's cross-entropy inside PyTorch.
+
+What differs is where the numbers lie.  PyTorch puts channels first, and what comes out before what goes in:
+
+    an image           (N, H, W, C)     there (N, C, H, W)
+    Conv2D's kernel    (I, J, C, K)     there (K, C, I, J), "OIHW"
+    Dense's weights    (in, out)        there (out, in)
+    all other arrays, and samples with one axis, two, or more than three: alike
+
+The Dense after a Flatten.  Flatten reads an image in the order in which it lies there, so that number i of PyTorch's
+vector is not number i of ours.  With o[i] the place in ours,
+
+    o = the numbers 0 .. H W C - 1 as an array (H, W, C), read in the order (C, H, W)        theirs[i] = ours[o[i]]
+
+a Dense there has its weights' rows in that order.  What lies between keeps it: Dropout, activations and Softmax have
+nothing to reorder, BatchNorm and LayerNorm have their vectors in that order, too.  After a Dense both sides count
+alike again, unless its output is added to numbers in such an order: in a Residual, its columns must have it, too.
+
+A Reshape to or from anything else than a vector keeps which number is which: PyTorch's side must bring the channels
+last, reshape, and bring them first again, as `to_torch_module` does.
+"""
+
+import math
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+
+from tinynet.checks import real_array
+from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
+from tinynet.layers.base import Layer
+from tinynet.layers.batchnorm import BatchNorm
+from tinynet.layers.blocks import Parallel, Residual
+from tinynet.layers.conv2d import Conv2D
+from tinynet.layers.dense import Dense
+from tinynet.layers.embedding import Embedding
+from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.shape import Reshape
+from tinynet.model import Sequential
+
+WITH_ARRAYS = Dense, Conv2D, Embedding, BatchNorm, LayerNorm  # the layers that PyTorch has, too
+
+
+# --- where the numbers lie -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Array:
+    """An array of a layer: value[order] along each axis that has one, then value.transpose(axes), is PyTorch's."""
+
+    name: str
+    value: np.ndarray
+    axes: tuple
+    orders: tuple  # of each axis of value, None where it is the same
+    zero_row: int | None = None  # which holds whatever it holds, and counts as 0: an Embedding's padding
+
+    @property
+    def kind(self):
+        """Its name in the layer: "weight"."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def shape(self):
+        return tuple(self.value.shape[axis] for axis in self.axes)
+
+    def to_torch(self):
+        value = self.value.copy()
+        if self.zero_row is not None:
+            value[self.zero_row] = 0
+        for axis, order in enumerate(self.orders):
+            value = value if order is None else value.take(order, axis)
+        return np.ascontiguousarray(value.transpose(self.axes))
+
+    def from_torch(self, value):
+        value = value.transpose(np.argsort(self.axes))
+        for axis, order in enumerate(self.orders):
+            value = value if order is None else value.take(np.argsort(order), axis)
+        return value
+
+
+@dataclass
+class Step:
+    """A layer, its number ("3.0" inside of layer 3), the order of its input there, its arrays, its branches' steps."""
+
+    layer: Layer
+    number: str
+    order: np.ndarray | None
+    arrays: list
+    branches: list
+
+    @property
+    def kind(self):
+        """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
+        return next((kind for kind in WITH_ARRAYS if isinstance(self.layer, kind)), type(self.layer))
+
+
+def plan(layers, order=None, wanted=None, within="", first=0):
+    """The Steps for layers in a row, given the order of their input there; and the order of their output.
+
+    The last Dense gives its output in the order that is `wanted`, if it can.  Orders are of vectors; None is our own.
+    """
+    steps = []
+    last = next((layer for layer in reversed(layers) if isinstance(layer, Dense)), None)
+    for index, layer in enumerate(layers, first):
+        step = Step(layer, f"{within}{index}", order, [], [])
+        if isinstance(layer, Dense):
+            fits = layer is last and wanted is not None and len(wanted) == layer.units
+            before, order = order, wanted if fits else None
+            _add(step, {"weight": (1, 0), "bias": (0,)}, {"weight": (before, order), "bias": (order,)})
+        elif isinstance(layer, Conv2D):
+            _add(step, {"weight": (3, 2, 0, 1), "bias": (0,)})
+        elif isinstance(layer, Embedding):
+            _add(step, {"weight": (0, 1)}, zero_row=layer.padding)
+        elif isinstance(layer, (BatchNorm, LayerNorm)):
+            names = "weight", "bias", "running_mean", "running_var"
+            _add(step, dict.fromkeys(names, (0,)), dict.fromkeys(names, (order,)))
+        elif isinstance(layer, Residual):
+            order = _plan_residual(step)
+        elif isinstance(layer, Parallel):
+            order = _plan_parallel(step)
+        elif isinstance(layer, Reshape):
+            if len(layer.output_shape) > 1:
+                order = None
+            elif len(layer.input_shape) > 1:
+                order = in_torch(layer.input_shape)
+        elif layer.parameters or layer.buffers:
+            raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
+        elif not type(layer).__module__.startswith("tinynet.") and order is not None:
+            raise ValueError(
+                f"{layer.label}, a layer of your own, comes between a Flatten and the Dense after it: PyTorch has"
+                " those numbers in another order; put it before the Flatten or after the Dense"
+            )
+        elif len(layer.output_shape) > 1 or len(layer.input_shape) > 1:  # pooling over the whole image, say
+            order = None
+        steps.append(step)
+    return steps, order
+
+
+def in_torch(shape, order=None):
+    """Which of our numbers of a sample PyTorch has where: None if alike.  `order` is that of a vector."""
+    if len(shape) == 3:
+        order = np.arange(math.prod(shape)).reshape(shape).transpose(2, 0, 1).ravel()
+    return None if order is None or (order == np.arange(len(order))).all() else order
+
+
+def _add(step, axes, orders=None, zero_row=None):
+    """Note the layer's parameters and buffers, of which `axes` says how PyTorch has their axes."""
+    layer = step.layer
+    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters}
+    values.update(layer.buffers)
+    for kind, order in axes.items():
+        if kind in values:
+            given = orders[kind] if orders else (None,) * len(order)
+            step.arrays.append(_Array(f"{step.number}.{kind}", values[kind], order, given, zero_row))
+
+
+def _plan_residual(step):
+    """The sum's order.  Of the two that are added, the one that has a Dense to give it another order follows."""
+    f, shortcut = step.layer.branches
+    inside = f"{step.number}."
+    follows = any(isinstance(layer, Dense) for layer in shortcut)
+    wanted = None if follows else plan(shortcut, step.order, None, inside, len(f))[1]
+    steps, order = plan(f, step.order, wanted, inside)
+    others, other = plan(shortcut, step.order, order if follows else None, inside, len(f))
+    step.branches = [steps, others]
+    if (order is None) != (other is None) or (order is not None and (order != other).any()):
+        raise ValueError(
+            f"{step.layer.label}: after a Flatten, PyTorch has what is added here in two different orders; put a Dense"
+            " between the Flatten and this layer"
+        )
+    return order
+
+
+def _plan_parallel(step):
+    """Vectors beside each other have their orders beside each other."""
+    orders, first, width = [], 0, 0
+    for branch in step.layer.branches:
+        steps, order = plan(branch, step.order, None, f"{step.number}.", first)
+        step.branches.append(steps)
+        size = (branch[-1].output_shape if branch else step.layer.input_shape)[-1]
+        orders.append(width + (np.arange(size) if order is None else order))
+        first, width = first + len(branch), width + size
+    return in_torch(step.layer.output_shape, np.concatenate(orders)) if len(step.layer.output_shape) == 1 else None
+
+
+# --- what PyTorch's side is ------------------------------------------------------------------------------------
+
+
+def _matched(model, given, state, order, name):
+    """[(_Array, its name in the state dict)] for a torch.nn.Module or a state dict; a Module's options must be ours."""
+    steps, _ = plan(model.layers)
+    if hasattr(given, "named_modules"):
+        options = _torch_side(name, "interop.torch_options")
+        modules = modules_of(state, options.types(given))
+        pairs = matched(steps, state, modules, True, order, name)
+        options.check(given, steps, pairs, name)
+    else:
+        modules = modules_of(state)
+        pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
+    return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
+
+
+def _checked_model(model, name):
+    if not isinstance(model, Sequential):
+        given = f"{type(model).__module__}.{type(model).__name__}"  # PyTorch has a Sequential, too
+        raise TypeError(f"{name}: expected a tinynet Sequential, got {given.removeprefix('builtins.')}")
+
+
+def _torch_side(name, module="interop.torch_modules"):
+    """One of the modules that need PyTorch, which is imported now and not before."""
+    try:
+        return import_module(f"tinynet.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"{name} needs PyTorch, which is not installed here: pip install torch") from None
+
+
+# --- weights -------------------------------------------------------------------------------------------------
+
+
+def to_torch(model, like=None, order=None):
+    """The model's parameters and running statistics as PyTorch has them: {name: fresh tensor}, a state dict.
+
+    like    a torch.nn.Module of the same layers, or its state dict: its names are used, matched as in `from_torch`
+    order   the names of its modules in the order of the layers here, as in `from_torch`
+
+    The names are tinynet's, which number the layers: "0.weight", "0.bias", "3.0.weight" inside layer 3.  They are those
+    of the torch.nn.Sequential with a module for each layer; where an activation is part of a Dense or Conv2D and a
+    module of its own there, or the modules have names, pass `like`:
+
+        network.load_state_dict(tn.interop.to_torch(model, like=network))
+
+    Shapes: Dense (out, in), Conv2D (out, in, rows, columns), the rest as in tinynet; the arrays behind a Flatten are in
+    the order of PyTorch's, which is fed images (N, C, H, W).  Raises ImportError without PyTorch, and ValueError for a
+    layer that PyTorch doesn't have, where `like` has other arrays or options, can't be matched, or has one array for
+    two of ours that differ.
+    """
+    name = "to_torch"
+    _checked_model(model, name)
+    tensor = _torch_side(name).tensor
+    if like is None:
+        if order is not None:
+            raise ValueError(f"{name}: order is of the modules of `like`, which is missing")
+        pairs = [(array, array.name) for step in flat(plan(model.layers)[0]) for array in step.arrays]
+        state = {array.name: array.value for array, _ in pairs}
+    else:
+        state = checked_state(like, name)
+        pairs = _matched(model, like, state, order, name)
+    found, first = {}, {}  # first: the first name of each array there
+    for array, key in pairs:
+        value = tensor(_fitting(array.to_torch(), model.dtype, f"{name}: {array.name}"))
+        same = first.setdefault(memory(state[key]), key)
+        if same in found and not value.equal(found[same]):
+            other = next(array for array, key in pairs if key == same)
+            raise ValueError(
+                f"{name}: {other.name} and {array.name} differ, but share one array on PyTorch's side, {same}"
+            )
+        found[key] = value
+        counter = key.removesuffix("running_var") + STEPS_SEEN
+        if array.kind == "running_var" and (like is None or counter in state):
+            found[counter] = tensor(np.array(0))
+    first |= {memory(state[key]): key for key in found if key in state}
+    for key, value in state.items():
+        if key not in found and memory(value) in first:  # a further name of a module that has several
+            found[key] = found[first[memory(value)]]
+    return found
+
+
+def _fitting(value, dtype, what):
+    """An array as `dtype`, which PyTorch has for all of a model; running statistics are in float64 here."""
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype, copy=False)
+    lost = np.isinf(cast) & ~np.isinf(value)
+    if lost.any():
+        raise ValueError(f"{what} has {value[lost][0]:.3g}, which PyTorch's {dtype} can't hold")
+    return cast
+
+
+def from_torch(model, state_dict, order=None):
+    """Copy a PyTorch model's parameters and running statistics into `model`, which must have the same layers.
+
+    state_dict   the torch.nn.Module itself, or its state dict, of tensors or NumPy arrays of any float dtype
+    order        where names and shapes don't tell which module is which layer: the names of PyTorch's modules that hold
+                 arrays, in the order of the layers here.  Those that aren't named are left out
+
+    Each layer that has arrays takes those of one module.  Which one, the names tell where they are those of `to_torch`;
+    else the order in which PyTorch lists its modules, that of their definition; or the numbers in names ("fc2" before
+    "fc10") and how they are nested, whatever the order: safetensors' load_file sorts names as text.  Where that leaves
+    two ways, as for "body" and "hidden" of one shape in a sorted dict, it's an error, and `order` says which it is:
+
+        tn.interop.from_torch(model, load_file("model.safetensors"), order=["hidden", "body", "head"])
+
+    The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
+    for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
+
+    A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
+    convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
+    torch.nn.Sequential also its activations, pooling and dropout.  A state dict holds none of that: pass
+    `network.state_dict()` to take the arrays alone, where forward does by itself what an option would.
+
+    Raises ValueError for the first layer that has no counterpart, with both sides' names and shapes, for options that
+    differ and for modules that can't be told apart, and TypeError for what is no array; then nothing has changed.
+    """
+    name = "from_torch"
+    _checked_model(model, name)
+    theirs = checked_state(state_dict, name)
+    values = []
+    for array, key in _matched(model, state_dict, theirs, order, name):
+        value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))
+        if array.zero_row is not None and value[array.zero_row].any():
+            raise ValueError(
+                f"{name}: row {array.zero_row} of {key} is the padding of {array.name} and must be 0; or build the"
+                " Embedding without padding"
+            )
+        values.append((array.value, value))
+    for own, value in values:
+        own[...] = value
+
+
+def _numbers(value, what, dtype):
+    """A tensor or an array as an array of `dtype`."""
+    if hasattr(value, "detach"):
+        if getattr(value, "is_meta", False):
+            raise ValueError(f"{what} is on the meta device, which holds no numbers")
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16
+    return real_array(value, dtype, what)
+
+
+def to_torch_module(model):
+    """A torch.nn.Sequential that computes what `model` does, on images (N, C, H, W), with a copy of its weights.
+
+    Its modules are named by the numbers of the layers, so that its state dict has the names of `to_torch`, and can come
+    back by `from_torch`.  What takes several modules there has more of them, named "0_relu" or "2_flatten".  As any new
+    module it is in training mode: call its eval() to predict.  Raises as `to_torch` does.
+    """
+    _checked_model(model, "to_torch_module")
+    build = _torch_side("to_torch_module").sequential
+    return build(plan(model.layers)[0], to_torch(model))
+
+
+# --- the loss ------------------------------------------------------------------------------------------------
+
+
+def torch_cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    """torch.nn.functional.cross_entropy on the CPU, by tinynet's kernel: the gradient is there with the loss.
+
+    input            logits (N, C), (C,) or (N, C, d1, ...): a CPU tensor of float32 or float64
+    target           class indices of any integer dtype, (N,), () or (N, d1, ...), or probabilities of input's shape
+    weight           (C,), a factor for each class
+    ignore_index     class indices of this value don't count
+    reduction        "mean", "sum" or "none"
+    label_smoothing  in [0, 1]
+
+    Returns the loss as a tensor of input's dtype: a number, or for "none" of the class indices' shape.  backward()
+    multiplies the gradient by what comes from above, and where that is 1 hands it on as it is.  Nothing is copied for
+    (N, C); with more axes the classes are brought last first, which takes two passes over memory.  The gradient is not
+    computed where input doesn't require it, nor under torch.no_grad().
+
+    What differs from PyTorch: with every sample ignored, or all their weights 0, the mean is 0 and not NaN; NaN or inf
+    in an ignored row has no effect; class probabilities must be in [0, 1] and sum to 1; a probability of 0 on a class
+    at -inf adds 0; with label smoothing, classes at -inf get none of it; an empty batch is an error.
+
+    Raises TypeError and ValueError for what it can't use, a target or weight that requires a gradient too, RuntimeError
+    where a second derivative is asked for (or one of torch.func's), and ImportError without PyTorch.
+    """
+    return _torch_side("torch_cross_entropy").cross_entropy(
+        input, target, weight, ignore_index, reduction, label_smoothing
+    )

@@ -1,0 +1,126 @@
+"""linear_cross_entropy: blocks of logits that stay in the cache."""
+
+import numpy as np
+from numba import prange
+
+from tinynet.kernels import memory
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.matmul import tile
+from tinynet.kernels.softmax_rows import softmax_rows
+from tinynet.kernels.transpose import transpose
+
+LOGITS = 12_300_000  # bytes of a block of logits
+COLUMNS = 256  # of w at a time: 512 KB for D = 512 stay in the L2 cache for all rows of the block
+GROUPS = 8  # of columns, each with a part of dx of its own
+BLOCKS = 32  # of rows, whose parts of dw are simply added
+
+
+@kernel()
+def add_part(part, total, lost):
+    """total += part; what rounding takes from it is added to lost, unless that is empty."""
+    for k in range(total.size):
+        s = total[k] + part[k]
+        if lost.size:
+            t = s - total[k]
+            error = (total[k] - (s - t)) + (part[k] - t)
+            lost[k] += error if error == error else part.dtype.type(0)  # inf - inf
+        total[k] = s
+
+
+@kernel()
+def columns_of(a, row, rows, column, columns, packed):
+    """packed (rows, columns) = that part of a, contiguous: in a, each of its rows is in another page of memory."""
+    for r in range(rows):
+        given = memory.piece(a, (row + r) * a.shape[1] + column, columns)
+        result = memory.piece(packed, r * columns, columns)
+        for c in range(columns):
+            result[c] = given[c]
+
+
+@kernel(parallel=True, tiled=True)
+def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost):
+    """The sum of the losses times scale, with labels t (N,), or soft targets q (N, C) where t is empty.
+
+    `rows` is the size of a block.  Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.  lost is 0 of
+    dw's shape, or empty.
+    """
+    N, D = x.shape
+    C = w.shape[1]
+    grad = dx.size > 0
+    none = x.dtype.type(-np.inf)
+    one, zeros = np.empty(1, x.dtype), np.empty(max(C, rows), x.dtype)
+    one[0] = 1
+    for c in range(zeros.size):
+        zeros[c] = 0
+    z, value = np.empty((rows, C), x.dtype), 0.0
+    chunks = (C + COLUMNS - 1) // COLUMNS
+    groups = min(GROUPS, chunks)
+    parts = np.empty((groups if grad else 0, D, rows), x.dtype)
+    pieces = (rows + 47) // 48
+    partial, wide_db = np.empty(pieces), np.zeros(C)
+    for n in range(0, N, rows):
+        B = min(rows, N - n)
+        for chunk in prange(chunks):
+            c = chunk * COLUMNS
+            width = min(COLUMNS, C - c)
+            some_w = np.empty((D, width), x.dtype)
+            columns_of(w, 0, D, c, width, some_w)  # 0.39 s against 0.50 for (2048, 512) x 32000
+            tile((B, width, 1, D), x, n * D, (D, 0, 1), some_w, 0, (0, width), b, c, 0, z, c, C, none)
+
+        for piece in prange(pieces):
+            r0, r1 = min(B, piece * 48), min(B, piece * 48 + 48)
+            some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
+            some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
+            partial[piece] = softmax_rows(
+                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, r0, r1
+            )
+        for piece in range(pieces):
+            value += partial[piece]
+        if not grad:
+            continue
+
+        for group in prange(groups):
+            part = parts[group]
+            dz, dzt = np.empty(B * COLUMNS, x.dtype), np.empty((COLUMNS, B), x.dtype)
+            some_dw = np.empty(D * COLUMNS, x.dtype)
+            for chunk in range(group * chunks // groups, (group + 1) * chunks // groups):
+                c = chunk * COLUMNS
+                width = min(COLUMNS, C - c)
+                columns_of(z, 0, B, c, width, dz)
+                transpose(dz, 0, width, dzt, 0, B, B, width)
+                start, step = (
+                    (zeros, 0) if chunk == group * chunks // groups else (memory.piece(part, 0, part.size), rows)
+                )
+                for d in range(0, D, 48):
+                    size, at = (min(48, D - d), B, 1, width), d * step
+                    tile(size, w, d * C + c, (C, 0, 1), dzt, 0, (0, B), start, at, step, part, d * rows, rows, none)
+                tile((D, width, 1, B), x, n * D, (1, 0, D), dz, 0, (0, width), zeros, 0, 0, some_dw, 0, width, none)
+                for d in range(D):
+                    some, row = memory.piece(some_dw, d * width, width), memory.piece(dw, d * C + c, width)
+                    if n == 0:
+                        for k in range(width):
+                            row[k] = some[k]
+                    else:
+                        add_part(some, row, memory.piece(lost, d * C + c, width if lost.size else 0))
+                total = memory.piece(wide_db, c, width)
+                for r in range(0, B, 64):
+                    size = 1, width, 1, min(64, B - r)
+                    tile(size, one, 0, (0, 0, 0), dz, r * width, (0, width), zeros, 0, 0, some_dw, 0, 0, none)
+                    for k in range(width):
+                        total[k] += some_dw[k]
+        for r in prange(B):
+            for d in range(D):
+                total = parts[0, d, r]
+                for group in range(1, groups):
+                    total += parts[group, d, r]
+                dx[n + r, d] = total
+    for c in range(C if grad else 0):
+        db[c] = wide_db[c]
+    for chunk in prange(chunks if lost.size else 0):
+        for d in range(D):
+            size = min(COLUMNS, C - chunk * COLUMNS)
+            row = memory.piece(dw, d * C + chunk * COLUMNS, size)
+            rest = memory.piece(lost, d * C + chunk * COLUMNS, size)
+            for k in range(size):
+                row[k] += rest[k]
+    return value * scale
