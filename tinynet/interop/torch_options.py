@@ -23,7 +23,7 @@ from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.padding import places
+from tinynet.layers.padding import output_size
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Reshape
 from tinynet.layers.softmax import Softmax
@@ -143,7 +143,7 @@ def _convolution_options(layer, module, outside):
 
 def _zeros_here(layer, axis):
     """How many zeros a Conv2D puts before and behind its image along an axis."""
-    (P, Q), first = places(layer.label, layer.input_shape, layer.kernel_size, layer.stride, layer.padding)
+    (P, Q), first = output_size(layer.label, layer.input_shape, layer.kernel_size, layer.stride, layer.padding)
     if layer.padding != "same":
         return first[axis], first[axis]
     covered = ((P, Q)[axis] - 1) * layer.stride[axis] + layer.kernel_size[axis]

@@ -197,24 +197,27 @@ def emitted(check):
     return decorate
 
 
-def either(plain, compiled):
+plain_loops = {}  # what runs the plain loops in place of each kernel: tests put them there
+
+
+def either(plain, compiled, takes=None):
     """The `compiled` kernel; or the `plain` loops, where NUMBA_DISABLE_JIT=1 asks for what a debugger can follow.
 
     A kernel takes what the plain loops take, and then the arrays that receive what those return; one that is empty was
-    not asked for.
+    not asked for.  Where it takes more than they do, `takes` is a function from its arguments to theirs.
     """
-    if not numba.config.DISABLE_JIT:
-        return compiled
-    count = len(signature(plain).parameters)
+    count = len(signature(takes or plain).parameters)
 
     @wraps(plain)
     def run(*arguments):
-        results = plain(*arguments[:count])
-        for array, result in zip(arguments[count:], results if isinstance(results, tuple) else [results], strict=True):
+        given, arrays = arguments[:count], arguments[count:]
+        results = plain(*takes(*given)) if takes else plain(*given)
+        for array, result in zip(arrays, results if isinstance(results, tuple) else [results], strict=True):
             if array.size:
                 array[...] = result
 
-    return run
+    plain_loops[compiled] = run
+    return run if numba.config.DISABLE_JIT else compiled
 
 
 def chunk_count(n, smallest, most=64):

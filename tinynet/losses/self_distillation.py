@@ -36,8 +36,8 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.softmax import softmax_row
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.layers.softmax import softmax_row
 from tinynet.losses import checks
 
 GROUP = 16384  # logits of a group of rows

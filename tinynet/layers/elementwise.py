@@ -1,0 +1,69 @@
+"""What all activations share: f as functions of arrays, for Dense and Conv2D, and as a layer of its own."""
+
+import math
+
+import numpy as np
+
+from tinynet.layers.base import Layer
+from tinynet.layers.contract import Guarded
+
+
+class Activation(Guarded):
+    """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
+
+    keeps      what backward needs to be given: "output" or "input"
+    in_place   a kernel that overwrites x with y, of those that keep the output
+    constants  what the kernels take besides arrays
+    """
+
+    def __init__(self, name, formula, backward_formula, keeps, forward, backward, in_place=None, constants=()):
+        self.name, self.formula, self.backward_formula = name, formula, backward_formula
+        self.keeps, self.constants = keeps, constants
+        self._forward, self._backward, self._in_place = forward, backward, in_place
+
+    def forward(self, z):
+        """y = f(z), a fresh array."""
+        y = np.empty_like(z)
+        self._forward(z.reshape(-1), *self.constants, y.reshape(-1))
+        return y
+
+    def forward_in_place(self, z):
+        """Overwrite z with f(z)."""
+        self._in_place(*self.constants, z.reshape(-1))
+
+    def backward(self, dy, kept):
+        """dz = f'(z) dy, a fresh array; `kept` is y or z, as `keeps` says."""
+        dz = np.empty_like(dy)
+        self._backward(dy.reshape(-1), kept.reshape(-1), *self.constants, dz.reshape(-1))
+        return dz
+
+
+class ActivationLayer(Layer):
+    """What these layers share; in training each keeps y, or x where its `activation` says so: no copy."""
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self.flops = math.prod(output_shape)
+        return output_shape
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        x = self.checked(x)
+        y = self.activation.forward(x)
+        if training:
+            self._kept = (y if self.activation.keeps == "output" else x).view()
+        return y
+
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+        kept = self.kept("_kept")
+        dy = self.checked_gradient(dy, len(kept))
+        return self.activation.backward(dy, kept) if input_grad else None
+
+    @property
+    def keeps_output(self):
+        return self.activation.keeps == "output"
+
+    def formula(self):
+        return self.activation.formula
+
+    def backward_formula(self):
+        return self.activation.backward_formula
