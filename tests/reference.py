@@ -1,4 +1,4 @@
-"""The whole library once more, in plain NumPy loops and formulas: the oracle for every kernel.
+"""What has no plain loops of its own in tinynet, in NumPy loops and formulas: the oracle for its kernels.
 
 Slow, short and obviously right, straight from the definitions and in float64 throughout.  Nothing here
 imports tinynet.
@@ -190,42 +190,7 @@ def _reduced(losses, gradient, count, reduction, denominator):
     return losses.sum() * scale, gradient * scale
 
 
-# --- layers: forward; their backward passes are checked by finite differences -----------------------------
-
-
-def dense(x, w, b):
-    return x.astype(float) @ w.astype(float) + b
-
-
-def conv2d(x, w, b, stride, padding):
-    """x (N, H, W, C), w (I, J, C, K); padding "valid", "same", or the zeros on each side."""
-    (N, H, W, _), (I, J, _, K) = x.shape, w.shape
-    if padding == "same":
-        totals = [max(0, (-(-size // s) - 1) * s + k - size) for size, s, k in ((H, stride[0], I), (W, stride[1], J))]
-        zeros = [(total // 2, total - total // 2) for total in totals]
-    elif padding == "valid":
-        zeros = [(0, 0), (0, 0)]
-    else:
-        zeros = [(p, p) for p in (padding if isinstance(padding, tuple) else (padding, padding))]
-    x = np.pad(x.astype(float), [(0, 0), *zeros, (0, 0)])
-    P, Q = (x.shape[1] - I) // stride[0] + 1, (x.shape[2] - J) // stride[1] + 1
-    y = np.empty((N, P, Q, K))
-    for p in range(P):
-        for q in range(Q):
-            window = x[:, p * stride[0] : p * stride[0] + I, q * stride[1] : q * stride[1] + J]
-            y[:, p, q] = np.tensordot(window, w, 3) + b
-    return y
-
-
-def pool2d(x, size, stride, reduce):
-    """reduce: np.max or np.mean."""
-    N, H, W, C = x.shape
-    y = np.empty((N, (H - size[0]) // stride[0] + 1, (W - size[1]) // stride[1] + 1, C))
-    for i in range(y.shape[1]):
-        for j in range(y.shape[2]):
-            window = x[:, i * stride[0] : i * stride[0] + size[0], j * stride[1] : j * stride[1] + size[1]]
-            y[:, i, j] = reduce(window.astype(float), axis=(1, 2))
-    return y
+# --- layers of which the kernel is the only version: forward ------------------------------------------------
 
 
 def activation(name, z, slope=0.01):
@@ -280,20 +245,3 @@ def dropout(x, rate, key, step):
         if scramble(place ^ scramble(chunk ^ low, high), scramble(chunk ^ high, low)) >= rate * 2**32:
             y[i] = value / (1 - rate)
     return y.reshape(x.shape)
-
-
-def embedding(x, w, padding=None):
-    """The row of w (V, D) for each whole number in x, of any shape; zeros for the padding."""
-    y = np.zeros((*x.shape, w.shape[1]))
-    for place, v in np.ndenumerate(x):
-        if v != padding:
-            y[place] = w[v]
-    return y
-
-
-def embedding_gradient(x, dy, vocabulary, padding=None):
-    dw = np.zeros((vocabulary, dy.shape[-1]))
-    for place, v in np.ndenumerate(x):
-        if v != padding:
-            dw[v] += dy[place]
-    return dw

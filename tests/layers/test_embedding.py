@@ -1,4 +1,4 @@
-"""Embedding: against the reference, central differences and PyTorch; and what it refuses."""
+"""Embedding: against its plain loops, central differences and PyTorch; and what it refuses."""
 
 import copy
 import pickle
@@ -7,11 +7,11 @@ import threading
 import numba
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
 
 import tinynet as tn
+from tinynet.layers.embedding import embedding_backward_plain, embedding_forward_plain
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 # vocabulary, dim, the shape of x, padding; the larger ones take threads
@@ -66,12 +66,12 @@ def test_output_and_gradient_are_what_the_formulas_say(size, dtype):
     y = layer.forward(x, training=True)
     assert y.dtype == dtype
     assert y.shape == (len(x), *layer.output_shape)
-    np.testing.assert_array_equal(y, reference.embedding(x, w.value, layer.padding))
+    np.testing.assert_array_equal(y, embedding_forward_plain(x, w.value, layer.padding))
     assert layer.backward(dy) is None
     assert w.grad.dtype == dtype
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(
-        w.grad, reference.embedding_gradient(x, dy, layer.vocabulary, layer.padding), **tolerance
+        w.grad, embedding_backward_plain(dy.astype(float), x, layer.padding, layer.vocabulary), **tolerance
     )
 
 
@@ -130,7 +130,7 @@ def test_any_dtype_of_integers_and_any_layout_gives_the_same_bits(dtype):
     for same in (given, wide[:, ::2], np.asfortranarray(given), read_only, unaligned, given.tolist()):
         assert np.array_equal(layer.forward(same, training=True), expected)
         layer.backward(dy)
-        np.testing.assert_allclose(layer.parameters[0].grad, reference.embedding_gradient(x, dy, 5), rtol=1e-5)
+        np.testing.assert_allclose(layer.parameters[0].grad, embedding_backward_plain(dy, x, None, 5), rtol=1e-5)
 
 
 def test_an_empty_batch_gives_an_empty_output_and_a_gradient_of_zero():
@@ -142,7 +142,7 @@ def test_an_empty_batch_gives_an_empty_output_and_a_gradient_of_zero():
 
 def test_words_that_change_after_forward_change_no_gradient():
     layer, x, dy = built((5, 3, (4, 6), None))
-    expected = reference.embedding_gradient(x, dy, 5)
+    expected = embedding_backward_plain(dy, x, None, 5)
     layer.forward(x, training=True)
     x[...] = 10**9  # unchecked, backward would write there
     layer.backward(dy)
@@ -320,7 +320,7 @@ def test_words_that_are_none_are_refused_before_anything_changes(x, error, messa
     with pytest.raises(error, match=rf"^Embedding \(layer 0\): .*{message}"):
         layer.forward(x, training=True)
     layer.backward(dy)  # of the words before
-    expected = reference.embedding_gradient(words, dy, 5)
+    expected = embedding_backward_plain(dy, words, None, 5)
     np.testing.assert_allclose(layer.parameters[0].grad, expected, rtol=1e-5, atol=1e-6)
 
 
