@@ -23,6 +23,7 @@ class Activated(Layer):
         self.activation_name, self.activation = activation, known_activation(activation, type(self).__name__)
         self.bias, self.init = bool(bias), init
         self._is_relu = activation == "relu"
+        self._step = None if self._is_relu else self.activation  # what follows z as a step of its own, if anything
         self._kept = None
 
     def start_parameters(self, shape, fan_in, fan_out, rng):
@@ -44,11 +45,11 @@ class Activated(Layer):
 
     def activated(self, z):
         """y = f(z), and which of the two backward needs.  z is y already of a ReLU, and may be overwritten by y."""
-        if self.activation is None or self._is_relu:
-            return z, z if self._is_relu else None
-        if self.activation.keeps == "input":
-            return self.activation.forward(z), z
-        self.activation.forward_in_place(z)
+        if self._step is None:
+            return z, z
+        if self._step.keeps == "input":
+            return self._step.forward(z), z
+        self._step.forward_in_place(z)
         return z, z
 
     def keep(self, x, kept):
@@ -57,10 +58,6 @@ class Activated(Layer):
     @property
     def keeps_output(self):
         return self.activation is not None and self.activation.keeps == "output"
-
-    def gradient_of_sums(self, dy, kept):
-        """dz = f'(z) dy; of a ReLU still dy, from which and y the kernels make dz."""
-        return dy if self.activation is None or self._is_relu else self.activation.backward(dy, kept)
 
     def formula_of(self, sums):
         sums = f"{sums} + b" if self.bias else sums

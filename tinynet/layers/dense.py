@@ -74,14 +74,15 @@ class Dense(Activated):
         x, (w, b) = self.checked(x), self.values()
         z = np.empty((len(x), self.units), self.dtype)
         dense_forward(x, w, b, self._floor, z)
-        y, kept = self.activated(z)
+        y, kept = (z, None) if self.activation is None else self.activated(z)
         if training:
             self.keep(x, kept)
         return y
 
     def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), (w, _), (dw, db) = self.kept("_kept"), self.values(), self.gradients()
-        dz = self.gradient_of_sums(self.checked_gradient(dy, len(x)), kept)
+        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self.gradients()
+        dy = self.checked_gradient(dy, len(x))
+        dz = dy if self._step is None else self._step.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         y, is_relu = (kept, True) if self._is_relu else (dz, False)
         dense_backward(x, w, dz, y, is_relu, input_grad, dw, db, dx)
