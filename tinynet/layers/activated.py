@@ -28,7 +28,9 @@ class Activated(Layer):
 
     def start_parameters(self, shape, fan_in, fan_out, rng):
         """Make w, of this shape, and b, with a number for each of its last axis."""
-        w = initial_weights(self.init, self.activation_name, shape, fan_in, fan_out, self.dtype, rng, self.label)
+        init = "glorot" if self.activation is None else self.activation.init
+        init = init if self.init is None else self.init
+        w = initial_weights(init, shape, fan_in, fan_out, self.dtype, rng, self.label)
         self.parameters = [Parameter("weight", w)]
         self._no_bias = np.zeros(shape[-1], self.dtype)
         if self.bias:

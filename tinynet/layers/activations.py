@@ -58,7 +58,7 @@ class ReLU(ActivationLayer):
     """
 
     activation = Activation(
-        "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", "output", relu_forward, relu_backward
+        "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", "output", "he", relu_forward, relu_backward
     )
 
 
@@ -101,7 +101,7 @@ class LeakyReLU(ActivationLayer):
             "leaky_relu",
             f"y = x where x > 0, else {self.slope:g} x",
             f"dx = dy where x > 0, else {self.slope:g} dy",
-            *("output", leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place, (self.slope,)),
+            *("output", "he", leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place, (self.slope,)),
         )
 
 
@@ -144,7 +144,7 @@ class Sigmoid(ActivationLayer):
 
     activation = Activation(
         *("sigmoid", "y = 1 / (1 + exp(-x))", "dx = y (1 - y) dy"),
-        *("output", sigmoid_forward, sigmoid_backward, sigmoid_in_place),
+        *("output", "glorot", sigmoid_forward, sigmoid_backward, sigmoid_in_place),
     )
 
 
@@ -178,7 +178,7 @@ class Tanh(ActivationLayer):
     """
 
     activation = Activation(
-        "tanh", "y = tanh(x)", "dx = (1 - y^2) dy", "output", tanh_forward, tanh_backward, tanh_in_place
+        "tanh", "y = tanh(x)", "dx = (1 - y^2) dy", "output", "glorot", tanh_forward, tanh_backward, tanh_in_place
     )
 
 
@@ -216,7 +216,9 @@ class GELU(ActivationLayer):
     array([[-0.046,  0.   ,  1.954]], dtype=float32)
     """
 
-    activation = Activation("gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", "input", gelu_forward, gelu_backward)
+    activation = Activation(
+        "gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", "input", "he", gelu_forward, gelu_backward
+    )
 
 
 ACTIVATIONS = {

@@ -12,13 +12,14 @@ class Activation(Guarded):
     """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
 
     keeps      what backward needs to be given: "output" or "input"
+    init       how weights before it start, a name of initialization.py
     in_place   a kernel that overwrites x with y, of those that keep the output
     constants  what the kernels take besides arrays
     """
 
-    def __init__(self, name, formula, backward_formula, keeps, forward, backward, in_place=None, constants=()):
+    def __init__(self, name, formula, backward_formula, keeps, init, forward, backward, in_place=None, constants=()):
         self.name, self.formula, self.backward_formula = name, formula, backward_formula
-        self.keeps, self.constants = keeps, constants
+        self.keeps, self.init, self.constants = keeps, init, constants
         self._forward, self._backward, self._in_place = forward, backward, in_place
 
     def forward(self, z):
