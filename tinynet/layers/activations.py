@@ -58,7 +58,7 @@ class ReLU(ActivationLayer):
     """
 
     activation = Activation(
-        "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", "output", "he", relu_forward, relu_backward
+        "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", relu_forward, relu_backward, init="he"
     )
 
 
@@ -101,7 +101,9 @@ class LeakyReLU(ActivationLayer):
             "leaky_relu",
             f"y = x where x > 0, else {self.slope:g} x",
             f"dx = dy where x > 0, else {self.slope:g} dy",
-            *("output", "he", leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place, (self.slope,)),
+            *(leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place),
+            init="he",
+            constants=(self.slope,),
         )
 
 
@@ -143,8 +145,7 @@ class Sigmoid(ActivationLayer):
     """
 
     activation = Activation(
-        *("sigmoid", "y = 1 / (1 + exp(-x))", "dx = y (1 - y) dy"),
-        *("output", "glorot", sigmoid_forward, sigmoid_backward, sigmoid_in_place),
+        "sigmoid", "y = 1 / (1 + exp(-x))", "dx = y (1 - y) dy", sigmoid_forward, sigmoid_backward, sigmoid_in_place
     )
 
 
@@ -177,9 +178,7 @@ class Tanh(ActivationLayer):
     array([[-0.964,  0.   ,  0.964]], dtype=float32)
     """
 
-    activation = Activation(
-        "tanh", "y = tanh(x)", "dx = (1 - y^2) dy", "output", "glorot", tanh_forward, tanh_backward, tanh_in_place
-    )
+    activation = Activation("tanh", "y = tanh(x)", "dx = (1 - y^2) dy", tanh_forward, tanh_backward, tanh_in_place)
 
 
 # --- GELU.  normal(x) is the pair Phi(x), phi(x). -----------------------------------------------------------
@@ -217,7 +216,7 @@ class GELU(ActivationLayer):
     """
 
     activation = Activation(
-        "gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", "input", "he", gelu_forward, gelu_backward
+        "gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", gelu_forward, gelu_backward, keeps="input", init="he"
     )
 
 

@@ -11,13 +11,26 @@ from tinynet.layers.contract import Guarded
 class Activation(Guarded):
     """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
 
-    keeps      what backward needs to be given: "output" or "input"
-    init       how weights before it start, a name of initialization.py
-    in_place   a kernel that overwrites x with y, of those that keep the output
+    forward    a kernel (x, *constants, y), and backward one (dy, y or x, *constants, dx)
+    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x
+    keeps      what backward needs: "output" or "input"
+    init       how the weights before it start, a name of initialization.py
     constants  what the kernels take besides arrays
     """
 
-    def __init__(self, name, formula, backward_formula, keeps, init, forward, backward, in_place=None, constants=()):
+    def __init__(
+        self,
+        name,
+        formula,
+        backward_formula,
+        forward,
+        backward,
+        in_place=None,
+        *,
+        keeps="output",
+        init="glorot",
+        constants=(),
+    ):
         self.name, self.formula, self.backward_formula = name, formula, backward_formula
         self.keeps, self.init, self.constants = keeps, init, constants
         self._forward, self._backward, self._in_place = forward, backward, in_place
