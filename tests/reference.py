@@ -205,6 +205,8 @@ def activation(name, z, slope=0.01):
         return np.tanh(z)
     if name == "gelu":
         return z * np.vectorize(math.erfc, otypes=[float])(-z / math.sqrt(2)) / 2
+    if name == "swish":
+        return z / (1 + np.exp(-z))
     return z
 
 

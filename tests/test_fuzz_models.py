@@ -23,8 +23,15 @@ from tinynet.layers.padding import checked_padding, output_size
 from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain
 
 RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
-ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
-SINGLE = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "GELU": "gelu"}
+ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish"]
+SINGLE = {
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "GELU": "gelu",
+    "Swish": "swish",
+}
 BLOCKS = ("Residual", "Concat", "Parallel")
 IMAGE_LAYERS = ["Conv2D", "MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "GlobalMaxPool2D"]
 ANYWHERE = [*SINGLE, "Softmax", "BatchNorm", "LayerNorm", "Dropout", "Flatten", "Reshape"]

@@ -17,7 +17,7 @@ from tinynet.kernels import convolution, few_filters, winograd
 from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
-from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
@@ -52,8 +52,9 @@ TORCH = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "swish": F.silu,
 }
-LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU}
+LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
 
 
 def channels_first(function):
@@ -576,11 +577,12 @@ def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtyp
 
 
 @both_dtypes
-def test_gelu_far_out_goes_to_its_limits(dtype):
-    z = np.array([np.inf, 1e30, 40, -40, -1e30, -np.inf, np.nan], dtype)
-    gelu = ACTIVATIONS["gelu"]
-    np.testing.assert_array_equal(gelu.forward(z), [*z[:3], 0, 0, 0, np.nan])
-    np.testing.assert_array_equal(gelu.backward(np.ones_like(z), z), [1, 1, 1, 0, 0, 0, np.nan])
+@pytest.mark.parametrize("name", ["gelu", "swish"])
+def test_gelu_and_swish_far_out_go_to_their_limits(name, dtype):
+    z = np.array([np.inf, 1e30, 1000, -1000, -1e30, -np.inf, np.nan], dtype)
+    known = ACTIVATIONS[name]
+    np.testing.assert_array_equal(known.forward(z), [*z[:3], 0, 0, 0, np.nan])
+    np.testing.assert_array_equal(known.backward(np.ones_like(z), z), [1, 1, 1, 0, 0, 0, np.nan])
 
 
 @both_dtypes

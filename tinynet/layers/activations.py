@@ -5,6 +5,7 @@
     Sigmoid    y = 1 / (1 + exp(-x))
     Tanh       y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))
     GELU       y = x Phi(x)             Phi(x): the chance that a standard normal number is below x
+    Swish      y = x s(x)               s(x) = 1 / (1 + exp(-x)), the sigmoid; PyTorch calls it SiLU
     x, y (N, ...), any shape
 
 Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
@@ -13,11 +14,13 @@ Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
     Sigmoid    exp(-x) / (1 + exp(-x))^2  =  y (1 - y)
     Tanh       1 - y^2
     GELU       Phi(x) + x phi(x)              by the product rule; phi(x) = Phi'(x) = exp(-x^2/2) / sqrt(2 pi)
+    Swish      s(x) + x s(x) (1 - s(x))       by the product rule, with the sigmoid's slope from above
 
-All but GELU know f' from y alone: y > 0 exactly where x > 0.  So they can overwrite x, and Dense and Conv2D
+All but GELU and Swish know f' from y alone: y > 0 exactly where x > 0.  So they can overwrite x, and Dense and Conv2D
 do that (`activation="tanh"`).  In the kernels below, x, y, dy and dx are flat, (M,).
 
-Sources: LeakyReLU, Maas et al. 2013; GELU, Hendrycks and Gimpel 2016.
+Sources: LeakyReLU, Maas et al. 2013; GELU, Hendrycks and Gimpel 2016; Swish, Elfwing et al. 2018 and Ramachandran et
+al. 2017.
 """
 
 import math
@@ -220,7 +223,47 @@ class GELU(ActivationLayer):
     )
 
 
-ACTIVATIONS = {
-    known.name: known
-    for known in (ReLU.activation, LeakyReLU().activation, Sigmoid.activation, Tanh.activation, GELU.activation)
-}
+# --- Swish ------------------------------------------------------------------------------------------------
+
+
+@helper
+def swish(x):
+    s = sigmoid(x)
+    return s if s == type(x)(0) else x * s  # 0 at -inf, where -inf * 0 is NaN
+
+
+@helper
+def swish_slope(x):
+    one, s = type(x)(1), sigmoid(x)
+    rest = s * (one - s)
+    return s + (rest if rest == type(x)(0) else x * rest)
+
+
+@sized_kernel(HEAVY)
+def swish_forward(x, y):
+    for i in prange(x.size):
+        y[i] = swish(x[i])
+
+
+@sized_kernel(HEAVY)
+def swish_backward(dy, x, dx):
+    for i in prange(x.size):
+        dx[i] = dy[i] * swish_slope(x[i])
+
+
+class Swish(ActivationLayer):
+    """y = x sigmoid(x), which PyTorch calls SiLU (Elfwing et al. 2018; Ramachandran et al. 2017).
+
+    >>> tn.Sequential([tn.Swish()], 3).forward([[-2, 0, 2]]).round(3)
+    array([[-0.238,  0.   ,  1.762]], dtype=float32)
+    """
+
+    activation = Activation(
+        *("swish", "y = x sigmoid(x)", "dx = (s + x s (1 - s)) dy, s = sigmoid(x)"),
+        *(swish_forward, swish_backward),
+        keeps="input",
+        init="he",
+    )
+
+
+ACTIVATIONS = {layer.activation.name: layer.activation for layer in (ReLU, LeakyReLU(), Sigmoid, Tanh, GELU, Swish)}
