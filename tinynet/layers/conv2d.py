@@ -77,7 +77,7 @@ class Conv2D(Activated):
     stride       how far it moves from one position to the next, a whole number or a pair
     padding      "valid": only positions where the whole window is inside; "same": zeros around, so that the output has
                  ceil(H / stride) rows, the odd one below and to the right; a whole number: that many on every side
-    activation   None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "swish"; ReLU costs nothing extra
+    activation   None, or the name of one in activations.py: "relu", "tanh", ...
     bias         False leaves b out
     init         how w starts, as in Dense
 

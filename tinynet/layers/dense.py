@@ -41,7 +41,7 @@ dense_backward = either(
 class Dense(Activated):
     """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
-    activation  None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu" or "swish"; ReLU costs nothing extra
+    activation  None, or the name of one in activations.py: "relu", "tanh", ...
     bias        False leaves b out
     init        how w starts: None (He's for ReLU-like activations, Glorot's otherwise), or a name or
                 function as `initialization.initial_weights` takes it; b starts at 0
