@@ -2,8 +2,8 @@
 
 Backward.  Each z touched one y, its own, times f'(z):  dz = f'(z) dy.  From dz on, the derivation is the layer's.
 
-ReLU is done by the kernels that make z: y = max(z, floor) with a floor of 0, where no activation has a floor of -inf.
-Backward they make dz of dy and y as they read them.  Other activations follow as a step of their own.
+A ReLU is done by the kernels that make z: they return max(z, floor), where the floor is 0, and -inf for all others.
+Backward, they make dz of a ReLU's dy and y as they read them.  Other activations are a step of their own after z.
 """
 
 import numpy as np
@@ -23,13 +23,12 @@ class Activated(Layer):
         self.activation_name, self.activation = activation, known_activation(activation, type(self).__name__)
         self.bias, self.init = bool(bias), init
         self._is_relu = activation == "relu"
-        self._step = None if self._is_relu else self.activation  # what follows z as a step of its own, if anything
+        self._after = None if self._is_relu else self.activation  # what follows z as a step of its own, if anything
         self._kept = None
 
-    def start_parameters(self, shape, fan_in, fan_out, rng):
+    def _start_parameters(self, shape, fan_in, fan_out, rng):
         """Make w, of this shape, and b, with a number for each of its last axis."""
-        init = "glorot" if self.activation is None else self.activation.init
-        init = init if self.init is None else self.init
+        init = self.init if self.init is not None else self.activation.init if self.activation else "glorot"
         w = initial_weights(init, shape, fan_in, fan_out, self.dtype, rng, self.label)
         self.parameters = [Parameter("weight", w)]
         self._no_bias = np.zeros(shape[-1], self.dtype)
@@ -37,35 +36,37 @@ class Activated(Layer):
             self.parameters.append(Parameter("bias", np.zeros(shape[-1], self.dtype), decay=False))
         self._floor = self.dtype.type(0 if self._is_relu else -np.inf)
 
-    def values(self):
+    def _values(self):
         """w and b; without biases, b is 0."""
         return self.parameters[0]._value, self.parameters[1]._value if self.bias else self._no_bias
 
-    def gradients(self):
+    def _gradients(self):
         """Where dw and db go."""
         return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else np.empty_like(self._no_bias)
 
-    def activated(self, z):
+    def _activated(self, z):
         """y = f(z), and which of the two backward needs.  z is y already of a ReLU, and may be overwritten by y."""
-        if self._step is None:
+        if self._after is None:
             return z, z
-        if self._step.keeps == "input":
-            return self._step.forward(z), z
-        self._step.forward_in_place(z)
+        if self._after.keeps == "input":
+            return self._after.forward(z), z
+        self._after.forward_in_place(z)
         return z, z
 
-    def keep(self, x, kept):
-        self._kept = x.view(), None if kept is None else kept.view()  # views, so that no one else can reshape them
+    def _keep(self, x, kept):
+        """Keep both for backward, as views: no one else can reshape these."""
+        self._kept = x.view(), None if kept is None else kept.view()
 
     @property
     def keeps_output(self):
         return self.activation is not None and self.activation.keeps == "output"
 
-    def formula_of(self, sums):
+    def _formula_of(self, sums):
+        """`sums` is a text, z without b."""
         sums = f"{sums} + b" if self.bias else sums
         return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
 
-    def backward_formula_of(self, dw, dx):
+    def _backward_formula_of(self, dw, dx):
         """`dw` and `dx` are texts in terms of "dz"."""
         first = f"dz = {self.activation_name}'(z) dy, " if self.activation else ""
         rest = f"dw = {dw}, {'db = sum dz, ' if self.bias else ''}dx = {dx}"

@@ -35,7 +35,7 @@ from tinynet.layers.activated import Activated
 from tinynet.layers.padding import checked_padding, output_size
 
 
-def conv2d_forward_plain(x, w, b, stride, before, size, floor):
+def conv2d_forward_plain(x, w, b, stride, before, size, floor):  # before (top, left), size (P, Q)
     (N, H, W, _), (I, J, _, K), (s, r), (top, left), (P, Q) = x.shape, w.shape, stride, before, size
     z = np.zeros((N, P, Q, K), x.dtype) + b
     for n, p, q in np.ndindex(N, P, Q):
@@ -114,32 +114,32 @@ class Conv2D(Activated):
             self.label, self.input_shape, self.kernel_size, self.stride, self.padding
         )
         P, Q = self._size
-        self.start_parameters((I, J, C, K), I * J * C, I * J * K, rng)
+        self._start_parameters((I, J, C, K), I * J * C, I * J * K, rng)
         self.output_shape = (P, Q, K)
         self.flops = 2 * P * Q * I * J * C * K
         return self.output_shape
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        x, (w, b) = self.checked(x), self.values()
+        x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), *self.output_shape), self.dtype)
         conv2d_forward(x, w, b, self.stride, self._before, self._size, self._floor, z)
-        y, kept = (z, None) if self.activation is None else self.activated(z)
+        y, kept = (z, None) if self.activation is None else self._activated(z)
         if training:
-            self.keep(x, kept)
+            self._keep(x, kept)
         return y
 
     def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self.gradients()
+        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
-        dz = dy if self._step is None else self._step.backward(dy, kept)  # of a ReLU, the kernel makes dz
+        dz = dy if self._after is None else self._after.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         y, is_relu = (kept, True) if self._is_relu else (dz, False)
         conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, input_grad, dw, db, dx)
         return dx if input_grad else None
 
     def formula(self):
-        return self.formula_of("conv(x, w)")
+        return self._formula_of("conv(x, w)")
 
     def backward_formula(self):
         spread = "" if self.stride == (1, 1) else ", dz spread by the stride"
-        return self.backward_formula_of("conv(x, dz)", "conv(dz, w flipped)" + spread)
+        return self._backward_formula_of("conv(x, dz)", "conv(dz, w flipped)" + spread)

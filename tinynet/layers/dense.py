@@ -65,31 +65,31 @@ class Dense(Activated):
                 f"{self.label}: expected vectors, input shape (I,), got {self.input_shape}; put a Flatten() before it"
             )
         I, O = self.input_shape[0], self.units
-        self.start_parameters((I, O), I, O, rng)
+        self._start_parameters((I, O), I, O, rng)
         self.flops = 2 * I * O
         self.output_shape = (O,)
         return self.output_shape
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        x, (w, b) = self.checked(x), self.values()
+        x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), self.units), self.dtype)
         dense_forward(x, w, b, self._floor, z)
-        y, kept = (z, None) if self.activation is None else self.activated(z)
+        y, kept = (z, None) if self.activation is None else self._activated(z)
         if training:
-            self.keep(x, kept)
+            self._keep(x, kept)
         return y
 
     def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self.gradients()
+        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
-        dz = dy if self._step is None else self._step.backward(dy, kept)  # of a ReLU, the kernel makes dz
+        dz = dy if self._after is None else self._after.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         y, is_relu = (kept, True) if self._is_relu else (dz, False)
         dense_backward(x, w, dz, y, is_relu, input_grad, dw, db, dx)
         return dx if input_grad else None
 
     def formula(self):
-        return self.formula_of("x w")
+        return self._formula_of("x w")
 
     def backward_formula(self):
-        return self.backward_formula_of("x.T dz", "dz w.T")
+        return self._backward_formula_of("x.T dz", "dz w.T")

@@ -37,10 +37,10 @@ def max_pool_forward_plain(x, size, stride):
     return y, argmax
 
 
-def max_pool_backward_plain(dy, argmax, size, stride, shape):
+def max_pool_backward_plain(dy, argmax, size, stride, shape):  # the shape of x, and of dx
     (_, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
     for n, p, q, c in np.ndindex(dy.shape):
-        i, j = divmod(argmax[n, p, q, c], J)
+        i, j = divmod(int(argmax[n, p, q, c]), J)
         dx[n, p * s + i, q * r + j, c] += dy[n, p, q, c]
     return dx
 
