@@ -12,7 +12,8 @@ import torch
 
 import tinynet as tn
 from tinynet.gradcheck import check
-from tinynet.layers.batchnorm import BatchNorm, merge_moments, row_width
+from tinynet.kernels.batchnorm import merge_moments, row_width
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.layernorm import LayerNorm

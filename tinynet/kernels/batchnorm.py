@@ -1,4 +1,24 @@
-"""BatchNorm: moments and sums of chunks of rows, merged in order."""
+"""BatchNorm's fast kernels: one pass over memory for each of its four steps, on all threads, in vectors.
+
+What is done differently from the plain loops of layers/batchnorm.py, and why:
+
+Wide rows.  x (M, C) is read as rows of W numbers, some rows of C side by side, so that few channels fill vectors, too.
+What belongs to a channel, such as its mean, is repeated to that width.
+
+Chunks.  The rows are cut into chunks, whose number the shape alone decides; a thread owns a chunk, and their sums are
+added in order.  So the bits are the same for any number of threads.
+
+Moments in one pass.  sum x^2 / M - mu^2 would lose everything where mu is much larger than the deviation (in float32,
+from a mean of 3000 deviations on).  So a chunk sums d = x - p and d^2 in float64, with p its first row: as p is one of
+the numbers, at most a factor of their count is lost of float64's 16 digits.  Chunks then merge: for a and b with counts
+n, means mu and sums of squared deviations S,
+
+    n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
+
+All arithmetic is in float64, and results are rounded once.
+
+Source: Chan, Golub and LeVeque 1983, equation 2.1.
+"""
 
 import math
 
@@ -6,18 +26,64 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.compile import chunk_count, kernel, sized_kernel
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
-
-# The kernels read x as wide rows: W = P C numbers, which are P rows of C side by side, so that few channels fill
-# vectors, too.  What belongs to a channel, such as its mean, is repeated to that width.
 
 
 def row_width(C):
     """W: a multiple of C, at least 256; for few channels also of 16, which leaves no rest beside the vectors."""
     step = C if C >= 64 else math.lcm(C, 16)
     return step * -(-256 // step)
+
+
+def chunks_of_rows(M, C):
+    """Into how many chunks the rows of x (M, C) are cut."""
+    return chunk_count(M, max(32, 8192 // C))
+
+
+def wide(*arrays):
+    """Arrays (C,) in float64, repeated to the width of the kernels' rows."""
+    C = arrays[0].size
+    return np.tile(np.array(arrays, np.float64), row_width(C) // C)
+
+
+# --- what the class calls: as the plain loops, and then the arrays that receive what these return ---------------
+
+
+def batchnorm_moments(x, mu, S):
+    """mu and S (C,) of x (M, C): means, and sums of squared deviations, 0 of no rows."""
+    K = chunks_of_rows(*x.shape)
+    counts, means, squares = np.empty(K), np.empty((K, mu.size)), np.empty((K, mu.size))
+    moments_of_chunks(x, row_width(mu.size), counts, means, squares)
+    merge_moments(counts, means, squares, mu, S)
+
+
+def batchnorm_forward(x, mu, v, w, b, eps, y):
+    """y (M, C)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # by infinity, all y would be b
+        scaled_rows(x, *wide(mu, w / deviation, b), y)
+
+
+def batchnorm_backward(dy, x, mu, v, eps, dw, db):
+    """dw and db (C,), in float64."""
+    parts, sums = np.empty((chunks_of_rows(*x.shape), 2, mu.size)), np.empty((2, mu.size))
+    gradient_sums_of_chunks(dy, x, *wide(mu), parts)
+    memory.sum_of_chunks(parts, sums)
+    db[...] = sums[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        dw[...] = sums[1] / np.sqrt(v + eps)
+
+
+def batchnorm_backward_input(dy, x, mu, v, w, eps, dw, db, M, dx):
+    """dx (M, C)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        r = 1 / np.sqrt(v + eps)
+        rows_of_dx(dy, x, *wide(mu, w * r, db / max(M, 1), r * dw / max(M, 1)), dx)
+
+
+# --- the kernels ------------------------------------------------------------------------------------------------
 
 
 @kernel()
@@ -44,7 +110,7 @@ def chunk_moments(x, first, end, W, mean, squares):
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def batchnorm_moments(x, W, counts, means, squares):
+def moments_of_chunks(x, W, counts, means, squares):
     """counts (K,), means and squares (K, C) of K chunks.  A thread owns a chunk."""
     M, K = x.shape[0], counts.size
     for k in prange(K):
@@ -72,7 +138,7 @@ def merge_moments(counts, means, squares, mean, total):
 
 
 @sized_kernel(THREADS_FROM)
-def batchnorm_forward(x, mean, scale, b, y):
+def scaled_rows(x, mean, scale, b, y):
     """y = scale (x - mean) + b; mean, scale, b (W,), in float64.  A thread owns its wide rows of y."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
@@ -103,7 +169,7 @@ def chunk_gradient_sums(dy, x, first, end, mean, sums):
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def batchnorm_gradient_sums(dy, x, mean, parts):
+def gradient_sums_of_chunks(dy, x, mean, parts):
     """parts (K, 2, C): both sums of K chunks.  A thread owns a chunk."""
     M, K = x.shape[0], parts.shape[0]
     for k in prange(K):
@@ -111,8 +177,8 @@ def batchnorm_gradient_sums(dy, x, mean, parts):
 
 
 @sized_kernel(THREADS_FROM)
-def batchnorm_backward_input(dy, x, mean, scale, offset, slope, dx):
-    """dx = scale (dy - offset - slope (x - mean)); a channel's numbers are (W,), in float64.  Threads as in forward."""
+def rows_of_dx(dy, x, mean, scale, offset, slope, dx):
+    """dx = scale (dy - offset - slope (x - mean)); what is a channel's is (W,), in float64.  Threads as in forward."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
         size = min(W, x.size - row * W)

@@ -31,7 +31,7 @@ from tinynet.kernels import floats
 from tinynet.kernels.compile import helper, sized_kernel
 from tinynet.layers import other_names
 from tinynet.layers.base import Layer
-from tinynet.layers.contract import Guarded
+from tinynet.layers.guarded import Guarded
 
 # Elements from which two threads beat one: one pass over memory, and an exponential for each element.
 LIGHT, HEAVY = 65536, 16384
@@ -275,6 +275,30 @@ class Activation(Guarded):
         self._backward(dy.reshape(-1), kept.reshape(-1), *self.constants, dz.reshape(-1))
         return dz
 
+    # PyTorch's, as of a layer (base.py).
+
+    @property
+    def torch_names(self):
+        return (TORCH[self.name],)
+
+    def torch_module(self, nn):
+        return getattr(nn, TORCH[self.name])(*self.constants)
+
+    def torch_options(self, module):
+        if self.name == "leaky_relu":
+            return [("slope", self.constants[0], module.negative_slope)]
+        return [("approximate", "none", module.approximate)] if self.name == "gelu" else []
+
+
+TORCH = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "GELU"}
+
+
+def ending(layer):
+    """The Layer.ending of one whose sums end in its activation."""
+    if layer.activation is None:
+        return "logits", layer.label
+    return ("probabilities", f'{layer.label} with activation="sigmoid"') if layer.activation_name == "sigmoid" else None
+
 
 def _leaky_relu(slope):
     kernels = leaky_relu_forward, leaky_relu_in_place, leaky_relu_backward
@@ -360,6 +384,20 @@ class _ActivationLayer(Layer):
     def backward_formula(self):
         return self.activation.backward_formula
 
+    # What others ask of it.
+
+    vector_order = "kept"
+
+    @property
+    def torch_names(self):
+        return self.activation.torch_names
+
+    def torch_module(self, nn):
+        return self.activation.torch_module(nn)
+
+    def torch_options(self, module):
+        return self.activation.torch_options(module)
+
 
 class ReLU(_ActivationLayer):
     """y = max(x, 0).  Its slope at 0 is taken as 0.
@@ -394,6 +432,9 @@ class Sigmoid(_ActivationLayer):
     """
 
     activation = ACTIVATIONS["sigmoid"]
+
+    def ending(self, before):
+        return "probabilities", self.label
 
 
 class Tanh(_ActivationLayer):

@@ -33,6 +33,8 @@ One image's zeros, dz and sums stay in a core's L2 cache from one step to the ne
 memory once, in one launch (of few filters, dx is another).
 """
 
+from types import MappingProxyType
+
 import numba
 import numpy as np
 
@@ -164,3 +166,38 @@ class Conv2D(Layer):
         db = f"db = sum {dz}, " if self.bias else ""
         spread = "" if self.stride == (1, 1) else f", {dz} spread by the stride"
         return f"{first}dw = conv(x, {dz}), {db}dx = conv({dz}, w flipped){spread}"
+
+    # What others ask of it.
+
+    torch_names = ("Conv2d",)
+    torch_axes = MappingProxyType({"weight": (3, 2, 0, 1), "bias": (0,)})
+
+    def ending(self, before):
+        return activations.ending(self)
+
+    def weight_images(self, shape):
+        return self.parameters[0].value.transpose(3, 0, 1, 2)
+
+    @property
+    def zeros_around(self):
+        places, first = zip(self.output_shape, self._before, strict=False), []
+        for axis, (P, before) in enumerate(places):
+            covered = (P - 1) * self.stride[axis] + self.kernel_size[axis]  # the last zeros of "same" are as it needs
+            behind = before if self.padding != "same" else max(covered - self.input_shape[axis], 0) - before
+            first.append((before, behind))
+        return tuple(first)
+
+    def torch_module(self, nn):
+        (top, bottom), (left, right) = self.zeros_around
+        around, padding = {}, (top, left)
+        if (top, left) != (bottom, right):  # PyTorch's own padding is symmetrical
+            around, padding = {"_padding": nn.ZeroPad2d((left, right, top, bottom))}, 0
+        C, K = self.input_shape[-1], self.filters
+        return {**around, "": nn.Conv2d(C, K, self.kernel_size, self.stride, padding, bias=self.bias)}
+
+    def torch_options(self, module):
+        return [
+            ("stride", self.stride, module.stride),
+            ("dilation", (1, 1), module.dilation),
+            ("groups", 1, module.groups),
+        ]
