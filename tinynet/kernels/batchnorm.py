@@ -86,23 +86,27 @@ def batchnorm_backward_input(dy, x, mu, v, w, eps, dw, db, M, dx):
 # --- the kernels ------------------------------------------------------------------------------------------------
 
 
-@kernel()
+@kernel(fast=True)
 def chunk_moments(x, first, end, W, mean, squares):
     """The means, and the sums of squared deviations, of rows `first` to `end` of x (M, C)."""
     C, count = mean.size, max(1, end - first)  # no rows have the sum 0
     pivot, sums, sums2 = np.empty(W), np.empty(W), np.empty(W)
     for j in range(W):
-        pivot[j] = x[first, j % C] if first < end else 0.0
         sums[j] = sums2[j] = 0.0
+    for c in range(C):
+        pivot[c] = x[first, c] if first < end else 0.0
+    for j in range(C, W):
+        pivot[j] = pivot[j - C]
     for start in range(first * C, end * C, W):
         row = memory.piece(x, start, min(W, end * C - start))
         for j in range(row.size):
             d = row[j] - pivot[j]
             sums[j] += d
             sums2[j] += d * d
-    for j in range(C, W):
-        sums[j % C] += sums[j]
-        sums2[j % C] += sums2[j]
+    for start in range(C, W, C):
+        for c in range(C):
+            sums[c] += sums[start + c]
+            sums2[c] += sums2[start + c]
     for c in range(C):
         shift = sums[c] / count
         mean[c] = pivot[c] + shift
@@ -148,7 +152,7 @@ def scaled_rows(x, mean, scale, b, y):
             y_row[j] = (x_row[j] - mean[j]) * scale[j] + b[j]
 
 
-@kernel()
+@kernel(fast=True)
 def chunk_gradient_sums(dy, x, first, end, mean, sums):
     """sums (2, C): sum dy, and sum dy (x - mean), of rows `first` to `end`."""
     C, W = x.shape[1], mean.size
@@ -163,9 +167,10 @@ def chunk_gradient_sums(dy, x, first, end, mean, sums):
             products[j] += dy_row[j] * (x_row[j] - mean[j])
     for c in range(C):
         sums[0, c], sums[1, c] = plain[c], products[c]
-    for j in range(C, W):
-        sums[0, j % C] += plain[j]
-        sums[1, j % C] += products[j]
+    for start in range(C, W, C):
+        for c in range(C):
+            sums[0, c] += plain[start + c]
+            sums[1, c] += products[start + c]
 
 
 @sized_kernel(THREADS_FROM, of=0)
