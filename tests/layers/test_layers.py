@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import normalized
 import numba
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from tinynet import interop
 from tinynet.kernels import winograd
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
@@ -25,10 +27,12 @@ from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.groupnorm import GroupNorm, groupnorm_forward_plain
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_forward
+from tinynet.model import Sequential
 
 SEED = 3
 KEY = int(np.random.default_rng(SEED).integers(2**63))  # what a Dropout built with this seed draws
@@ -291,23 +295,35 @@ CASES = [
             f"BatchNorm {shape}",
             BatchNorm,
             shape,
-            reference.batchnorm,
+            normalized.batchnorm,
             lambda x, w, b: F.batch_norm(x.reshape(-1, len(w)), None, None, w, b, training=True).reshape(x.shape),
         )
         for shape in [(5, 7), (1, 5, 4, 6), (3, 4, 5, 3), (2, 3, 3, 64), (4, 6, 5), (6, 1), (3, 300)]
     ),
-    Case("BatchNorm eps 0.5", lambda: BatchNorm(eps=0.5), (4, 3), lambda *p: reference.batchnorm(*p, 0.5), None),
+    Case("BatchNorm eps 0.5", lambda: BatchNorm(eps=0.5), (4, 3), lambda *p: normalized.batchnorm(*p, 0.5), None),
     *(
         Case(
             f"LayerNorm {shape}",
             LayerNorm,
             shape,
-            reference.layernorm,
+            normalized.layernorm,
             lambda x, w, b: F.layer_norm(x, w.shape, w, b),
         )
         for shape in [(5, 7), (2, 4, 5, 3), (3, 4, 33), (2, 300)]
     ),
-    Case("LayerNorm eps 0.5", lambda: LayerNorm(eps=0.5), (4, 3), lambda *p: reference.layernorm(*p, 0.5), None),
+    Case("LayerNorm eps 0.5", lambda: LayerNorm(eps=0.5), (4, 3), lambda *p: normalized.layernorm(*p, 0.5), None),
+    *(
+        Case(
+            f"GroupNorm {shape} in {groups}",
+            lambda groups=groups: GroupNorm(groups),
+            shape,
+            lambda x, w, b, groups=groups: groupnorm_forward_plain(x.reshape(len(x), -1, len(w)), w, b, groups, 1e-5)[
+                2
+            ].reshape(x.shape),
+            lambda x, w, b, groups=groups: F.group_norm(x.movedim(-1, 1), groups, w, b).movedim(1, -1),
+        )
+        for shape, groups in [((5, 6), 2), ((2, 4, 5, 12), 3), ((3, 4, 8), 1), ((2, 9, 8, 40), 8), ((3, 7, 4), 4)]
+    ),
     *(
         Case(
             f"Dropout {rate}",
@@ -410,6 +426,32 @@ def test_the_gradients_are_what_central_differences_say(case):
             flat[entry] = middle
         assert gradient.shape == array.shape
         assert np.abs(gradient.reshape(-1)[entries] - slopes).max() <= 1e-7 * np.abs(gradient).max(), array.shape
+
+
+OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
+del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
+
+
+@pytest.mark.parametrize("case", OF_A_KIND.values(), ids=lambda case: case.name)
+def test_it_becomes_a_module_of_pytorchs_and_comes_back(case):
+    def with_numbers(seed):
+        model = Sequential([case.layer()], case.shape[1:], seed, "float64")
+        rng = np.random.default_rng(seed)
+        model.flat_values = rng.normal(1, 0.5, model.flat_values.shape)
+        for buffer in model.buffers().values():
+            buffer[...] = rng.uniform(1, 2, buffer.shape)
+        return model
+
+    def first(x):  # PyTorch's layout of images
+        return np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+
+    model, other = with_numbers(1), with_numbers(2)
+    module = interop.to_torch_module(model).eval()
+    x = np.random.default_rng(0).standard_normal(case.shape)
+    y = module(torch.from_numpy(first(x).copy())).detach().numpy()
+    assert np.allclose(y, first(model.predict(x)), rtol=1e-9, atol=1e-12)
+    interop.from_torch(other, module)
+    assert np.array_equal(other.predict(x), model.predict(x))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.torch], ids=lambda case: case.name)
