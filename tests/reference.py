@@ -215,20 +215,6 @@ def softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
-def batchnorm(x, w, b, eps=1e-5):
-    return _normalized(x, w, b, tuple(range(x.ndim - 1)), eps)
-
-
-def layernorm(x, w, b, eps=1e-5):
-    return _normalized(x, w, b, -1, eps)
-
-
-def _normalized(x, w, b, axes, eps):
-    x = x.astype(float)
-    d = x - x.mean(axes, keepdims=True)
-    return d / np.sqrt((d**2).mean(axes, keepdims=True) + eps) * w + b
-
-
 def dropout(x, rate, key, step):
     """What the layer does to x at its step-th step: one number after another, in Python's own integers."""
 

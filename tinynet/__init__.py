@@ -29,6 +29,7 @@ from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
+from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
@@ -79,6 +80,7 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2D",
     "GlobalMaxPool2D",
+    "GroupNorm",
     "History",
     "Layer",
     "LayerNorm",

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinynet.checks import numbers, real_array
 from tinynet.layers.base import Layer
-from tinynet.layers.contract import of_package
+from tinynet.layers.guarded import of_package
 from tinynet.losses.by_name import loss_function
 
 STEP = 1e-5
@@ -156,10 +156,10 @@ def _of_layers(what, inputs, loss, rng):
         for mine, theirs in zip(_parameters(twin), _parameters(own), strict=True):
             mine.value = theirs.value
         for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
-            if hasattr(mine, "state"):
+            if mine.state is not None:
                 mine.state = theirs.state
     parameters = _parameters(twin)
-    random = [(layer, layer.state) for layer in twin.walk() if hasattr(layer, "state")]
+    random = [(layer, layer.state) for layer in twin.walk() if layer.state is not None]
     buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
     def forward():

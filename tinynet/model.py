@@ -17,8 +17,14 @@ from itertools import pairwise
 import numpy as np
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
-from tinynet.layers.base import Layer
-from tinynet.layers.contract import Fixed, Guarded
+from tinynet.layers.guarded import Fixed, Guarded
+from tinynet.layers.in_a_row import (
+    backward_in_a_row,
+    build_in_a_row,
+    checked_layers,
+    forward_in_a_row,
+    leave_unbuilt,
+)
 from tinynet.layers.parameter import Buffers, vector_of_zeros
 
 
@@ -214,75 +220,9 @@ def _names(layers):
     return f"[{', '.join(names)}]"
 
 
-# --- layers in a row, of a model or inside a layer ----------------------------------------------------------
-
-
-def build_in_a_row(layers, shape, dtype, rng, place="", first=0):
-    """Build each layer for what the one before it gives; returns the output's shape.
-
-    They are numbered from `first` on, within the layer at `place` if it is one that holds them.
-    """
-    before = None
-    for index, layer in enumerate(layers, first):
-        layer.place = f"{place[:-1]}.{index})" if place else f" (layer {index})"
-        if before is not None and layer.takes_integers:
-            raise ValueError(f"{layer.label}: it takes whole numbers, but {before.label} before it gives real ones")
-        shape = layer.build(shape, dtype, rng)
-        for parameter in layer.parameters:
-            parameter.name = f"{index}.{parameter.name}"
-        before = layer
-    return shape
-
-
-def leave_unbuilt(layers):
-    """After a failure: none of them is part of a model now."""
-    for layer in layers:
-        vars(layer).update(place="", dtype=None, _in_model=False)
-
-
 def _check_distinct(parameters):
     """Layers that share an array would each have one of their own once it is a part of the flat vector."""
     placed = sorted((p._value.ctypes.data, p._value.nbytes, p.name) for p in parameters)
     for (start, size, name), (following, _, other) in pairwise(placed):
         if following < start + size:
             raise ValueError(f"Sequential: the parameters {name} and {other} are one array; give each its own")
-
-
-def forward_in_a_row(layers, x, training):
-    for layer in layers:
-        x = layer.forward(x, training)
-    return x
-
-
-def backward_in_a_row(layers, dy, input_grad):
-    """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has parameters."""
-    first = 0
-    if not input_grad:
-        while first < len(layers) and not layers[first].parameters:
-            first += 1
-    for index in range(len(layers) - 1, first - 1, -1):
-        dy = layers[index].backward(dy, input_grad or index > first)
-    return dy if input_grad else None
-
-
-def checked_layers(layers, where):
-    """A list of layers as a list, each new and there once, counting those inside them; `where` is for the message."""
-    if not isinstance(layers, (list, tuple)):
-        given = f"a {type(layers).__name__} alone" if isinstance(layers, Layer) else repr(layers)
-        raise TypeError(f"{where}: layers must be a list of layers, got {given}")
-    if not layers:
-        raise ValueError(f"{where}: the list of layers is empty")
-    seen = []
-    for index, layer in enumerate(layers):
-        if isinstance(layer, type) and issubclass(layer, Layer):
-            raise TypeError(f"{where}: layer {index} is the class {layer.__name__}; write {layer.__name__}(...)")
-        if not isinstance(layer, Layer):
-            raise TypeError(f"{where}: layer {index} must be a layer, got {layer!r}")
-        for part in layer.walk():
-            what = f"{where}: layer {index} {'is' if part is layer else 'holds'} {part.label}, which"
-            if part.dtype is not None:
-                raise ValueError(f"{what} is built already; make a new one")
-            if any(part is earlier for earlier in seen):
-                raise ValueError(f"{what} stands in the list twice; make a new one")
-            seen.append(part)
-    return list(layers)

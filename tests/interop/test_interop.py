@@ -562,3 +562,38 @@ def test_a_sum_that_pytorch_would_have_in_two_orders_is_refused():
     model = tn.Sequential([tn.Flatten(), tn.Residual(inside), tn.Dense(2)], (3, 3, 4))
     with pytest.raises(ValueError, match=r"Residual \(layer 1\): after a Flatten, .* put a Dense between"):
         to_torch(model)
+
+
+# --- what layers declare --------------------------------------------------------------------------------------
+
+
+class Shift(Layer):
+    """A layer of one's own that says which module computes the same."""
+
+    torch_names, torch_axes = ("Linear",), {"weight": (1, 0), "bias": (0,)}
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        w, b = np.eye(*self.input_shape, dtype=self.dtype), np.arange(*self.input_shape, dtype=self.dtype)
+        self.parameters = [Parameter("weight", w), Parameter("bias", b)]
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        return self.checked(x) @ self.parameters[0].value + self.parameters[1].value
+
+    def torch_module(self, nn):
+        return nn.Linear(*self.input_shape, *self.output_shape)
+
+
+def test_a_layer_of_ones_own_that_declares_its_module_goes_to_pytorch_and_back():
+    model, other = (tn.Sequential([Shift(), tn.Dense(2)], 3, seed) for seed in (0, 1))
+    module, x = to_torch_module(model), np.ones((4, 3), np.float32)
+    assert np.allclose(module(torch.from_numpy(x)).detach().numpy(), model.predict(x), atol=1e-6)
+    from_torch(other, module)
+    assert np.array_equal(other.predict(x), model.predict(x))
+
+
+def test_group_norm_behind_a_flatten_is_refused_whose_groups_pytorch_would_cut_otherwise():
+    model = tn.Sequential([tn.Flatten(), tn.GroupNorm(2), tn.Dense(2)], (2, 2, 3))
+    with pytest.raises(ValueError, match=r"GroupNorm \(layer 1\) comes between a Flatten and the Dense after it"):
+        to_torch(model)

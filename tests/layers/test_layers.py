@@ -13,6 +13,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from tinynet import interop
 from tinynet.kernels import convolution, few_filters, winograd
 from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
@@ -24,10 +25,12 @@ from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
+from tinynet.model import Sequential
 
 SEED = 3
 KEY = int(np.random.default_rng(SEED).integers(2**63))  # what a Dropout built with this seed draws
@@ -256,6 +259,15 @@ CASES = [
         for shape in [(5, 7), (2, 4, 5, 3), (3, 4, 33), (2, 300)]
     ),
     Case("LayerNorm eps 0.5", lambda: LayerNorm(eps=0.5), (4, 3), lambda x, w, b: F.layer_norm(x, w.shape, w, b, 0.5)),
+    *(
+        Case(
+            f"GroupNorm {shape} in {groups}",
+            lambda groups=groups: GroupNorm(groups),
+            shape,
+            lambda x, w, b, groups=groups: F.group_norm(x.movedim(-1, 1), groups, w, b).movedim(1, -1),
+        )
+        for shape, groups in [((5, 6), 2), ((2, 4, 5, 12), 3), ((3, 4, 8), 1), ((2, 9, 8, 40), 8), ((3, 7, 4), 4)]
+    ),
     *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75)),
     Case("Flatten", Flatten, (3, 4, 5, 2), lambda x: x.flatten(1)),
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
@@ -369,6 +381,32 @@ def test_the_gradients_are_what_central_differences_say(case):
             flat[entry] = middle
         assert gradient.shape == array.shape
         assert np.abs(gradient.reshape(-1)[entries] - slopes).max() <= 1e-7 * np.abs(gradient).max(), array.shape
+
+
+OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
+del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
+
+
+@pytest.mark.parametrize("case", OF_A_KIND.values(), ids=lambda case: case.name)
+def test_it_becomes_a_module_of_pytorchs_and_comes_back(case):
+    def with_numbers(seed):
+        model = Sequential([case.layer()], case.shape[1:], seed, "float64")
+        rng = np.random.default_rng(seed)
+        model.flat_values = rng.normal(1, 0.5, model.flat_values.shape)
+        for buffer in model.buffers().values():
+            buffer[...] = rng.uniform(1, 2, buffer.shape)
+        return model
+
+    def first(x):  # PyTorch's layout of images
+        return np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+
+    model, other = with_numbers(1), with_numbers(2)
+    module = interop.to_torch_module(model).eval()
+    x = np.random.default_rng(0).standard_normal(case.shape)
+    y = module(torch.from_numpy(first(x).copy())).detach().numpy()
+    assert np.allclose(y, first(model.predict(x)), rtol=1e-9, atol=1e-12)
+    interop.from_torch(other, module)
+    assert np.array_equal(other.predict(x), model.predict(x))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.torch], ids=lambda case: case.name)

@@ -4,17 +4,20 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import normalized
 import numba
 import numpy as np
 import pytest
-import reference
 import torch
 
 import tinynet as tn
 from tinynet.gradcheck import check
-from tinynet.layers.batchnorm import BatchNorm, merge_moments, row_width
+from tinynet.kernels.batchnorm import merge_moments, row_width
+from tinynet.layers import batchnorm, groupnorm, layernorm
+from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
+from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.shape import Flatten
 from tinynet.model import Sequential
@@ -55,6 +58,128 @@ def in_torch(layer):
         twin.weight.copy_(torch.from_numpy(layer.parameters[0].value))
         twin.bias.copy_(torch.from_numpy(layer.parameters[1].value))
     return twin
+
+
+# --- kernels and plain loops -------------------------------------------------------------------------------
+
+
+def assert_same(kernel, plain, arguments, dtypes, tolerance):
+    """The kernel fills arrays with what the plain loops return."""
+    expected = plain(*arguments)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    found = [np.full(array.shape, np.nan, dtype) for array, dtype in zip(expected, dtypes, strict=True)]
+    kernel(*arguments, *found)
+    for array, wanted in zip(found, expected, strict=True):
+        assert np.abs(array - wanted).max() <= tolerance * np.abs(wanted).max()
+    return expected
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(2, 1), (40, 3), (300, 7), (33, 300), (20_000, 2)])
+def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape):
+    x, dy = 5 + 2 * random(shape, dtype), random(shape, dtype, seed=1)
+    w, b = random((2, shape[1]), dtype, seed=2)
+    close = 2e-7 if dtype == np.float32 else 1e-11
+    wide = [np.float64] * 2
+    mu, S = assert_same(batchnorm.kernels.batchnorm_moments, batchnorm.batchnorm_moments_plain, [x], wide, 1e-12)
+    v = S / len(x)
+    arguments = x, mu, v, w, b, 1e-5
+    assert_same(batchnorm.kernels.batchnorm_forward, batchnorm.batchnorm_forward_plain, arguments, [dtype], close)
+    arguments = dy, x, mu, v, 1e-5
+    dw, db = assert_same(
+        batchnorm.kernels.batchnorm_backward, batchnorm.batchnorm_backward_plain, arguments, wide, 1e-6
+    )
+    arguments = dy, x, mu, v, w, 1e-5, dw, db, 1.5 * len(x)  # of a batch of which x is a part
+    kernel, plain = batchnorm.kernels.batchnorm_backward_input, batchnorm.batchnorm_backward_input_plain
+    assert_same(kernel, plain, arguments, [dtype], close)
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(1, 2), (40, 3), (7, 300), (600, 50)])
+def test_layer_norms_kernels_equal_the_plain_loops(dtype, shape):
+    x, dy = 5 + 2 * random(shape, dtype), random(shape, dtype, seed=1)
+    w, b = random((2, shape[1]), dtype, seed=2)
+    close, wide = 2e-7 if dtype == np.float32 else 1e-11, [np.float64] * 2
+    kernel, plain = layernorm.kernels.layernorm_forward, layernorm.layernorm_forward_plain
+    mu, r, _ = assert_same(kernel, plain, (x, w, b, 1e-5), [*wide, dtype], close)
+    kernel, plain = layernorm.kernels.layernorm_backward, layernorm.layernorm_backward_plain
+    assert_same(kernel, plain, (dy, x, w, mu, r), [*wide, dtype], close)
+
+
+@both_dtypes
+@pytest.mark.parametrize(("shape", "G"), [((3, 1, 6), 2), ((2, 9, 12), 12), ((5, 100, 8), 1), ((40, 64, 20), 5)])
+def test_group_norms_kernels_equal_the_plain_loops(dtype, shape, G):
+    x, dy = 5 + 2 * random(shape, dtype), random(shape, dtype, seed=1)
+    w, b = random((2, shape[-1]), dtype, seed=2)
+    close, wide = 2e-7 if dtype == np.float32 else 1e-11, [np.float64] * 2
+    kernel, plain = groupnorm.kernels.groupnorm_forward, groupnorm.groupnorm_forward_plain
+    mu, r, _ = assert_same(kernel, plain, (x, w, b, G, 1e-5), [*wide, dtype], close)
+    kernel, plain = groupnorm.kernels.groupnorm_backward, groupnorm.groupnorm_backward_plain
+    assert_same(kernel, plain, (dy, x, w, mu, r), [*wide, dtype], close)
+
+
+# --- GroupNorm ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 32, 8), (3000, 24), (1, 64, 64, 8)])
+def test_group_norm_has_the_same_bits_with_one_thread_and_two_and_for_a_sample_alone(shape):
+    x, dy, results = 3 + random(shape, np.float32), random(shape, np.float32, seed=1), []
+    layer = built(lambda: GroupNorm(4), shape[1:], np.float32)
+    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        numba.set_num_threads(threads)
+        gradients = (p.grad.copy() for p in layer.parameters)
+        results.append([layer.forward(x, training=True), layer.backward(dy), *gradients])
+    for a, b in zip(*results, strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(layer.forward(x[-1:])[0], results[0][0][-1])
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1e4, 1), (-3, 1e-3), (0, 1e6)])
+def test_group_norm_keeps_its_digits_where_the_mean_is_far_from_zero(mean, std):
+    x, dy = (mean + std * random((4, 9, 9, 6))).astype(np.float32), random((4, 9, 9, 6), np.float32, seed=1)
+    layer = built(lambda: GroupNorm(3), x.shape[1:], np.float32)
+    twin = torch.nn.GroupNorm(3, 6, dtype=torch.float64)
+    with torch.no_grad():
+        for theirs, ours in zip((twin.weight, twin.bias), layer.parameters, strict=True):
+            theirs.copy_(torch.from_numpy(ours.value))
+    tensor = torch.from_numpy(x.astype(float)).requires_grad_()
+    y = twin(tensor.movedim(-1, 1)).movedim(1, -1)
+    y.backward(torch.from_numpy(dy.astype(float)))
+    found = layer.forward(x, training=True), layer.backward(dy), *(p.grad for p in layer.parameters)
+    expected = y.detach(), tensor.grad, twin.weight.grad, twin.bias.grad
+    for array, wanted in zip(found, expected, strict=True):
+        assert np.abs(array - wanted.numpy()).max() <= 2e-6 * np.abs(wanted.numpy()).max()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_reach_their_own_group_alone(bad):
+    layer, x = built(lambda: GroupNorm(2), (5, 4)), random((3, 5, 4))
+    x[1, 2, 3] = bad
+    hit = np.zeros(x.shape, bool)
+    hit[1, :, 2:] = True
+    np.testing.assert_array_equal(np.isnan(layer.forward(x)), hit)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "error", "message"),
+    [
+        (lambda: GroupNorm(3), (5, 4), ValueError, "GroupNorm: expected channels that 3 groups divide, got 4 channels"),
+        (lambda: GroupNorm(1), (), ValueError, "GroupNorm: expected channels that 1 groups divide, got scalars"),
+        (lambda: GroupNorm(0), (4,), ValueError, "GroupNorm: groups must be at least 1, got 0"),
+        (lambda: GroupNorm(2.5), (4,), TypeError, "GroupNorm: groups must be a whole number, got 2.5"),
+        (lambda: GroupNorm(2, eps=0), (4,), ValueError, "GroupNorm: eps must be a finite number above 0, got 0"),
+    ],
+)
+def test_groups_that_make_no_sense_are_refused(make, shape, error, message):
+    with pytest.raises(error, match=message):
+        make().build(shape, np.float32, np.random.default_rng(0))
+
+
+def test_group_norm_of_an_empty_batch_is_empty():
+    layer = built(lambda: GroupNorm(2), (3, 4))
+    assert layer.forward(np.empty((0, 3, 4)), training=True).shape == (0, 3, 4)
+    assert layer.backward(np.empty((0, 3, 4))).shape == (0, 3, 4)
+    assert not any(p.grad.any() for p in layer.parameters)
 
 
 # --- running statistics -----------------------------------------------------------------------------------
@@ -296,9 +421,9 @@ def test_any_number_of_rows_and_channels_adds_up(M, C):
     if M == 1:
         layer, x, g = built(BatchNorm, (2, C)), random((1, 2, C)), random((1, 2, C), seed=1)
     w, b = (p.value for p in layer.parameters)
-    np.testing.assert_allclose(layer.forward(x, training=True), reference.batchnorm(x, w, b), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(layer.forward(x, training=True), normalized.batchnorm(x, w, b), rtol=1e-9, atol=1e-12)
     layer.backward(g)
-    h = reference.batchnorm(x, 1, 0)
+    h = normalized.batchnorm(x, np.ones(C), np.zeros(C))
     axes = tuple(range(x.ndim - 1))
     np.testing.assert_allclose(layer.parameters[0].grad, (g * h).sum(axes), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(layer.parameters[1].grad, g.sum(axes), rtol=1e-9, atol=1e-11)

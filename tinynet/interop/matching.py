@@ -40,12 +40,12 @@ class Module:
     keys: dict  # {"weight": "fc.weight", ...}: the names in the state dict
     shapes: dict
     cls: type | None = None
-    layer: type | None = None  # the class of the layer here that computes the same; `cls` where there is none
+    kind: str | type | None = None  # its Step's kind, where a layer here computes the same; else `cls`
 
     @property
     def signature(self):
         """What a layer and its module have in common."""
-        return self.layer, frozenset(self.shapes.items())
+        return self.kind, frozenset(self.shapes.items())
 
     def __str__(self):
         arrays = ", ".join(f"{key} {self.shapes[kind]}" for kind, key in self.keys.items())
@@ -76,7 +76,7 @@ def checked_state(given, name):
 
 
 def modules_of(state, types=None):
-    """The Modules of a state dict, in its order; of a torch.nn.Module, the types {name: (class, that of the layer)}."""
+    """The Modules of a state dict, in its order; of a torch.nn.Module, the types {name: (class, kind)}."""
     found = {}
     for key, value in state.items():
         name, _, kind = key.rpartition(".")
@@ -221,10 +221,10 @@ def _check_in_place(slots, modules, name):
         if module is None or module.signature != signature:
             has = ", ".join(f"{a.name} {a.shape}" for a in step.arrays)
             side = f"has {module} in that place" if module else "ends before it"
-            if module and module.cls and module.cls is module.layer and module.signature[1] == signature[1]:
+            if module and module.cls and module.cls is module.kind and module.signature[1] == signature[1]:
                 side += (
-                    f"; {module.cls.__name__} is no counterpart of {step.kind.__name__} that tinynet knows of: if it"
-                    " computes the same, pass the state_dict(), which has only arrays"
+                    f"; {module.cls.__name__} is no counterpart of {type(step.layer).__name__} that tinynet knows of:"
+                    " if it computes the same, pass the state_dict(), which has only arrays"
                 )
             raise ValueError(f"{name}: {step.layer.label} has {has} in PyTorch's layout, but PyTorch's side {side}")
 

@@ -29,17 +29,8 @@ import numpy as np
 from tinynet.checks import real_array
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Parallel, Residual
-from tinynet.layers.conv2d import Conv2D
-from tinynet.layers.dense import Dense
-from tinynet.layers.embedding import Embedding
-from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.shape import Reshape
+from tinynet.layers.guarded import of_package
 from tinynet.model import Sequential
-
-WITH_ARRAYS = Dense, Conv2D, Embedding, BatchNorm, LayerNorm  # the layers that PyTorch has, too
-
 
 # --- where the numbers lie -----------------------------------------------------------------------------------
 
@@ -90,8 +81,8 @@ class Step:
 
     @property
     def kind(self):
-        """The class that PyTorch has a counterpart of: Dense for a subclass of Dense, too."""
-        return next((kind for kind in WITH_ARRAYS if isinstance(self.layer, kind)), type(self.layer))
+        """The module of PyTorch's that stands for all that compute the same."""
+        return self.layer.torch_names[0]
 
 
 def plan(layers, order=None, wanted=None, within="", first=0):
@@ -100,38 +91,28 @@ def plan(layers, order=None, wanted=None, within="", first=0):
     The last Dense gives its output in the order that is `wanted`, if it can.  Orders are of vectors; None is our own.
     """
     steps = []
-    last = next((layer for layer in reversed(layers) if isinstance(layer, Dense)), None)
+    last = next((layer for layer in reversed(layers) if layer.vector_order == "mixed"), None)
     for index, layer in enumerate(layers, first):
-        step = Step(layer, f"{within}{index}", order, [], [])
-        if isinstance(layer, Dense):
-            fits = layer is last and wanted is not None and len(wanted) == layer.units
-            before, order = order, wanted if fits else None
-            _add(step, {"weight": (1, 0), "bias": (0,)}, {"weight": (before, order), "bias": (order,)})
-        elif isinstance(layer, Conv2D):
-            _add(step, {"weight": (3, 2, 0, 1), "bias": (0,)})
-        elif isinstance(layer, Embedding):
-            _add(step, {"weight": (0, 1)}, zero_row=layer.padding)
-        elif isinstance(layer, (BatchNorm, LayerNorm)):
-            names = "weight", "bias", "running_mean", "running_var"
-            _add(step, dict.fromkeys(names, (0,)), dict.fromkeys(names, (order,)))
-        elif isinstance(layer, Residual):
-            order = _plan_residual(step)
-        elif isinstance(layer, Parallel):
-            order = _plan_parallel(step)
-        elif isinstance(layer, Reshape):
-            if len(layer.output_shape) > 1:
-                order = None
-            elif len(layer.input_shape) > 1:
-                order = in_torch(layer.input_shape)
-        elif layer.parameters or layer.buffers:
+        before, vector = order, len(layer.input_shape) == len(layer.output_shape) == 1
+        step = Step(layer, f"{within}{index}", before, [], [])
+        if layer.branches:
+            order = (_plan_sum if layer.joined == "sum" else _plan_beside)(step)
+        elif (layer.parameters or layer.buffers) and not layer.torch_axes:
             raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
-        elif not type(layer).__module__.startswith("tinynet.") and order is not None:
+        elif layer.vector_order == "mixed":
+            fits = layer is last and wanted is not None and len(wanted) == layer.output_shape[0]
+            order = wanted if fits else None
+        elif layer.vector_order == "reshaped" and len(layer.output_shape) == 1:
+            order = before if vector else in_torch(layer.input_shape)
+        elif before is not None and layer.vector_order == "own":
+            which = "" if of_package(type(layer)) else ", a layer of your own,"
             raise ValueError(
-                f"{layer.label}, a layer of your own, comes between a Flatten and the Dense after it: PyTorch has"
-                " those numbers in another order; put it before the Flatten or after the Dense"
+                f"{layer.label}{which} comes between a Flatten and the Dense after it: PyTorch has those numbers in"
+                " another order; put it before the Flatten or after the Dense"
             )
-        elif len(layer.output_shape) > 1 or len(layer.input_shape) > 1:  # pooling over the whole image, say
+        elif not vector:  # pooling over the whole image, say
             order = None
+        _add_arrays(step, before, order)
         steps.append(step)
     return steps, order
 
@@ -143,22 +124,24 @@ def in_torch(shape, order=None):
     return None if order is None or (order == np.arange(len(order))).all() else order
 
 
-def _add(step, axes, orders=None, zero_row=None):
-    """Note the layer's parameters and buffers, of which `axes` says how PyTorch has their axes."""
+def _add_arrays(step, before, after):
+    """Note the layer's parameters and buffers, as PyTorch has their axes; before and after: a vector's orders there."""
     layer = step.layer
     values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters}
     values.update(layer.buffers)
-    for kind, order in axes.items():
+    for kind, axes in layer.torch_axes.items():
         if kind in values:
-            given = orders[kind] if orders else (None,) * len(order)
-            step.arrays.append(_Array(f"{step.number}.{kind}", values[kind], order, given, zero_row))
+            orders = (None,) * (len(axes) - 1) + (after,)  # what a layer puts out is its arrays' last axis
+            if layer.vector_order == "mixed" and len(axes) == 2:
+                orders = before, after
+            step.arrays.append(_Array(f"{step.number}.{kind}", values[kind], axes, orders, layer.zero_row))
 
 
-def _plan_residual(step):
+def _plan_sum(step):
     """The sum's order.  Of the two that are added, the one that has a Dense to give it another order follows."""
     f, shortcut = step.layer.branches
     inside = f"{step.number}."
-    follows = any(isinstance(layer, Dense) for layer in shortcut)
+    follows = any(layer.vector_order == "mixed" for layer in shortcut)
     wanted = None if follows else plan(shortcut, step.order, None, inside, len(f))[1]
     steps, order = plan(f, step.order, wanted, inside)
     others, other = plan(shortcut, step.order, order if follows else None, inside, len(f))
@@ -171,7 +154,7 @@ def _plan_residual(step):
     return order
 
 
-def _plan_parallel(step):
+def _plan_beside(step):
     """Vectors beside each other have their orders beside each other."""
     orders, first, width = [], 0, 0
     for branch in step.layer.branches:
@@ -191,7 +174,7 @@ def _matched(model, given, state, order, name):
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
         options = _torch_side(name, "interop.torch_options")
-        modules = modules_of(state, options.types(given))
+        modules = modules_of(state, options.types(given, steps))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
     else:

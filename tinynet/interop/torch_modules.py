@@ -17,20 +17,7 @@ import torch
 from torch import nn
 
 from tinynet.interop.torch import in_torch
-from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Parallel, Residual
-from tinynet.layers.conv2d import Conv2D
-from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
-from tinynet.layers.embedding import Embedding
-from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
-from tinynet.layers.shape import Reshape
-from tinynet.layers.softmax import Softmax
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
-
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 tensor = torch.from_numpy
 
@@ -127,88 +114,40 @@ def _named(steps):
 
 def _modules(step):
     """{what follows the layer's number in its name: module}, in the order in which they are called."""
-    layer = step.layer
-    given, returned = layer.input_shape, layer.output_shape
-    channels = 1 if len(returned) == 3 else -1
-    match layer:
-        case Dense():
-            return {"": nn.Linear(*given, layer.units, layer.bias), **_activation(layer)}
-        case Conv2D():
-            return {**_convolution(layer), **_activation(layer)}
-        case MaxPool2D():
-            return {"": nn.MaxPool2d(layer.size, layer.stride)}
-        case AvgPool2D():
-            return {"": nn.AvgPool2d(layer.size, layer.stride)}
-        case GlobalMaxPool2D():
-            return {"": nn.AdaptiveMaxPool2d(1), "_flatten": nn.Flatten()}
-        case GlobalAvgPool2D():
-            return {"": nn.AdaptiveAvgPool2d(1), "_flatten": nn.Flatten()}
-        case LeakyReLU():
-            return {"": nn.LeakyReLU(layer.slope)}
-        case ReLU() | Sigmoid() | Tanh() | GELU():
-            return {"": ACTIVATIONS[layer.activation.name]()}
-        case Softmax():
-            return {"": nn.Softmax(channels)}
-        case Dropout():
-            return {"": nn.Dropout(layer.rate)}
-        case Reshape():
-            return {"": nn.Flatten() if len(returned) == 1 else _rearrange(given, step.order, returned)}
-        case Embedding():
-            return _on_last_axis(nn.Embedding(layer.vocabulary, layer.dim, layer.padding), given, returned)
-        case LayerNorm():
-            return _on_last_axis(nn.LayerNorm(given[-1], layer.eps), given, returned)
-        case BatchNorm() if len(given) <= 4:
-            axes = len(given)
-            norm = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(axes, nn.BatchNorm1d)
-            found = {"": norm(given[-1], layer.eps, 1 - layer.momentum)}
-            if axes in (2, 4):
-                first, last = Permute(0, axes, *range(1, axes)), Permute(0, *range(2, axes + 1), 1)
-                found = {"_channels_first": first, **found, "_channels_last": last}
-            return found
-        case Residual():
-            return {"": Sum([_named(branch) for branch in step.branches])}
-        case Parallel():
-            return {"": Beside([_named(branch) for branch in step.branches], channels)}
-    raise ValueError(f"to_torch_module: {layer.label} has no counterpart in PyTorch that tinynet knows of")
+    layer, channels = step.layer, 1 if len(step.layer.output_shape) == 3 else -1
+    if layer.branches:
+        rows = [_named(branch) for branch in step.branches]
+        return {"": Sum(rows) if layer.joined == "sum" else Beside(rows, channels)}
+    if layer.vector_order == "reshaped":
+        return {"": nn.Flatten() if len(layer.output_shape) == 1 else _rearrange(step)}
+    found = layer.torch_module(nn)
+    found = _with_channels(layer, found if isinstance(found, dict) else {"": found})
+    if layer.torch_axes and layer.activation is not None:
+        found[f"_{layer.activation.name}"] = layer.activation.torch_module(nn)
+    return found
 
 
-def _activation(layer):
-    name = layer.activation_name
-    return {} if name is None else {f"_{name}": ACTIVATIONS[name]()}
+def _with_channels(layer, modules):
+    """The modules, which look for channels where the layer declares, between Permutes where others have them."""
+    given, returned = len(layer.input_shape), len(layer.output_shape)
+    if layer.torch_channels == "last":  # PyTorch's images have them first
+        before = {"_channels_last": Permute(0, 2, 3, 1)} if given == 3 else {}
+        after = {"_channels_first": Permute(0, 3, 1, 2)} if returned == 3 else {}
+        return {**before, **modules, **after}
+    if layer.torch_channels == "first" and given not in (1, 3):
+        first, last = Permute(0, given, *range(1, given)), Permute(0, *range(2, given + 1), 1)
+        return {"_channels_first": first, **modules, "_channels_last": last}
+    return modules
 
 
-def _convolution(layer):
-    (H, W, C), (P, Q, K) = layer.input_shape, layer.output_shape
-    (I, J), (s, r) = layer.kernel_size, layer.stride
-    padding, zeros = layer.padding, {}
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        high, wide = max((P - 1) * s + I - H, 0), max((Q - 1) * r + J - W, 0)
-        padding = high // 2, wide // 2
-        if high % 2 or wide % 2:  # the odd one below or to the right: PyTorch's own padding is symmetrical
-            zeros["_padding"] = nn.ZeroPad2d((wide // 2, wide - wide // 2, high // 2, high - high // 2))
-            padding = 0
-    return {**zeros, "": nn.Conv2d(C, K, (I, J), (s, r), padding, bias=layer.bias)}
-
-
-def _rearrange(given, order, returned):
+def _rearrange(step):
     """PyTorch's number i is ours of number before[i], before the Reshape, and after[i] after it."""
+    given, returned = step.layer.input_shape, step.layer.output_shape
     count = np.arange(math.prod(given))
-    before, after = (count if o is None else o for o in (in_torch(given, order), in_torch(returned)))
+    before, after = (count if o is None else o for o in (in_torch(given, step.order), in_torch(returned)))
     index = np.argsort(before)[after]
     last, *others = returned[-1], *returned[:-1]
     return Rearrange(None if (index == count).all() else index, (last, *others) if len(returned) == 3 else returned)
-
-
-def _on_last_axis(module, given, returned):
-    """A module that works on the last axis, where PyTorch's images have another one."""
-    found = {"": module}
-    if len(given) == 3:
-        found = {"_channels_last": Permute(0, 2, 3, 1), **found}
-    if len(returned) == 3:
-        found["_channels_first"] = Permute(0, 3, 1, 2)
-    return found
 
 
 # --- the loss ------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ layers here are read alike, and between two neighbours with arrays that are neig
 the same.  Flatten counts for nothing: interop.py knows what it does to the arrays behind it.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,36 +16,12 @@ from torch import nn
 
 from tinynet.interop.matching import flat
 from tinynet.interop.torch_modules import Branches, Permute, Rearrange
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.conv2d import Conv2D
-from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
-from tinynet.layers.embedding import Embedding
-from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.padding import output_size
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
-from tinynet.layers.shape import Reshape
-from tinynet.layers.softmax import Softmax
 
-COUNTERPARTS = {
-    nn.Linear: Dense,
-    nn.Conv2d: Conv2D,
-    nn.Embedding: Embedding,
-    nn.LayerNorm: LayerNorm,
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), BatchNorm),
-}
-KINDS = {  # of what has no arrays
-    **{nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.GELU: "gelu"},
-    **dict.fromkeys((nn.MaxPool2d, nn.AdaptiveMaxPool2d, MaxPool2D, GlobalMaxPool2D), "max pooling"),
-    **dict.fromkeys((nn.AvgPool2d, nn.AdaptiveAvgPool2d, AvgPool2D, GlobalAvgPool2D), "average pooling"),
-    **dict.fromkeys((nn.Dropout, Dropout), "dropout"),
-    **dict.fromkeys((nn.Softmax, nn.Softmax2d, Softmax), "softmax"),
-}
 NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange
 WRAPPERS = "DataParallel", "DistributedDataParallel", "OptimizedModule"  # the last is torch.compile's
 # Either may come first: what is the largest number stays the largest, and what is dropped may be dropped later.
-SWAPPED = {("max pooling", kind) for kind in ("relu", "leaky_relu", "sigmoid", "tanh")} | {
-    ("dropout", kind) for kind in ("relu", "leaky_relu")
+SWAPPED = {("MaxPool2d", kind) for kind in ("ReLU", "LeakyReLU", "Sigmoid", "Tanh")} | {
+    ("Dropout", kind) for kind in ("ReLU", "LeakyReLU")
 }
 UNKNOWN = "unknown"
 
@@ -64,23 +39,28 @@ class Call:
 START, END = (Call(label, None, label, label) for label in ("the input", "the output"))
 
 
-def types(network):
-    """{name: (class, that of the layer here)} of every module; the latter is the former where there is none."""
+def types(network, steps):
+    """{name: (class, kind)} of every module: the kind of the Step that computes the same, or the class again."""
+    kinds = {getattr(nn, name): step.kind for step in flat(steps) if step.arrays for name in step.layer.torch_names}
     found = {}
     for name, module in network.named_modules(remove_duplicate=False):
         given = type(module)
-        found[name] = given, next((ours for cls, ours in COUNTERPARTS.items() if isinstance(module, cls)), given)
+        found[name] = given, next((kind for cls, kind in kinds.items() if isinstance(module, cls)), given)
     return found
 
 
 def check(network, steps, pairs, name):
     """A ValueError for the first of the (Step, matching.Module) `pairs`, or what is between them, that differs."""
     modules = dict(network.named_modules(remove_duplicate=False))
-    ours, (theirs, zeros) = [START, *_ours(steps), END], _zeros_apart([START, *_theirs("", network), END])
+    ours = [START, *_ours(steps), END]
+    kinds = {name: call.kind for call in ours if call.called is not None for name in call.called.torch_names}
+    theirs, zeros = _zeros_apart([START, *_theirs("", network, kinds), END])
     for step, module in pairs:
-        given = modules[module.name]
-        options = _array_options(step, given, zeros.get(module.name, (0, 0, 0, 0)))
-        _refuse(name, step.layer.label, _label(given, module.name), options)
+        layer, given = step.layer, modules[module.name]
+        options = layer.torch_options(given)
+        if layer.zeros_around is not None:
+            options += _options_of_zeros(layer, given, zeros.get(module.name, (0, 0, 0, 0)))
+        _refuse(name, layer.label, _label(given, module.name), options)
     matches = {step.number: module.name for step, module in pairs} | {START.name: START.name, END.name: END.name}
     between = _between(theirs, set(matches.values()))
     for (a, b), layers in _between(ours, matches).items():
@@ -100,62 +80,60 @@ def _refuse(name, ours, theirs, options):
         )
 
 
-# --- modules with arrays -------------------------------------------------------------------------------------
+# --- zeros around an image, and windows over it --------------------------------------------------------------------
 
 
-def _array_options(step, module, zeros):
-    """[(option, the layer's, the module's)].  zeros: how many were put left, right, above and below an image before."""
-    layer = step.layer
-    if step.kind is Conv2D:
-        return _convolution_options(layer, module, zeros)
-    if step.kind is Embedding:
-        return [
-            ("padding", layer.padding, module.padding_idx),
-            ("max_norm", None, module.max_norm),
-            ("scale_grad_by_freq", False, module.scale_grad_by_freq),
-        ]
-    if step.kind is BatchNorm:
-        stays = None if module.momentum is None else 1 - module.momentum
-        if stays is not None and math.isclose(stays, layer.momentum, abs_tol=1e-9):
-            stays = layer.momentum
-        return [("eps", layer.eps, module.eps), ("momentum (1 - PyTorch's)", layer.momentum, stays)]
-    return [("eps", layer.eps, module.eps)] if step.kind is LayerNorm else []
-
-
-def _convolution_options(layer, module, outside):
+def _options_of_zeros(layer, module, outside):
+    """[(option, the layer's, the module's)]; outside: the zeros put left, right, above and below the image before."""
     here, there, same = (), (), True
     own = _zeros_of(module)
-    for axis, zeros in enumerate((outside[2:], outside[:2])):
-        ours, theirs = _zeros_here(layer, axis), tuple(a + b for a, b in zip(own[axis], zeros, strict=True))
+    for axis, (ours, zeros) in enumerate(zip(layer.zeros_around, (outside[2:], outside[:2]), strict=True)):
+        theirs = tuple(a + b for a, b in zip(own[axis], zeros, strict=True))
         size = layer.input_shape[axis] + sum(theirs)
         count = (size - module.dilation[axis] * (module.kernel_size[axis] - 1) - 1) // module.stride[axis] + 1
         here, there = here + ours, there + theirs
         if theirs[0] != ours[0] or (theirs[1] != ours[1] and count != layer.output_shape[axis]):
             same = False  # the last zeros may be too far out for a window: then their number says nothing
     return [
-        ("stride", layer.stride, module.stride),
-        ("dilation", (1, 1), module.dilation),
-        ("groups", 1, module.groups),
         ("padding_mode", "zeros", module.padding_mode if own != [(0, 0), (0, 0)] else "zeros"),
         ("zeros above, below, left, right", here, here if same else there),
     ]
 
 
-def _zeros_here(layer, axis):
-    """How many zeros a Conv2D puts before and behind its image along an axis."""
-    (P, Q), first = output_size(layer.label, layer.input_shape, layer.kernel_size, layer.stride, layer.padding)
-    if layer.padding != "same":
-        return first[axis], first[axis]
-    covered = ((P, Q)[axis] - 1) * layer.stride[axis] + layer.kernel_size[axis]
-    return first[axis], max(covered - layer.input_shape[axis], 0) - first[axis]
-
-
 def _zeros_of(module):
-    """The same of a Conv2d, along both axes."""
+    """The zeros before and behind an image, along both axes, of a Conv2d."""
     if module.padding == "same":
         around = (d * (window - 1) for d, window in zip(module.dilation, module.kernel_size, strict=True))
         return [(total // 2, total - total // 2) for total in around]
     return [(0, 0), (0, 0)] if module.padding == "valid" else [(count, count) for count in module.padding]
+
+
+def _options_of_window(layer, module):
+    """[(option, the layer's, the module's)] of pooling."""
+    image, (here, steps) = layer.input_shape[:2], layer.window
+    if hasattr(module, "output_size"):  # adaptive
+        counts = (n or extent for n, extent in zip(_both(module.output_size), image, strict=True))
+        window = stride = tuple(
+            extent // n if extent % n == 0 else f"adaptive, {n} places" for extent, n in zip(image, counts, strict=True)
+        )
+        further = []
+    else:
+        window, stride = _both(module.kernel_size), _both(module.stride)
+        cut = [(extent - w) % s > 0 for extent, w, s in zip(image, window, stride, strict=True)]
+        further = [
+            ("padding", (0, 0), _both(module.padding)),
+            ("dilation", (1, 1), _both(getattr(module, "dilation", 1))),
+            ("divisor_override", None, getattr(module, "divisor_override", None)),
+            ("ceil_mode", False, module.ceil_mode and any(cut)),
+        ]
+    if window == image:  # there is one window
+        stride = steps
+    return [("window", here, window), ("stride", steps, stride), *further]
+
+
+def _both(option):
+    """An option for two axes, which may be one number for both."""
+    return tuple(option) if isinstance(option, (tuple, list)) else (option, option)
 
 
 # --- and what is called between them ---------------------------------------------------------------------------
@@ -165,31 +143,34 @@ def _ours(steps):
     """The Calls of layers in a row."""
     for step in steps:
         layer = step.layer
-        kind = next((kind for cls, kind in KINDS.items() if isinstance(layer, cls)), None)
         if step.arrays:
             yield Call("arrays", layer, step.number, layer.label)
-            if getattr(layer, "activation", None) is not None:
-                yield Call(layer.activation.name, layer, None, f"{layer.label}: its activation")
+            if layer.activation is not None:
+                yield _call(layer.activation, f"{layer.label}: its activation")
         elif step.branches:
             for branch in step.branches:
                 yield Call(UNKNOWN)
                 yield from _ours(branch)
             yield Call(UNKNOWN)
-        elif kind or hasattr(layer, "activation"):
-            if getattr(layer, "rate", None) != 0:
-                yield Call(kind or layer.activation.name, layer, None, layer.label)
-        elif not isinstance(layer, Reshape):
+        elif layer.torch_names:
+            yield _call(layer, layer.label)
+        elif not layer.same_numbers:
             yield Call(UNKNOWN)
 
 
-def _theirs(name, module):
-    """The Calls of a module."""
+def _call(called, label):
+    return Call(called.torch_names[0], called, None, label)
+
+
+def _theirs(name, module, kinds):
+    """The Calls of a module; kinds: {name of its class: kind}."""
     children = {child: given for child, given in module._modules.items() if given is not None}
     is_row = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     if isinstance(module, NOTHING) or (isinstance(module, nn.Dropout) and module.p == 0):
         return
     if type(module).__module__.startswith("torch.nn.modules.") and not children and not is_row:
-        yield Call(KINDS.get(type(module), type(module).__name__), module, name, _label(module, name))
+        cls = type(module).__name__
+        yield Call(kinds.get(cls, cls), module, name, _label(module, name))
         return
     rows, between = [[child] for child in children], [Call(UNKNOWN)]
     if isinstance(module, Branches):
@@ -199,7 +180,7 @@ def _theirs(name, module):
     yield from between
     for row in rows:
         for child in row:
-            yield from _theirs(f"{name}.{child}".removeprefix("."), children[child])
+            yield from _theirs(f"{name}.{child}".removeprefix("."), children[child], kinds)
         yield from between
 
 
@@ -241,12 +222,15 @@ def _check_between(a, b, ours, theirs, steps, name):
         labels = {step.number: step.layer.label for step in flat(steps)}
         ends = " and ".join(labels.get(end, end) for end in (a, b))
         raise ValueError(
-            f"{name}: between {ends} the model has {', '.join(call.kind for call in ours) or 'nothing'}, but PyTorch's"
+            f"{name}: between {ends} the model has {', '.join(call.label for call in ours) or 'nothing'}, but PyTorch's"
             f" side has {', '.join(call.label for call in theirs) or 'nothing'}; give both the same, or pass the"
             " state_dict(), which has only arrays"
         )
     for call, given in zip(ours, theirs, strict=True):
-        _refuse(name, call.label, given.label, _call_options(call.kind, call.called, given.called))
+        options = call.called.torch_options(given.called)
+        if getattr(call.called, "window", None) is not None:
+            options += _options_of_window(call.called, given.called)
+        _refuse(name, call.label, given.label, options)
 
 
 def _in_order(calls):
@@ -257,54 +241,3 @@ def _in_order(calls):
             if (pair[0].kind, pair[1].kind) in SWAPPED:
                 calls[i : i + 2] = reversed(pair)
     return calls
-
-
-def _call_options(kind, layer, module):
-    """[(option, the layer's, the module's)] for what holds no arrays."""
-    match kind:
-        case "leaky_relu":
-            return [("slope", layer.activation.constants[0], module.negative_slope)]
-        case "gelu":
-            return [("approximate", "none", module.approximate)]
-        case "dropout":
-            return [("rate", layer.rate, module.p)]
-        case "softmax":
-            axes = len(layer.output_shape) + 1
-            theirs = -3 if isinstance(module, nn.Softmax2d) else module.dim
-            theirs = int(axes != 3) if theirs is None else theirs % axes
-            channels = {1} if axes in (2, 4) else {1, axes - 1}  # a sequence may have them first or last there
-            ours = 1 if axes in (2, 4) else axes - 1
-            return [("axis, in PyTorch's layout,", ours, ours if theirs in channels else theirs)]
-        case "max pooling" | "average pooling":
-            return _pooling_options(layer, module)
-    return []
-
-
-def _pooling_options(layer, module):
-    size = layer.input_shape[:2]
-    here = layer.size or size
-    steps = layer.stride or here
-    if isinstance(module, (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)):
-        counts = (n or extent for n, extent in zip(_both(module.output_size), size, strict=True))
-        whole = [
-            extent // n if extent % n == 0 else f"adaptive, {n} places" for extent, n in zip(size, counts, strict=True)
-        ]
-        window = stride = tuple(whole)
-        further = []
-    else:
-        window, stride = _both(module.kernel_size), _both(module.stride)
-        cut = [(extent - w) % s > 0 for extent, w, s in zip(size, window, stride, strict=True)]
-        further = [
-            ("padding", (0, 0), _both(module.padding)),
-            ("dilation", (1, 1), _both(getattr(module, "dilation", 1))),
-            ("divisor_override", None, getattr(module, "divisor_override", None)),
-            ("ceil_mode", False, module.ceil_mode and any(cut)),
-        ]
-    if window == size:  # there is one place
-        stride = steps
-    return [("window", here, window), ("stride", steps, stride), *further]
-
-
-def _both(option):
-    """An option for two axes, which may be one number for both."""
-    return tuple(option) if isinstance(option, (tuple, list)) else (option, option)

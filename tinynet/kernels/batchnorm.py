@@ -1,4 +1,24 @@
-"""BatchNorm: moments and sums of chunks of rows, merged in order."""
+"""BatchNorm's fast kernels: one pass over memory for each of its four steps, on all threads, in vectors.
+
+What is done differently from the plain loops of layers/batchnorm.py, and why:
+
+Wide rows.  x (M, C) is read as rows of W numbers, some rows of C side by side, so that few channels fill vectors, too.
+What belongs to a channel, such as its mean, is repeated to that width.
+
+Chunks.  The rows are cut into chunks, whose number the shape alone decides; a thread owns a chunk, and their sums are
+added in order.  So the bits are the same for any number of threads.
+
+Moments in one pass.  sum x^2 / M - mu^2 would lose everything where mu is much larger than the deviation (in float32,
+from a mean of 3000 deviations on).  So a chunk sums d = x - p and d^2 in float64, with p its first row: as p is one of
+the numbers, at most a factor of their count is lost of float64's 16 digits.  Chunks then merge: for a and b with counts
+n, means mu and sums of squared deviations S,
+
+    n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
+
+All arithmetic is in float64, and results are rounded once.
+
+Source: Chan, Golub and LeVeque 1983, equation 2.1.
+"""
 
 import math
 
@@ -6,12 +26,9 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.compile import chunk_count, kernel, sized_kernel
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
-
-# The kernels read x as wide rows: W = P C numbers, which are P rows of C side by side, so that few channels fill
-# vectors, too.  What belongs to a channel, such as its mean, is repeated to that width.
 
 
 def row_width(C):
@@ -20,23 +37,76 @@ def row_width(C):
     return step * -(-256 // step)
 
 
-@kernel()
+def chunks_of_rows(M, C):
+    """Into how many chunks the rows of x (M, C) are cut."""
+    return chunk_count(M, max(32, 8192 // C))
+
+
+def wide(*arrays):
+    """Arrays (C,) in float64, repeated to the width of the kernels' rows."""
+    C = arrays[0].size
+    return np.tile(np.array(arrays, np.float64), row_width(C) // C)
+
+
+# --- what the class calls: as the plain loops, and then the arrays that receive what these return ---------------
+
+
+def batchnorm_moments(x, mu, S):
+    """mu and S (C,) of x (M, C): means, and sums of squared deviations, 0 of no rows."""
+    K = chunks_of_rows(*x.shape)
+    counts, means, squares = np.empty(K), np.empty((K, mu.size)), np.empty((K, mu.size))
+    moments_of_chunks(x, row_width(mu.size), counts, means, squares)
+    merge_moments(counts, means, squares, mu, S)
+
+
+def batchnorm_forward(x, mu, v, w, b, eps, y):
+    """y (M, C)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # by infinity, all y would be b
+        scaled_rows(x, *wide(mu, w / deviation, b), y)
+
+
+def batchnorm_backward(dy, x, mu, v, eps, dw, db):
+    """dw and db (C,), in float64."""
+    parts, sums = np.empty((chunks_of_rows(*x.shape), 2, mu.size)), np.empty((2, mu.size))
+    gradient_sums_of_chunks(dy, x, *wide(mu), parts)
+    memory.sum_of_chunks(parts, sums)
+    db[...] = sums[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        dw[...] = sums[1] / np.sqrt(v + eps)
+
+
+def batchnorm_backward_input(dy, x, mu, v, w, eps, dw, db, M, dx):
+    """dx (M, C)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        r = 1 / np.sqrt(v + eps)
+        rows_of_dx(dy, x, *wide(mu, w * r, db / max(M, 1), r * dw / max(M, 1)), dx)
+
+
+# --- the kernels ------------------------------------------------------------------------------------------------
+
+
+@kernel(fast=True)
 def chunk_moments(x, first, end, W, mean, squares):
     """The means, and the sums of squared deviations, of rows `first` to `end` of x (M, C)."""
     C, count = mean.size, max(1, end - first)  # no rows have the sum 0
     pivot, sums, sums2 = np.empty(W), np.empty(W), np.empty(W)
     for j in range(W):
-        pivot[j] = x[first, j % C] if first < end else 0.0
         sums[j] = sums2[j] = 0.0
+    for c in range(C):
+        pivot[c] = x[first, c] if first < end else 0.0
+    for j in range(C, W):
+        pivot[j] = pivot[j - C]
     for start in range(first * C, end * C, W):
         row = memory.piece(x, start, min(W, end * C - start))
         for j in range(row.size):
             d = row[j] - pivot[j]
             sums[j] += d
             sums2[j] += d * d
-    for j in range(C, W):
-        sums[j % C] += sums[j]
-        sums2[j % C] += sums2[j]
+    for start in range(C, W, C):
+        for c in range(C):
+            sums[c] += sums[start + c]
+            sums2[c] += sums2[start + c]
     for c in range(C):
         shift = sums[c] / count
         mean[c] = pivot[c] + shift
@@ -44,7 +114,7 @@ def chunk_moments(x, first, end, W, mean, squares):
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def batchnorm_moments(x, W, counts, means, squares):
+def moments_of_chunks(x, W, counts, means, squares):
     """counts (K,), means and squares (K, C) of K chunks.  A thread owns a chunk."""
     M, K = x.shape[0], counts.size
     for k in prange(K):
@@ -72,7 +142,7 @@ def merge_moments(counts, means, squares, mean, total):
 
 
 @sized_kernel(THREADS_FROM)
-def batchnorm_forward(x, mean, scale, b, y):
+def scaled_rows(x, mean, scale, b, y):
     """y = scale (x - mean) + b; mean, scale, b (W,), in float64.  A thread owns its wide rows of y."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
@@ -82,7 +152,7 @@ def batchnorm_forward(x, mean, scale, b, y):
             y_row[j] = (x_row[j] - mean[j]) * scale[j] + b[j]
 
 
-@kernel()
+@kernel(fast=True)
 def chunk_gradient_sums(dy, x, first, end, mean, sums):
     """sums (2, C): sum dy, and sum dy (x - mean), of rows `first` to `end`."""
     C, W = x.shape[1], mean.size
@@ -97,13 +167,14 @@ def chunk_gradient_sums(dy, x, first, end, mean, sums):
             products[j] += dy_row[j] * (x_row[j] - mean[j])
     for c in range(C):
         sums[0, c], sums[1, c] = plain[c], products[c]
-    for j in range(C, W):
-        sums[0, j % C] += plain[j]
-        sums[1, j % C] += products[j]
+    for start in range(C, W, C):
+        for c in range(C):
+            sums[0, c] += plain[start + c]
+            sums[1, c] += products[start + c]
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def batchnorm_gradient_sums(dy, x, mean, parts):
+def gradient_sums_of_chunks(dy, x, mean, parts):
     """parts (K, 2, C): both sums of K chunks.  A thread owns a chunk."""
     M, K = x.shape[0], parts.shape[0]
     for k in prange(K):
@@ -111,8 +182,8 @@ def batchnorm_gradient_sums(dy, x, mean, parts):
 
 
 @sized_kernel(THREADS_FROM)
-def batchnorm_backward_input(dy, x, mean, scale, offset, slope, dx):
-    """dx = scale (dy - offset - slope (x - mean)); a channel's numbers are (W,), in float64.  Threads as in forward."""
+def rows_of_dx(dy, x, mean, scale, offset, slope, dx):
+    """dx = scale (dy - offset - slope (x - mean)); what is a channel's is (W,), in float64.  Threads as in forward."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
         size = min(W, x.size - row * W)

@@ -61,6 +61,13 @@ class Activated(Layer):
     def keeps_output(self):
         return self.activation is not None and self.activation.keeps == "output"
 
+    def ending(self, before):
+        if self.activation is None:
+            return "logits", self.label
+        return (
+            ("probabilities", f'{self.label} with activation="sigmoid"') if self.activation.name == "sigmoid" else None
+        )
+
     def _formula_of(self, sums):
         """`sums` is a text, z without b."""
         sums = f"{sums} + b" if self.bias else sums

@@ -61,7 +61,7 @@ class ReLU(ActivationLayer):
     """
 
     activation = Activation(
-        "relu", "y = max(x, 0)", "dx = dy where x > 0, else 0", relu_forward, relu_backward, init="he"
+        "relu", "ReLU", "y = max(x, 0)", "dx = dy where x > 0, else 0", relu_forward, relu_backward, init="he"
     )
 
 
@@ -102,9 +102,12 @@ class LeakyReLU(ActivationLayer):
             raise ValueError(f"LeakyReLU: slope must be a finite number of at least 0, got {slope!r}")
         self.activation = Activation(
             "leaky_relu",
+            "LeakyReLU",
             f"y = x where x > 0, else {self.slope:g} x",
             f"dx = dy where x > 0, else {self.slope:g} dy",
-            *(leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place),
+            leaky_relu_forward,
+            leaky_relu_backward,
+            leaky_relu_in_place,
             init="he",
             constants=(self.slope,),
         )
@@ -148,8 +151,17 @@ class Sigmoid(ActivationLayer):
     """
 
     activation = Activation(
-        "sigmoid", "y = 1 / (1 + exp(-x))", "dx = y (1 - y) dy", sigmoid_forward, sigmoid_backward, sigmoid_in_place
+        "sigmoid",
+        "Sigmoid",
+        "y = 1 / (1 + exp(-x))",
+        "dx = y (1 - y) dy",
+        sigmoid_forward,
+        sigmoid_backward,
+        sigmoid_in_place,
     )
+
+    def ending(self, before):
+        return "probabilities", self.label
 
 
 # --- Tanh -------------------------------------------------------------------------------------------------
@@ -181,7 +193,9 @@ class Tanh(ActivationLayer):
     array([[-0.964,  0.   ,  0.964]], dtype=float32)
     """
 
-    activation = Activation("tanh", "y = tanh(x)", "dx = (1 - y^2) dy", tanh_forward, tanh_backward, tanh_in_place)
+    activation = Activation(
+        "tanh", "Tanh", "y = tanh(x)", "dx = (1 - y^2) dy", tanh_forward, tanh_backward, tanh_in_place
+    )
 
 
 # --- GELU.  normal(x) is the pair Phi(x), phi(x). -----------------------------------------------------------
@@ -219,7 +233,14 @@ class GELU(ActivationLayer):
     """
 
     activation = Activation(
-        "gelu", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy", gelu_forward, gelu_backward, keeps="input", init="he"
+        "gelu",
+        "GELU",
+        "y = x Phi(x)",
+        "dx = (Phi(x) + x phi(x)) dy",
+        gelu_forward,
+        gelu_backward,
+        keeps="input",
+        init="he",
     )
 
 
@@ -259,8 +280,12 @@ class Swish(ActivationLayer):
     """
 
     activation = Activation(
-        *("swish", "y = x sigmoid(x)", "dx = (s + x s (1 - s)) dy, s = sigmoid(x)"),
-        *(swish_forward, swish_backward),
+        "swish",
+        "SiLU",
+        "y = x sigmoid(x)",
+        "dx = (s + x s (1 - s)) dy, s = sigmoid(x)",
+        swish_forward,
+        swish_backward,
         keeps="input",
         init="he",
     )

@@ -27,41 +27,69 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
 The last line says that dx is what remains of dy once its mean and its part along h are taken out: moving or
 stretching a whole channel of x changes no y.
 
-Numerics.  sum x^2 / M - mu^2 would lose everything where mu is much larger than the deviation (in float32, from a mean
-of 3000 deviations on).  So a chunk of rows sums d = x - p and d^2 in float64, with p its first row: as p is one of the
-numbers, at most a factor of their count is lost of float64's 16 digits.  Chunks then merge (Chan et al. 1983): for
-a and b with counts n, means mu and sums of squared deviations S,
-
-    n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
-
 The running statistics are in float64: float32 numbers of 1e20 have a variance of 1e40, which in float32 would be
 infinite, and all predictions b.  What the model's dtype can hold is rounded to it, so that another framework, which has
-one dtype for all of a model, can take it and give it back.
+one dtype for all of a model, can take it and return it.
 
-The shares of a batch that several machines hold merge in the same way, in the order of their ranks: then mu and v are
-the whole batch's, and so must be M, db and dw in the last line of the backward pass.
-
-Sources: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3; Chan, Golub and LeVeque 1983, equation 2.1.
+Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
 
 import math
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import number
-from tinynet.kernels import memory
-from tinynet.kernels.batchnorm import (
-    batchnorm_backward_input,
-    batchnorm_forward,
-    batchnorm_gradient_sums,
-    batchnorm_moments,
-    merge_moments,
-    row_width,
-)
-from tinynet.kernels.compile import chunk_count
+from tinynet.kernels import batchnorm as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
+
+
+def batchnorm_moments_plain(x):
+    """The means mu, and S = M v, the sums of squared deviations."""
+    M, C = x.shape
+    mu, S = np.zeros(C), np.zeros(C)
+    for c in range(C):
+        mu[c] = x[:, c].sum(dtype=np.float64) / max(M, 1)  # no rows have the mean 0
+        S[c] = ((x[:, c] - mu[c]) ** 2).sum()
+    return mu, S
+
+
+def batchnorm_forward_plain(x, mu, v, w, b, eps):
+    y = np.empty(x.shape)
+    for c in range(x.shape[1]):
+        r = 1 / np.sqrt(v[c] + eps) if v[c] < np.inf else np.nan  # of an infinite variance, all y would be b
+        for m in range(x.shape[0]):
+            y[m, c] = w[c] * r * (x[m, c] - mu[c]) + b[c]
+    return y
+
+
+def batchnorm_backward_plain(dy, x, mu, v, eps):
+    C = mu.size
+    dw, db = np.zeros(C), np.zeros(C)
+    for c in range(C):
+        h = (x[:, c] - mu[c]) / np.sqrt(v[c] + eps)
+        dw[c] = (dy[:, c] * h).sum()
+        db[c] = dy[:, c].sum(dtype=np.float64)
+    return dw, db
+
+
+def batchnorm_backward_input_plain(dy, x, mu, v, w, eps, dw, db, M):
+    """M, dw and db are of the whole batch, of which x may be a part."""
+    dx = np.empty(x.shape)
+    for c in range(mu.size):
+        r = 1 / np.sqrt(v[c] + eps)
+        h = r * (x[:, c] - mu[c])
+        dx[:, c] = w[c] * r * (dy[:, c] - db[c] / M - h * dw[c] / M)
+    return dx
+
+
+batchnorm_moments = either(batchnorm_moments_plain, kernels.batchnorm_moments)
+batchnorm_forward = either(batchnorm_forward_plain, kernels.batchnorm_forward)
+batchnorm_backward = either(batchnorm_backward_plain, kernels.batchnorm_backward)
+batchnorm_backward_input = either(batchnorm_backward_input_plain, kernels.batchnorm_backward_input)
 
 
 def _checked_momentum(layer, momentum):
@@ -69,13 +97,6 @@ def _checked_momentum(layer, momentum):
     if not 0 <= momentum <= 1:
         raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}")
     return momentum
-
-
-def _checked_communicator(layer, communicator):
-    needed = ("Get_size", "Allgather", "Allreduce")
-    if communicator is not None and not all(callable(getattr(communicator, name, None)) for name in needed):
-        raise TypeError(f"{layer.label}: communicator must be one of mpi4py's or None, got {communicator!r}")
-    return communicator
 
 
 class BatchNorm(Layer):
@@ -90,9 +111,6 @@ class BatchNorm(Layer):
     them, forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN
     of the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
 
-    Where `communicator` is set, to one of mpi4py, its ranks hold shares of one batch, and training takes the statistics
-    of all of them: then every rank must call forward and backward, with an empty share too.
-
     Raises ValueError in training for a batch of one number a channel, whose variance says nothing.
 
     >>> model = tn.Sequential([tn.BatchNorm()], input_shape=2)
@@ -104,17 +122,9 @@ class BatchNorm(Layer):
     """
 
     keeps_output = False
-    communicator = None
-    settable = MappingProxyType(
-        {
-            **Layer.settable,
-            "momentum": _checked_momentum,
-            "eps": checked_eps,
-            "communicator": _checked_communicator,
-        }
-    )
+    settable = MappingProxyType({**Layer.settable, "momentum": _checked_momentum, "eps": checked_eps})
 
-    def __init__(self, momentum=0.9, eps=1e-5):
+    def __init__(self, momentum: float = 0.9, eps: float = 1e-5) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
 
@@ -132,45 +142,47 @@ class BatchNorm(Layer):
         self._kept = None
         return input_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             running = self.buffers._arrays
             return self._normalized(x, running["running_mean"], running["running_var"])
-        count, mean, squares = self._moments(x)
-        if self.communicator is not None:
-            count, mean, squares = self._moments_of_all(count, mean, squares)
-        if count == 1:
+        C = x.shape[-1]
+        rows, mu, S = x.reshape(-1, C), np.empty(C), np.empty(C)
+        batchnorm_moments(rows, mu, S)
+        M, mu, S = self.whole_moments(len(rows), mu, S)
+        if M == 1:
             raise ValueError(f"{self.label}: training needs more than one number a channel, got input {x.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
-            var = squares / max(count, 1)
-            y = self._normalized(x, mean, var)
-            if count:
-                for name, batch in (("running_mean", mean), ("running_var", squares / (count - 1))):
+            v = S / max(M, 1)
+            if M:
+                for name, batch in (("running_mean", mu), ("running_var", S / (M - 1))):
                     running = self.buffers._arrays[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
                     narrow = running.astype(self.dtype)
                     np.copyto(running, narrow, where=np.isfinite(narrow))
-        self._kept = x.view(), count, mean, var
-        return y
+        self._kept = x.view(), M, mu, v
+        return self._normalized(x, mu, v)
 
-    def backward(self, dy, input_grad=True):
-        x, count, mean, var = self.kept("_kept")
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
+        x, M, mu, v = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
-        w, r = self.parameters[0]._value, 1 / np.sqrt(var + self.eps)
-        sums = self._gradient_sums(dy, x, mean)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.parameters[0]._grad[...] = r * sums[1]
-            self.parameters[1]._grad[...] = sums[0]
-            if not input_grad:
-                return None
-            if self.communicator is not None:  # dw and db stay sums over this share, as other layers' gradients are
-                share, sums = sums, np.empty_like(sums)
-                self.communicator.Allreduce(share, sums)
-            offset, slope = sums / max(count, 1)
-            dx = np.empty_like(x)
-            batchnorm_backward_input(dy, x, *_widened(mean, w * r, offset, r * r * slope), dx)
+        rows, (dw, db) = (-1, mu.size), np.empty((2, mu.size))
+        batchnorm_backward(dy.reshape(rows), x.reshape(rows), mu, v, self.eps, dw, db)
+        with np.errstate(over="ignore"):
+            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
+        if not input_grad:
+            return None
+        dw, db = self.whole_sums(dw, db)
+        w, dx = self.parameters[0]._value, np.empty_like(x)
+        batchnorm_backward_input(dy.reshape(rows), x.reshape(rows), mu, v, w, self.eps, dw, db, M, dx.reshape(rows))
         return dx
+
+    def _normalized(self, x, mu, v):
+        w, b = (parameter._value for parameter in self.parameters)
+        y, rows = np.empty_like(x), (-1, mu.size)
+        batchnorm_forward(x.reshape(rows), mu, v, w, b, self.eps, y.reshape(rows))
+        return y
 
     def formula(self):
         return "y = w h + b, h = (x - mean) / sqrt(var + eps) by channel"
@@ -178,42 +190,32 @@ class BatchNorm(Layer):
     def backward_formula(self):
         return "dw = sum dy h, db = sum dy, dx = w (dy - mean(dy) - h mean(dy h)) / sqrt(var + eps)"
 
-    def _moments(self, x):
-        """How many numbers a channel has, their means and their sums of squared deviations."""
-        C = x.shape[-1]
-        x = x.reshape(-1, C)
-        K = chunk_count(len(x), max(32, 8192 // C))
-        counts, means, squares, mean, total = np.empty(K), np.empty((K, C)), np.empty((K, C)), np.empty(C), np.empty(C)
-        batchnorm_moments(x, row_width(C), counts, means, squares)
-        return merge_moments(counts, means, squares, mean, total), mean, total
+    # What others ask of it.
 
-    def _moments_of_all(self, count, mean, squares):
-        """The same of the whole batch, from those of this rank's share."""
-        C, mine = mean.size, np.concatenate([[count], mean, squares])
-        found = np.empty((self.communicator.Get_size(), mine.size))
-        self.communicator.Allgather(mine, found)
-        counts, means, squares = (part.copy() for part in np.split(found, [1, C + 1], axis=1))
-        counts, mean, total = counts.ravel(), np.empty(C), np.empty(C)
-        return merge_moments(counts, means, squares, mean, total), mean, total
+    of_batch = True
+    vector_order = "kept"
+    torch_names = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"
+    torch_axes = MappingProxyType(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (0,)))
+    torch_channels = "first"
 
-    def _normalized(self, x, mean, var):
-        w, b = (parameter._value for parameter in self.parameters)
-        y = np.empty_like(x)
-        deviation = np.sqrt(np.where(var < np.inf, var + self.eps, np.nan))  # by infinity, all y would be b
-        batchnorm_forward(x, *_widened(mean, w / deviation, b), y)
-        return y
+    def ending(self, before):
+        return "logits", self.label  # any numbers, whatever came in
 
-    def _gradient_sums(self, dy, x, mean):
-        """(2, C): sum dy and sum dy (x - mean)."""
-        C = x.shape[-1]
-        dy, x = dy.reshape(-1, C), x.reshape(-1, C)
-        parts, sums = np.empty((chunk_count(len(x), max(32, 8192 // C)), 2, C)), np.empty((2, C))
-        batchnorm_gradient_sums(dy, x, *_widened(mean), parts)
-        memory.sum_of_chunks(parts, sums)
-        return sums
+    def as_it_predicts(self):
+        factor = self.parameters[0].value / np.sqrt(self.buffers["running_var"] + self.eps)
+        forward = self.forward
+        self.forward = lambda x, training=False: forward(x)
+        self.backward = lambda dy, input_grad=True: dy * factor.astype(dy.dtype)
 
+    def torch_module(self, nn):
+        axes = len(self.input_shape)
+        if axes > 4:
+            return super().torch_module(nn)
+        norm = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(axes, nn.BatchNorm1d)
+        return norm(self.input_shape[-1], self.eps, 1 - self.momentum)
 
-def _widened(*arrays):
-    """Arrays (C,) in float64, repeated to the width of the kernels' rows."""
-    C = arrays[0].size
-    return np.tile(np.array(arrays, np.float64), row_width(C) // C)
+    def torch_options(self, module):
+        stays = None if module.momentum is None else 1 - module.momentum
+        if stays is not None and math.isclose(stays, self.momentum, abs_tol=1e-9):
+            stays = self.momentum
+        return [("eps", self.eps, module.eps), ("momentum (1 - PyTorch's)", self.momentum, stays)]

@@ -32,7 +32,14 @@ import math
 import numpy as np
 
 from tinynet.layers.base import Layer
-from tinynet.model import backward_in_a_row, build_in_a_row, checked_layers, forward_in_a_row, leave_unbuilt
+from tinynet.layers.in_a_row import (
+    backward_in_a_row,
+    build_in_a_row,
+    checked_layers,
+    ending_in_a_row,
+    forward_in_a_row,
+    leave_unbuilt,
+)
 
 
 class _Branches(Layer):
@@ -141,6 +148,14 @@ class Parallel(_Branches):
     def backward_formula(self):
         return "dx = sum of what the branches make of their columns of dy"
 
+    # What others ask of it.
+
+    joined = "beside"
+
+    def ending(self, before):
+        found = [ending_in_a_row(branch, before) for branch in self.branches]
+        return found[0] if len({each and each[0] for each in found}) == 1 else None
+
 
 class Concat(Parallel):
     """y = [x, f(x)] along the last axis, f the layers in a row: x (N, ..., C) and f(x) (N, ..., G) -> (N, ..., C + G).
@@ -212,6 +227,15 @@ class Residual(_Branches):
 
     def backward_formula(self):
         return f"dx = {'ds' if self.branches[1] else 'dy'} + df, from dy through the layers"
+
+    # What others ask of it.
+
+    joined = "sum"
+
+    def ending(self, before):
+        """Whatever is added to logits, the sum is no probability."""
+        found = (ending_in_a_row(branch) for branch in self.branches)
+        return next((each for each in found if each and each[0] == "logits"), None)
 
 
 def _sum(arrays):

@@ -26,6 +26,8 @@ right, with channels and filters exchanged.  (For a larger stride, dz first gets
 between its own.)
 """
 
+from types import MappingProxyType
+
 import numpy as np
 
 from tinynet.checks import pair, positive_int
@@ -143,3 +145,35 @@ class Conv2D(Activated):
     def backward_formula(self):
         spread = "" if self.stride == (1, 1) else ", dz spread by the stride"
         return self._backward_formula_of("conv(x, dz)", "conv(dz, w flipped)" + spread)
+
+    # What others ask of it.
+
+    torch_names = ("Conv2d",)
+    torch_axes = MappingProxyType({"weight": (3, 2, 0, 1), "bias": (0,)})
+
+    def weight_images(self, shape):
+        return self.parameters[0].value.transpose(3, 0, 1, 2)
+
+    @property
+    def zeros_around(self):
+        first = []
+        for axis, (P, before) in enumerate(zip(self._size, self._before, strict=True)):
+            covered = (P - 1) * self.stride[axis] + self.kernel_size[axis]  # the last zeros of "same" are as it needs
+            behind = before if self.padding != "same" else max(covered - self.input_shape[axis], 0) - before
+            first.append((before, behind))
+        return tuple(first)
+
+    def torch_module(self, nn):
+        (top, bottom), (left, right) = self.zeros_around
+        around, padding = {}, (top, left)
+        if (top, left) != (bottom, right):  # PyTorch's own padding is symmetrical
+            around, padding = {"_padding": nn.ZeroPad2d((left, right, top, bottom))}, 0
+        C, K = self.input_shape[-1], self.filters
+        return {**around, "": nn.Conv2d(C, K, self.kernel_size, self.stride, padding, bias=self.bias)}
+
+    def torch_options(self, module):
+        return [
+            ("stride", self.stride, module.stride),
+            ("dilation", (1, 1), module.dilation),
+            ("groups", 1, module.groups),
+        ]

@@ -13,6 +13,9 @@ did it touch, and times what?
 As matrices:  dw = x.T dz     db = column sums of dz     dx = dz w.T
 """
 
+import math
+from types import MappingProxyType
+
 import numpy as np
 
 from tinynet.checks import positive_int
@@ -93,3 +96,16 @@ class Dense(Activated):
 
     def backward_formula(self):
         return self._backward_formula_of("x.T dz", "dz w.T")
+
+    # What others ask of it.
+
+    vector_order = "mixed"
+    torch_names = ("Linear",)
+    torch_axes = MappingProxyType({"weight": (1, 0), "bias": (0,)})
+
+    def weight_images(self, shape):
+        w = self.parameters[0].value
+        return None if shape is None or math.prod(shape) != len(w) else w.T.reshape(-1, *shape)
+
+    def torch_module(self, nn):
+        return nn.Linear(*self.input_shape, self.units, self.bias)

@@ -148,3 +148,26 @@ class Dropout(Layer):
         first = row * math.prod(self.input_shape)
         dropout(x.reshape(-1), first, *keys, limit, 1 / (1 - self.rate), y.reshape(-1))
         return y
+
+    # What others ask of it.
+
+    vector_order, same_numbers = "kept", True
+
+    def ending(self, before):
+        return before
+
+    def as_it_predicts(self):
+        self.rate = 0.0
+
+    def step_back(self):
+        self._steps = max(self._steps - 1, 0)
+
+    @property
+    def torch_names(self):
+        return ("Dropout",) if self.rate else ()  # a rate of 0 is as no layer
+
+    def torch_module(self, nn):
+        return nn.Dropout(self.rate)
+
+    def torch_options(self, module):
+        return [("rate", self.rate, module.p)]

@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from tinynet.layers.base import Layer
-from tinynet.layers.contract import Guarded
+from tinynet.layers.guarded import Guarded
 
 
 class Activation(Guarded):
     """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
 
+    torch      the class of torch.nn that computes the same
     forward    a kernel (x, *constants, y), and backward one (dy, y or x, *constants, dx)
     in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x
     keeps      what backward needs: "output" or "input"
@@ -21,6 +22,7 @@ class Activation(Guarded):
     def __init__(
         self,
         name,
+        torch,
         formula,
         backward_formula,
         forward,
@@ -32,7 +34,7 @@ class Activation(Guarded):
         constants=(),
     ):
         self.name, self.formula, self.backward_formula = name, formula, backward_formula
-        self.keeps, self.init, self.constants = keeps, init, constants
+        self.keeps, self.init, self.constants, self.torch_names = keeps, init, constants, (torch,)
         self._forward, self._backward, self._in_place = forward, backward, in_place
 
     def forward(self, z):
@@ -50,6 +52,16 @@ class Activation(Guarded):
         dz = np.empty_like(dy)
         self._backward(dy.reshape(-1), kept.reshape(-1), *self.constants, dz.reshape(-1))
         return dz
+
+    # PyTorch's, as of a layer (base.py).
+
+    def torch_module(self, nn):
+        return getattr(nn, self.torch_names[0])(*self.constants)
+
+    def torch_options(self, module):
+        if self.name == "leaky_relu":
+            return [("slope", self.constants[0], module.negative_slope)]
+        return [("approximate", "none", module.approximate)] if self.name == "gelu" else []
 
 
 class ActivationLayer(Layer):
@@ -81,3 +93,17 @@ class ActivationLayer(Layer):
 
     def backward_formula(self):
         return self.activation.backward_formula
+
+    # What others ask of it.
+
+    vector_order = "kept"
+
+    @property
+    def torch_names(self):
+        return self.activation.torch_names
+
+    def torch_module(self, nn):
+        return self.activation.torch_module(nn)
+
+    def torch_options(self, module):
+        return self.activation.torch_options(module)

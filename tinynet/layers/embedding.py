@@ -14,6 +14,8 @@ Backward.  w[v,d] touched y[n,t,d] wherever v is the word, times 1:
 Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 """
 
+from types import MappingProxyType
+
 import numpy as np
 
 from tinynet.checks import as_array, numbers, positive_int, without_objects
@@ -125,3 +127,23 @@ class Embedding(Layer):
 
     def backward_formula(self):
         return "dw[v] = sum of dy where x = v" + ("" if self.padding is None else f", 0 for v = {self.padding}")
+
+    # What others ask of it.
+
+    torch_names = ("Embedding",)
+    torch_axes = MappingProxyType({"weight": (0, 1)})
+    torch_channels = "last"
+
+    @property
+    def zero_row(self):
+        return self.padding
+
+    def torch_module(self, nn):
+        return nn.Embedding(self.vocabulary, self.dim, self.padding)
+
+    def torch_options(self, module):
+        return [
+            ("padding", self.padding, module.padding_idx),
+            ("max_norm", None, module.max_norm),
+            ("scale_grad_by_freq", False, module.scale_grad_by_freq),
+        ]

@@ -25,89 +25,41 @@ import math
 from types import MappingProxyType
 
 import numpy as np
-from numba import prange
+from numpy.typing import ArrayLike
 
-from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel, sized_kernel
+from tinynet.kernels import layernorm as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
-THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 
-# A row is a function of its own, compiled once, as in softmax.py: it has the same bits wherever in the batch it lies.
-# It is read twice or three times, from the L1 cache.  The sums are in float64, and so are differences from the mean,
-# which float32 could hold only to 7 digits.
-
-
-@kernel(fast=True)
-def row_moments(x, eps):
-    s = 0.0
-    for c in range(x.size):
-        s += x[c]
-    mean = s / x.size
-    s = 0.0
-    for c in range(x.size):
-        d = x[c] - mean
-        s += d * d
-    variance = s / x.size + eps
-    return mean, 1 / math.sqrt(variance) if variance < np.inf else np.nan  # 1 / infinity would make all y = b
-
-
-@kernel()
-def row_normalized(x, mean, r, w, b, y):
-    for c in range(x.size):
-        y[c] = (x[c] - mean) * r * w[c] + b[c]
-
-
-@sized_kernel(THREADS_FROM)
-def layernorm_forward(x, w, b, eps, moments, y):
-    """y, and the pairs (mean, r) of its rows as moments (N, 2)."""
+def layernorm_forward_plain(x, w, b, eps):
     N, C = x.shape
-    for n in prange(N):
-        row = memory.piece(x, n * C, C)
-        mean, r = row_moments(row, eps)
-        row_normalized(row, mean, r, w, b, memory.piece(y, n * C, C))
-        moments[n, 0], moments[n, 1] = mean, r
+    mu, r, y = np.empty(N), np.empty(N), np.empty((N, C))
+    for n in range(N):
+        mu[n] = x[n].sum(dtype=np.float64) / C
+        v = ((x[n] - mu[n]) ** 2).sum() / C
+        r[n] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # of an infinite variance, all y would be b
+        for c in range(C):
+            h = r[n] * (x[n, c] - mu[n])
+            y[n, c] = w[c] * h + b[c]
+    return mu, r, y
 
 
-@kernel(fast=True)
-def row_sums(dy, x, w, mean, r, dw, db):
-    """Adds the row to dw and db; returns sum dh and sum dh h."""
-    plain = products = 0.0
-    for c in range(x.size):
-        h, g = (x[c] - mean) * r, np.float64(dy[c])
-        dw[c] += g * h
-        db[c] += g
-        g *= w[c]
-        plain += g
-        products += g * h
-    return plain, products
+def layernorm_backward_plain(dy, x, w, mu, r):
+    N, C = x.shape
+    dw, db, dx = np.zeros(C), np.zeros(C), np.empty((N, C))
+    for n in range(N):
+        h = r[n] * (x[n] - mu[n])
+        dw += dy[n] * h
+        db += dy[n]
+        dh = w * dy[n].astype(np.float64)
+        dx[n] = r[n] * (dh - dh.sum() / C - h * (dh * h).sum() / C)
+    return dw, db, dx
 
 
-@kernel()
-def row_input_gradient(dy, x, w, mean, r, offset, slope, dx):
-    for c in range(x.size):
-        dx[c] = (np.float64(dy[c]) * w[c] - offset - (x[c] - mean) * r * slope) * r
-
-
-@kernel()
-def chunk_backward(dy, x, w, moments, first, end, dw, db, dx):
-    C = w.size
-    for c in range(C):
-        dw[c] = db[c] = 0.0
-    for n in range(first, end):
-        dy_row, x_row, mean, r = memory.piece(dy, n * C, C), memory.piece(x, n * C, C), moments[n, 0], moments[n, 1]
-        plain, products = row_sums(dy_row, x_row, w, mean, r, dw, db)
-        if dx.size:
-            row_input_gradient(dy_row, x_row, w, mean, r, plain / C, products / C, memory.piece(dx, n * C, C))
-
-
-@sized_kernel(THREADS_FROM, of=0)
-def layernorm_backward(dy, x, w, moments, parts, dx):
-    """dx unless it is empty, and parts (K, 2, C): dw and db of K chunks of rows.  A thread owns a chunk."""
-    N, K = x.shape[0], parts.shape[0]
-    for k in prange(K):
-        chunk_backward(dy, x, w, moments, k * N // K, (k + 1) * N // K, parts[k, 0], parts[k, 1], dx)
+layernorm_forward = either(layernorm_forward_plain, kernels.layernorm_forward)
+layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward)
 
 
 class LayerNorm(Layer):
@@ -126,7 +78,7 @@ class LayerNorm(Layer):
     keeps_output = False
     settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
 
-    def __init__(self, eps=1e-5):
+    def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
 
@@ -143,29 +95,25 @@ class LayerNorm(Layer):
         self._kept = None
         return input_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         w, b = (parameter._value for parameter in self.parameters)
         rows = x.reshape(-1, w.size)
-        y, moments = np.empty_like(rows), np.empty((len(rows), 2))
-        layernorm_forward(rows, w, b, self.eps, moments, y)
+        mu, r, y = np.empty(len(rows)), np.empty(len(rows)), np.empty_like(rows)
+        layernorm_forward(rows, w, b, self.eps, mu, r, y)
         if training:
-            self._kept = x.view(), moments
+            self._kept = x.view(), mu, r
         return y.reshape(x.shape)
 
-    def backward(self, dy, input_grad=True):
-        x, moments = self.kept("_kept")
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
+        x, mu, r = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
         w = self.parameters[0]._value
-        rows = -1, w.size
+        rows, (dw, db) = (-1, w.size), np.empty((2, w.size))
         dx = np.empty_like(x if input_grad else x[:0])
-        parts = np.empty((chunk_count(len(moments), max(32, 8192 // w.size)), 2, w.size))
-        layernorm_backward(dy.reshape(rows), x.reshape(rows), w, moments, parts, dx.reshape(rows))
-        sums = np.empty(parts.shape[1:])
-        memory.sum_of_chunks(parts, sums)
+        layernorm_backward(dy.reshape(rows), x.reshape(rows), w, mu, r, dw, db, dx.reshape(rows))
         with np.errstate(over="ignore"):
-            for parameter, total in zip(self.parameters, sums, strict=True):
-                parameter._grad[...] = total
+            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
         return dx if input_grad else None
 
     def formula(self):
@@ -173,3 +121,19 @@ class LayerNorm(Layer):
 
     def backward_formula(self):
         return "dw = sum dy h, db = sum dy, dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
+
+    # What others ask of it.
+
+    vector_order = "kept"
+    torch_names = ("LayerNorm",)
+    torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
+    torch_channels = "last"
+
+    def ending(self, before):
+        return "logits", self.label  # any numbers, whatever came in
+
+    def torch_module(self, nn):
+        return nn.LayerNorm(self.input_shape[-1], self.eps)
+
+    def torch_options(self, module):
+        return [("eps", self.eps, module.eps)]

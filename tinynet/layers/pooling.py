@@ -88,8 +88,23 @@ class _Pool2D(Layer):
         self.flops = P * Q * C * I * J
         return self.output_shape
 
+    # What others ask of it.
+
+    def ending(self, before):
+        return before
+
+    def torch_module(self, nn):
+        local, whole = (getattr(nn, name) for name in self.torch_names)
+        return local(self.size, self.stride) if self.size else {"": whole(1), "_flatten": nn.Flatten()}
+
+    @property
+    def window(self):
+        return self._size, self._stride
+
 
 class _Max(_Pool2D):
+    torch_names = "MaxPool2d", "AdaptiveMaxPool2d"
+
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
@@ -117,6 +132,8 @@ class _Max(_Pool2D):
 
 
 class _Avg(_Pool2D):
+    torch_names = "AvgPool2d", "AdaptiveAvgPool2d"
+
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)

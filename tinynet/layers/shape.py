@@ -60,6 +60,13 @@ class Reshape(Layer):
     def backward_formula(self):
         return "dx = dy as " + (f"(N, {', '.join(map(str, self.input_shape))})" if self.input_shape else "x's shape")
 
+    # What others ask of it.
+
+    vector_order, same_numbers = "reshaped", True
+
+    def ending(self, before):
+        return before
+
 
 class Flatten(Reshape):
     """Give each sample one axis: (N, H, W, C) becomes (N, H * W * C).  Returns views, as Reshape does.

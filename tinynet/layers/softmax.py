@@ -92,3 +92,21 @@ class Softmax(Layer):
 
     def backward_formula(self):
         return "dx = y (dy - sum(y dy)) over the last axis"
+
+    # What others ask of it.
+
+    vector_order, torch_names = "kept", ("Softmax", "Softmax2d")
+
+    def ending(self, before):
+        return "probabilities", self.label
+
+    def torch_module(self, nn):
+        return nn.Softmax(1 if len(self.output_shape) == 3 else -1)
+
+    def torch_options(self, module):
+        axes = len(self.output_shape) + 1
+        theirs = getattr(module, "dim", -3)  # that of a Softmax2d
+        theirs = int(axes != 3) if theirs is None else theirs % axes
+        channels = {1} if axes in (2, 4) else {1, axes - 1}  # a sequence may have them first or last there
+        ours = 1 if axes in (2, 4) else axes - 1
+        return [("axis, in PyTorch's layout,", ours, ours if theirs in channels else theirs)]

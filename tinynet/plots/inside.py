@@ -1,16 +1,11 @@
 """What happens inside a model: its filters, what its layers make of an image, what flows back, what mattered to it."""
 
 import copy
-import math
 
 import numpy as np
 
 from tinynet.checks import numbers, positive_int
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.conv2d import Conv2D
-from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
-from tinynet.layers.shape import Reshape
+from tinynet.layers.base import Layer
 from tinynet.plots.canvas import (
     BLUE,
     PALE,
@@ -204,21 +199,20 @@ def _filters_of(what):
     if hasattr(what, "flat_values"):
         shape = None
         for layer in what.walk():
-            if isinstance(layer, Reshape) and len(layer.input_shape) == 3 and layer.input_shape[2] in (1, 3):
+            images = layer.weight_images(shape)
+            if images is not None:
+                return layer.label, images
+            if layer.vector_order == "mixed":
+                raise ValueError(f"filters: the first weights are those of {layer.label}, which sees no images")
+            if layer.same_numbers and len(layer.input_shape) == 3 and layer.input_shape[2] in (1, 3):
                 shape = layer.input_shape
-            elif isinstance(layer, Conv2D):
-                return _filters_of(layer)
-            elif isinstance(layer, Dense):
-                w = layer.parameters[0].value
-                if shape is None or math.prod(shape) != len(w):
-                    raise ValueError(f"filters: the first weights are those of {layer.label}, which sees no images")
-                return layer.label, w.T.reshape(-1, *shape)
         raise ValueError("filters: the model has neither a Conv2D nor a Dense")
-    if not isinstance(what, Conv2D):
-        raise TypeError(f"filters: expected a model or a Conv2D, got {type(what).__name__}")
+    kind = type(what)
+    if not isinstance(what, Layer) or kind.weight_images is Layer.weight_images or what.vector_order == "mixed":
+        raise TypeError(f"filters: expected a model or a Conv2D, got {kind.__name__}")
     if not what.parameters:
         raise ValueError(f"filters: {what.label} is not built: it has no weights yet")
-    return what.label, what.parameters[0].value.transpose(3, 0, 1, 2)
+    return what.label, what.weight_images(None)
 
 
 def _check_model(model, name):
@@ -254,7 +248,7 @@ def _draw_layers(model, found, layer, sample, columns, symbol, on, path):
     drawn = []  # (title, symbol, array, its tiles or None)
     for k, array in enumerate(found):
         each = model.layers[k - 1] if k else None
-        if array is None or (isinstance(each, (Reshape, Dropout)) if layer is None else k != layer + 1):
+        if array is None or ((k and each.same_numbers) if layer is None else k != layer + 1):
             continue
         title = f"{k - 1} {type(each).__name__}   {each.formula()}" if k else "input"
         tiles = None
@@ -311,16 +305,5 @@ def _as_it_predicts(model):
     """A copy whose forward(x, training=True) gives what the model predicts, so that backward is of just that."""
     twin = copy.deepcopy(model)
     for layer in twin.walk():
-        if isinstance(layer, Dropout):
-            layer.rate = 0.0
-        elif isinstance(layer, BatchNorm):
-            _keep_statistics(layer)
+        layer.as_it_predicts()
     return twin
-
-
-def _keep_statistics(layer):
-    """Make a BatchNorm use its running statistics in training, too: then each channel has a factor and a shift."""
-    factor = layer.parameters[0].value / np.sqrt(layer.buffers["running_var"] + layer.eps)
-    forward = layer.forward
-    layer.forward = lambda x, training=False: forward(x)
-    layer.backward = lambda dy, input_grad=True: dy * factor.astype(dy.dtype)

@@ -4,7 +4,7 @@ import numpy as np
 
 from tinynet import metrics
 from tinynet.checks import numbers, positive_int
-from tinynet.layers.softmax import Softmax
+from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.plots.canvas import (
     BLUE,
@@ -70,7 +70,7 @@ def worst(predictions, x, y, path=None, *, on=None, count=16, columns=8, names=N
     logits = predictions
     if hasattr(predictions, "predict"):
         logits = predictions.predict(x)
-        if isinstance(predictions.layers[-1], Softmax):
+        if (ending_in_a_row(predictions.layers) or ("",))[0] == "probabilities":
             with np.errstate(divide="ignore"):
                 logits = np.log(logits)  # whose softmax is the probabilities themselves
     logits = numbers(logits, "worst: predictions")

@@ -12,16 +12,7 @@ import numpy as np
 from tinynet.checks import batch_hint, numbers, refuse
 from tinynet.data.writing import absolute
 from tinynet.layers import other_names
-from tinynet.layers.activations import Sigmoid
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Parallel, Residual
-from tinynet.layers.conv2d import Conv2D
-from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
-from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
-from tinynet.layers.shape import Reshape
-from tinynet.layers.softmax import Softmax
+from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import EXPECTED, LOSSES, without_options
 from tinynet.metrics import BETTER, accuracy, top_k_accuracy
@@ -165,7 +156,7 @@ def check_last_batch(model, samples, batch_size, augment):
     """Found now, and not at the end of an epoch: a batch of one, which has no variance."""
     if samples % batch_size == 1 % batch_size and augment is None:
         for layer in model.walk():
-            if isinstance(layer, BatchNorm) and math.prod(layer.input_shape[:-1]) == 1:
+            if layer.of_batch and math.prod(layer.input_shape[:-1]) == 1:
                 raise ValueError(
                     f"fit: of {samples} samples, batches of {batch_size} leave a last one of 1, in which {layer.label} "
                     "finds no variance; choose another batch_size"
@@ -216,7 +207,7 @@ def check_ending(model, loss):
     """
     loss, _ = without_options(loss)
     name = getattr(loss, "__name__", None)
-    ending, where = _ending(model.layers)
+    ending, where = ending_in_a_row(model.layers) or (None, None)
     if ending is None or LOSSES.get(name) is not loss or EXPECTED.get(loss, ending) == ending:
         return
     if EXPECTED[loss] == "logits":
@@ -224,25 +215,3 @@ def check_ending(model, loss):
     else:
         advice = f"train with {'sigmoid' if loss is binary_cross_entropy else 'softmax'}_cross_entropy, on logits"
     raise ValueError(f"fit: {name} expects {EXPECTED[loss]}, but the model ends in {ending}, from {where}: {advice}")
-
-
-def _ending(layers):
-    """Whether they end in "logits", "probabilities" or (None) something else, and which layer these come from."""
-    for index, layer in reversed(list(enumerate(layers))):
-        if isinstance(layer, (Softmax, Sigmoid)):
-            return "probabilities", layer.label
-        if isinstance(layer, (Dense, Conv2D)):
-            if layer.activation_name == "sigmoid":
-                return "probabilities", f'{layer.label} with activation="sigmoid"'
-            return None if layer.activation_name else "logits", layer.label
-        if isinstance(layer, (BatchNorm, LayerNorm)):  # any numbers, whatever came in
-            return "logits", layer.label
-        if isinstance(layer, Residual):  # whatever is added to logits, the sum is no probability
-            endings = [_ending(branch) for branch in layer.branches]
-            return next((ending for ending in endings if ending[0] == "logits"), (None, None))
-        if isinstance(layer, Parallel):
-            endings = [_ending([*layers[:index], *branch]) for branch in layer.branches]
-            return endings[0] if len({kind for kind, _ in endings}) == 1 else (None, None)
-        if not isinstance(layer, (Reshape, Dropout, MaxPool2D, AvgPool2D, GlobalMaxPool2D, GlobalAvgPool2D)):
-            break
-    return None, None

@@ -12,7 +12,9 @@ rank takes the same step.  What else a rank must know of the others' samples:
 
     the loss        means over what counts in the batch, with ignore_index or class weights, too: rank r's mean, over a
                     count c_r, and its gradient weigh c_r / sum_r c_r
-    BatchNorm       merges its sums over the ranks, forward and backward
+    BatchNorm       merges its moments and its sums over the ranks, forward and backward: mu and v are the whole
+                    batch's, and so are M, db and dw where dx is made of them.  As parameters' gradients, db and dw stay
+                    those of the share, as other layers' do
     Dropout         gives each share its part of the batch's mask
     the order       of the samples is drawn by every rank from the same seed, and so is what augment draws: augment is
                     called on the whole batch by every rank, which then keeps its share.  Where that takes long, change
@@ -56,8 +58,7 @@ import numpy as np
 
 from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
-from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.dropout import Dropout
+from tinynet.kernels.batchnorm import merge_moments
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -69,7 +70,7 @@ def broadcast(model, communicator):
     _check_communicator(communicator, "broadcast")
     for array in (model.flat_values, *model.buffers().values()):
         communicator.Bcast(array)
-    layers = [layer for layer in model.walk() if hasattr(layer, "state")]
+    layers = [layer for layer in model.walk() if layer.state is not None]
     for layer, state in zip(layers, communicator.bcast([layer.state for layer in layers]), strict=True):
         layer.state = state
 
@@ -88,16 +89,39 @@ def sum_gradients(model, communicator):
 
 @contextlib.contextmanager
 def synchronized(model, communicator):
-    """Within this context, BatchNorm takes the statistics of all ranks' shares: each must run the same passes."""
+    """Within this context, BatchNorm takes the moments of all ranks' shares: each must run the same passes.
+
+    An empty share is one too.
+    """
     _check_communicator(communicator, "synchronized")
-    layers = [layer for layer in model.walk() if isinstance(layer, BatchNorm)]
+    layers = [layer for layer in model.walk() if layer.of_batch]
+    hooks = {"whole_moments": partial(_moments_of_all, communicator), "whole_sums": partial(_sums_of_all, communicator)}
     try:
         for layer in layers:
-            layer.communicator = communicator
+            vars(layer).update(hooks)
         yield model
     finally:
         for layer in layers:
-            layer.communicator = None
+            for name in hooks:
+                vars(layer).pop(name, None)
+
+
+def _moments_of_all(communicator, M, mu, S):
+    """Layer.whole_moments: those of the ranks' shares merge as chunks of rows do, in the order of the ranks."""
+    C, mine = mu.size, np.concatenate([[M], mu, S])
+    found = np.empty((communicator.Get_size(), mine.size))
+    communicator.Allgather(mine, found)
+    counts, means, squares = (part.copy() for part in np.split(found, [1, C + 1], axis=1))
+    mu, S = np.empty(C), np.empty(C)
+    return merge_moments(counts.ravel(), means, squares, mu, S), mu, S
+
+
+def _sums_of_all(communicator, *sums):
+    """Layer.whole_sums."""
+    share = np.array(sums)
+    whole = np.empty_like(share)
+    communicator.Allreduce(share, whole)
+    return whole
 
 
 def share_threads(communicator):
@@ -192,7 +216,7 @@ class Ranks:
 
     def prepare(self, model, loss):
         self._model, self._count = model, counting(loss)
-        self._dropouts = [layer for layer in model.walk() if isinstance(layer, Dropout)]
+        self._random = [layer for layer in model.walk() if layer.first_row is not None]
 
     def join(self):
         """Passes through the model are of shares from now on, and every rank must run the same."""
@@ -202,13 +226,13 @@ class Ranks:
     def leave(self):
         """Passes are this rank's own matter again: callbacks and metrics may run the model on one rank."""
         self._joined.close()
-        for layer in self._dropouts:
+        for layer in self._random:
             layer.first_row = 0
 
     def place(self, n):
-        """This rank's share of a batch of n rows, as a slice; Dropout is told."""
+        """This rank's share of a batch of n rows, as a slice, which layers that draw random numbers begin at."""
         share = part(n, *self.shard)
-        for layer in self._dropouts:
+        for layer in self._random:
             layer.first_row = share.start
         return share
 

@@ -12,8 +12,6 @@ import math
 
 import numpy as np
 
-from tinynet.layers.dropout import Dropout
-
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
 
 
@@ -78,7 +76,7 @@ def first_not_finite(model, x, y, loss):
 def forward_again(model, x):
     """The prediction, and the first layer whose output is not finite, or None.
 
-    Dropout drops what it dropped before, and running statistics and the count of Dropout's steps stay as they are.
+    Dropout drops what it dropped before, and running statistics and layers' states stay as they are.
     """
     layers = list(model.walk())
     first = []
@@ -93,11 +91,11 @@ def forward_again(model, x):
         return watching
 
     buffers = {name: array.copy() for name, array in model.buffers().items()}
-    states = [(layer, layer.state) for layer in layers if isinstance(layer, Dropout)]
+    states = [(layer, layer.state) for layer in layers if layer.state is not None]
     hooks = [(layer, vars(layer)["forward"]) for layer in layers if "forward" in vars(layer)]
     try:
-        for layer, (key, steps) in states:
-            layer.state = key, max(steps - 1, 0)
+        for layer, _ in states:
+            layer.step_back()
         for layer in layers:
             layer.forward = watched(layer, layer.forward)
         prediction = model.forward(x, training=True)

@@ -26,7 +26,7 @@ import numpy as np
 
 from tinynet.checks import copy_into, positive_int, view_of
 from tinynet.kernels.compile import chunk_count, sized_kernel
-from tinynet.layers.contract import Guarded
+from tinynet.layers.guarded import Guarded
 from tinynet.layers.parameter import Parameter, vector_of_zeros
 from tinynet.training.schedules import constant, cosine, number_within, one_cycle, step_decay
 

@@ -66,7 +66,7 @@ class Keeper:
     def __init__(self, path, settings, training, epochs, callbacks):
         self.path, self.settings, self.training, self.epochs = path, settings, training, epochs
         self.callbacks = with_state(callbacks)
-        self.random_layers = [layer for layer in training.model.walk() if hasattr(layer, "state")]
+        self.random_layers = [layer for layer in training.model.walk() if layer.state is not None]
         self.saved = time.perf_counter()
 
     def found(self):

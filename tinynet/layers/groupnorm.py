@@ -1,0 +1,150 @@
+"""GroupNorm: in every sample, each group of channels has mean 0 and variance 1; then a scale and a shift, trained.
+
+x, y (N, ..., C), channels last: (N, S, C) with S places, the pixels of an image or the steps of a sequence.  The C
+channels are cut into G groups of D = C / G that lie side by side; channel c is in group g = c // D; w, b (C,).  With
+h ("x-hat") the normalised sample, and sums over the S D numbers of a group:
+
+    mu[n,g]  = 1/(S D) sum_s sum_(c in g) x[n,s,c]        v[n,g] = 1/(S D) sum_s sum_(c in g) (x[n,s,c] - mu[n,g])^2
+    h[n,s,c] = r[n,g] (x[n,s,c] - mu[n,g])                r[n,g] = 1 / sqrt(v[n,g] + eps)
+    y[n,s,c] = w[c] h[n,s,c] + b[c]
+
+A sample depends on no other one: there is nothing to keep running, predicting is the same as training, and a batch may
+be small, which is what it was made for.  With one group it normalises a whole sample, with C groups each channel of it.
+
+Backward.  As in layernorm.py, where the row is now a group:
+
+    b[c]      touched y[n,s,c] everywhere, times 1:           db[c]     = sum_n sum_s dy[n,s,c]
+    w[c]      touched y[n,s,c] everywhere, times h[n,s,c]:    dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
+    h[n,s,c]  touched y[n,s,c], times w[c]:                   dh[n,s,c] = w[c] dy[n,s,c]
+    x[n,s,c]  touched h[n,s,c], times r[n,g], and all h of its group through mu[n,g] and v[n,g]:
+              dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh in the group - h[n,s,c] mean of dh h in the group)
+
+Source: Wu and He 2018, equations 1 to 7.
+"""
+
+import math
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tinynet.checks import positive_int
+from tinynet.kernels import groupnorm as kernels
+from tinynet.kernels.compile import either
+from tinynet.layers.base import Layer, checked_eps
+from tinynet.layers.parameter import Parameter
+
+
+def groupnorm_forward_plain(x, w, b, G, eps):
+    N, _, C = x.shape
+    mu, r, y = np.empty((N, G)), np.empty((N, G)), np.empty(x.shape)
+    for n, g in np.ndindex(N, G):
+        c = slice(g * C // G, (g + 1) * C // G)  # the group's channels
+        mu[n, g] = x[n, :, c].mean(dtype=np.float64)
+        v = ((x[n, :, c] - mu[n, g]) ** 2).mean()
+        r[n, g] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # of an infinite variance, all y would be b
+        h = r[n, g] * (x[n, :, c] - mu[n, g])
+        y[n, :, c] = w[c] * h + b[c]
+    return mu, r, y
+
+
+def groupnorm_backward_plain(dy, x, w, mu, r):
+    N, _, C = x.shape
+    G = mu.shape[1]
+    dw, db, dx = np.zeros(C), np.zeros(C), np.empty(x.shape)
+    for n, g in np.ndindex(N, G):
+        c = slice(g * C // G, (g + 1) * C // G)
+        h = r[n, g] * (x[n, :, c] - mu[n, g])
+        dw[c] += (dy[n, :, c] * h).sum(axis=0)
+        db[c] += dy[n, :, c].sum(axis=0, dtype=np.float64)
+        dh = w[c] * dy[n, :, c].astype(np.float64)
+        dx[n, :, c] = r[n, g] * (dh - dh.mean() - h * (dh * h).mean())
+    return dw, db, dx
+
+
+groupnorm_forward = either(groupnorm_forward_plain, kernels.groupnorm_forward)
+groupnorm_backward = either(groupnorm_backward_plain, kernels.groupnorm_backward)
+
+
+class GroupNorm(Layer):
+    """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over a sample's group of channels: (N, ..., C).
+
+    groups  into how many groups the channels are cut; it must divide their number
+    eps     added to the variance, which may be 0
+
+    Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), (C,), both without weight decay.  A group with a
+    NaN or an infinity gives NaN.  In training it keeps x, and two numbers a group.
+
+    Raises ValueError when it is built for channels that `groups` does not divide.
+
+    >>> tn.Sequential([tn.GroupNorm(2)], input_shape=4).forward([[1, 3, 10, 30]]).round(3)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    keeps_output = False
+    settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
+
+    def __init__(self, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = positive_int(groups, "GroupNorm: groups"), eps
+
+    def build(self, input_shape, dtype, rng):
+        input_shape = super().build(input_shape, dtype, rng)
+        C = input_shape[-1] if input_shape else 0
+        if C == 0 or C % self.groups:
+            given = f"{C} channels" if C else "scalars"
+            raise ValueError(f"{self.label}: expected channels that {self.groups} groups divide, got {given}")
+        self.parameters = [
+            Parameter("weight", np.ones(C, self.dtype), decay=False),
+            Parameter("bias", np.zeros(C, self.dtype), decay=False),
+        ]
+        self.flops = 8 * math.prod(input_shape)  # 1 for the mean, 3 for the variance, 4 for y
+        self._kept = None
+        return input_shape
+
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+        x = self.checked(x)
+        w, b = (parameter._value for parameter in self.parameters)
+        mu, r = np.empty((2, len(x), self.groups))
+        y = np.empty_like(x)
+        places = self._places(x)
+        groupnorm_forward(x.reshape(places), w, b, self.groups, self.eps, mu, r, y.reshape(places))
+        if training:
+            self._kept = x.view(), mu, r
+        return y
+
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
+        x, mu, r = self.kept("_kept")
+        dy = self.checked_gradient(dy, len(x))
+        w, places = self.parameters[0]._value, self._places(x)
+        dw, db = np.empty((2, w.size))
+        dx = np.empty(places if input_grad else (0, 0, 0), x.dtype)
+        groupnorm_backward(dy.reshape(places), x.reshape(places), w, mu, r, dw, db, dx)
+        with np.errstate(over="ignore"):
+            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
+        return dx.reshape(x.shape) if input_grad else None
+
+    def _places(self, x):
+        """The shape (N, S, C)."""
+        return len(x), math.prod(self.input_shape[:-1]), self.input_shape[-1]
+
+    def formula(self):
+        return f"y = w h + b, h = (x - mean) / sqrt(var + eps) by sample and each of {self.groups} groups of channels"
+
+    def backward_formula(self):
+        return "dw = sum dy h, db = sum dy, dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
+
+    # What others ask of it.
+
+    torch_names = ("GroupNorm",)
+    torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
+    torch_channels = "first"
+
+    def ending(self, before):
+        return "logits", self.label  # any numbers, whatever came in
+
+    def torch_module(self, nn):
+        return nn.GroupNorm(self.groups, self.input_shape[-1], self.eps)
+
+    def torch_options(self, module):
+        return [("groups", self.groups, module.num_groups), ("eps", self.eps, module.eps)]
