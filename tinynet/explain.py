@@ -14,13 +14,16 @@ import math
 import re
 import textwrap
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet import gradcheck
 from tinynet.checks import numbers, positive_int
 from tinynet.losses.by_name import LOSSES, checked_result, loss_function, without_options
+from tinynet.model import Sequential
 
 WIDTH = 120  # columns of text, at most
 FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
@@ -98,16 +101,16 @@ class Explanation:
     rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
     """
 
-    def __init__(self, title, rows, repeats):
+    def __init__(self, title: str, rows: list[Row], repeats: int) -> None:
         self.title, self.rows, self.repeats = title, rows, repeats
 
     @property
-    def loss(self):
+    def loss(self) -> float:
         """The value of the loss."""
         return self.rows[-1].norm
 
     @property
-    def max_error(self):
+    def max_error(self) -> float | None:
         """The largest error of the gradient checks; NaN if one was, None where nothing was checked."""
         errors = [e for row in self.rows for e in (row.error, *(p.error for p in row.parameters)) if e is not None]
         return float(np.max(errors)) if errors else None
@@ -116,7 +119,16 @@ class Explanation:
         return _table(self)
 
 
-def explain(model, x, y, loss, *, samples=10, repeats=5, show=False):
+def explain(
+    model: Sequential,
+    x: ArrayLike,
+    y: ArrayLike,
+    loss: Callable[..., Any] | str,
+    *,
+    samples: int = 10,
+    repeats: int = 5,
+    show: bool = False,
+) -> Explanation:
     """What every layer does in one training step on the batch x, y, as a table: print(tn.explain(model, x, y, loss)).
 
     model    a Sequential

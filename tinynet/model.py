@@ -11,12 +11,15 @@ vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
+from tinynet.layers.base import Layer
 from tinynet.layers.guarded import Fixed, Guarded
 from tinynet.layers.in_a_row import (
     backward_in_a_row,
@@ -25,7 +28,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
-from tinynet.layers.parameter import Buffers, vector_of_zeros
+from tinynet.layers.parameter import Buffers, Parameter, vector_of_zeros
 
 
 class Sequential(Guarded):
@@ -49,7 +52,13 @@ class Sequential(Guarded):
     [('0.weight', (64, 32)), ('0.bias', (32,)), ('1.weight', (32, 10)), ('1.bias', (10,))]
     """
 
-    def __init__(self, layers, input_shape, seed=0, dtype="float32"):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: int | tuple[int, ...],
+        seed: int = 0,
+        dtype: DTypeLike = "float32",
+    ) -> None:
         self.layers = Fixed(checked_layers(layers, "Sequential"))
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
@@ -92,28 +101,28 @@ class Sequential(Guarded):
         self._flatten()
 
     @property
-    def flat_values(self):
+    def flat_values(self) -> np.ndarray:
         """All parameters as one vector, a view.  Assigning copies into it."""
         return view_of(self._flat_values)
 
     @flat_values.setter
-    def flat_values(self, given):
+    def flat_values(self, given: ArrayLike) -> None:
         copy_into(self._flat_values, given, "Sequential: flat_values")
 
     @property
-    def flat_grads(self):
+    def flat_grads(self) -> np.ndarray:
         """All gradients as one vector, a view.  Assigning copies into it."""
         return view_of(self._flat_grads)
 
     @flat_grads.setter
-    def flat_grads(self, given):
+    def flat_grads(self, given: ArrayLike) -> None:
         copy_into(self._flat_grads, given, "Sequential: flat_grads")
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         """The list of Parameters (.name, .value, .grad), layer by layer."""
         return [parameter for layer in self.layers for parameter in layer.parameters]
 
-    def buffers(self):
+    def buffers(self) -> Buffers:
         """The arrays that layers keep beside their parameters, by name: {"1.running_mean": ...}.
 
         Write into them, or assign, which copies.
@@ -121,12 +130,12 @@ class Sequential(Guarded):
         pairs = ((f"{i}.{name}", array) for i, layer in enumerate(self.layers) for name, array in layer.buffers.items())
         return Buffers(pairs, "Sequential")
 
-    def walk(self):
+    def walk(self) -> Iterator[Layer]:
         """Every layer in the order of the model, those inside other layers too."""
         for layer in self.layers:
             yield from layer.walk()
 
-    def forward(self, x, training=False):
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """The output for a batch x (N, *input_shape), a fresh array.
 
         `training` keeps what backward will need, x itself among it: leave x as it is until then.
@@ -138,11 +147,11 @@ class Sequential(Guarded):
             return y.copy()  # so that nothing the caller does to it can change the gradients, or x
         return y
 
-    def __call__(self, x, training=False):
+    def __call__(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """forward(x, training)."""
         return self.forward(x, training)
 
-    def backward(self, dy, input_grad=False):
+    def backward(self, dy: ArrayLike, input_grad: bool = False) -> np.ndarray | None:
         """Fill every parameter's gradient from dy = dL/dy of the last forward(x, training=True).
 
         Returns dL/dx if `input_grad`, else None, and then leaves out the work that only dL/dx would need.
@@ -150,7 +159,7 @@ class Sequential(Guarded):
         self.layers[0].check_input_grad(input_grad)
         return backward_in_a_row(self.layers, dy, input_grad)
 
-    def predict(self, x, batch_size=256):
+    def predict(self, x: ArrayLike, batch_size: int = 256) -> np.ndarray:
         """forward(x) for x of any length, `batch_size` samples at a time.  Safe from several threads at once.
 
         It takes fewer at a time where a layer's output would leave the processor's cache: the numbers are the same.
@@ -175,7 +184,7 @@ class Sequential(Guarded):
             y[some] = self.forward(x[some])
         return y
 
-    def summary(self):
+    def summary(self) -> str:
         """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes.
 
         Layers inside another one are indented below it, and their numbers are left out of its own.

@@ -12,9 +12,9 @@ vector is not number i of ours.  With o[i] the place in ours,
 
     o = the numbers 0 .. H W C - 1 as an array (H, W, C), read in the order (C, H, W)        theirs[i] = ours[o[i]]
 
-a Dense there has its weights' rows in that order.  What lies between keeps it: Dropout, activations and Softmax have
-nothing to reorder, BatchNorm and LayerNorm have their vectors in that order, too.  After a Dense both sides count
-alike again, unless its output is added to numbers in such an order: in a Residual, its columns must have it, too.
+a Dense there has its weights' rows in that order.  What lies between keeps it, where it declares so (`vector_order` in
+layers/declared.py): an activation has nothing to reorder, BatchNorm its vectors.  After a Dense both sides count alike
+again, unless its output is added to numbers in such an order: in a Residual, its columns must have it, too.
 
 A Reshape to or from anything else than a vector keeps which number is which: PyTorch's side must bring the channels
 last, reshape, and bring them first again, as `to_torch_module` does.
@@ -23,6 +23,7 @@ last, reshape, and bring them first again, as `to_torch_module` does.
 import math
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def plan(layers, order=None, wanted=None, within="", first=0):
     for index, layer in enumerate(layers, first):
         before, vector = order, len(layer.input_shape) == len(layer.output_shape) == 1
         step = Step(layer, f"{within}{index}", before, [], [])
-        if layer.branches:
+        if layer.joined:
             order = (_plan_sum if layer.joined == "sum" else _plan_beside)(step)
         elif (layer.parameters or layer.buffers) and not layer.torch_axes:
             raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
@@ -202,7 +203,7 @@ def _torch_side(name, module="interop.torch_modules"):
 # --- weights -------------------------------------------------------------------------------------------------
 
 
-def to_torch(model, like=None, order=None):
+def to_torch(model: Sequential, like: Any = None, order: list[str] | None = None) -> dict[str, Any]:
     """The model's parameters and running statistics as PyTorch has them: {name: fresh tensor}, a state dict.
 
     like    a torch.nn.Module of the same layers, or its state dict: its names are used, matched as in `from_torch`
@@ -260,7 +261,7 @@ def _fitting(value, dtype, what):
     return cast
 
 
-def from_torch(model, state_dict, order=None):
+def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = None) -> None:
     """Copy a PyTorch model's parameters and running statistics into `model`, which must have the same layers.
 
     state_dict   the torch.nn.Module itself, or its state dict, of tensors or NumPy arrays of any float dtype
@@ -311,7 +312,7 @@ def _numbers(value, what, dtype):
     return real_array(value, dtype, what)
 
 
-def to_torch_module(model):
+def to_torch_module(model: Sequential) -> Any:
     """A torch.nn.Sequential that computes what `model` does, on images (N, C, H, W), with a copy of its weights.
 
     Its modules are named by the numbers of the layers, so that its state dict has the names of `to_torch`, and can come
@@ -326,7 +327,14 @@ def to_torch_module(model):
 # --- the loss ------------------------------------------------------------------------------------------------
 
 
-def torch_cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+def torch_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
     """torch.nn.functional.cross_entropy on the CPU, by tinynet's kernel: the gradient is there with the loss.
 
     input            logits (N, C), (C,) or (N, C, d1, ...): a CPU tensor of float32 or float64

@@ -1,4 +1,4 @@
-"""What of interop.py is made of PyTorch's own classes: imported when it is first needed, and not before.
+"""What of torch.py is made of PyTorch's own classes: imported when it is first needed, and not before.
 
 The modules are PyTorch's, but for three that it lacks: the sum and the concatenation of branches, and a Reshape that
 keeps which number is which.
@@ -95,7 +95,7 @@ class Beside(Branches):
 
 
 def sequential(steps, state):
-    """The torch.nn.Sequential of interop.py's Steps, holding the tensors of the state dict `state`."""
+    """The torch.nn.Sequential of torch.py's Steps, holding the tensors of the state dict `state`."""
     with torch.device("meta"):  # no memory, and no numbers from the caller's random generator
         modules = nn.Sequential(OrderedDict(_named(steps)))
     modules.load_state_dict(state, assign=True)
@@ -115,7 +115,7 @@ def _named(steps):
 def _modules(step):
     """{what follows the layer's number in its name: module}, in the order in which they are called."""
     layer, channels = step.layer, 1 if len(step.layer.output_shape) == 3 else -1
-    if layer.branches:
+    if layer.joined:
         rows = [_named(branch) for branch in step.branches]
         return {"": Sum(rows) if layer.joined == "sum" else Beside(rows, channels)}
     if layer.vector_order == "reshaped":

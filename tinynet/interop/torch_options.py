@@ -1,12 +1,13 @@
 """What a torch.nn.Module tells beside its arrays: its modules' types and options, which must be ours.
 
-Modules that hold arrays are compared with the layers that are given their arrays.  What is called between them,
+Modules that hold arrays are compared with the layers that are given their arrays, which declare what must be the same
+(`torch_options` in layers/declared.py).  What is called between them,
 activations, pooling, dropout, is known where modules are certainly called one after another: in a torch.nn.Sequential.
 What a forward of one's own calls can't be seen.
 
 A network is therefore read as a list of what is called in a row, with UNKNOWN wherever anything else may happen.  The
 layers here are read alike, and between two neighbours with arrays that are neighbours on both sides, the rest must be
-the same.  Flatten counts for nothing: interop.py knows what it does to the arrays behind it.
+the same.  Flatten counts for nothing: torch.py knows what it does to the arrays behind it.
 """
 
 from dataclasses import dataclass

@@ -45,7 +45,11 @@ def chunks_of_rows(M, C):
 def wide(*arrays):
     """Arrays (C,) in float64, repeated to the width of the kernels' rows."""
     C = arrays[0].size
-    return np.tile(np.array(arrays, np.float64), row_width(C) // C)
+    W = row_width(C)
+    repeated = np.empty((len(arrays), W // C, C))  # np.tile takes as long as the kernel of a small batch
+    for rows, array in zip(repeated, arrays, strict=True):
+        rows[...] = array
+    return repeated.reshape(-1, W)
 
 
 # --- what the class calls: as the plain loops, and then the arrays that receive what these return ---------------
@@ -61,9 +65,8 @@ def batchnorm_moments(x, mu, S):
 
 def batchnorm_forward(x, mu, v, w, b, eps, y):
     """y (M, C)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # by infinity, all y would be b
-        scaled_rows(x, *wide(mu, w / deviation, b), y)
+    deviation = np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # by infinity, all y would be b
+    scaled_rows(x, *wide(mu, w / deviation, b), y)
 
 
 def batchnorm_backward(dy, x, mu, v, eps, dw, db):
@@ -72,15 +75,13 @@ def batchnorm_backward(dy, x, mu, v, eps, dw, db):
     gradient_sums_of_chunks(dy, x, *wide(mu), parts)
     memory.sum_of_chunks(parts, sums)
     db[...] = sums[0]
-    with np.errstate(over="ignore", invalid="ignore"):
-        dw[...] = sums[1] / np.sqrt(v + eps)
+    np.divide(sums[1], np.sqrt(v + eps), dw)
 
 
 def batchnorm_backward_input(dy, x, mu, v, w, eps, dw, db, M, dx):
     """dx (M, C)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        r = 1 / np.sqrt(v + eps)
-        rows_of_dx(dy, x, *wide(mu, w * r, db / max(M, 1), r * dw / max(M, 1)), dx)
+    r, M = 1 / np.sqrt(v + eps), max(M, 1)
+    rows_of_dx(dy, x, *wide(mu, w * r, db / M, r * dw / M), dx)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------

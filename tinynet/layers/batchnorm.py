@@ -161,22 +161,23 @@ class BatchNorm(Layer):
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
                     narrow = running.astype(self.dtype)
                     np.copyto(running, narrow, where=np.isfinite(narrow))
-        self._kept = x.view(), M, mu, v
-        return self._normalized(x, mu, v)
+            self._kept = x.view(), M, mu, v
+            return self._normalized(x, mu, v)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         x, M, mu, v = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
-        rows, (dw, db) = (-1, mu.size), np.empty((2, mu.size))
-        batchnorm_backward(dy.reshape(rows), x.reshape(rows), mu, v, self.eps, dw, db)
-        with np.errstate(over="ignore"):
+        shape, rows, (dw, db) = x.shape, (-1, mu.size), np.empty((2, mu.size))
+        dy, x = dy.reshape(rows), x.reshape(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
-        if not input_grad:
-            return None
-        dw, db = self.whole_sums(dw, db)
-        w, dx = self.parameters[0]._value, np.empty_like(x)
-        batchnorm_backward_input(dy.reshape(rows), x.reshape(rows), mu, v, w, self.eps, dw, db, M, dx.reshape(rows))
-        return dx
+            if not input_grad:
+                return None
+            dw, db = self.whole_sums(dw, db)
+            dx = np.empty_like(x)
+            batchnorm_backward_input(dy, x, mu, v, self.parameters[0]._value, self.eps, dw, db, M, dx)
+        return dx.reshape(shape)
 
     def _normalized(self, x, mu, v):
         w, b = (parameter._value for parameter in self.parameters)

@@ -28,8 +28,10 @@ several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Incep
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.layers.base import Layer
 from tinynet.layers.in_a_row import (
@@ -77,7 +79,7 @@ class _Branches(Layer):
         self.flops = sum(layer.flops for layer in self.layers)
         return self.output_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         if not self.takes_integers:  # as floats, an Embedding refuses them
             x = self.checked(x)
         y = self._joined(
@@ -87,7 +89,7 @@ class _Branches(Layer):
             self._batch = len(y)
         return y
 
-    def backward(self, dy, input_grad=True):
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         self.check_input_grad(input_grad)
         dy = self.checked_gradient(dy, self.kept("_batch"))
         given = self._shares(dy)
@@ -119,7 +121,7 @@ class Parallel(_Branches):
     array([[[[3. , 1.5]]]], dtype=float32)
     """
 
-    def __init__(self, branches):
+    def __init__(self, branches: Sequence[Sequence[Layer]]) -> None:
         if isinstance(branches, Layer) or not isinstance(branches, (list, tuple)):
             raise TypeError(f"Parallel: branches must be a list of lists of layers, got {branches!r}")
         for index, branch in enumerate(branches):
@@ -169,7 +171,7 @@ class Concat(Parallel):
     array([[ 5.,  6., 12.]], dtype=float32)
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__([[], checked_layers(layers, "Concat")])
 
     def formula(self):
@@ -195,7 +197,7 @@ class Residual(_Branches):
     array([[5., 6.]], dtype=float32)
     """
 
-    def __init__(self, layers, shortcut=None):
+    def __init__(self, layers: Sequence[Layer], shortcut: Sequence[Layer] | None = None) -> None:
         layers = checked_layers(layers, "Residual")
         super().__init__([layers, [] if shortcut is None else checked_layers(shortcut, "Residual: shortcut")])
 

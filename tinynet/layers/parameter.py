@@ -12,6 +12,7 @@ places: outside, one sees views of them, and what is assigned is checked and cop
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import copy_into, view_of
 
@@ -40,7 +41,7 @@ class Parameter:
 
     changes = 0  # how often some parameter's `decay` was set, so that optimizers notice
 
-    def __init__(self, name, value, decay=True, grad=None):
+    def __init__(self, name: str, value: np.ndarray, decay: bool = True, grad: np.ndarray | None = None) -> None:
         if getattr(self, "_in_model", False):
             raise TypeError(f"Parameter {self._name!r}: it is part of a model; make a new one")
         if not isinstance(name, str) or not name:
@@ -59,12 +60,12 @@ class Parameter:
             )
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Its name, unique in its layer, and in its model once it is part of one."""
         return self._name
 
     @name.setter
-    def name(self, name):
+    def name(self, name: str) -> None:
         if self._in_model:
             raise TypeError(f"Parameter {self._name!r}: it is part of a model, whose files know it by that name")
         if not isinstance(name, str) or not name:
@@ -72,30 +73,30 @@ class Parameter:
         self._name = name
 
     @property
-    def value(self):
+    def value(self) -> np.ndarray:
         """The array, as a view.  Assigning copies into it."""
         return view_of(self._value)
 
     @value.setter
-    def value(self, given):
+    def value(self, given: ArrayLike) -> None:
         copy_into(self._value, given, f"Parameter {self._name!r}: the value")
 
     @property
-    def grad(self):
+    def grad(self) -> np.ndarray:
         """dL/dvalue, as a view.  Assigning copies into it."""
         return view_of(self._grad)
 
     @grad.setter
-    def grad(self, given):
+    def grad(self, given: ArrayLike) -> None:
         copy_into(self._grad, given, f"Parameter {self._name!r}: the gradient")
 
     @property
-    def decay(self):
+    def decay(self) -> bool:
         """Whether an optimizer's weight_decay is for this one, too."""
         return self._decay
 
     @decay.setter
-    def decay(self, decay):
+    def decay(self, decay: bool) -> None:
         self._decay = _flag(decay, self._name)
         Parameter.changes += 1
 

@@ -216,7 +216,7 @@ class Ranks:
 
     def prepare(self, model, loss):
         self._model, self._count = model, counting(loss)
-        self._random = [layer for layer in model.walk() if layer.first_row is not None]
+        self._dropouts = [layer for layer in model.walk() if layer.first_row is not None]
 
     def join(self):
         """Passes through the model are of shares from now on, and every rank must run the same."""
@@ -226,13 +226,13 @@ class Ranks:
     def leave(self):
         """Passes are this rank's own matter again: callbacks and metrics may run the model on one rank."""
         self._joined.close()
-        for layer in self._random:
+        for layer in self._dropouts:
             layer.first_row = 0
 
     def place(self, n):
-        """This rank's share of a batch of n rows, as a slice, which layers that draw random numbers begin at."""
+        """This rank's share of a batch of n rows, as a slice; Dropout is told."""
         share = part(n, *self.shard)
-        for layer in self._random:
+        for layer in self._dropouts:
             layer.first_row = share.start
         return share
 

@@ -1,0 +1,72 @@
+"""What others ask of a layer: each declares, in its own file, what differs from what stands here.
+
+So nothing else in the package knows a layer by its class, and a new one, yours too, needs no change elsewhere.  The
+defaults suit a layer of your own: fit, explain, gradcheck, checkpoints and pictures take it as it is, and interop says
+that it has no counterpart in PyTorch.
+"""
+
+from types import MappingProxyType
+
+
+class Declared:
+    """The part of Layer that others read.  interop asks for what begins with torch_, and for where arrays lie."""
+
+    takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
+    of_batch = False  # whether a sample's y depends on the batch's other samples, through moments: see whole_moments
+    same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
+    state = None  # what its random numbers follow from, where it draws some: saved with a run, and set again
+    first_row = None  # where x begins in its batch, where random numbers go by rows: set where x is a part of one
+    activation = None  # the activations.Activation that its forward pass ends in
+    joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
+    # their "sum", or "beside" each other along the last axis
+
+    def ending(self, before):
+        """What a loss may take its output for: ("logits" or "probabilities", the label of whose they are), or None.
+
+        before   the same of its input
+        """
+        return None
+
+    def weight_images(self, shape):
+        """Its weights as images (K, I, J, C), one for each output, or None.
+
+        shape   (H, W, C) of the images that were flattened before it, or None
+        """
+        return None
+
+    def as_it_predicts(self):
+        """Make forward(x, training=True), of a copy, do what forward(x) does, and backward its gradient."""
+
+    def step_back(self):
+        """Draw the random numbers of the last forward(x, training=True) once more in the next one."""
+
+    def whole_moments(self, M, mu, S):
+        """Count, means, sums of squared deviations of the batch, of those of x; replaced where x is a part of it."""
+        return M, mu, S
+
+    def whole_sums(self, *sums):
+        """Sums over the batch, of those over x; replaced where x is a part of it."""
+        return sums
+
+    # How PyTorch has it.  interop builds the module, and moves arrays to and fro, by these alone.
+
+    torch_names = ()  # the classes of torch.nn that compute the same: ("BatchNorm1d", "BatchNorm2d")
+    torch_axes = MappingProxyType({})  # {"weight": (1, 0)}: an array's axes in the order that PyTorch has them
+    torch_channels = None  # "first" or "last": where its module looks for channels, whatever has them
+    zero_row = None  # the row of its weight that counts as 0
+    zeros_around = None  # ((above, below), (left, right)): the zeros that it puts around an image
+    window = None  # its size and its stride, of one that pools images
+    # Behind a Flatten, PyTorch has the numbers of an image in another order, (C, H, W).  With x in that order,
+    #   "kept"      y is in it too, and its arrays must be: an activation, BatchNorm
+    #   "mixed"     each y is made of all x: the rows of its weights (in, out) follow x, the columns can have any order
+    #   "reshaped"  y is x under another shape
+    #   "own"       it would compute something else
+    vector_order = "own"
+
+    def torch_module(self, nn):
+        """The module of torch.nn; or a dict {what follows the layer's number in the name: module}, in order."""
+        raise ValueError(f"to_torch_module: {self.label} has no counterpart in PyTorch that tinynet knows of")
+
+    def torch_options(self, module):
+        """[(option, its own, the module's)], which must be the same for both to compute the same."""
+        return []
