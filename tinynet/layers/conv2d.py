@@ -156,6 +156,7 @@ class Conv2D(Activated):
 
     @property
     def zeros_around(self):
+        """((top, bottom), (left, right))."""
         first = []
         for axis, (P, before) in enumerate(zip(self._size, self._before, strict=True)):
             covered = (P - 1) * self.stride[axis] + self.kernel_size[axis]  # the last zeros of "same" are as it needs

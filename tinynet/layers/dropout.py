@@ -164,6 +164,7 @@ class Dropout(Layer):
 
     @property
     def torch_names(self):
+        """The class of torch.nn that computes the same."""
         return ("Dropout",) if self.rate else ()  # a rate of 0 is as no layer
 
     def torch_module(self, nn):

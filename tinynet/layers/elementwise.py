@@ -100,6 +100,7 @@ class ActivationLayer(Layer):
 
     @property
     def torch_names(self):
+        """The class of torch.nn that computes the same, in a tuple."""
         return self.activation.torch_names
 
     def torch_module(self, nn):

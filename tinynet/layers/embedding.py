@@ -136,6 +136,7 @@ class Embedding(Layer):
 
     @property
     def zero_row(self):
+        """The number of the padding, if there is one."""
         return self.padding
 
     def torch_module(self, nn):

@@ -99,6 +99,7 @@ class _Pool2D(Layer):
 
     @property
     def window(self):
+        """Its size and its stride."""
         return self._size, self._stride
 
 
