@@ -28,9 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinynet.checks import positive_int
+from tinynet.checks import labels_hint, numbers, positive_int
 from tinynet.information import distributions
-from tinynet.losses.checks import as_array, labels_hint
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 
@@ -231,7 +230,7 @@ BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "m
 def _predicted(predictions, labels, name):
     """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None."""
     predictions, labels = (
-        as_array(given, name, what, "must be numbers")
+        numbers(given, f"{name}: {what}", "must be numbers")
         for given, what in ((predictions, "predictions"), (labels, "labels"))
     )
     scores = None
@@ -261,7 +260,7 @@ def _predicted(predictions, labels, name):
 
 def _scores_and_labels(scores, labels, name, what):
     """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...)."""
-    scores, labels = as_array(scores, name, what), as_array(labels, name, "labels")
+    scores, labels = numbers(scores, f"{name}: {what}"), numbers(labels, f"{name}: labels")
     if scores.dtype.kind != "f":
         raise TypeError(f"{name}: {what} must be floats, got an array of dtype {scores.dtype}")
     if scores.ndim < 2 or scores.shape[-1] < 2 or scores.size == 0:

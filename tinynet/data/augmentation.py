@@ -17,8 +17,7 @@ mixup changes the labels as well, so it takes both and returns both: augment=par
 
 import numpy as np
 
-from tinynet.checks import pair, positive_int
-from tinynet.losses.checks import as_array, fraction, real_number
+from tinynet.checks import fraction, numbers, pair, positive_int, real_number
 
 
 def random_flip(batch, rng, probability=0.5, vertical=False):
@@ -107,7 +106,7 @@ def mixup(x, y, rng, alpha=0.2, classes=None):
            [0.475, 0.   , 0.525]])
     """
     _check_rng(rng, "mixup")
-    x = as_array(x, "mixup", "x")
+    x = numbers(x, "mixup: x")
     if x.dtype.kind != "f":
         raise TypeError(f"mixup: x must be floats, got an array of dtype {x.dtype}")
     soft = _probabilities(y, x, classes)
@@ -138,7 +137,7 @@ def _windows(x, rng, border, mode):
 
 def _images(batch, rng, name):
     _check_rng(rng, name)
-    x = as_array(batch, name, "batch")
+    x = numbers(batch, f"{name}: batch")
     if x.ndim != 4:
         hint = "; one image? x[None]" if x.ndim == 3 and x.shape[-1] in (1, 3) else ""
         hint = "; without their axis of channels? x[..., None]" if x.ndim == 3 and not hint else hint
@@ -167,7 +166,7 @@ def _border(size, x, what):
 
 def _probabilities(y, x, classes):
     """Labels as probabilities (N, classes)."""
-    y, N = as_array(y, "mixup", "y"), len(x)
+    y, N = numbers(y, "mixup: y"), len(x)
     dtype = np.result_type(x.dtype, np.float32)
     if classes is not None:
         classes = positive_int(classes, "mixup: classes")

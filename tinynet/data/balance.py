@@ -8,8 +8,7 @@ and with it the learning rate stay as they were.  (King and Zeng 2001; scikit-le
 
 import numpy as np
 
-from tinynet.checks import positive_int
-from tinynet.losses.checks import as_array, whole_number
+from tinynet.checks import numbers, positive_int, whole_number
 
 
 def balanced_class_weights(labels, classes=None, ignore_index=-100):
@@ -25,7 +24,7 @@ def balanced_class_weights(labels, classes=None, ignore_index=-100):
     array([0.667, 2.   ])
     """
     name = "balanced_class_weights"
-    labels = as_array(labels, name, "labels", "must be whole numbers")
+    labels = numbers(labels, f"{name}: labels", "must be whole numbers")
     if labels.size == 0:
         raise ValueError(f"{name}: there are no labels")
     if labels.dtype.kind not in "iub":

@@ -13,7 +13,7 @@ A step is a whole number of at least 0.  fit asks its schedule before every step
 
 import math
 
-from tinynet.checks import number, positive_int
+from tinynet.checks import number_within, positive_int
 
 
 def constant(lr):
@@ -108,12 +108,3 @@ def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
 def _glide(start, end, done):
     """From start to end along half a cosine wave; `done` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
-
-
-def number_within(value, what, least=0, most=math.inf, most_allowed=False):
-    """value as a float, if it is at least `least` and below `most`, or that itself where it is allowed."""
-    given, value = value, number(value, what)
-    if not (least <= value < most or (most_allowed and value == most)):
-        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
-        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
-    return value
