@@ -39,7 +39,7 @@ def cifar10(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
-        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+        from tinynet.data.download import download_members  # with all of pooch and requests, which few calls need
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     return _join([read_records(path) for path in paths[:5]]), _join([read_records(paths[5])])

@@ -72,7 +72,7 @@ def _read_set(folder, mirrors, files):
         if is_missing(path) and not is_missing(unpacked):
             path = unpacked
         elif is_missing(path):
-            from tinynet.data.download import download  # with all of HTTP, which few calls need
+            from tinynet.data.download import download  # with all of pooch and requests, which few calls need
 
             download(path, mirrors, size, sha256)
         paths.append(path)

@@ -33,7 +33,7 @@ def movie_reviews(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
-        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+        from tinynet.data.download import download_members  # with all of pooch and requests, which few calls need
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     parts = [read_lines(path) for path in paths]
