@@ -10,6 +10,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+Part = tuple[np.ndarray, np.ndarray]  # images or other samples, and their labels
 LIMIT = 2**30  # bytes of one file in memory; the largest file of these data sets holds 47 million
 
 

@@ -16,10 +16,10 @@ what its methods do where there is one, hardly anything, and distributed.py wher
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from tinynet.training.not_finite import NonFiniteError, not_finite
 from tinynet.training.one_process import OneProcess
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, settings, with_state
+from tinynet.training.schedules import Schedule
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
 
@@ -53,9 +54,9 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     metrics: Any = None,
     augment: Callable[..., Any] | None = None,
-    schedule: Callable[[int], float] | None = None,
+    schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
-    checkpoint: str | bytes | PathLike | None = None,
+    checkpoint: str | bytes | os.PathLike | None = None,
     resume: bool = False,
     seed: int = 0,
     progress: bool = True,

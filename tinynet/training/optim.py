@@ -114,7 +114,7 @@ class SGD(Optimizer):
     """
 
     vectors = ("velocity",)
-    kernel = sgd_update
+    _kernel = sgd_update
 
     momentum: float
     nesterov: bool
@@ -133,7 +133,7 @@ class SGD(Optimizer):
             model, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, clip_norm=clip_norm
         )
 
-    def numbers(self, scale):
+    def _numbers(self, scale):
         return self.lr, self.momentum, self.nesterov, self.weight_decay, scale
 
 
@@ -155,7 +155,7 @@ class RMSprop(Optimizer):
     """
 
     vectors = ("square", "velocity")
-    kernel = rmsprop_update
+    _kernel = rmsprop_update
 
     alpha: float
     eps: float
@@ -176,7 +176,7 @@ class RMSprop(Optimizer):
             model, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, clip_norm=clip_norm
         )
 
-    def numbers(self, scale):
+    def _numbers(self, scale):
         return self.lr, self.alpha, self.eps, self.momentum, self.weight_decay, scale
 
 
@@ -197,7 +197,7 @@ class Adam(Optimizer):
     """
 
     vectors = ("mean", "square")
-    kernel = adam_update
+    _kernel = adam_update
     decoupled = False  # whether the decay shrinks the weights directly
 
     beta1: float
@@ -232,7 +232,7 @@ class Adam(Optimizer):
             raise ValueError(f"{type(self).__name__}: betas must be a pair of numbers, got {betas!r}") from None
         return {"beta1": beta1, "beta2": beta2}
 
-    def numbers(self, scale):
+    def _numbers(self, scale):
         rate = self.lr / (1 - self.beta1**self.steps)
         grow = 1 / math.sqrt(1 - self.beta2**self.steps)
         decay, shrink = (0.0, self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)

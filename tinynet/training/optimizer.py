@@ -48,16 +48,16 @@ def sums_of_squares(grads, sums):
 class Optimizer(Guarded):
     """What all optimizers share.  A subclass gives its settings to __init__, and has
 
-    vectors        the names of what it remembers, each shaped like model.flat_values
-    kernel         a function (gradients, *vectors, pieces, numbers, values) that changes the values ...
-    numbers(scale) ... and the numbers that it takes, of which the last is what to multiply the gradients by
+    vectors           the names of what it remembers, each shaped like model.flat_values
+    _kernel           a function (gradients, *vectors, pieces, numbers, values) that changes the values ...
+    _numbers(scale)   ... and the numbers that it takes, of which the last is what to multiply the gradients by
 
     `steps` is how many there were so far.  Settings, steps and vectors may be set at any time, and are checked as at
     the start; a vector is copied into.
     """
 
     vectors: ClassVar[tuple[str, ...]] = ()
-    kernel: ClassVar[Callable[..., None]]
+    _kernel: ClassVar[Callable[..., None]]
 
     lr: float
     weight_decay: float
@@ -84,7 +84,7 @@ class Optimizer(Guarded):
         self._flat, self._pieces, self._pieces_of = (values, grads), _pieces(model), Parameter.changes
         self._sums = np.empty(chunk_count(values.size, PIECE))
 
-    def numbers(self, scale: float) -> tuple:
+    def _numbers(self, scale: float) -> tuple:
         raise NotImplementedError
 
     def step(self) -> None:
@@ -94,7 +94,7 @@ class Optimizer(Guarded):
         scale = 1.0 if self.clip_norm is None else self._clipping()
         vars(self)["steps"] += 1
         values, grads = self._flat
-        type(self).kernel(grads, *self._vectors.values(), self._pieces, self.numbers(scale), values)
+        type(self)._kernel(grads, *self._vectors.values(), self._pieces, self._numbers(scale), values)
 
     def _clipping(self):
         """What to multiply the gradient by, so that its norm is at most clip_norm."""
