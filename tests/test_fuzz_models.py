@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import tinynet as tn
 
-RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+RANDOM = fuzzing.RANDOM
 ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
 SINGLE = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "GELU": "gelu"}
 BLOCKS = ("Residual", "Concat", "Parallel")
