@@ -20,6 +20,8 @@ import tinynet as tn
 from tinynet.data import download as download_module
 from tinynet.data.download import download, download_members
 
+pytestmark = pytest.mark.slow
+
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SIZE, SHA256 = len(CONTENT), hashlib.sha256(CONTENT).hexdigest()
 PAGE = b"<!DOCTYPE html><title>Please log in</title>" + b" " * 500
