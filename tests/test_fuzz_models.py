@@ -23,7 +23,8 @@ from tinynet.layers.embedding import embedding_forward_plain
 from tinynet.layers.padding import checked_padding, output_size
 from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain
 
-RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+RANDOM = fuzzing.RANDOM
 ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish"]
 SINGLE = {
     "ReLU": "relu",

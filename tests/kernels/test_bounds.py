@@ -33,6 +33,8 @@ from tinynet.layers.activations import ACTIVATIONS
 from tinynet.layers.pooling import max_pool_forward_plain
 from tinynet.losses.linear_cross_entropy import linear_cross_entropy
 
+pytestmark = pytest.mark.slow
+
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+f16c,+bmi,+bmi2,+lzcnt,+fma,+avx,+avx2",

@@ -17,6 +17,8 @@ import tinynet as tn
 from tinynet.kernels import compile, compile_cache
 from tinynet.kernels.compile import kernel
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(tn.__file__).parent
 
 

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # A step of every layer, in float64: outputs, losses, gradients, and parameters after the step.
 EVERY_LAYER = """
 import sys

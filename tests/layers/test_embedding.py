@@ -2,13 +2,13 @@
 
 import copy
 import pickle
-import threading
 
 import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from in_threads import assert_threads_predict
 
 import tinynet as tn
 from tinynet.layers.embedding import embedding_backward_plain, embedding_forward_plain
@@ -27,12 +27,7 @@ SIZES = [
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    numba.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(size, dtype=np.float32):
@@ -221,23 +216,13 @@ def text_model(words=10, vocabulary=20, dim=8, dtype="float32"):
 
 
 def test_copies_and_pickles_are_models_of_their_own_and_many_threads_may_predict():
-    model, x, found = text_model(), np.random.default_rng(0).integers(0, 20, (50, 10)), {}
+    model, x = text_model(), np.random.default_rng(0).integers(0, 20, (50, 10))
     expected = model.forward(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert np.array_equal(other.predict(x, batch_size=7), expected)
         other.flat_values[:] = 0
         assert not other.predict(x).any()
-
-    def work(k):
-        found[k] = [model.predict(x, batch_size=5 + k) for _ in range(5)]
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert all(np.array_equal(result, expected) for results in found.values() for result in results)
+    assert_threads_predict(model, x, expected, batch_size=5)
 
 
 def test_a_model_of_words_passes_the_gradient_check():

@@ -278,13 +278,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Thousands of calls on tiny arrays: waiting for a second thread, while others use the machine, takes minutes."""
-    numba.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(case, dtype=np.float64, samples=None):
