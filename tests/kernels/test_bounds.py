@@ -140,7 +140,7 @@ def outside():
     def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 0, 1), c0=0):
         tile_once(a, (2, 3, 1, 4), a0, steps, b, 0, (0, 3), start, 0, 0, c, c0, 3, a[0])
 
-    image, y, winner = (
+    image, y, argmax = (
         np.zeros((1, *shape, 2), dtype) for shape, dtype in (((2, 4), "f4"), ((1, 2), "f4"), ((1, 2), "u1"))
     )
     W, rows = lanes_of(np.dtype("f4")), np.zeros(1000, np.float32)
@@ -173,9 +173,9 @@ def outside():
         yield lambda back=back: planes(back=back), lambda back=back: planes(pixels=rows[: 6 * W - 1], back=back)
         yield lambda back=back: planes(back=back), lambda back=back: planes(planes=rows[: 6 * W - 1], back=back)
     yield lambda: planes(back=True), lambda: planes(back=True, end=6 * W + 1)
-    pool, give = (image, (2, 2), y, winner), (y, winner, image)
-    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], winner[:, :, :1])
-    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, winner[:, :, :1], image)
+    pool, give = (image, (2, 2), y, argmax), (y, argmax, image)
+    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], argmax[:, :, :1])
+    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, argmax[:, :, :1], image)
 
 
 def kernels():
@@ -374,11 +374,11 @@ def pools():
                 x = np.random.default_rng(C).standard_normal((N, H, W, C)).astype(dtype)
                 for end in (False, True):
                     shape = N, H // 2, W // 2, C
-                    y, winner = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
-                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, winner)
+                    y, argmax = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
+                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, argmax)
                     assert np.array_equal(y, reference.pool2d(x, (2, 2), (2, 2), np.max))
                     dx = memory[3].array(x.shape, dtype, end)
-                    max_pool_2x2_backward(y, winner, dx)
+                    max_pool_2x2_backward(y, argmax, dx)
                     assert np.array_equal(dx[dx != 0], x[dx != 0])
                     assert np.isclose(dx.sum(dtype=float), y.sum(dtype=float))
 

@@ -174,7 +174,7 @@ def helper(function):
     return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
 
 
-def emitted(check):
+def emitted(check=None):
     """A decorator for what emits LLVM's instructions: an intrinsic, with check(*arguments) before it if CHECKED.
 
     Numba knows nothing of the arrays that such an instruction reads and writes.  `check` takes the same arguments and
@@ -183,7 +183,7 @@ def emitted(check):
 
     def decorate(emit):
         function = intrinsic(emit)
-        if not CHECKED:
+        if check is None or not CHECKED:
             return function
         checked = helper(check)
 
