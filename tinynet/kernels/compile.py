@@ -13,6 +13,7 @@ from inspect import signature
 from types import FunctionType
 
 import numba
+from numba import types
 from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 
@@ -182,17 +183,20 @@ def emitted(check=None):
     """
 
     def decorate(emit):
-        function = intrinsic(emit)
         if check is None or not CHECKED:
-            return function
-        checked = helper(check)
+            return intrinsic(emit)
 
-        @helper
-        def check_first(*arguments):
-            checked(*arguments)
-            return function(*arguments)
+        @wraps(emit)
+        def check_first(*arguments, **named):
+            signature, codegen = emit(*arguments, **named)
 
-        return check_first
+            def both(context, builder, signature, args):
+                context.compile_internal(builder, check, types.none(*signature.args), args)
+                return codegen(context, builder, signature, args)
+
+            return signature, both
+
+        return intrinsic(check_first)
 
     return decorate
 

@@ -41,15 +41,14 @@ def side_by_side(windows):
     @helper
     def max_of_windows(x, at, right, down, step, y, argmax, to, C):
         """y and argmax from `to` on, of windows that begin at x.flat[at], x.flat[at + step], ..."""
-        best, value = load(x, at, step, x), load(x, at + right, step, x)
-        more = beats(value, best)
-        best, k = select(more, value, best), select(more, 1, 0)
-        value = load(x, at + down, step, x)
-        more = beats(value, best)
-        best, k = select(more, value, best), select(more, 2, k)
-        value = load(x, at + down + right, step, x)
-        more = beats(value, best)
-        best, k = select(more, value, best), select(more, 3, k)
+        best, second = load(x, at, step, x), load(x, at + right, step, x)
+        third, fourth = load(x, at + down, step, x), load(x, at + down + right, step, x)
+        more = beats(second, best)
+        best, k = select(more, second, best), select(more, 1, 0)
+        more = beats(third, best)
+        best, k = select(more, third, best), select(more, 2, k)
+        more = beats(fourth, best)
+        best, k = select(more, fourth, best), select(more, 3, k)
         store((best,), y, to, C)
         store((k,), argmax, to, C)
 
