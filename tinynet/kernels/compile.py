@@ -13,6 +13,7 @@ from inspect import signature
 from types import FunctionType
 
 import numba
+from numba import types
 from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 
@@ -174,7 +175,7 @@ def helper(function):
     return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
 
 
-def emitted(check):
+def emitted(check=None):
     """A decorator for what emits LLVM's instructions: an intrinsic, with check(*arguments) before it if CHECKED.
 
     Numba knows nothing of the arrays that such an instruction reads and writes.  `check` takes the same arguments and
@@ -182,17 +183,20 @@ def emitted(check):
     """
 
     def decorate(emit):
-        function = intrinsic(emit)
-        if not CHECKED:
-            return function
-        checked = helper(check)
+        if check is None or not CHECKED:
+            return intrinsic(emit)
 
-        @helper
-        def check_first(*arguments):
-            checked(*arguments)
-            return function(*arguments)
+        @wraps(emit)
+        def check_first(*arguments, **named):
+            signature, codegen = emit(*arguments, **named)
 
-        return check_first
+            def both(context, builder, signature, args):
+                context.compile_internal(builder, check, types.none(*signature.args), args)
+                return codegen(context, builder, signature, args)
+
+            return signature, both
+
+        return intrinsic(check_first)
 
     return decorate
 
