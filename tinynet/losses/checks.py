@@ -14,6 +14,7 @@ from tinynet.checks import numbers
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
+FINE, BAD_TARGET, BAD_PREDICTION = range(3)  # what a kernel returns of what it was given
 TARGETS = "must be integer labels or float probabilities"
 # What stands for an array that wasn't asked for, by its dtype and number of axes.
 NOTHING = {(dtype, axes): np.empty((0,) * axes, dtype) for dtype in (FLOAT32, FLOAT64, INT64) for axes in (1, 2)}
@@ -166,7 +167,7 @@ def not_a_target(targets, position, shape, ignore_index, name):
     )
 
 
-def not_in_unit_interval(targets, ignore_index, name):
+def unit_interval_error(prediction, targets, ignore_index, reason, name):
     """The ValueError for targets of which one is neither in [0, 1] nor `ignore_index`."""
     good = (targets >= 0) & (targets <= 1)
     if ignore_index is not None:
