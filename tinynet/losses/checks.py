@@ -104,7 +104,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
     """Targets for logits of `shape` (..., C), as labels (N,), probabilities (N, C) and ignore_index.
 
     One of the two arrays is empty.  Whether labels are classes and probabilities sum to 1 is the kernel's to check,
-    in its own pass over them: see `not_a_target`.
+    in its own pass over them: see `target_error`.
     """
     t = targets if type(targets) is np.ndarray else as_array(targets, name, "targets", TARGETS)
     if t.dtype is not INT64 or t.shape != shape[:-1]:
@@ -137,7 +137,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
     return t if t.ndim == 1 else t.reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
 
 
-def not_a_target(targets, position, shape, ignore_index, name):
+def target_error(targets, position, shape, ignore_index, name):
     """The ValueError for the first of the targets that is none: number `position` of the rows of logits of `shape`."""
     targets, C = as_array(targets, name, "targets"), shape[-1]
     where = tuple(int(axis) for axis in np.unravel_index(position, shape[:-1]))

@@ -4,8 +4,8 @@
     dy[i] = 1/n slope(y[i], t[i])                   as y[i] touched its own loss only
 
 A loss gives two functions of its formula: `plain`, of whole arrays in NumPy, and `element`, the same for vectors, of as
-many numbers as a register holds (kernels/vectors.py).  Here is what is left, once for all of them: the checks, blocks of
-numbers for threads to take, the sum, what the mean divides by, and where results go.
+many numbers as a register holds (kernels/vectors.py).  Here is what is left, once for all of them: the checks, blocks
+of numbers for threads to take, the sum, what the mean divides by, and where results go.
 """
 
 from inspect import signature
@@ -100,9 +100,9 @@ def compiled(loss, element, count, targets, weighted, ignores, padding):
         return loss, slope
 
     def block(y, t, a, b, ignored, options, scale, losses, g):
-        """The sum of the losses of one block, which also go into losses, as scale times the slopes into g, which may be y.
+        """The sum of the losses of one block.
 
-        Either may be empty.
+        They also go into losses, and scale times the slopes into g, which may be y; either may be empty.
         """
         W, n, zero = width(y), y.size, y.dtype.type(0)
         sums, whole = splat(y, 0), n - n % W
@@ -125,7 +125,7 @@ def compiled(loss, element, count, targets, weighted, ignores, padding):
                 store_some(slope, g, i, n - i)
         return sum_of(sums)
 
-    # Long ones are compiled apart, once for both kernels.  Handing its arguments over took a tenth of a short one's time.
+    # A long one is compiled apart, once for both kernels; handing over its arguments took 10 % of a short one's time.
     block = (kernel() if ignores else helper)(named(block, loss))
 
     def loss_and_gradient(y, t, a, b, ignored, options, mean, divisor, chunks, losses, g):

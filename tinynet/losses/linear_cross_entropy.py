@@ -29,7 +29,7 @@ import numpy as np
 
 from tinynet.kernels.linear_cross_entropy import BLOCKS, LOGITS, linear_cross_entropy_blocks
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.rowwise import count_labels, strange_rows, total_or
 
 
 def linear_cross_entropy(
@@ -85,7 +85,7 @@ def linear_cross_entropy(
     N = given.size // D
     position, total = (strange_rows(q, 0, N), N) if q.size else count_labels(t, C, classes, ignore_index)
     if position >= 0:
-        raise checks.not_a_target(targets, position, shape, ignore_index, name)
+        raise checks.target_error(targets, position, shape, ignore_index, name)
     scale = 1.0 / total_or(divisor, total) if reduction == "mean" else 1.0
 
     flat = given.reshape(N, D)
