@@ -56,9 +56,22 @@ def check_row(p):
     return outside, positive, total
 
 
-@helper
-def possible(p):
-    return p > 0
+@kernel(fast=True)
+def row_loss(p, q, w, keep, soft):
+    zero, total = p.dtype.type(0), 0.0
+    for c in range(p.size):
+        a = w[c] * (keep * q[c] + (soft if p[c] > zero else zero))
+        term = zero if a == zero else a * surprisal(p[c])
+        total += term
+    return total
+
+
+@kernel()
+def row_gradient(p, q, w, keep, soft, scale, g):
+    zero = p.dtype.type(0)
+    for c in range(p.size):
+        a = w[c] * (keep * q[c] + (soft if p[c] > zero else zero))
+        g[c] = zero if a == zero else -(scale * a) / p[c]
 
 
 @helper
@@ -83,8 +96,8 @@ def probabilities_error(p, q, position, name):
 
 loss = rowwise(
     "categorical_cross_entropy", "probabilities", categorical_cross_entropy_plain,
-    probability_rows("categorical_cross_entropy", check_row, possible, surprisal, slope), 32768, 8192,
-    targets=EITHER, examines=True, errors={BAD_PREDICTION: probabilities_error},
+    probability_rows("categorical_cross_entropy", check_row, surprisal, slope, row_loss, row_gradient),
+    32768, 8192, groups=64, targets=EITHER, examines=True, errors={BAD_PREDICTION: probabilities_error},
 )  # fmt: skip
 
 

@@ -58,9 +58,21 @@ def check_row(l):
     return above, possible, total
 
 
-@helper
-def possible(l):
-    return l > -np.inf
+@kernel(fast=True)
+def row_loss(l, q, w, keep, soft):
+    zero, masked, total = l.dtype.type(0), l.dtype.type(-np.inf), 0.0
+    for c in range(l.size):
+        a = w[c] * (keep * q[c] + (soft if l[c] > masked else zero))
+        term = zero if a == zero else a * l[c]
+        total -= term
+    return total
+
+
+@kernel()
+def row_gradient(l, q, w, keep, soft, scale, g):
+    zero, masked = l.dtype.type(0), l.dtype.type(-np.inf)
+    for c in range(l.size):
+        g[c] = -scale * (w[c] * (keep * q[c] + (soft if l[c] > masked else zero)))
 
 
 @helper
@@ -89,7 +101,8 @@ def log_probabilities_error(l, q, position, name):
 
 
 loss = rowwise(
-    "nll", "log_probabilities", nll_plain, probability_rows("nll", check_row, possible, surprise, slope), 32768, 8192,
+    "nll", "log_probabilities", nll_plain,
+    probability_rows("nll", check_row, surprise, slope, row_loss, row_gradient), 32768, 8192, groups=64,
     targets=EITHER, examines=True, errors={BAD_PREDICTION: log_probabilities_error},
 )  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""What nll and categorical_cross_entropy share: rows that stand for probabilities p, of the loss -sum_c a[c] log p[c]."""
+"""What nll and categorical_cross_entropy share: the passes over rows that stand for probabilities.
+
+A row is checked, and in the cache when its loss -sum_c a[c] log p[c] is taken.
+"""
 
 import numpy as np
 
@@ -10,32 +13,15 @@ from tinynet.losses.elementwise import named
 from tinynet.losses.rowwise import strange_rows
 
 
-def probability_rows(loss, check_row, possible, surprise, slope):
+def probability_rows(loss, check_row, surprise, slope, row_loss, row_gradient):
     """`rows` for rowwise, of numbers x that stand for probabilities p.
 
     check_row(x)    of a row: how many are outside of where they must be, how many p aren't 0, and the sum of p
-    possible(x)     whether p isn't 0
     surprise(x)     -log p
     slope(a, x)     a d(-log p) / dx
+    row_loss(x, q, w, keep, soft)                   of a row: -sum_c a log p, in float64, with a as in the formula
+    row_gradient(x, q, w, keep, soft, scale, g)     of a row: g = scale a d(-log p) / dx.  g may be x
     """
-
-    def row_loss(x, q, w, keep, soft):
-        """-sum_c a log p, in float64."""
-        zero, total = x.dtype.type(0), 0.0
-        for c in range(x.size):
-            a = w[c] * (keep * q[c] + (soft if possible(x[c]) else zero))
-            term = zero if a == zero else a * surprise(x[c])
-            total += term
-        return total
-
-    def row_gradient(x, q, w, keep, soft, scale, g):
-        """g = scale a d(-log p) / dx.  g may be x."""
-        zero = x.dtype.type(0)
-        for c in range(x.size):
-            a = w[c] * (keep * q[c] + (soft if possible(x[c]) else zero))
-            g[c] = zero if a == zero else slope(scale * a, x[c])
-
-    row_loss, row_gradient = kernel(fast=True)(named(row_loss, loss)), kernel()(named(row_gradient, loss))
 
     def rows(x, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
         C, labels, real = x.shape[1], q.size == 0, x.dtype.type

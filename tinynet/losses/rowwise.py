@@ -83,10 +83,10 @@ def total_or(divisor, total):
 def compiled(loss, rows):
     """The kernels of a loss, for one thread and for all.  The name is for the files in which they are kept."""
 
-    def loss_and_gradient(x, t, q, w, ignore_index, options, mean, divisor, step, check_only, losses, g):
+    def loss_and_gradient(x, t, q, w, ignore_index, options, divisor, step, check_only, losses, g):
         """A row that can't be used, or -1, and the reason; and the loss's value.
 
-        Groups of `step` rows are what threads take; each owns its rows of losses and g.  With a bad label, nothing is
+        It is divided by `divisor`, or, where that is 0, by what counts.  Groups of `step` rows are what threads take; each owns its rows of losses and g.  With a bad label, nothing is
         written; rows that `rows` finds bad are found as it goes, or first, with check_only.
         """
         N, C = x.shape
@@ -95,19 +95,18 @@ def compiled(loss, rows):
             row, total = count_labels(t, C, w, ignore_index)
             if row >= 0:
                 return row, BAD_TARGET, 0.0
-        scale = 1.0 / total_or(divisor, total) if mean else 1.0
+        scale = 1.0 / total_or(divisor, total)
         groups = (N + step - 1) // step
-        partial, bad = np.empty(groups), np.empty((groups, 2), np.int64)
+        found = np.empty((groups, 3))  # a bad row, the reason, the sum: whole numbers are exact in float64
         for k in prange(groups):
             first, last = k * step, min(k * step + step, N)
-            bad[k, 0], bad[k, 1], partial[k] = rows(
-                x, t, q, w, ignore_index, options, scale, check_only, losses, g, first, last
-            )
+            row, reason, part = rows(x, t, q, w, ignore_index, options, scale, check_only, losses, g, first, last)
+            found[k, 0], found[k, 1], found[k, 2] = row, reason, part
         value = 0.0
         for k in range(groups):
-            if bad[k, 0] >= 0:
-                return bad[k, 0], bad[k, 1], 0.0
-            value += partial[k]
+            if found[k, 0] >= 0:
+                return int(found[k, 0]), int(found[k, 1]), 0.0
+            value += found[k, 2]
         return -1, FINE, value * scale
 
     loss_and_gradient = named(loss_and_gradient, loss)
@@ -151,8 +150,10 @@ def rowwise(
         shape, dtype = x.shape, x.dtype
         if not shape:
             raise ValueError(f"{name}: {prediction} must have shape (..., {classes}), got one number")
-        C = shape[-1]
+        C, nothing = shape[-1], checks.NOTHING[dtype, 1]
         divisor = checks.divisor(reduction, denominator, name)
+        if reduction != "mean":
+            divisor = 1.0
         if targets <= EITHER:
             t, q, ignore_index = checks.class_targets(targets_given, shape, dtype, ignore_index, name)
             if targets == LABELS and q.size:
@@ -165,10 +166,10 @@ def rowwise(
         elif q.size or (targets == EITHER and options > 0.0):
             w = checks.ones(dtype, C)
         else:
-            w = checks.NOTHING[dtype, 1]
+            w = nothing
         gradient = checks.gradient(grad, out, prediction_given, x, (t, q, w), name)
         N, none = x.size // C, reduction == "none"
-        losses = np.empty(N, dtype) if none or keeps_losses else checks.NOTHING[dtype, 1]
+        losses = np.empty(N, dtype) if none or keeps_losses else nothing
         if x.ndim != 2:
             x, gradient_rows = x.reshape(N, C), gradient.reshape(-1, C)
         else:
@@ -181,13 +182,12 @@ def rowwise(
             step += -step % multiple
         is_few = few_classes >= C and not q.size and options == 0.0
         run = (few_kernels if is_few else kernels)[threads]
-        batch = x, t, q, w, ignore_index, options, reduction == "mean", divisor, step
         row = -1
         if out is not None and (examines or q.size):  # which must not change if a row is bad
-            nothing = checks.NOTHING[dtype, 1], checks.NOTHING[dtype, 2]
-            row, reason, value = run(*batch, True, losses if keeps_losses else nothing[0], nothing[1])
+            some, g = losses if keeps_losses else nothing, checks.NOTHING[dtype, 2]
+            row, reason, value = run(x, t, q, w, ignore_index, options, divisor, step, True, some, g)
         if row < 0:
-            row, reason, value = run(*batch, False, losses, gradient_rows)
+            row, reason, value = run(x, t, q, w, ignore_index, options, divisor, step, False, losses, gradient_rows)
         if row >= 0:
             if reason in errors:
                 raise errors[reason](x.reshape(shape), q.reshape(-1, C), row, name)
@@ -204,7 +204,7 @@ def plainly(plain, rows, targets):
     """A function in place of the kernels, which runs the plain formula: for NUMBA_DISABLE_JIT=1."""
     takes = list(signature(plain).parameters)[2:]
 
-    def loss_and_gradient(x, t, q, w, ignore_index, options, mean, divisor, step, check_only, losses, g):
+    def loss_and_gradient(x, t, q, w, ignore_index, options, divisor, step, check_only, losses, g):
         (N, C), total = x.shape, len(x)
         if t.size:
             row, total = count_labels(t, C, w, ignore_index)
@@ -222,7 +222,7 @@ def plainly(plain, rows, targets):
         own, dx = np.zeros(N), np.zeros((N, C))
         with np.errstate(all="ignore"):
             own[counts], dx[counts] = plain(x.astype(float)[counts], target, *weights, *given)
-        scale = 1.0 / total_or(divisor, total) if mean else 1.0
+        scale = 1.0 / total_or(divisor, total)
         if losses.size:
             losses[:] = own
         if g.size:

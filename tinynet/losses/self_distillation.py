@@ -69,11 +69,13 @@ def centered_and_divided(x, center, tau, y):
 
 @kernel()
 def rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
-    (tau_s, tau_t, center), K, n = options, s.shape[1], last - first
-    z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty(K, s.dtype)
+    (tau_s, tau_t, given), K, n = options, s.shape[1], last - first
+    z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
+    center = memory.piece(given, 0, K)
     for r in range(n):
-        centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, shifted)
-        softmax_row(shifted, memory.piece(P, r * K, K))
+        row = memory.piece(shifted, r * K, K)
+        centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)
+        softmax_row(row, memory.piece(P, r * K, K))
         if P[r, 0] != P[r, 0]:
             return first + r, BAD_TARGET, 0.0
         divided(memory.piece(s, (first + r) * K, K), tau_s, memory.piece(z, r * K, K))
