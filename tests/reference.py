@@ -6,27 +6,14 @@ Slow, short and obviously right, straight from the definitions and in float64 th
 import inspect
 import math
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-LOSSES = [
-    "softmax_cross_entropy",
-    "sigmoid_cross_entropy",
-    "nll",
-    "categorical_cross_entropy",
-    "binary_cross_entropy",
-    "sigmoid_focal",
-    "softmax_focal",
-    "hinge",
-    "multiclass_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-    "kl_divergence",
-    "nt_xent",
-    "self_distillation",
-]
+from tinynet import losses
+
+LOSSES = [path.stem for path in Path(losses.__file__).parent.glob("*.py")]
 modules = SimpleNamespace(**{name: import_module(f"tinynet.losses.{name}") for name in LOSSES})
 
 # --- losses: value and gradient, by the plain formulas that stand in the losses' own files --------------------
@@ -39,6 +26,7 @@ def of_rows(plain, soft=True):
 
     def loss(x, targets, *options, weight=None, ignore_index=-100, reduction="mean", denominator=None, **named):
         x, targets = np.asarray(x, float), np.asarray(targets)
+        targets = targets.astype(float) if targets.dtype.kind == "f" else targets
         N, C = x.shape
         w = np.ones(C) if weight is None else np.asarray(weight, float)
         labels = targets.ndim == 1

@@ -86,8 +86,9 @@ def compiled(loss, rows):
     def loss_and_gradient(x, t, q, w, ignore_index, options, divisor, step, check_only, losses, g):
         """A row that can't be used, or -1, and the reason; and the loss's value.
 
-        It is divided by `divisor`, or, where that is 0, by what counts.  Groups of `step` rows are what threads take; each owns its rows of losses and g.  With a bad label, nothing is
-        written; rows that `rows` finds bad are found as it goes, or first, with check_only.
+        That is divided by `divisor`, or, where it is 0, by what counts.  Groups of `step` rows are what threads take;
+        each owns its rows of losses and g.  With a bad label, nothing is written; rows that `rows` finds bad are found
+        as it goes, or first, with check_only.
         """
         N, C = x.shape
         total = np.float64(N)
