@@ -93,7 +93,8 @@ def softmax_focal(z, targets, gamma=2.0, weight=None, **options):
 
 
 def nt_xent(x, temperature=0.5, reduction="mean", denominator=None):
-    losses, dx = modules.nt_xent.nt_xent_plain(np.asarray(x, float), temperature)
+    with np.errstate(all="ignore"):
+        losses, dx = modules.nt_xent.nt_xent_plain(np.asarray(x, float), temperature)
     if reduction == "none":
         return losses, dx
     scale = 1 / (denominator or len(x)) if reduction == "mean" else 1
@@ -104,9 +105,10 @@ def self_distillation(
     s, teacher, student_temperature=0.1, teacher_temperature=0.04, center=0.0, reduction="mean", denominator=None
 ):
     s, teacher = np.asarray(s, float), np.asarray(teacher, float)
-    losses, ds = modules.self_distillation.self_distillation_plain(
-        s, teacher, student_temperature, teacher_temperature, center
-    )
+    with np.errstate(all="ignore"):
+        losses, ds = modules.self_distillation.self_distillation_plain(
+            s, teacher, student_temperature, teacher_temperature, center
+        )
     return _reduced(losses, ds, len(s), reduction, denominator)
 
 

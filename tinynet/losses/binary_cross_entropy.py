@@ -29,6 +29,7 @@ from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import select
 from tinynet.losses import checks
 from tinynet.losses.checks import BAD_TARGET
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, PROBABILITIES, elementwise
 
 
@@ -68,6 +69,7 @@ loss = elementwise(
 )  # fmt: skip
 
 
+@declares("probabilities", "L = mean of -t log p - (1-t) log(1-p)", "dp = ((1-t) / (1-p) - t / p) / n")
 def binary_cross_entropy(
     probabilities,
     targets,

@@ -27,6 +27,7 @@ from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.surprisal import surprisal
 from tinynet.losses import checks
 from tinynet.losses.checks import BAD_PREDICTION
+from tinynet.losses.declaration import declares
 from tinynet.losses.probability_rows import probability_rows
 from tinynet.losses.rowwise import EITHER, rowwise
 
@@ -101,6 +102,7 @@ loss = rowwise(
 )  # fmt: skip
 
 
+@declares("probabilities", "L = mean of -log p[t]", "dp[c] = -[c = t] / (N p[c])")
 def categorical_cross_entropy(
     probabilities,
     targets,

@@ -20,6 +20,7 @@ import numpy as np
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.vectors import maximum, select
 from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 
 
@@ -70,6 +71,7 @@ loss = elementwise(
 )
 
 
+@declares("scores", "L = mean of max(0, 1 - t z)", "dz = -t / n where t z < 1, else 0")
 def hinge(scores, targets, *, reduction="mean", denominator=None, grad=True, out=None):
     """The hinge loss of scores against targets of two sides, and its gradient with respect to the scores.
 

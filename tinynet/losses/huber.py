@@ -19,6 +19,7 @@ import numpy as np
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import select
 from tinynet.losses import checks
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 
 
@@ -39,6 +40,12 @@ def element(y, t, delta):
 loss = elementwise("huber", "prediction", huber_plain, element, 65536)
 
 
+@declares(
+    "scores",
+    "L = mean of d^2 / 2 where |d| <= delta, else delta (|d| - delta/2), d = y - t",
+    "dy = d / n, cut off at -delta / n and delta / n",
+    "smoothl1 smoothl1loss huberloss",
+)
 def huber(prediction, targets, delta=1.0, *, reduction="mean", denominator=None, grad=True, out=None):
     """Huber's loss of prediction - targets, and its gradient with respect to the prediction.
 

@@ -30,6 +30,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.surprisal import surprisal
 from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import DISTRIBUTIONS, rowwise, strange_rows
 
 
@@ -71,6 +72,7 @@ loss = rowwise(
 )
 
 
+@declares("logits", "L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N", "kl kldiv kld kldivloss")
 def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator=None, grad=True, out=None):
     """The divergence of softmax(logits) from target_probabilities, and its gradient with respect to the logits.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import maximum, select
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 
 
@@ -33,6 +34,7 @@ def element(y, t):
 loss = elementwise("mean_absolute_error", "prediction", mean_absolute_error_plain, element, 65536)
 
 
+@declares("scores", "L = mean of |y - t|", "dy = sign(y - t) / n", "mae l1 maeloss l1loss absoluteerror")
 def mean_absolute_error(prediction, targets, *, reduction="mean", denominator=None, grad=True, out=None):
     """The mean of |prediction - targets|, and its gradient with respect to the prediction.
 

@@ -14,6 +14,7 @@ One pass over the prediction: a vector of differences gives its squares and its 
 """
 
 from tinynet.kernels.compile import helper
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 
 
@@ -32,6 +33,7 @@ def element(y, t):
 loss = elementwise("mean_squared_error", "prediction", mean_squared_error_plain, element, 65536)
 
 
+@declares("scores", "L = mean of (y - t)^2", "dy = 2 (y - t) / n", "mse l2 mseloss l2loss squarederror")
 def mean_squared_error(prediction, targets, *, reduction="mean", denominator=None, grad=True, out=None):
     """The mean of (prediction - targets)^2, and its gradient with respect to the prediction.
 

@@ -20,6 +20,7 @@ import numpy as np
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 from tinynet.losses.checks import FINE
+from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import rowwise
 
 
@@ -89,6 +90,11 @@ def rows(z, t, q, w, ignore_index, _, scale, check_only, losses, g, first, last)
 loss = rowwise("multiclass_hinge", "scores", multiclass_hinge_plain, rows, 32768, 8192)
 
 
+@declares(
+    "scores",
+    "L = 1/(N C) sum of h[c] = max(0, 1 - z[t] + z[c]) over c != t",
+    "dz[c] = [h[c] > 0] / (C N), dz[t] = -their sum",
+)
 def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None):
     """The multi-class hinge loss of scores against labels, and its gradient with respect to the scores.
 

@@ -26,6 +26,7 @@ from tinynet.kernels import floats
 from tinynet.kernels.compile import helper, kernel
 from tinynet.losses import checks
 from tinynet.losses.checks import BAD_PREDICTION
+from tinynet.losses.declaration import declares
 from tinynet.losses.probability_rows import probability_rows
 from tinynet.losses.rowwise import EITHER, rowwise
 
@@ -107,6 +108,7 @@ loss = rowwise(
 )  # fmt: skip
 
 
+@declares("log-probabilities", "L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N", "nllloss negativeloglikelihood")
 def nll(
     log_probabilities,
     targets,

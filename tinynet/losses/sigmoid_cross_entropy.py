@@ -25,6 +25,7 @@ from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import maximum, select
 from tinynet.losses import checks
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
 
 
@@ -53,6 +54,12 @@ loss = elementwise(
 )  # fmt: skip
 
 
+@declares(
+    "logits",
+    "L = mean of -t log p - (1-t) log(1-p), p = 1 / (1 + exp(-z))",
+    "dz = (p - t) / n",
+    "sigmoid bcewithlogits bcewithlogitsloss",
+)
 def sigmoid_cross_entropy(
     logits,
     targets,

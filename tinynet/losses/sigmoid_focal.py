@@ -32,6 +32,7 @@ from tinynet.kernels.compile import helper
 from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import maximum, select
 from tinynet.losses import checks
+from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
 
 
@@ -77,6 +78,11 @@ loss = elementwise(
 )  # fmt: skip
 
 
+@declares(
+    "logits",
+    "L = mean of f q^gamma H, H = cross-entropy of p = 1 / (1 + exp(-z)), q = chance of being wrong, f = alpha's",
+    "dz = f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H) / n",
+)
 def sigmoid_focal(
     logits,
     targets,

@@ -35,6 +35,7 @@ from tinynet.kernels.softmax_few_classes import FEW, few_classes
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.losses import checks
 from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import EITHER, rowwise, strange_rows
 
 
@@ -82,6 +83,7 @@ loss = rowwise(
 )  # fmt: skip
 
 
+@declares("logits", "L = mean of -log p[t], p = softmax(z)", "dz[c] = (p[c] - [c = t]) / N", "softmax")
 def softmax_cross_entropy(
     logits,
     targets,

@@ -36,6 +36,7 @@ from tinynet.kernels.surprisal import surprisal
 from tinynet.layers.activations import tanh
 from tinynet.losses import checks
 from tinynet.losses.checks import FINE
+from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import rowwise
 
 ROWS = 64  # at a time; softmax_rows takes 32 side by side, or 16, where classes are few
@@ -96,6 +97,11 @@ def rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, first, l
 loss = rowwise("softmax_focal", "logits", softmax_focal_plain, rows, 16384, 4096, groups=64, keeps_losses=True)
 
 
+@declares(
+    "logits",
+    "L = mean of (1 - p[t])^gamma (-log p[t]), p = softmax(z)",
+    "dz[c] = F (p[c] - [c = t]) / N, F = q^gamma (1 - gamma p[t] log(p[t]) / q), q = 1 - p[t]",
+)
 def softmax_focal(
     logits,
     targets,
