@@ -49,14 +49,7 @@ INITIALIZERS = _table(
         "Or give a function: lambda shape, fan_in, fan_out, rng: rng.normal(0, 0.02, shape).",
     ),
 )
-LOSSES = _table(
-    ("mse l2 mseloss l2loss squarederror", "mean_squared_error"),
-    ("mae l1 maeloss l1loss absoluteerror", "mean_absolute_error"),
-    ("smoothl1 smoothl1loss huberloss", "huber"),
-    ("kl kldiv kld kldivloss", "kl_divergence"),
-    ("nllloss negativeloglikelihood", "nll"),
-    ("softmax", "softmax_cross_entropy"),
-    ("sigmoid bcewithlogits bcewithlogitsloss", "sigmoid_cross_entropy"),
+LOSSES = _table(  # those that mean one of two; the others are declared by the losses themselves
     (
         "bce bceloss binarycrossentropy",
         "Did you mean 'sigmoid_cross_entropy', for logits, or 'binary_cross_entropy', for probabilities?",
