@@ -1,10 +1,12 @@
-"""Long sums: how the tile (tile.py) adds up terms of any number, and loses no more digits than in a short sum.
+"""Long sums: how matmul adds up terms of any number, and loses no more digits than in a short sum.
 
 Numbers added one by one in float32 are rounded to the sum's last digit, each in the same direction where they are
-equal.  So a sum of many terms is cut into blocks.  Registers sum one block, from 0, and are then added to sums in
-memory; those of GROUP blocks are added to sums in float64.
+equal: of 150,528 equal numbers the fourth digit is wrong.  So a sum of many terms is cut into blocks.  Registers sum
+one block, from 0, and are then added to sums in memory; those of GROUP blocks are added to sums in float64.
 
 What is cut where depends on the number of terms alone, so a row of the result has the same bits wherever it lies.
+
+This is the second half of matmul.py, and the loops of LLVM's instructions that both emit: as one they were 450 lines.
 """
 
 from llvmlite import ir
@@ -19,10 +21,45 @@ WHOLE, BLOCK, GROUP = 256, 64, 64
 _DOUBLE = ir.DoubleType()
 
 
-class LongSums:
-    """The sums in memory of the tile's bodies, which take turns with them.
+def emit_loop(builder, first, body):
+    """A loop that carries values in registers: body(*values) returns the next ones, and whether to go on with them.
 
-    some    whether the terms are more than a block: then all sums go through memory
+    Returns the last ones.  The body runs once at least.
+    """
+    before, block = builder.block, builder.append_basic_block("loop")
+    builder.branch(block)
+    builder.position_at_end(block)
+    values = [builder.phi(value.type) for value in first]
+    following, again = body(*values)
+    for value, at_first, later in zip(values, first, following, strict=True):
+        value.add_incoming(at_first, before)
+        value.add_incoming(later, builder.block)
+    end = builder.append_basic_block("loop.end")
+    builder.cbranch(again, block, end)
+    builder.position_at_end(end)
+    return following
+
+
+def emit_if(builder, condition, values, change):
+    """change(*values) where the condition is true, else the values."""
+    before, block, end = builder.block, builder.append_basic_block("then"), builder.append_basic_block("endif")
+    builder.cbranch(condition, block, end)
+    builder.position_at_end(block)
+    changed = change(*values)
+    block = builder.block
+    builder.branch(end)
+    builder.position_at_end(end)
+    both = [builder.phi(value.type) for value in values]
+    for register, value, other in zip(both, values, changed, strict=True):
+        register.add_incoming(value, before)
+        register.add_incoming(other, block)
+    return both
+
+
+class LongSums:
+    """The sums in memory of matmul's bodies, which take turns with them.
+
+    some    whether the terms are more than WHOLE: then all sums go through memory
     block   how many terms of an innermost loop make one
     """
 
@@ -32,126 +69,98 @@ class LongSums:
         self.scalar, self.width = args[-1].type, vectors * lanes
         self.sums = cgutils.alloca_once(builder, self.scalar, rows * self.width)
         self.wide = cgutils.alloca_once(builder, _DOUBLE, rows * self.width)
-        self.since, self.blocks, self.groups = (cgutils.alloca_once(builder, I64) for _ in range(3))
+        self.since, self.blocks = (cgutils.alloca_once(builder, I64) for _ in range(2))
         self.some = builder.icmp_signed(">", builder.mul(J, K), I64(WHOLE))
         with builder.if_then(self.some):
-            vector = ir.VectorType(self.scalar, lanes)
-            for i in range(rows * vectors):
-                place = self._place(builder, i, vectors, vector)
-                builder.store(ir.Constant(vector, [0.0] * lanes), place, align=alignment(vector).constant)
+            self._store(
+                builder, [ir.Constant(ir.VectorType(self.scalar, lanes), [0.0] * lanes)] * (rows * vectors), vectors
+            )
         self.block = builder.select(self.some, I64(BLOCK), I64(WHOLE))
 
     def start(self, builder):
-        for count in (self.since, self.blocks, self.groups):
+        for count in (self.since, self.blocks):
             builder.store(I64(0), count)
 
-    def keep(self, builder, results, vectors, size):
-        """Registers with the results of `size` terms more: as they are, or 0 after they were added to what is kept."""
-        kind, before = results[0].type, builder.block
-        full, going_on = builder.append_basic_block("full"), builder.append_basic_block("going.on")
+    def keep(self, builder, registers, vectors, size):
+        """Registers with the sums of `size` terms more: as they are, or 0 after they were added to those in memory."""
+
+        def add(*registers):
+            self._store(builder, self._with_memory(builder, registers, vectors), vectors)
+            blocks = builder.add(builder.load(self.blocks), I64(1))
+            builder.store(I64(0), self.since)
+            builder.store(blocks, self.blocks)
+            full = builder.icmp_signed("==", builder.and_(blocks, I64(GROUP - 1)), I64(0))
+            with builder.if_then(full, likely=False):
+                self._widen(builder, len(registers) // vectors, builder.icmp_signed("==", blocks, I64(GROUP)), False)
+            return _zeros(registers)
+
         since = builder.add(builder.load(self.since), size)
         builder.store(since, self.since)
-        enough = builder.icmp_signed(">=", since, self.block)
-        builder.cbranch(builder.and_(self.some, enough), full, going_on)
+        full = builder.and_(self.some, builder.icmp_signed(">=", since, self.block))
+        return emit_if(builder, full, registers, add)
 
-        builder.position_at_end(full)
-        align = alignment(kind).constant
-        for i, result in enumerate(results):
-            place = self._place(builder, i, vectors, kind)
-            builder.store(builder.fadd(builder.load(place, align=align), result), place, align=align)
-        builder.store(I64(0), self.since)
-        blocks = builder.add(builder.load(self.blocks), I64(1))
-        builder.store(blocks, self.blocks)
-        with builder.if_then(builder.icmp_signed("==", blocks, I64(GROUP)), likely=False):
-            groups = builder.load(self.groups)
-            count = I64(len(results) // vectors * self.width)
-            widen, first = _widen_function(builder.module, self.scalar), builder.icmp_signed("==", groups, I64(0))
-            builder.call(widen, [self.sums, self.wide, count, first])
-            builder.store(I64(0), self.blocks)
-            builder.store(builder.add(groups, I64(1)), self.groups)
-        full = builder.block
-        builder.branch(going_on)
+    def results(self, builder, registers, vectors):
+        """The sums in these registers, with those in memory where `some` is true, which are 0 again then."""
 
-        builder.position_at_end(going_on)
-        kept = [builder.phi(kind) for _ in results]
-        for register, result in zip(kept, results, strict=True):
-            register.add_incoming(result, before)
-            register.add_incoming(ir.Constant(kind, [0.0] * kind.count), full)
-        return kept
+        def add(*registers):
+            wide = builder.icmp_signed(">=", builder.load(self.blocks), I64(GROUP))
+            with builder.if_then(wide, likely=False):
+                self._widen(builder, len(registers) // vectors, False, True)
+            sums = self._with_memory(builder, registers, vectors)
+            self._store(builder, _zeros(registers), vectors)
+            return sums
 
-    def results(self, builder, results, vectors):
-        """The results in these registers, with those in memory where `some` is true, which are 0 again then."""
-        kind, before = results[0].type, builder.block
-        in_memory, end = builder.append_basic_block("in.memory"), builder.append_basic_block("results")
-        builder.cbranch(self.some, in_memory, end)
+        return emit_if(builder, self.some, registers, add)
 
-        builder.position_at_end(in_memory)
-        count = I64(len(results) // vectors * self.width)
-        with builder.if_then(builder.icmp_signed(">", builder.load(self.groups), I64(0)), likely=False):
-            builder.call(_widen_function(builder.module, self.scalar), [self.sums, self.wide, count, ir.IntType(1)(0)])
-            builder.call(_round_function(builder.module, self.scalar), [self.wide, self.sums, count])
-        places = [self._place(builder, i, vectors, kind) for i in range(len(results))]
-        align = alignment(kind).constant
-        kept = [
-            builder.fadd(builder.load(place, align=align), result)
-            for place, result in zip(places, results, strict=True)
+    def _with_memory(self, builder, registers, vectors):
+        places = self._places(builder, registers, vectors)
+        align = alignment(registers[0].type).constant
+        return [
+            builder.fadd(builder.load(p, align=align), register) for p, register in zip(places, registers, strict=True)
         ]
-        for place in places:
-            builder.store(ir.Constant(kind, [0.0] * kind.count), place, align=align)
-        in_memory = builder.block
-        builder.branch(end)
 
-        builder.position_at_end(end)
-        both = [builder.phi(kind) for _ in results]
-        for register, result, sum_ in zip(both, results, kept, strict=True):
-            register.add_incoming(result, before)
-            register.add_incoming(sum_, in_memory)
-        return both
+    def _store(self, builder, registers, vectors):
+        for place, register in zip(self._places(builder, registers, vectors), registers, strict=True):
+            builder.store(register, place, align=alignment(register.type).constant)
 
-    def _place(self, builder, i, vectors, kind):
-        first = i // vectors * self.width + i % vectors * kind.count
-        return builder.bitcast(builder.gep(self.sums, [I64(first)]), kind.as_pointer())
+    def _places(self, builder, registers, vectors):
+        kind = registers[0].type
+        for i in range(len(registers)):
+            first = i // vectors * self.width + i % vectors * kind.count
+            yield builder.bitcast(builder.gep(self.sums, [I64(first)]), kind.as_pointer())
+
+    def _widen(self, builder, rows, first, last):
+        flags = [flag if isinstance(flag, ir.Value) else ir.IntType(1)(flag) for flag in (first, last)]
+        function = _widen_function(builder.module, self.scalar)
+        builder.call(function, [self.sums, self.wide, I64(rows * self.width), *flags])
 
 
-def _function(emit):
-    """A function of LLVM's module for numbers of this type: emitted once, and called, since it is in no hot loop."""
+def _zeros(registers):
+    return [ir.Constant(register.type, [0.0] * register.type.count) for register in registers]
 
-    def function(module, scalar):
-        name = f"tinynet{emit.__name__}.{scalar}"
-        if name not in module.globals:
-            kinds, body = emit(scalar)
-            made = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-            made.linkage = "internal"
-            made.attributes.add("noinline")
-            builder = ir.IRBuilder(made.append_basic_block())
-            body(builder, *made.args)
-            builder.ret_void()
+
+def _widen_function(module, scalar):
+    """wide += sums, or = where they are the first; then sums = 0, or = wide, rounded, where they are the last.
+
+    It is a function of its own, which all bodies call, since it is in no hot loop.
+    """
+    name = f"tinynet_widen.{scalar}"
+    if name in module.globals:
         return module.globals[name]
-
+    flag = ir.IntType(1)
+    kind = ir.FunctionType(ir.VoidType(), [scalar.as_pointer(), _DOUBLE.as_pointer(), I64, flag, flag])
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    sums, wide, count, first, last = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    with emit_while(builder, I64(0), lambda i: builder.icmp_signed("<", i, count)) as (i, advance):
+        narrow, to = builder.gep(sums, [i]), builder.gep(wide, [i])
+        before, total = builder.select(first, _DOUBLE(0.0), builder.load(to)), builder.load(narrow)
+        total = builder.fadd(before, total if scalar == _DOUBLE else builder.fpext(total, _DOUBLE))
+        builder.store(total, to)
+        rounded = total if scalar == _DOUBLE else builder.fptrunc(total, scalar)
+        builder.store(builder.select(last, rounded, scalar(0.0)), narrow)
+        advance(builder.add(i, I64(1)))
+    builder.ret_void()
     return function
-
-
-@_function
-def _widen_function(scalar):
-    def widen(builder, sums, wide, count, first):
-        """wide += sums, or = where they are the first; sums = 0"""
-        with emit_while(builder, I64(0), lambda i: builder.icmp_signed("<", i, count)) as (i, advance):
-            narrow, to = builder.gep(sums, [i]), builder.gep(wide, [i])
-            total = builder.load(narrow) if scalar == _DOUBLE else builder.fpext(builder.load(narrow), _DOUBLE)
-            before = builder.select(first, _DOUBLE(0.0), builder.load(to))
-            builder.store(builder.fadd(before, total), to)
-            builder.store(scalar(0.0), narrow)
-            advance(builder.add(i, I64(1)))
-
-    return [scalar.as_pointer(), _DOUBLE.as_pointer(), I64, ir.IntType(1)], widen
-
-
-@_function
-def _round_function(scalar):
-    def round_(builder, wide, sums, count):
-        with emit_while(builder, I64(0), lambda i: builder.icmp_signed("<", i, count)) as (i, advance):
-            total = builder.load(builder.gep(wide, [i]))
-            builder.store(total if scalar == _DOUBLE else builder.fptrunc(total, scalar), builder.gep(sums, [i]))
-            advance(builder.add(i, I64(1)))
-
-    return [_DOUBLE.as_pointer(), scalar.as_pointer(), I64], round_
