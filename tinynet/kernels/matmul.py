@@ -16,14 +16,14 @@ Dense is    matmul((N, O, I), View(x, 0, (I, 1)), View(w, 0, O), start=View(b, 0
 
 where a floor of 0 is a fused ReLU, and -inf, no_floor, is none.  A kernel that calls it is marked kernel(matmul=True).
 
-On AVX-512 twelve rows of two vectors of `out` are 24 registers of sums.  For each k two vectors of b are loaded, each
-a[m,k] is broadcast to all lanes, and 24 multiply-adds are done.  Numba compiles no loop that keeps a block of sums in
-registers, so this one is emitted as LLVM's instructions.  Nothing is packed or copied.  How a sum of many terms keeps
-its digits, long_sums.py says.
+Numba compiles no loop that keeps a block of sums in registers, so matmul is emitted as LLVM's instructions: tile.py has
+that code, and how a sum of many terms keeps its digits.  Two other products stand at the end: correlate, whose factors
+are both vectors, and linear_map, by a matrix of constants.
 """
 
 import functools
 import threading
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,14 +35,11 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.compile import compiles_matmul, emitted
 from tinynet.kernels.compile_cache import keep
-from tinynet.kernels.long_sums import LongSums, emit_if, emit_loop
 from tinynet.kernels.memory import within
+from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
 from tinynet.kernels.vectors import (
-    FEATURES,
     I64,
-    LANES,
     alignment,
-    emit_splat,
     emit_while,
     llvm_function,
     llvm_type,
@@ -57,18 +54,6 @@ class View(NamedTuple):
     first: int
     steps: Any  # a number, or a tuple of two or three
 
-
-def _tile_shapes(features):
-    """(rows, vectors, lanes) of the block of `out` that stays in registers, the tile, for float32 and float64.
-
-    Its sums, rows x vectors of them, must stay there with one vector of b for each column and the broadcast element of
-    a: AVX-512 and NEON have 32 registers, AVX2 16.  On AVX2 8x2 spills: 97 GFLOP/s against 230 for 6x2.
-    """
-    rows = 12 if "avx512f" in features else 6 if "avx2" in features else 8 if "neon" in features else 4
-    return {dtype: (rows, 2, lanes) for dtype, lanes in LANES.items()}
-
-
-TILE = _tile_shapes(FEATURES)
 
 # Multiplications from which two threads beat one, for which they are 5 to 9 microseconds' work.  Waking threads takes
 # 2, and 6 where the cores' caches lie far apart; and a thread waits for what another wrote.
@@ -175,133 +160,10 @@ def _matmul(typing_context, M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m
     def codegen(context, builder, signature, args):
         pointer = llvm_type(floor).as_pointer()
         addresses = [builder.inttoptr(address, pointer) for address in args[4:8]]
-        _emit_matmul(builder, [*args[:4], *addresses, *args[8:]], TILE[np.dtype(floor.name)])
+        emit_matmul(builder, [*args[:4], *addresses, *args[8:]], TILE[np.dtype(floor.name)])
         return context.get_dummy_value()
 
     return types.void(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor), codegen
-
-
-def _emit_matmul(builder, args, shape):
-    """Emit the code for a whole product.
-
-    It covers `out` by panels of columns, each panel by blocks of rows.  At the right edge the last vector is loaded and
-    stored under a mask (a vector of half the lanes where that is enough); at the bottom each number of rows has a
-    body of its own.  So nothing outside is read or written, and every element is the same sum in the same order.
-    """
-    rows, vectors, lanes = shape
-    M, N = args[:2]
-    long_sums = LongSums(builder, args, shape)
-
-    def panel(n, width_vectors, width_lanes, mask):
-        """All rows of the columns from n: blocks of `rows`, and what is left in one block or two of the same height.
-
-        (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)
-        """
-        with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
-            left = builder.sub(M, m)
-            half = builder.udiv(builder.add(left, I64(1)), I64(2))
-            one_or_two = builder.select(builder.icmp_signed("<=", left, I64(rows)), left, half)
-            height = builder.select(builder.icmp_signed(">=", left, I64(2 * rows)), I64(rows), one_or_two)
-            end = builder.append_basic_block("rows.end")
-            choice = builder.switch(height, end)
-            for count in range(1, rows + 1):
-                choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
-                builder.position_at_end(choice.cases[-1][1])
-                _emit_tile(builder, args, long_sums, m, n, count, width_vectors, width_lanes, mask)
-                builder.branch(end)
-            builder.position_at_end(end)
-            advance(builder.add(m, height))
-
-    width = I64(vectors * lanes)
-    with emit_while(builder, I64(0), lambda n: builder.icmp_signed(">=", builder.sub(N, n), width)) as (n, advance):
-        panel(n, vectors, lanes, None)
-        advance(builder.add(n, width))
-    left, end = builder.sub(N, n), builder.append_basic_block("end")
-    for count, size in [(1, lanes // 2), *((v, lanes) for v in range(1, vectors + 1))]:  # the narrowest that holds them
-        fits, wider = builder.append_basic_block("fits"), builder.append_basic_block("wider")
-        builder.cbranch(builder.icmp_signed("<=", left, I64(count * size)), fits, wider)
-        builder.position_at_end(fits)
-        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-            lane = ir.Constant(ir.VectorType(I64, size), [(count - 1) * size + i for i in range(size)])
-            panel(n, count, size, builder.icmp_signed("<", lane, emit_splat(builder, left, size)))
-        builder.branch(end)
-        builder.position_at_end(wider)
-    builder.branch(end)
-    builder.position_at_end(end)
-
-
-def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
-    """Emit rows x vectors sums over j and k, add `start`, store them in `out`; `mask` is for the last vector.
-
-    `start` comes last, since it is often a large sum already, which the products would be rounded to one by one.
-    """
-    _, _, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor = args
-    vector = ir.VectorType(floor.type, lanes)
-    align, zero = alignment(vector), ir.Constant(vector, [0.0] * lanes)
-    fma = llvm_function(builder.module, "fmuladd", vector)
-    tile = [(t, v) for t in range(rows) for v in range(vectors)]
-
-    def place(p, v):
-        masked = mask is not None and v == vectors - 1
-        return builder.bitcast(builder.gep(p, [I64(v * lanes)]), vector.as_pointer()), masked
-
-    def load(p, v):
-        p, masked = place(p, v)
-        if masked:
-            return builder.call(llvm_function(builder.module, "masked.load", vector), [p, align, mask, zero])
-        return builder.load(p, align=align.constant)
-
-    def store(value, p, v):
-        p, masked = place(p, v)
-        if masked:
-            builder.call(llvm_function(builder.module, "masked.store", vector), [value, p, align, mask])
-        else:
-            builder.store(value, p, align=align.constant)
-
-    def row(p, step, t):  # of the row m + t, at column n
-        return builder.gep(p, [builder.add(builder.mul(builder.add(m, I64(t)), step), n)])
-
-    a_row = [builder.mul(I64(t), a_m) for t in range(rows)]
-
-    def over_k(todo, a, b, *sums):
-        columns = [load(b, v) for v in range(vectors)]
-        # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
-        # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12 rows of
-        # 10 columns, where the next step so waited for 12 additions, took 1.5 times as long.
-        hidden = builder.asm(ir.FunctionType(a.type, [a.type]), "", "=r,0", [a], False)
-        totals = []
-        for t in range(rows):
-            third = builder.gep(hidden, [a_row[t - t % 3]])
-            x = emit_splat(builder, builder.load(builder.gep(third, [a_row[t % 3]])), lanes)
-            totals += [builder.call(fma, [x, columns[v], sums[t * vectors + v]]) for v in range(vectors)]
-        todo = builder.sub(todo, I64(1))
-        following = todo, builder.gep(a, [a_k]), builder.gep(b, [b_k]), *totals
-        return following, builder.icmp_signed(">", todo, I64(0))
-
-    def over_blocks(k, a, b, *sums):
-        left = builder.sub(K, k)
-        size = builder.select(builder.icmp_signed("<", left, long_sums.block), left, long_sums.block)
-        _, a, b, *sums = emit_loop(builder, (size, a, b, *sums), over_k)
-        k = builder.add(k, size)
-        return (k, a, b, *long_sums.keep(builder, sums, vectors, size)), builder.icmp_signed("<", k, K)
-
-    def over_j(j, a, b, *sums):
-        _, _, _, *sums = emit_loop(builder, (I64(0), a, b, *sums), over_blocks)
-        j = builder.add(j, I64(1))
-        return (j, builder.gep(a, [a_j]), builder.gep(b, [b_j]), *sums), builder.icmp_signed("<", j, J)
-
-    def all_terms(*sums):
-        first = I64(0), builder.gep(a, [builder.mul(m, a_m)]), builder.gep(b, [n]), *sums
-        return emit_loop(builder, first, over_j)[3:]
-
-    long_sums.start(builder)
-    some = builder.and_(builder.icmp_signed(">", J, I64(0)), builder.icmp_signed(">", K, I64(0)))
-    sums = long_sums.results(builder, emit_if(builder, some, [zero] * len(tile), all_terms), vectors)
-    least = emit_splat(builder, floor, lanes)
-    for (t, v), total in zip(tile, sums, strict=True):
-        total = builder.fadd(load(row(s, s_m, t), v), total)
-        less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
-        store(builder.select(less, least, total), row(o, o_m, t), v)
 
 
 # --- the other way to multiply matrices: both factors are vectors, of what is summed over -------------------
@@ -339,6 +201,14 @@ def correlate(typing_context, size, a, b, out):
     return types.void(size, a, b, out), codegen
 
 
+def _function(module, name, kinds):
+    """A function of LLVM's module that all kernels in it share."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    return function
+
+
 def _correlation(module, real):
     """A function of the module, for kernels to call: up to 4 x 6 sums at a time, blocks of about the same size.
 
@@ -348,10 +218,7 @@ def _correlation(module, real):
     if name in module.globals:
         return module.globals[name]
     vector, pointer = ir.VectorType(llvm_type(real), lanes), llvm_type(real).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [I64] * 4 + [pointer, I64, pointer, I64, I64, pointer, I64, I64])
-    function = ir.Function(module, kind, name)
-    function.linkage = "linkonce_odr"
-    function.attributes.add("noinline")
+    function = _function(module, name, [I64] * 4 + [pointer, I64, pointer, I64, I64, pointer, I64, I64])
     builder, (M, N, P, Q, a, _, b, _, b_n, out, out_m, out_n) = (
         ir.IRBuilder(function.append_basic_block()),
         function.args,
@@ -416,3 +283,77 @@ def _emit_correlation(builder, args, a, b, out, height, breadth, vector):
     for (m, n), total in zip(np.ndindex(height, breadth), sums, strict=True):
         place = at(out, builder.mul(I64(m), out_m), builder.mul(I64(n), out_n))
         builder.store(builder.fadd(builder.load(place, align=align), total), place, align=align)
+
+
+# --- a small matrix of constants, applied to rows of numbers ---------------------------------------------------
+
+
+def linear_map(matrix, add=False):
+    """A function for kernels that multiplies by a constant matrix (I, J):
+
+    apply(source, result, count)        result[i,c] = sum_j matrix[i,j] source[j,c], c < count
+
+    View source has the step of j, result that of i.  `add` adds to what is in result.  Zeros of the matrix cost
+    nothing, and ones an addition.
+    """
+    I, J = matrix.shape
+
+    def apply_within(source, result, count):
+        if count > 0:
+            within(source.array, source.first, (J - 1) * source.steps, count - 1, 0)
+            within(result.array, result.first, (I - 1) * result.steps, count - 1, 0)
+
+    @emitted(apply_within)
+    def apply(typing_context, source, result, count):
+        def codegen(context, builder, signature, args):
+            numbers = []
+            for view in zip(signature.args[:2], args[:2], strict=True):
+                numbers += [_emit_pointer(context, builder, *view), *_emit_steps(context, builder, *view)]
+            numbers += _emit_whole(context, builder, signature.args[2], args[2])
+            builder.call(_linear_map_function(builder.module, matrix, add, result[0].dtype), numbers)
+            return context.get_dummy_value()
+
+        return types.void(source, result, count), codegen
+
+    return apply
+
+
+def _linear_map_function(module, matrix, add, real):
+    """The map as a function of the module: several kernels call it, and inlined it is compiled each time."""
+    name = f"tinynet_map_{zlib.crc32(matrix.tobytes())}_{add}_{real}"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = llvm_type(real).as_pointer()
+    function = _function(module, name, [pointer, I64, pointer, I64, I64])
+    source, s_step, result, r_step, count = function.args
+    builder, c = ir.IRBuilder(function.append_basic_block()), I64(0)
+    for lanes in (TILE[np.dtype(real.name)][2], 1):  # what is left, one by one
+        vector = ir.VectorType(llvm_type(real), lanes)
+        fma, align = llvm_function(module, "fmuladd", vector), alignment(vector).constant
+
+        def at(p, step, row, c, vector=vector):
+            p = builder.gep(p, [builder.add(builder.mul(I64(row), step), c)])
+            return builder.bitcast(p, vector.as_pointer())
+
+        def more(c, lanes=lanes):
+            return builder.icmp_signed("<=", builder.add(c, I64(lanes)), count)
+
+        with emit_while(builder, c, more) as (c, advance):
+            rows = [builder.load(at(source, s_step, j, c), align=align) for j in range(matrix.shape[1])]
+            for i, weights in enumerate(matrix):
+                place = at(result, r_step, i, c)
+                total = builder.load(place, align=align) if add else None
+                for w, x in sorted(zip(weights, rows, strict=True), key=lambda term: abs(term[0]) != 1):
+                    weight = ir.Constant(vector, [w] * lanes)
+                    if w == 0:
+                        continue
+                    if total is None:
+                        total = x if w == 1 else builder.fmul(weight, x)
+                    elif abs(w) == 1:
+                        total = (builder.fadd if w > 0 else builder.fsub)(total, x)
+                    else:
+                        total = builder.call(fma, [weight, x, total])
+                builder.store(total, place, align=align)
+            advance(builder.add(c, I64(lanes)))
+    builder.ret_void()
+    return function

@@ -10,7 +10,6 @@
 
     +, -, *, /, <, >, >=, ==     lane by lane, between vectors or with a number
     maximum(v, w)                the greater; w where one of them is NaN
-    fma(v, w, u)                 v * w + u, rounded once
     select(mask, v, w)           v where a comparison was true, else w
     floats.exp(v), floats.log1p(v)   the exponential, log(1 + v)
     sum_of(v), greatest(v)        of the lanes: halves are added, or compared, until one number is left
@@ -455,7 +454,7 @@ else:
     load4, load4_some, splat4 = _loads(4)
     store, store_some = _store, _store_some
     will_read, will_write = _prefetch(False), _prefetch(True)
-    select, maximum, sum_of, greatest, fma = _select, _maximum, _sum_of, _greatest, _fma
+    select, maximum, sum_of, greatest = _select, _maximum, _sum_of, _greatest
 if compile.CHECKED:
     load, load_some = _checked_loads(1, load, load_some)
     load2, load2_some = _checked_loads(2, load2, load2_some)

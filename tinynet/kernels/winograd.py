@@ -35,10 +35,9 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import View, matmul
+from tinynet.kernels.matmul import View, linear_map, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.transpose import transpose
-from tinynet.kernels.vectors import fma, load, load_some, store, store_some, width  # noqa: F401, by linear_map
 
 
 def matrices(points, outputs=4, window=3):
@@ -71,54 +70,13 @@ def matrices(points, outputs=4, window=3):
 A, B, G = matrices([Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)])
 
 
-def linear_map(name, matrix, add=False):
-    """A kernel that multiplies columns of numbers by a constant matrix (I, J):
-
-    name(source, s, s_step, result, r, r_step, count)
-        result[i,c] = sum_j matrix[i,j] source[j,c]                      c < count
-        source[j,c] is source.flat[s + j s_step + c], and result alike
-
-    `add` adds to what is in result.  Python writes the loop's body, I sums of J vectors, and leaves out what is
-    multiplied by 0: a loop over i and j would not keep the vectors in registers.
-    """
-    I, J = matrix.shape
-
-    def body(taken, put):
-        lines = [f"x{j} = {taken.format(f'source, s + {j} * s_step + c')}" for j in range(J)]
-        for i, weights in enumerate(matrix):
-            place = f"result, r + {i} * r_step + c"
-            terms = [(float(w), f"x{j}") for j, w in enumerate(weights) if w != 0]
-            terms.sort(key=lambda term: abs(term[0]) != 1)  # ones first: they cost an addition, or nothing
-            total = taken.format(place) if add else None
-            for w, x in terms:
-                if total is None:
-                    total = x if w == 1 else f"{x} * {w}"
-                elif abs(w) == 1:
-                    total += f" + {x}" if w > 0 else f" - {x}"
-                else:
-                    total = f"fma({x}, {w}, {total})"
-            lines.append(put.format(f"{total}, {place}"))
-        return ["        " + line for line in lines]
-
-    lines = [
-        f"def {name}(source, s, s_step, result, r, r_step, count):",
-        "    whole = count - count % width(source)",
-        "    for c in range(0, whole, width(source)):",
-        *body("load({})", "store({})"),
-        "    for c in range(whole, count, width(source)):",
-        *body("load_some({}, count - c, 0)", "store_some({}, count - c)"),
-    ]
-    exec(compile("\n".join(lines), __file__, "exec"), globals())
-    return kernel()(globals()[name])
-
-
-rows_to_points = linear_map("rows_to_points", B.T)  # of a patch: 6 -> 6
-points_to_rows = linear_map("points_to_rows", B)  # and back, as its transpose
-add_points_to_rows = linear_map("add_points_to_rows", B, add=True)
-points_to_sums = linear_map("points_to_sums", A.T)  # of the products: 6 -> 4
-outputs_to_points = linear_map("outputs_to_points", A)  # and back: 4 -> 6
-window_to_points = linear_map("window_to_points", G)  # of the window: 3 -> 6
-points_to_window = linear_map("points_to_window", G.T)  # and back
+rows_to_points = linear_map(B.T)  # of a patch: 6 -> 6
+points_to_rows = linear_map(B)  # and back, as its transpose
+add_points_to_rows = linear_map(B, add=True)
+points_to_sums = linear_map(A.T)  # of the products: 6 -> 4
+outputs_to_points = linear_map(A)  # and back: 4 -> 6
+window_to_points = linear_map(G)  # of the window: 3 -> 6
+points_to_window = linear_map(G.T)  # and back
 
 # As many patches at once as keep their v and m in the L2 cache, and make the products' rows whole tiles.
 PATCHES = 48
@@ -138,9 +96,9 @@ def fits(kernel_size, stride, output_shape, channels):
 def transformed_kernel(w, size, u):
     """u (6, 6, size) = G w G.T of a kernel (3, 3, size)."""
     half = np.empty(18 * size, w.dtype)
-    window_to_points(w, 0, 3 * size, half, 0, 3 * size, 3 * size)
+    window_to_points(View(w, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
     for i in range(6):
-        window_to_points(half, i * 3 * size, size, u, i * 6 * size, size, size)
+        window_to_points(View(half, i * 3 * size, size), View(u, i * 6 * size, size), size)
 
 
 @kernel()
@@ -157,10 +115,10 @@ def transformed_patches(image, first, left, t, T, padded, half, v):
     """v[:, t...] (6, 6, T, C) = B.T d B of the patches d of a row of them, which begins in row `first` of an image."""
     C, V = image.shape[2], padded.shape[1]
     with_zeros_around(image, first, left, padded)
-    rows_to_points(padded, 0, V * C, half, 0, V * C, V * C)
+    rows_to_points(View(padded, 0, V * C), View(half, 0, V * C), V * C)
     for i in range(6):
         for q in range((V - 2) // 4):
-            rows_to_points(half, (i * V + 4 * q) * C, C, v, (i * 6 * T + t + q) * C, T * C, C)
+            rows_to_points(View(half, (i * V + 4 * q) * C, C), View(v, (i * 6 * T + t + q) * C, T * C), C)
 
 
 @kernel(parallel=True, matmul=True)
@@ -202,12 +160,13 @@ def winograd_forward(x, w, b, before, floor, threads, y):
                 out = View(m, e * T * K, K)
                 matmul((T, K, C), patches, weights, start=View(zeros, 0, 0), out=out, floor=no_floor)
             for j in range(6):
-                points_to_sums(m, j * T * K, 6 * T * K, sums, j * T * K, 6 * T * K, T * K)
+                points_to_sums(View(m, j * T * K, 6 * T * K), View(sums, j * T * K, 6 * T * K), T * K)
             for r in range(r0, r1):
                 for i in range(4):
                     row = memory.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
                     for q in range(across):
-                        points_to_sums(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K, row, 4 * q * K, K, K)
+                        source = View(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K)
+                        points_to_sums(source, View(row, 4 * q * K, K), K)
                     for q in range(Q):
                         for k in range(K):
                             z = row[q * K + k] + b[k]
@@ -217,10 +176,10 @@ def winograd_forward(x, w, b, before, floor, threads, y):
 @kernel()
 def transformed_gradients(dz, Q, K, t, T, half, m):
     """m[:, t...] (6, 6, T, K) = A dz A.T of one row of patches, dz (4, Q, K)."""
-    outputs_to_points(dz, 0, Q * K, half, 0, Q * K, Q * K)
+    outputs_to_points(View(dz, 0, Q * K), View(half, 0, Q * K), Q * K)
     for i in range(6):
         for q in range(Q // 4):
-            outputs_to_points(half, (i * Q + 4 * q) * K, K, m, (i * 6 * T + t + q) * K, T * K, K)
+            outputs_to_points(View(half, (i * Q + 4 * q) * K, K), View(m, (i * 6 * T + t + q) * K, T * K), K)
 
 
 @kernel()
@@ -233,7 +192,7 @@ def add_patches(s, t, T, first, left, padded, dx):
         flat[a] = 0
     for i in range(6):
         for q in range((V - 2) // 4):
-            add_points_to_rows(s, (i * 6 * T + t + q) * C, T * C, padded, (i * V + 4 * q) * C, C, C)
+            add_points_to_rows(View(s, (i * 6 * T + t + q) * C, T * C), View(padded, (i * V + 4 * q) * C, C), C)
         if 0 <= first + i < H:
             row, inside = memory.piece(dx, (first + i) * W * C, W * C), memory.piece(padded, (i * V + left) * C, W * C)
             for a in range(W * C):
@@ -300,7 +259,7 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                 dm, weights, out = View(m, e * T * K, (K, 1)), View(ut, e * K * C, C), View(v, e * T * C, C)
                 matmul((T, C, K), dm, weights, start=View(no_sums, 0, 0), out=out, floor=no_floor)
             for j in range(6):
-                points_to_rows(v, j * T * C, 6 * T * C, s, j * T * C, 6 * T * C, T * C)
+                points_to_rows(View(v, j * T * C, 6 * T * C), View(s, j * T * C, 6 * T * C), T * C)
             for r in range(r0, r1):
                 n, h = r // down, r % down * 4
                 if h == 0:
@@ -309,10 +268,10 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                         image[a] = 0
                 add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
         # dw is made of du here, chunk by chunk, and not of their sum: a quarter of the numbers then change cores.
-        points_to_window(du, 0, 6 * C * K, half_dw, 0, 6 * C * K, 6 * C * K)
+        points_to_window(View(du, 0, 6 * C * K), View(half_dw, 0, 6 * C * K), 6 * C * K)
         for i in range(3):
             at = (chunk * 9 + 3 * i) * C * K
-            points_to_window(half_dw, i * 6 * C * K, C * K, dw_of, at, C * K, C * K)
+            points_to_window(View(half_dw, i * 6 * C * K, C * K), View(dw_of, at, C * K), C * K)
     memory.sum_of_chunks(dw_of, dw)
     for k in range(K):
         total = 0.0
