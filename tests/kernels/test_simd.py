@@ -52,10 +52,8 @@ def product_between_guards(dtype, M, N, J, K, floor=-np.inf, add=False):
     # a and b are the ends of longer arrays of NaN, so that a wrong offset shows in every number
     a_all = np.concatenate([np.full(5, np.nan, dtype), a.ravel()])
     b_all = np.concatenate([np.full(9, np.nan, dtype), b.ravel()])
-    start, s0, s_step = (c, row, row) if add else (bias, 0, 0)
-    matmul_once(
-        a_all, (M, N, J, K), 5, (J * K, K, 1), b_all, 9, (K * N, N), start, s0, s_step, c, row, row, dtype(floor)
-    )
+    start = (c, row, row) if add else (bias, 0, 0)
+    matmul_once(a_all, (M, N, J, K), 5, (J * K, K, 1), b_all, 9, (K * N, N), *start, c, row, row, dtype(floor))
     return c, expected
 
 
