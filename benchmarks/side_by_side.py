@@ -23,7 +23,7 @@ from numba import prange
 
 import tinynet as tn
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import TILE, tile
+from tinynet.kernels.matmul import TILE, View, matmul
 
 here, path = Path(__file__).parent.resolve(), sys.path
 sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
@@ -165,14 +165,14 @@ def parallel_copy(x, y):
         y[i] = x[i]
 
 
-@kernel(parallel=True, tiled=True)
-def tile_in_cache(a, b, zeros, c, repeats):
-    """The tile on operands that stay in the L1 cache: nothing but multiply-adds."""
+@kernel(parallel=True, matmul=True)
+def matmul_in_cache(a, b, zeros, c, repeats):
+    """matmul on operands that stay in the L1 cache: nothing but multiply-adds."""
     rows, columns, K = a.shape[0], b.shape[1], a.shape[1]
     for i in prange(c.shape[0]):
         for _ in range(repeats):
-            size = rows, columns, 1, K
-            tile(size, a, 0, (K, 0, 1), b, 0, (0, columns), zeros, 0, 0, c, i * rows * columns, columns, -np.inf)
+            start, out = View(zeros, 0, 0), View(c, i * rows * columns, columns)
+            matmul((rows, columns, K), View(a, 0, (K, 1)), View(b, 0, columns), start=start, out=out, floor=-np.inf)
 
 
 def ceilings(rounds=9, at_least=0.05):
@@ -183,7 +183,7 @@ def ceilings(rounds=9, at_least=0.05):
     a, b = np.ones((rows, 128), np.float32), np.ones((128, vectors * lanes), np.float32)
     c, repeats = np.empty((2 * tn.get_num_threads(), rows, vectors * lanes), np.float32), 2000
     zeros = np.zeros(vectors * lanes, np.float32)
-    sides = {"copy": lambda: parallel_copy(x, y), "tile": lambda: tile_in_cache(a, b, zeros, c, repeats)}
+    sides = {"copy": lambda: parallel_copy(x, y), "matmul": lambda: matmul_in_cache(a, b, zeros, c, repeats)}
     copy, arithmetic = (min(taken) for taken in measure(sides, rounds, at_least).values())
     flops = 2 * a.size * b.shape[1] * repeats * len(c)
     found = {"copy GB/s": 2 * x.nbytes / copy / 1e9, "GFLOP/s": flops / arithmetic / 1e9}

@@ -23,8 +23,7 @@ from numba.core.dispatcher import Dispatcher
 import tinynet as tn
 from tinynet.kernels import compile, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.correlation import correlate
-from tinynet.kernels.matmul import TILE, tile
+from tinynet.kernels.matmul import TILE, View, correlate, matmul
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.kernels.transpose import transpose
@@ -108,15 +107,16 @@ def size_of_piece(a, first, size):
     return memory.piece(a, first, size).size
 
 
-@kernel(parallel=True, tiled=True)
-def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+@kernel(parallel=True, matmul=True)
+def matmul_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
     for _ in numba.prange(1):
-        tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+        out = View(c, c0, c_step)
+        matmul(size, View(a, a0, a_step), View(b, b0, b_step), start=View(start, s0, s_step), out=out, floor=floor)
 
 
 @kernel()
-def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0):
-    correlate(size, a, a0, a_step, b, b0, b_step, c, c0)
+def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0, c_step):
+    correlate(size, View(a, a0, a_step), View(b, b0, b_step), out=View(c, c0, c_step))
 
 
 @kernel()
@@ -146,9 +146,9 @@ def lines_once(a, i, step, b, j):
 @kernel()
 def points(source, s0, s_step, result, r0, r_step, count, add):
     if add:
-        winograd.add_points_to_rows(source, s0, s_step, result, r0, r_step, count)
+        winograd.add_points_to_rows(View(source, s0, s_step), View(result, r0, r_step), count)
     else:
-        winograd.rows_to_points(source, s0, s_step, result, r0, r_step, count)
+        winograd.rows_to_points(View(source, s0, s_step), View(result, r0, r_step), count)
 
 
 def outside():
@@ -156,8 +156,11 @@ def outside():
     a = np.zeros(64, np.float32)
     part = slice(None, 8)
 
-    def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 0, 1), c0=0):
-        tile_once(a, (2, 3, 1, 4), a0, steps, b, 0, (0, 3), start, 0, 0, c, c0, 3, a[0])
+    def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 1), c0=0):
+        matmul_once(a, (2, 3, 4), a0, steps, b, 0, 3, start, 0, 0, c, c0, 3, a[0])
+
+    def sum_of_two(a=a[:16], b=a[:24], a_steps=(8, 4, 1), b_steps=(12, 3)):  # over j and k
+        matmul_once(a, (2, 3, 2, 4), 0, a_steps, b, 0, b_steps, a[:3].copy(), 0, 0, np.empty_like(a[:6]), 0, 3, a[0])
 
     image, y, argmax = (
         np.zeros((1, *shape, 2), dtype) for shape, dtype in (((2, 4), "f4"), ((1, 2), "f4"), ((1, 2), "u1"))
@@ -165,7 +168,7 @@ def outside():
     W, rows = lanes_of(np.dtype("f4")), np.zeros(1000, np.float32)
 
     def correlated(a=rows[: 3 * W + 2], b=rows[: 8 * W], c=rows[: 6 * W]):
-        correlate_once(a, (3, 2, 2, 2), 0, W, b, 0, (4 * W, 2 * W), c, 0)
+        correlate_once(a, (3, 2, 2, 2), 0, W, b, 0, (4 * W, 2 * W), c, 0, (2 * W, W))
 
     def planes(pixels=rows[: 6 * W], planes=rows[: 6 * W], back=False, end=6 * W):
         planes_once(pixels, 3, 2 * W, planes, 2 * W, back, end)
@@ -179,7 +182,9 @@ def outside():
     yield product, lambda: product(c=a[:5])
     yield product, lambda: product(a0=1)
     yield product, lambda: product(c0=-1)
-    yield lambda: product(a0=4, steps=(-4, 0, 1)), lambda: product(a0=3, steps=(-4, 0, 1))
+    yield lambda: product(a0=4, steps=(-4, 1)), lambda: product(a0=3, steps=(-4, 1))
+    yield sum_of_two, lambda: sum_of_two(a_steps=(8, 5, 1))
+    yield sum_of_two, lambda: sum_of_two(b_steps=(13, 3))
     for add in (False, True):
         yield lambda add=add: points(a, 0, 8, a, 0, 8, 8, add), lambda add=add: points(a[:47], 0, 8, a, 0, 8, 8, add)
         yield lambda add=add: points(a, 1, 8, a, 1, 8, 8, add), lambda add=add: points(a, 1, 8, a[:48], 1, 8, 8, add)
@@ -324,7 +329,7 @@ def copy_one(source, index, result):
     result[0] = memory.piece(source, index, 1)[0]
 
 
-def tiles():
+def products():
     """All remainders of M and N, and sums of several lengths, against NumPy."""
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
@@ -339,11 +344,11 @@ def tiles():
                     a_, b_, start = (place.copy(x, end) for place, x in zip(memory, (a, b, bias), strict=False))
                     c = memory[3].array((M, N), dtype, end)
                     size, steps = (M, N, J, K), (J * K, K, 1)
-                    tile_once(a_, size, 0, steps, b_, 0, (K * N, N), start, 0, 0, c, 0, N, dtype(-np.inf))
+                    matmul_once(a_, size, 0, steps, b_, 0, (K * N, N), start, 0, 0, c, 0, N, dtype(-np.inf))
                     np.testing.assert_allclose(c, expected + bias, rtol=1e-4, atol=1e-4)
                     # The same with a transposed, and added to what is there.
                     a_ = memory[0].copy(a.reshape(M, J * K).T, end)
-                    tile_once(a_, size, 0, (1, K * M, M), b_, 0, (K * N, N), c, 0, N, c, 0, N, dtype(-np.inf))
+                    matmul_once(a_, size, 0, (1, K * M, M), b_, 0, (K * N, N), c, 0, N, c, 0, N, dtype(-np.inf))
                     np.testing.assert_allclose(c, 2 * expected + bias, rtol=1e-4, atol=1e-4)
 
 
@@ -384,7 +389,7 @@ def planes_and_correlations():
                     a, b = rng.standard_normal((2, 2 * W + M - 1)), rng.standard_normal((2, N, 2 * W))
                     c = memory[2].copy(np.zeros((M, N, W), dtype), end)
                     a, b = memory[0].copy(a.astype(dtype), end), memory[1].copy(b.astype(dtype), end)
-                    correlate_once(a, (M, N, 2, 2), 0, a.shape[1], b, 0, (N * 2 * W, 2 * W), c, 0)
+                    correlate_once(a, (M, N, 2, 2), 0, a.shape[1], b, 0, (N * 2 * W, 2 * W), c, 0, (N * W, W))
                     expected = np.einsum("mpi,pni->mn", np.stack([a[:, m : m + 2 * W] for m in range(M)]), b)
                     np.testing.assert_allclose(c.sum(2), expected, rtol=1e-4, atol=1e-4)
 
@@ -468,7 +473,7 @@ def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
 
 @guards
 @pytest.mark.parametrize(
-    "part", ["tiles", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"]
+    "part", ["products", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"]
 )
 def test_nothing_outside_of_the_arrays_is_touched(part):
     done = run(f"{part}()")

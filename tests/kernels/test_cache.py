@@ -273,7 +273,7 @@ def test_all_types_of_arguments_of_a_parallel_kernel_are_compiled_alike(monkeypa
 KERNELS = """
 import numpy as np
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import tile
+from tinynet.kernels.matmul import View, matmul
 from numba import prange
 import shared
 
@@ -366,9 +366,10 @@ def threads(x, y):
 def outer(x, y):
     serial(x, y)
 
-@kernel(tiled=True)
+@kernel(matmul=True)
 def product(a, b, c):
-    tile((1, 2, 1, 2), a, 0, (0, 0, 1), b, 0, (0, 0), c, 0, 0, c, 0, 0, -np.inf)
+    out = View(c, 0, 0)
+    matmul((1, 2, 2), View(a, 0, (0, 1)), View(b, 0, 0), start=out, out=out, floor=-np.inf)
 
 def times(kernel, factor):
     def body(x, y):

@@ -17,6 +17,7 @@ from test_bounds import AVX2, kernels, layers_and_inputs, losses_and_inputs, run
 import tinynet as tn
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
+from tinynet.kernels.matmul import View
 
 # --- pieces ---------------------------------------------------------------------------------------------------
 
@@ -53,6 +54,8 @@ def arrays_behind(code, value, held):
     """The arrays that this expression may be a piece of, each as the variables that keep it; arguments outlive all."""
     if isinstance(value, ir.Expr) and value.op == "call":
         function = code.get_definition(value.func)
+        if isinstance(function, ir.Global) and function.value is View:  # a tuple
+            return {keep for piece, keep in held if piece in [argument.name for argument in value.args]}
         if not (isinstance(function, ir.Expr) and function.op == "getattr" and function.attr == "piece"):
             return set()
         given_up = frozenset().union(*(names for piece, names in held if piece is None))
@@ -127,8 +130,15 @@ def of_a_row_used_late(x):
     x[0] = piece[0]
 
 
+def in_a_view_used_late(x):
+    a = np.empty(3)
+    view = View(memory.piece(a, 0, 3), 0, 1)
+    x[0] = view.array[0]
+
+
 def test_a_piece_that_outlives_its_array_is_found():
     assert loose_pieces(used_late) == {"piece"}
+    assert "view" in loose_pieces(in_a_view_used_late)
     assert not loose_pieces(used_in_time)
     assert loose_pieces(chosen_and_used_late)
     assert loose_pieces(used_after_another_took_the_name) == {"piece"}

@@ -9,7 +9,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import tile
+from tinynet.kernels.matmul import View, matmul
 
 TENTH, THIRD = np.float32(0.1), np.float32(1 / 3)
 PRODUCT = float(TENTH) * float(THIRD)
@@ -127,11 +127,12 @@ def test_a_long_sum_of_equal_numbers_is_right_to_a_millionth(name):
         assert error < 1e-6, f"{error:.1e}"
 
 
-@kernel(tiled=True)
+@kernel(matmul=True)
 def product(a, b, c, size, a_step, b_step):
     """c (M, N) += a b, where the sum runs over J x K."""
     M, N, J, K = size
-    tile(size, a, 0, a_step, b, 0, b_step, c, 0, N, c, 0, N, a.dtype.type(-np.inf))
+    no_floor, out = a.dtype.type(-np.inf), View(c, 0, N)
+    matmul(size, View(a, 0, a_step), View(b, 0, b_step), start=out, out=out, floor=no_floor)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -152,7 +153,7 @@ def product(a, b, c, size, a_step, b_step):
         (1, 9000),
     ],
 )
-def test_a_tile_of_any_number_of_terms_is_the_product_of_matrices(J, K, dtype):
+def test_matmul_of_any_number_of_terms_is_the_product_of_matrices(J, K, dtype):
     M, N = 13, 37  # every width of its bodies, and two heights
     rng = np.random.default_rng(J * K)
     a, b, c = (rng.standard_normal(shape).astype(dtype) for shape in ((M, J, K), (J, K, N), (M, N)))

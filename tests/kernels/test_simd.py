@@ -1,4 +1,4 @@
-"""The tile, vectors and what is made of them, the exponential and the order of floats, against NumPy."""
+"""matmul, vectors and what is made of them, the exponential and the order of floats, against NumPy."""
 
 import numba
 import numpy as np
@@ -6,17 +6,18 @@ import pytest
 
 from tinynet.kernels import floats, memory, vectors
 from tinynet.kernels.compile import chunk_count, kernel
-from tinynet.kernels.correlation import correlate, sum_lanes
-from tinynet.kernels.matmul import tile
+from tinynet.kernels.few_filters import sum_lanes
+from tinynet.kernels.matmul import View, correlate, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.kernels.transpose import transpose
 
 
-@kernel(tiled=True)
-def tile_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
-    tile(size, a, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor)
+@kernel(matmul=True)
+def matmul_once(a, size, a0, a_step, b, b0, b_step, start, s0, s_step, c, c0, c_step, floor):
+    start, out = View(start, s0, s_step), View(c, c0, c_step)
+    matmul(size, View(a, a0, a_step), View(b, b0, b_step), start=start, out=out, floor=floor)
 
 
 @kernel()
@@ -37,7 +38,7 @@ GUARD = 7777.0
 
 
 def product_between_guards(dtype, M, N, J, K, floor=-np.inf, add=False):
-    """C = start + A B by the tile, on arrays that end where the product ends; and what it should be."""
+    """C = start + A B by matmul, on arrays that end where the product ends; and what it should be."""
     rng = np.random.default_rng([M, N, J, K])
     a = rng.standard_normal((M, J, K)).astype(dtype)
     b = rng.standard_normal((J, K, N)).astype(dtype)
@@ -52,14 +53,14 @@ def product_between_guards(dtype, M, N, J, K, floor=-np.inf, add=False):
     # a and b are the ends of longer arrays of NaN, so that a wrong offset shows in every number
     a_all = np.concatenate([np.full(5, np.nan, dtype), a.ravel()])
     b_all = np.concatenate([np.full(9, np.nan, dtype), b.ravel()])
-    start, s0, s_step = (c, row, row) if add else (bias, 0, 0)
-    tile_once(a_all, (M, N, J, K), 5, (J * K, K, 1), b_all, 9, (K * N, N), start, s0, s_step, c, row, row, dtype(floor))
+    start = (c, row, row) if add else (bias, 0, 0)
+    matmul_once(a_all, (M, N, J, K), 5, (J * K, K, 1), b_all, 9, (K * N, N), *start, c, row, row, dtype(floor))
     return c, expected
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("M", range(1, 41))
-def test_the_tile_is_right_for_every_remainder_of_rows_and_columns_and_writes_nowhere_else(dtype, M):
+def test_matmul_is_right_for_every_remainder_of_rows_and_columns_and_writes_nowhere_else(dtype, M):
     tolerance = 1e-5 if dtype is np.float32 else 1e-13
     for N in range(1, 41):
         for J, K in [(1, 1), (1, 5), (3, 2), (0, 1), (1, 0)]:
@@ -68,7 +69,7 @@ def test_the_tile_is_right_for_every_remainder_of_rows_and_columns_and_writes_no
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_tile_is_right_for_every_length_of_both_sums(dtype):
+def test_matmul_is_right_for_every_length_of_both_sums(dtype):
     for J in range(1, 41):
         for K in range(1, 41):
             c, expected = product_between_guards(dtype, 5, 9, J, K)
@@ -76,21 +77,21 @@ def test_the_tile_is_right_for_every_length_of_both_sums(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_tile_adds_to_what_is_there_and_cuts_off_at_the_floor(dtype):
+def test_matmul_adds_to_what_is_there_and_cuts_off_at_the_floor(dtype):
     for M, N in [(1, 1), (13, 33), (12, 32), (25, 7)]:
         c, expected = product_between_guards(dtype, M, N, 2, 3, floor=0.0, add=True)
         np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5)
         assert (c == 0).any() or M * N == 1
 
 
-def test_every_element_of_the_tile_has_the_same_bits_whatever_block_it_is_in():
+def test_every_element_of_a_product_has_the_same_bits_whatever_block_it_is_in():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((40, 50)).astype(np.float32), rng.standard_normal((50, 40)).astype(np.float32)
     bias = np.zeros(40, np.float32)
 
     def product(m0, n0, M, N):
         c = np.empty((M, N), np.float32)
-        tile_once(a, (M, N, 1, 50), m0 * 50, (50, 0, 1), b, n0, (0, 40), bias, 0, 0, c, 0, N, np.float32(-np.inf))
+        matmul_once(a, (M, N, 50), m0 * 50, (50, 1), b, n0, 40, bias, 0, 0, c, 0, N, np.float32(-np.inf))
         return c
 
     whole = product(0, 0, 40, 40)
@@ -98,10 +99,10 @@ def test_every_element_of_the_tile_has_the_same_bits_whatever_block_it_is_in():
         np.testing.assert_array_equal(product(m0, n0, M, N), whole[m0 : m0 + M, n0 : n0 + N])
 
 
-def test_a_nan_goes_through_the_tiles_floor():
+def test_a_nan_goes_through_the_floor_of_matmul():
     a, b = np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32)
     c = np.zeros((1, 1), np.float32)
-    tile_once(a, (1, 1, 1, 1), 0, (1, 0, 1), b, 0, (0, 1), np.zeros(1, np.float32), 0, 0, c, 0, 1, np.float32(0))
+    matmul_once(a, (1, 1, 1, 1), 0, (1, 0, 1), b, 0, (0, 1), np.zeros(1, np.float32), 0, 0, c, 0, 1, np.float32(0))
     assert np.isnan(c[0, 0])
 
 
@@ -356,8 +357,8 @@ def test_pixels_become_planes_and_planes_pixels(dtype):
 
 
 @kernel()
-def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0, count, total, t0):
-    correlate(size, a, a0, a_step, b, b0, b_step, c, c0)
+def correlate_once(a, size, a0, a_step, b, b0, b_step, c, c0, c_step, count, total, t0):
+    correlate(size, View(a, a0, a_step), View(b, b0, b_step), out=View(c, c0, c_step))
     sum_lanes(memory.piece(c, c0, count * vectors.width(c)), count, total, t0)
 
 
@@ -373,7 +374,7 @@ def test_rows_are_correlated_at_every_number_of_shifts_and_rows(dtype):
             c, total = np.full((M * N + 2) * W, GUARD, dtype), np.full(M * N + 2, GUARD, dtype)
             c[W:-W] = 1
             correlate_once(
-                a, (M, N, P, Q), 0, a.shape[1], b, 0, (N * Q * W, Q * W), c, W, M * N, total, 1
+                a, (M, N, P, Q), 0, a.shape[1], b, 0, (N * Q * W, Q * W), c, W, (N * W, W), M * N, total, 1
             )  # fmt: skip
             windows = np.stack([a[:, m : m + Q * W] for m in range(M)])
             expected = np.einsum("mpi,pni->mn", windows.astype(float), b.astype(float)).ravel() + W

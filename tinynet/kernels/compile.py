@@ -33,12 +33,12 @@ PRANGE = ParallelOptions({**dict.fromkeys(NOT_PARALLEL, False), "prange": True})
 CHECKED = bool(numba.config.BOUNDSCHECK) and not numba.config.DISABLE_JIT
 
 
-def kernel(*, parallel=False, fast=False, tiled=False):
+def kernel(*, parallel=False, fast=False, matmul=False):
     """A decorator: compile a function of arrays at its first call, and keep the machine code on disk.
 
     fast      lets the compiler reorder sums (flags FAST), without which a sum over a row doesn't vectorise.
     parallel  runs prange loops on all threads.
-    tiled     for what Python calls and uses tile.py, itself or in a kernel it calls, with its first argument's dtype.
+    matmul    for what Python calls and uses matmul, itself or in a kernel it calls, with its first argument's dtype.
 
     Every flag is stated, because Numba lets a function that is first compiled from within another one inherit
     what is left unsaid.
@@ -62,7 +62,7 @@ def kernel(*, parallel=False, fast=False, tiled=False):
             )
             function.__qualname__ = name
         compiled = run = keep(numba.njit(**options)(function))
-        if not (parallel or tiled):
+        if not (parallel or matmul):
             return compiled
 
         def first(*arguments):
@@ -77,20 +77,31 @@ def kernel(*, parallel=False, fast=False, tiled=False):
         if parallel:
             start_again()
             _after_fork.append(start_again)
-        if not tiled:
+        if not matmul:
             return wraps(function)(lambda *arguments: run(*arguments))
 
-        from tinynet.kernels.matmul import compile_tile, compiled_tiles
-
         @wraps(function)
-        def with_tile(*arguments):
-            if arguments[0].dtype not in compiled_tiles:
-                compile_tile(arguments[0].dtype)
+        def with_matmul(*arguments):
+            dtype = arguments[0].dtype
+            if dtype not in _matmul_compiled:
+                _compile_matmul(dtype)
+                _matmul_compiled.add(dtype)
             return run(*arguments)
 
-        return with_tile
+        return with_matmul
 
     return decorate
+
+
+_compile_matmul = None
+_matmul_compiled = set()  # the dtypes for which matmul is compiled
+
+
+def compiles_matmul(function):
+    """Mark the function of matmul.py that is called with a dtype before a kernel(matmul=True) first runs with it."""
+    global _compile_matmul
+    _compile_matmul = function
+    return function
 
 
 # --- threads ------------------------------------------------------------------------------------------------
@@ -144,7 +155,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def sized_kernel(threads_from, *, of=-1, fast=False, tiled=False):
+def sized_kernel(threads_from, *, of=-1, fast=False, matmul=False):
     """A decorator like kernel, for a function that takes threads only where they pay.
 
     The function is compiled twice, each when it is first needed: for one thread, and with its prange loops on all
@@ -153,8 +164,8 @@ def sized_kernel(threads_from, *, of=-1, fast=False, tiled=False):
     """
 
     def decorate(function):
-        serial = kernel(fast=fast, tiled=tiled)(function)
-        threads = kernel(parallel=True, fast=fast, tiled=tiled)(function)
+        serial = kernel(fast=fast, matmul=matmul)(function)
+        threads = kernel(parallel=True, fast=fast, matmul=matmul)(function)
 
         @wraps(function)
         def call(*arguments):

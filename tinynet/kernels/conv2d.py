@@ -1,11 +1,28 @@
-"""Convolution on the tile: the plain way, for any window, stride and padding."""
+"""Convolution as products of matrices: for any window, stride and padding.
+
+With channels last, row i of a window is one contiguous run of J C numbers.  So on an image with its zeros around it,
+(U, V, C), everything is a product on matmul, with no matrix of windows ("im2col") in memory:
+
+    z of a row p     Q places x K filters, summed over I rows of J C numbers       a step to the right is r C numbers
+    dw of a row i    J C numbers x K filters, summed over P x Q places             a step to the right is r C numbers
+    dx of a row h    its pixels g = q r + j - left for one j at a time, x C channels, summed over i and k; no zeros
+                     are needed around dz.  Few channels would not fill a vector: then all j at once, which
+                     sum_windows adds up
+
+One image's zeros, dz and sums stay in a core's L2 cache from one product to the next: the whole backward pass goes over
+memory once, in one launch.  ReLU is done before the sums leave the registers.
+
+A vector holds the filters of one place, and six of them fill 6 lanes of 16: few filters are done in few_filters.py,
+where a vector holds places.  A 3 x 3 window with stride 1, and channels and filters enough, is done with 4 times fewer
+multiplications in winograd.py.
+"""
 
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import band_count, kernel, sized_kernel
-from tinynet.kernels.matmul import THREADS_FROM, tile
+from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
@@ -16,9 +33,9 @@ from tinynet.kernels.vectors import load, store, store_some, width
 SUMS = 32
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), tiled=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), matmul=True)
 def conv2d_forward(x, w, b, stride, before, floor, y):
-    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
+    """y = max(floor, conv(x, w) + b); `before` is (top, left).  A thread owns the rows of y of its band of an image."""
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
@@ -36,19 +53,19 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
             source = x[n, p0 * s :]
         row = source.shape[1] * C
         for p in range(p0, p1):
-            tile(
+            matmul(
                 (Q, K, I, J * C),
-                source, (p - p0) * s * row, (r * C, row, 1),
-                w, 0, (J * C * K, K),
-                b, 0, 0,
-                y, ((n * P + p) * Q) * K, K,
-                floor,
-            )  # fmt: skip
+                View(source, (p - p0) * s * row, (r * C, row, 1)),
+                View(w, 0, (J * C * K, K)),
+                start=View(b, 0, 0),
+                out=View(y, (n * P + p) * Q * K, K),
+                floor=floor,
+            )
 
 
 @kernel()
 def rows_at_once(Q, K):
-    """How many rows of dz (P, Q, K) stay in the L1 cache (24 KB) while all tiles of dw pass over them."""
+    """How many rows of dz (P, Q, K) stay in the L1 cache (24 KB) while all products for dw pass over them."""
     return max(1, 6144 // (Q * K))
 
 
@@ -63,16 +80,17 @@ def backward_weights_of_image(source, dz, stride, count, zeros, dw, wide):
     I, J, C, _ = dw.shape
     s, r = stride
     row = source.shape[1] * C
-    none = dz.dtype.type(-np.inf)
+    no_floor = dz.dtype.type(-np.inf)
     step = rows_at_once(Q, K)
     for p in range(0, P, step):
         for i in range(I):
-            size, a_step, b_step = (J * C, K, min(step, P - p), Q), (1, s * row, r * C), (Q * K, K)
-            at, a, b = i * J * C * K, (p * s + i) * row, p * Q * K
+            size = (J * C, K, min(step, P - p), Q)
+            pixels, dzs = View(source, (p * s + i) * row, (1, s * row, r * C)), View(dz, p * Q * K, (Q * K, K))
+            out = View(dw, i * J * C * K, K)
             if count == 0:
-                tile(size, source, a, a_step, dz, b, b_step, zeros, 0, 0, dw, at, K, none)
+                matmul(size, pixels, dzs, start=View(zeros, 0, 0), out=out, floor=no_floor)
             else:
-                tile(size, source, a, a_step, dz, b, b_step, dw, at, K, dw, at, K, none)
+                matmul(size, pixels, dzs, start=out, out=out, floor=no_floor)
         count += 1
         if wide.size and count == SUMS:
             memory.add_to(wide, memory.piece(dw, 0, dw.size), False)
@@ -105,14 +123,14 @@ def sum_windows(sums, J, left, row, dx):
 def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
     """dx of one image, from dz (P, Q, K) and the kernel with its axes swapped, wt (I, J, K, C).
 
-    `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one tile has all j.
+    `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one product has all j.
     (64, 14, 14, 6) under 5 x 5 x 16 takes 180 microseconds so, instead of 450.
     """
     P, Q, K = dz.shape
     H, W, C = dx.shape
     I, J = wt.shape[0], wt.size // (wt.shape[0] * K * C)
     (s, r), (top, left) = stride, before
-    none, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), memory.piece(dx, 0, H * W * C)
+    no_floor, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), memory.piece(dx, 0, H * W * C)
     run = J * C
     for m in range(0 if narrow else H * W * C):
         flat[m] = nothing
@@ -126,14 +144,14 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
                 flat[m] = nothing
             continue
         if narrow:
-            tile(
+            matmul(
                 (Q, run, rows, K),
-                dz, p * Q * K, (K, -Q * K, 1),
-                wt, i * K * run, (s * K * run, run),
-                zeros, 0, 0,
-                sums, (J - 1) * run, run,
-                none,
-            )  # fmt: skip
+                View(dz, p * Q * K, (K, -Q * K, 1)),
+                View(wt, i * K * run, (s * K * run, run)),
+                start=View(zeros, 0, 0),
+                out=View(sums, (J - 1) * run, run),
+                floor=no_floor,
+            )
             sum_windows(sums, J, left, h, dx)
             continue
         for j in range(J):
@@ -141,18 +159,18 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
             q1 = min(Q - 1, (W - 1 + left - j) // r)
             if q1 < q0:
                 continue
-            at = (h * W + q0 * r + j - left) * C
-            tile(
+            out = View(dx, (h * W + q0 * r + j - left) * C, r * C)
+            matmul(
                 (q1 - q0 + 1, C, rows, K),
-                dz, (p * Q + q0) * K, (K, -Q * K, 1),
-                wt, (i * J + j) * K * C, (s * J * K * C, C),
-                dx, at, r * C,
-                dx, at, r * C,
-                none,
-            )  # fmt: skip
+                View(dz, (p * Q + q0) * K, (K, -Q * K, 1)),
+                View(wt, (i * J + j) * K * C, (s * J * K * C, C)),
+                start=out,
+                out=out,
+                floor=no_floor,
+            )
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, dy, *_: dy.size * (w.size // w.shape[3]), tiled=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, dy, *_: dy.size * (w.size // w.shape[3]), matmul=True)
 def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
@@ -170,7 +188,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     db_of = np.empty((chunks, K))
     sums_of_chunk = -(-N // max(chunks, 1)) * -(-P // rows_at_once(Q, K))
     wide_of = np.zeros((chunks, w.size if sums_of_chunk > SUMS else 0))
-    none = x.dtype.type(-np.inf)
+    no_floor = x.dtype.type(-np.inf)
     one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
     one[0] = 1
     for k in range(zeros.size):
@@ -207,8 +225,9 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             count = backward_weights_of_image(source, dz, stride, count, zeros, dw_here, wide)
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only after SUMS
             # images: a place after the other, each sum would wait for the one before.
-            size, start = (1, Q * K, 1, P), zeros if (n - n0) % SUMS == 0 else bias_sums
-            tile(size, one, 0, (0, 0, 0), dz, 0, (0, Q * K), start, 0, 0, bias_sums, 0, 0, none)
+            ones, start = View(one, 0, (0, 0)), View(zeros if (n - n0) % SUMS == 0 else bias_sums, 0, 0)
+            out = View(bias_sums, 0, 0)
+            matmul((1, Q * K, P), ones, View(dz, 0, Q * K), start=start, out=out, floor=no_floor)
             if (n + 1 - n0) % SUMS == 0 or n + 1 == n1:
                 for q in range(Q):
                     place = memory.piece(bias_sums, q * K, K)

@@ -1,11 +1,24 @@
-"""Dense: three products of matrices on the tile."""
+"""Dense as three products of matrices on matmul, each cut into tasks for threads.
+
+    forward   y = x w + b      a task is a block of y, 48 rows by 64 columns
+    backward  dw = x.T dz,     a task is some inputs: their rows of dw, summed over the samples in order, and their
+              dx = dz w.T      columns of dx; one launch for both, since two cost a small layer more than the products
+              db = sums of dz  by the task that has the first inputs
+
+matmul wants the last axis of its second factor contiguous: w and dz are so as they stand; for dx, w is transposed, some
+rows at a time.  A row of dw has a number for each output, and ten classes fill ten lanes of 16; so where outputs are
+fewer than lanes, dw.T = dz.T x is computed, whose rows run along the inputs, and transposed.  The backward pass from
+(64, 784) to 10 classes takes one thread 7.2 us so, instead of 10.3.
+
+ReLU is done before the sums leave the registers, and its backward pass is a pass over dy of its own.
+"""
 
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.matmul import THREADS_FROM, tile
+from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import width as lanes
@@ -27,10 +40,11 @@ def sums_of_rows(dz, db):
     64 rows at a time make a sum, and these are added in float64.
     """
     N, O = dz.shape
+    no_floor = dz.dtype.type(-np.inf)
     one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
     for n in range(0, max(N, 1), 64):
-        size = 1, O, 1, min(64, N - n)
-        tile(size, one, 0, (0, 0, 0), dz, n * O, (0, O), zeros, 0, 0, db, 0, 0, dz.dtype.type(-np.inf))
+        size, ones, start = (1, O, min(64, N - n)), View(one, 0, (0, 0)), View(zeros, 0, 0)
+        matmul(size, ones, View(dz, n * O, O), start=start, out=View(db, 0, 0), floor=no_floor)
         memory.add_to(wide, db, n == 0)
     memory.rounded(wide, db)
 
@@ -41,7 +55,7 @@ def block(i, blocks, size):
     return i * size // blocks, (i + 1) * size // blocks
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, tiled=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
     N, I = x.shape
@@ -50,19 +64,21 @@ def dense_forward(x, w, b, floor, y):
     for task in prange(down * across):
         n, n_end = block(task % down, down, N)
         o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
-        tile((n_end - n, o_end - o, 1, I), x, n * I, (I, 0, 1), w, o, (0, O), b, o, 0, y, n * O + o, O, floor)
+        rows, columns = View(x, n * I, (I, 1)), View(w, o, O)
+        size, out = (n_end - n, o_end - o, I), View(y, n * O + o, O)
+        matmul(size, rows, columns, start=View(b, o, 0), out=out, floor=floor)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, tiled=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
-    """dw = x' dz, db = column sums of dz and, if asked for, dx = dz w'.
+    """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T.
 
     `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0; else dz = dy.  A thread owns some
     inputs: their rows of dw, for which it sums over the samples in order, and their columns of dx.
     """
     N, I = x.shape
     O = dy.shape[1]
-    none = x.dtype.type(-np.inf)
+    no_floor = x.dtype.type(-np.inf)
     few = lanes(x) > O
     zeros = np.empty(max(I, O), x.dtype)
     for o in range(zeros.size):
@@ -77,34 +93,36 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
-    # One launch for both products: two cost a small layer more than the products do.
-    unit = 32 if few else 16  # inputs: a tile of dw' is two vectors wide, and of dx at least one
+    unit = 32 if few else 16  # inputs: a tile of dw.T is two vectors wide, and of dx at least one
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
     for task in prange(tasks):
         i = task * units // tasks * unit
         width = min(I, (task + 1) * units // tasks * unit) - i
-        turned = memory.scratch((O * width if few else 0,), x)
-        part = turned if few else memory.piece(dw, i * O, width * O)
+        dwt = memory.scratch((O * width if few else 0,), x)  # (O, width), the task's part of dw.T
+        part = dwt if few else memory.piece(dw, i * O, width * O)
         total = memory.piece(wide, i * O, width * O if wide.size else 0)
         # SAMPLES at a time, so that their columns of dz stay in the L2 cache; no samples have the sum 0.
         for n in range(0, max(N, 1), SAMPLES):
             K, new = min(SAMPLES, N - n), n % (TOGETHER * SAMPLES) == 0
             if few:
-                size, (start, row) = (O, width, 1, K), (zeros, 0) if new else (turned, width)
-                tile(size, dz, n * O, (1, 0, O), x, n * I + i, (0, I), start, 0, row, turned, 0, width, none)
+                start = View(zeros, 0, 0) if new else View(dwt, 0, width)
+                dzt, xs = View(dz, n * O, (1, O)), View(x, n * I + i, I)
+                matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
             for o in range(0, 0 if few else O, COLUMNS):
-                start, at, row = (zeros, 0, 0) if new else (memory.piece(dw, 0, I * O), i * O + o, O)
-                size = width, min(COLUMNS, O - o), 1, K
-                tile(size, x, n * I + i, (1, 0, I), dz, n * O + o, (0, O), start, at, row, dw, i * O + o, O, none)
+                size, at = (width, min(COLUMNS, O - o), K), i * O + o
+                start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
+                xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)
+                matmul(size, xt, dzs, start=start, out=View(dw, at, O), floor=no_floor)
             if n + SAMPLES >= N or (n + SAMPLES) % (TOGETHER * SAMPLES) == 0:
                 memory.add_to(total, part, n < TOGETHER * SAMPLES)
         memory.rounded(total, part)
         if i == 0:  # whoever has the first inputs also has the biases
             sums_of_rows(dz, db)
         if few:
-            transpose(turned, 0, width, dw, i * O, O, O, width)
+            transpose(dwt, 0, width, dw, i * O, O, O, width)
         if input_grad:
             wt = memory.scratch((O, width), x)
             transpose(w, i * O, O, wt, 0, width, width, O)
-            tile((N, width, 1, O), dz, 0, (O, 0, 1), wt, 0, (0, width), zeros, 0, 0, dx, i, I, none)
+            start, out = View(zeros, 0, 0), View(dx, i, I)
+            matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)

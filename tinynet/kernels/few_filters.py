@@ -1,6 +1,6 @@
 """Convolution with few filters: a vector holds neighbouring places of a row, on planes of one channel each.
 
-    z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p + i - t, q + j - l, c] w[i,j,c,k]        as in conv2d.py, stride 1
+    z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p + i - top, q + j - left, c] w[i,j,c,k]        as in conv2d.py, stride 1
 
 In conv2d.py a vector holds the filters of one place, and six of them fill 6 of 16 lanes.  Here it holds 16 places, and
 fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must then be pixels
@@ -8,17 +8,18 @@ of one channel, so each row of the image with its zeros is taken apart into C pl
 
     z of a row p:    K filters x Q places, summed over the I C planes from p C on and over J shifts of each
 
-is one small product on the tile; its K rows of places then become Q places of K filters.
+is one small product on matmul; its K rows of places then become Q places of K filters.
 
 Backward.  dz (P, Q, K) is taken apart alike, into (P, K, Q), and both factors of dw are then rows of places:
 
-    dw[i,j,c,k] = sum_p sum_q x[p + i, c, q + j] dz[p,k,q]        a cross-correlation of planes (correlation.py)
+    dw[i,j,c,k] = sum_p sum_q x[p + i, c, q + j] dz[p,k,q]        a cross-correlation of planes (matmul.py)
     db[k]       = sum_p sum_q dz[p,k,q]
 
-x[n,h,g,c] touched z[n, h + t - i, g + l - j, k] for all i and j, times w[i,j,c,k]: that is a convolution too, of dz
-with I-1-t rows and J-1-l columns of zeros above and to the left, by the kernel turned around with C and K swapped:
+x[n,h,g,c] touched z[n, h + top - i, g + left - j, k] for all i and j, times w[i,j,c,k]: that is a convolution too, of
+dz with I-1-top rows and J-1-left columns of zeros above and to the left, by the kernel turned around with C and K
+swapped:
 
-    dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + i - (I-1-t), g + j - (J-1-l), k] w[I-1-i, J-1-j, c, k]
+    dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + i - (I-1-top), g + j - (J-1-left), k] w[I-1-i, J-1-j, c, k]
 
 Places beyond Q, up to a whole number of vectors, are worked on and thrown away.  In dw they meet a dz of 0, and 0 times
 inf is NaN: an inf or NaN pixel near the right edge also spoils weights that it meets at no place within Q.
@@ -32,10 +33,10 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import band_count, helper, kernel, sized_kernel
-from tinynet.kernels.correlation import correlate, sum_lanes
-from tinynet.kernels.matmul import THREADS_FROM, tile
+from tinynet.kernels.matmul import THREADS_FROM, View, correlate, matmul
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.rectified import rectified
+from tinynet.kernels.transpose import square_to_vectors
 from tinynet.kernels.vectors import lanes_of, load, splat, store_some, sum_of, width
 
 STEPS = 64  # numbers that a lane adds up in their own dtype
@@ -74,16 +75,16 @@ def planes_of_image(x, n, first, left, planes):
 def row_lengths(x, J, left, Q):
     """Q rounded up to whole vectors, and V, the length of a plane's row.
 
-    V has room for J shifts of so many places, and for a row of the image in whole vectors from column l on.
+    V has room for J shifts of so many places, and for a row of the image in whole vectors from column `left` on.
     """
     L = width(x)
     places = (Q + L - 1) // L * L
     return places, max(places + J - 1, left + (x.shape[2] + L - 1) // L * L)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), tiled=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), matmul=True)
 def few_filters_forward(x, w, b, before, floor, y):
-    """y = max(floor, conv(x, w) + b); `before` is (t, l).  A thread owns the rows of y of its band of an image."""
+    """y = max(floor, conv(x, w) + b); `before` is (top, left).  A thread owns the rows of y of its band of an image."""
     N, _, _, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
@@ -105,15 +106,28 @@ def few_filters_forward(x, w, b, before, floor, y):
         planes, sums = memory.scratch((p1 - p0 + I - 1, C, V), x), memory.scratch((K, places), x)
         planes_of_image(x, n, p0 - top, left, planes)
         for p in range(p0, p1):
-            tile(
+            matmul(
                 (K, places, I * C, J),
-                weights, 0, (1, J * K, K),
-                planes, (p - p0) * C * V, (V, 1),
-                biases, 0, places,
-                sums, 0, places,
-                floor,
-            )  # fmt: skip
+                View(weights, 0, (1, J * K, K)),
+                View(planes, (p - p0) * C * V, (V, 1)),
+                start=View(biases, 0, places),
+                out=View(sums, 0, places),
+                floor=floor,
+            )
             interleave(sums, 0, places, y, (n * P + p) * Q * K, K, Q, (n * P + p1) * Q * K)
+
+
+@kernel()
+def sum_lanes(lane_sums, count, result, first):
+    """result.flat[first + i] = the sum of the lanes of vector i of lane_sums, i < count."""
+    W = width(lane_sums)
+    square, to = np.empty(W * W, lane_sums.dtype), memory.piece(result, 0, result.size)
+    for i in range(0, count, W):
+        square_to_vectors(lane_sums, i * W, W, square, 0, W, count - i, W)
+        total = load(square, 0)
+        for l in range(1, W):
+            total = total + load(square, l * W)
+        store_some(total, to, first + i, count - i)
 
 
 @kernel()
@@ -165,10 +179,10 @@ def few_filters_backward(x, dy, y, is_relu, before, dw, db):
                     for c in range(C):
                         correlate(
                             (J, K, min(step, P - p), places // L),
-                            planes, ((p + i) * C + c) * V, C * V,
-                            dz_planes, p * K * places, (K * places, places),
-                            lane_sums, (i * C + c) * J * K * L,
-                        )  # fmt: skip
+                            View(planes, ((p + i) * C + c) * V, C * V),
+                            View(dz_planes, p * K * places, (K * places, places)),
+                            out=View(lane_sums, (i * C + c) * J * K * L, (K * L, L)),
+                        )
                 steps += 1
                 if steps == STEPS:
                     add_lanes(lane_sums, part, totals)

@@ -7,20 +7,20 @@ Four neighbouring outputs y of a window w of three, over six pixels d,
 
 need six (Winograd 1980; Lavin and Gray 2016), at five points and infinity:
 
-    y = A'( (G w) . (B' d) )          G (6,3)   B' (6,6)   A' (4,6), constants; "." by elements
+    y = A.T ( (G w) . (B.T d) )       G (6,3)   B.T (6,6)   A.T (4,6), constants; "." by elements
 
 In two dimensions each matrix is applied to rows and to columns: a patch d (6,6) and a window w (3,3) give y (4,4) by
 36 multiplications instead of 144.  With C channels and K filters, the products at each of the 36 points e are those
-of matrices, and run on the tile; the transforms' cost is shared by all filters and channels:
+of matrices, and run on matmul; the transforms' cost is shared by all filters and channels:
 
-    u[e,c,k] = G w[:,:,c,k] G'        v[e,t,c] = B' d[t,:,:,c] B        of every patch t, four pixels apart
-    m[e,t,k] = sum_c v[e,t,c] u[e,c,k]                  y[t,:,:,k] = A' m[:,t,k] A + b[k]
+    u[e,c,k] = G w[:,:,c,k] G.T       v[e,t,c] = B.T d[t,:,:,c] B       of every patch t, four pixels apart
+    m[e,t,k] = sum_c v[e,t,c] u[e,c,k]                  y[t,:,:,k] = A.T m[:,t,k] A + b[k]
 
 Backward.  Every step is linear, so each one's backward pass is its transpose, in reverse order:
 
-    dm[e,t,k] = A dz[t,:,:,k] A'      as y was made of m by A' (kernels call it m again, and dv v)
-    du[e,c,k] = sum_t v[e,t,c] dm[e,t,k]                dw[:,:,c,k] = G' du[:,c,k] G
-    dv[e,t,c] = sum_k dm[e,t,k] u[e,c,k]                dd[t,:,:,c] = B dv[:,t,c] B'
+    dm[e,t,k] = A dz[t,:,:,k] A.T     as y was made of m by A.T (kernels call it m again, and dv v)
+    du[e,c,k] = sum_t v[e,t,c] dm[e,t,k]                dw[:,:,c,k] = G.T du[:,c,k] G
+    dv[e,t,c] = sum_k dm[e,t,k] u[e,c,k]                dd[t,:,:,c] = B dv[:,t,c] B.T
 
 and dx is the sum of the patches dd, which overlap by two pixels.
 
@@ -35,7 +35,7 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import linear_map, tile
+from tinynet.kernels.matmul import View, linear_map, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.transpose import transpose
 
@@ -69,6 +69,7 @@ def matrices(points, outputs=4, window=3):
 # against float64 falls from 5.5e-6 to 1.3e-6 of the largest output (64 channels of normal numbers).
 A, B, G = matrices([Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)])
 
+
 rows_to_points = linear_map(B.T)  # of a patch: 6 -> 6
 points_to_rows = linear_map(B)  # and back, as its transpose
 add_points_to_rows = linear_map(B, add=True)
@@ -93,11 +94,11 @@ def fits(kernel_size, stride, output_shape, channels):
 
 @kernel()
 def transformed_kernel(w, size, u):
-    """u (6, 6, size) = G w G' of a kernel (3, 3, size)."""
+    """u (6, 6, size) = G w G.T of a kernel (3, 3, size)."""
     half = np.empty(18 * size, w.dtype)
-    window_to_points(w, 0, 3 * size, half, 0, 3 * size, 3 * size)
+    window_to_points(View(w, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
     for i in range(6):
-        window_to_points(half, i * 3 * size, size, u, i * 6 * size, size, size)
+        window_to_points(View(half, i * 3 * size, size), View(u, i * 6 * size, size), size)
 
 
 @kernel()
@@ -111,16 +112,16 @@ def room_for_kernels(threads, w, size):
 
 @kernel()
 def transformed_patches(image, first, left, t, T, padded, half, v):
-    """v[:, t...] (6, 6, T, C) = B' d B of the patches d of one row of them, which begins in row `first` of an image."""
+    """v[:, t...] (6, 6, T, C) = B.T d B of the patches d of a row of them, which begins in row `first` of an image."""
     C, V = image.shape[2], padded.shape[1]
     with_zeros_around(image, first, left, padded)
-    rows_to_points(padded, 0, V * C, half, 0, V * C, V * C)
+    rows_to_points(View(padded, 0, V * C), View(half, 0, V * C), V * C)
     for i in range(6):
         for q in range((V - 2) // 4):
-            rows_to_points(half, (i * V + 4 * q) * C, C, v, (i * 6 * T + t + q) * C, T * C, C)
+            rows_to_points(View(half, (i * V + 4 * q) * C, C), View(v, (i * 6 * T + t + q) * C, T * C), C)
 
 
-@kernel(parallel=True, tiled=True)
+@kernel(parallel=True, matmul=True)
 def winograd_forward(x, w, b, before, floor, threads, y):
     """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y.
 
@@ -131,7 +132,7 @@ def winograd_forward(x, w, b, before, floor, threads, y):
     top, left = before
     down, across = P // 4, Q // 4
     rows = N * down
-    none, zeros = x.dtype.type(-np.inf), np.empty(K, x.dtype)
+    no_floor, zeros = x.dtype.type(-np.inf), np.empty(K, x.dtype)
     for k in range(K):
         zeros[k] = 0
     threads = max(1, min(rows, threads))
@@ -155,14 +156,17 @@ def winograd_forward(x, w, b, before, floor, threads, y):
             for r in range(r0, r1):
                 transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
             for e in range(36):
-                tile((T, K, 1, C), v, e * T * C, (C, 0, 1), u, e * C * K, (0, K), zeros, 0, 0, m, e * T * K, K, none)
+                patches, weights = View(v, e * T * C, (C, 1)), View(u, e * C * K, K)
+                out = View(m, e * T * K, K)
+                matmul((T, K, C), patches, weights, start=View(zeros, 0, 0), out=out, floor=no_floor)
             for j in range(6):
-                points_to_sums(m, j * T * K, 6 * T * K, sums, j * T * K, 6 * T * K, T * K)
+                points_to_sums(View(m, j * T * K, 6 * T * K), View(sums, j * T * K, 6 * T * K), T * K)
             for r in range(r0, r1):
                 for i in range(4):
                     row = memory.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
                     for q in range(across):
-                        points_to_sums(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K, row, 4 * q * K, K, K)
+                        source = View(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K)
+                        points_to_sums(source, View(row, 4 * q * K, K), K)
                     for q in range(Q):
                         for k in range(K):
                             z = row[q * K + k] + b[k]
@@ -171,11 +175,11 @@ def winograd_forward(x, w, b, before, floor, threads, y):
 
 @kernel()
 def transformed_gradients(dz, Q, K, t, T, half, m):
-    """m[:, t...] (6, 6, T, K) = A dz A' of one row of patches, dz (4, Q, K)."""
-    outputs_to_points(dz, 0, Q * K, half, 0, Q * K, Q * K)
+    """m[:, t...] (6, 6, T, K) = A dz A.T of one row of patches, dz (4, Q, K)."""
+    outputs_to_points(View(dz, 0, Q * K), View(half, 0, Q * K), Q * K)
     for i in range(6):
         for q in range(Q // 4):
-            outputs_to_points(half, (i * Q + 4 * q) * K, K, m, (i * 6 * T + t + q) * K, T * K, K)
+            outputs_to_points(View(half, (i * Q + 4 * q) * K, K), View(m, (i * 6 * T + t + q) * K, T * K), K)
 
 
 @kernel()
@@ -188,14 +192,14 @@ def add_patches(s, t, T, first, left, padded, dx):
         flat[a] = 0
     for i in range(6):
         for q in range((V - 2) // 4):
-            add_points_to_rows(s, (i * 6 * T + t + q) * C, T * C, padded, (i * V + 4 * q) * C, C, C)
+            add_points_to_rows(View(s, (i * 6 * T + t + q) * C, T * C), View(padded, (i * V + 4 * q) * C, C), C)
         if 0 <= first + i < H:
             row, inside = memory.piece(dx, (first + i) * W * C, W * C), memory.piece(padded, (i * V + left) * C, W * C)
             for a in range(W * C):
                 row[a] += inside[a]
 
 
-@kernel(parallel=True, tiled=True)
+@kernel(parallel=True, matmul=True)
 def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx, as conv2d_backward: a chunk of images has sums of its own, added in order."""
     N, H, W, C = x.shape
@@ -203,7 +207,8 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
     top, left = before
     down, across = P // 4, Q // 4
     together = max(1, PATCHES // across)
-    one, none, nothing, zeros = np.empty(1, x.dtype), x.dtype.type(-np.inf), x.dtype.type(0), np.empty(K, x.dtype)
+    no_floor, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
+    one, zeros = np.empty(1, x.dtype), np.empty(K, x.dtype)
     one[0] = 1
     for k in range(K):
         zeros[k] = 0
@@ -239,22 +244,22 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                 for a in range(size):
                     dz[a] = nothing if rectified and out[a] <= nothing else given[a]
                 for q in range(0, 4 * Q, 64):  # the bias is a weight whose input is always 1; 64 are summed in float32
-                    size = 1, K, 1, min(64, 4 * Q - q)
-                    tile(size, one, 0, (0, 0, 0), dz, q * K, (0, K), zeros, 0, 0, some_sums, 0, 0, none)
+                    size, ones, start = (1, K, min(64, 4 * Q - q)), View(one, 0, (0, 0)), View(zeros, 0, 0)
+                    matmul(size, ones, View(dz, q * K, K), start=start, out=View(some_sums, 0, 0), floor=no_floor)
                     for k in range(K):
                         biases[k] += some_sums[k]
                 transformed_gradients(dz, Q, K, t, T, half_dz, m)
             for e in range(36):
-                at = e * C * K
-                start, s0, step = (zeros, 0, 0) if first else (du, at, K)
-                tile((C, K, 1, T), v, e * T * C, (1, 0, C), m, e * T * K, (0, K), start, s0, step, du, at, K, none)
+                vt, dm, out = View(v, e * T * C, (1, C)), View(m, e * T * K, K), View(du, e * C * K, K)
+                start = View(zeros, 0, 0) if first else out
+                matmul((C, K, T), vt, dm, start=start, out=out, floor=no_floor)
             if not input_grad:
                 continue
             for e in range(36):  # dv takes v's place
-                size = T, C, 1, K
-                tile(size, m, e * T * K, (K, 0, 1), ut, e * K * C, (0, C), no_sums, 0, 0, v, e * T * C, C, none)
+                dm, weights, out = View(m, e * T * K, (K, 1)), View(ut, e * K * C, C), View(v, e * T * C, C)
+                matmul((T, C, K), dm, weights, start=View(no_sums, 0, 0), out=out, floor=no_floor)
             for j in range(6):
-                points_to_rows(v, j * T * C, 6 * T * C, s, j * T * C, 6 * T * C, T * C)
+                points_to_rows(View(v, j * T * C, 6 * T * C), View(s, j * T * C, 6 * T * C), T * C)
             for r in range(r0, r1):
                 n, h = r // down, r % down * 4
                 if h == 0:
@@ -263,10 +268,10 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
                         image[a] = 0
                 add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
         # dw is made of du here, chunk by chunk, and not of their sum: a quarter of the numbers then change cores.
-        points_to_window(du, 0, 6 * C * K, half_dw, 0, 6 * C * K, 6 * C * K)
+        points_to_window(View(du, 0, 6 * C * K), View(half_dw, 0, 6 * C * K), 6 * C * K)
         for i in range(3):
             at = (chunk * 9 + 3 * i) * C * K
-            points_to_window(half_dw, i * 6 * C * K, C * K, dw_of, at, C * K, C * K)
+            points_to_window(View(half_dw, i * 6 * C * K, C * K), View(dw_of, at, C * K), C * K)
     memory.sum_of_chunks(dw_of, dw)
     for k in range(K):
         total = 0.0

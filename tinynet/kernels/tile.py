@@ -1,0 +1,314 @@
+"""matmul's second half: the code of the product, as LLVM's instructions.  With matmul.py it would be 650 lines.
+
+The tile is the block of `out` whose sums stay in registers: on AVX-512 twelve rows of two vectors are 24 registers.
+For each k two vectors of b are loaded, each a[m,k] is broadcast to all lanes, and 24 multiply-adds are done.  Numba
+compiles no loop that keeps a block of sums in registers, so this one is emitted.  Nothing is packed or copied.
+
+A long sum keeps its digits.  Numbers added one by one in float32 are rounded to the sum's last digit, each in the same
+direction where they are equal: of 150,528 equal numbers the fourth digit is wrong.  So a sum of many terms is cut into
+blocks.  Registers sum one block, from 0, and are then added to sums in memory; those of GROUP blocks are added to sums
+in float64.  What is cut where depends on the number of terms alone, so a row of the result has the same bits wherever
+it lies.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from tinynet.kernels.vectors import FEATURES, I64, LANES, alignment, emit_splat, emit_while, llvm_function
+
+
+def _tile_shapes(features):
+    """(rows, vectors, lanes) of the block of `out` that stays in registers, the tile, for float32 and float64.
+
+    Its sums, rows x vectors of them, must stay there with one vector of b for each column and the broadcast element of
+    a: AVX-512 and NEON have 32 registers, AVX2 16.  On AVX2 8x2 spills: 97 GFLOP/s against 230 for 6x2.
+    """
+    rows = 12 if "avx512f" in features else 6 if "avx2" in features else 8 if "neon" in features else 4
+    return {dtype: (rows, 2, lanes) for dtype, lanes in LANES.items()}
+
+
+TILE = _tile_shapes(FEATURES)
+
+
+# Sums of more than WHOLE terms are cut into blocks of BLOCK.  Added one by one, 64 equal numbers lose up to 1e-6, and
+# 256 up to 4e-6; PyTorch's products (MKL) lose 3e-6 of up to 1,024, and less of more.  A block's end takes as long
+# as two more terms.
+WHOLE, BLOCK, GROUP = 256, 64, 64
+_DOUBLE = ir.DoubleType()
+
+
+# --- the product ---------------------------------------------------------------------------------------------
+
+
+def emit_matmul(builder, args, shape):
+    """Emit the code for a whole product.
+
+    It covers `out` by panels of columns, each panel by blocks of rows.  At the right edge the last vector is loaded and
+    stored under a mask (a vector of half the lanes where that is enough); at the bottom each number of rows has a
+    body of its own.  So nothing outside is read or written, and every element is the same sum in the same order.
+    """
+    rows, vectors, lanes = shape
+    M, N = args[:2]
+    long_sums = LongSums(builder, args, shape)
+
+    def panel(n, width_vectors, width_lanes, mask):
+        """All rows of the columns from n: blocks of `rows`, and what is left in one block or two of the same height.
+
+        (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)
+        """
+        with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
+            left = builder.sub(M, m)
+            half = builder.udiv(builder.add(left, I64(1)), I64(2))
+            one_or_two = builder.select(builder.icmp_signed("<=", left, I64(rows)), left, half)
+            height = builder.select(builder.icmp_signed(">=", left, I64(2 * rows)), I64(rows), one_or_two)
+            end = builder.append_basic_block("rows.end")
+            choice = builder.switch(height, end)
+            for count in range(1, rows + 1):
+                choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
+                builder.position_at_end(choice.cases[-1][1])
+                _emit_tile(builder, args, long_sums, m, n, count, width_vectors, width_lanes, mask)
+                builder.branch(end)
+            builder.position_at_end(end)
+            advance(builder.add(m, height))
+
+    width = I64(vectors * lanes)
+    with emit_while(builder, I64(0), lambda n: builder.icmp_signed(">=", builder.sub(N, n), width)) as (n, advance):
+        panel(n, vectors, lanes, None)
+        advance(builder.add(n, width))
+    left, end = builder.sub(N, n), builder.append_basic_block("end")
+    for count, size in [(1, lanes // 2), *((v, lanes) for v in range(1, vectors + 1))]:  # the narrowest that holds them
+        fits, wider = builder.append_basic_block("fits"), builder.append_basic_block("wider")
+        builder.cbranch(builder.icmp_signed("<=", left, I64(count * size)), fits, wider)
+        builder.position_at_end(fits)
+        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
+            lane = ir.Constant(ir.VectorType(I64, size), [(count - 1) * size + i for i in range(size)])
+            panel(n, count, size, builder.icmp_signed("<", lane, emit_splat(builder, left, size)))
+        builder.branch(end)
+        builder.position_at_end(wider)
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
+    """Emit rows x vectors sums over j and k, add `start`, store them in `out`; `mask` is for the last vector.
+
+    `start` comes last, since it is often a large sum already, which the products would be rounded to one by one.
+    """
+    _, _, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor = args
+    vector = ir.VectorType(floor.type, lanes)
+    align, zero = alignment(vector), ir.Constant(vector, [0.0] * lanes)
+    fma = llvm_function(builder.module, "fmuladd", vector)
+    tile = [(t, v) for t in range(rows) for v in range(vectors)]
+
+    def place(p, v):
+        masked = mask is not None and v == vectors - 1
+        return builder.bitcast(builder.gep(p, [I64(v * lanes)]), vector.as_pointer()), masked
+
+    def load(p, v):
+        p, masked = place(p, v)
+        if masked:
+            return builder.call(llvm_function(builder.module, "masked.load", vector), [p, align, mask, zero])
+        return builder.load(p, align=align.constant)
+
+    def store(value, p, v):
+        p, masked = place(p, v)
+        if masked:
+            builder.call(llvm_function(builder.module, "masked.store", vector), [value, p, align, mask])
+        else:
+            builder.store(value, p, align=align.constant)
+
+    def row(p, step, t):  # of the row m + t, at column n
+        return builder.gep(p, [builder.add(builder.mul(builder.add(m, I64(t)), step), n)])
+
+    a_row = [builder.mul(I64(t), a_m) for t in range(rows)]
+
+    def over_k(todo, a, b, *sums):
+        columns = [load(b, v) for v in range(vectors)]
+        # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
+        # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12 rows of
+        # 10 columns, where the next step so waited for 12 additions, took 1.5 times as long.
+        hidden = builder.asm(ir.FunctionType(a.type, [a.type]), "", "=r,0", [a], False)
+        totals = []
+        for t in range(rows):
+            third = builder.gep(hidden, [a_row[t - t % 3]])
+            x = emit_splat(builder, builder.load(builder.gep(third, [a_row[t % 3]])), lanes)
+            totals += [builder.call(fma, [x, columns[v], sums[t * vectors + v]]) for v in range(vectors)]
+        todo = builder.sub(todo, I64(1))
+        following = todo, builder.gep(a, [a_k]), builder.gep(b, [b_k]), *totals
+        return following, builder.icmp_signed(">", todo, I64(0))
+
+    def over_blocks(k, a, b, *sums):
+        left = builder.sub(K, k)
+        size = builder.select(builder.icmp_signed("<", left, long_sums.block), left, long_sums.block)
+        _, a, b, *sums = emit_loop(builder, (size, a, b, *sums), over_k)
+        k = builder.add(k, size)
+        return (k, a, b, *long_sums.keep(builder, sums, vectors, size)), builder.icmp_signed("<", k, K)
+
+    def over_j(j, a, b, *sums):
+        _, _, _, *sums = emit_loop(builder, (I64(0), a, b, *sums), over_blocks)
+        j = builder.add(j, I64(1))
+        return (j, builder.gep(a, [a_j]), builder.gep(b, [b_j]), *sums), builder.icmp_signed("<", j, J)
+
+    def all_terms(*sums):
+        first = I64(0), builder.gep(a, [builder.mul(m, a_m)]), builder.gep(b, [n]), *sums
+        return emit_loop(builder, first, over_j)[3:]
+
+    long_sums.start(builder)
+    some = builder.and_(builder.icmp_signed(">", J, I64(0)), builder.icmp_signed(">", K, I64(0)))
+    sums = long_sums.results(builder, emit_if(builder, some, [zero] * len(tile), all_terms), vectors)
+    least = emit_splat(builder, floor, lanes)
+    for (t, v), total in zip(tile, sums, strict=True):
+        total = builder.fadd(load(row(s, s_m, t), v), total)
+        less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
+        store(builder.select(less, least, total), row(o, o_m, t), v)
+
+
+# --- loops and choices that carry values in registers ----------------------------------------------------------
+
+
+def emit_loop(builder, first, body):
+    """A loop that carries values in registers: body(*values) returns the next ones, and whether to go on with them.
+
+    Returns the last ones.  The body runs once at least.
+    """
+    before, block = builder.block, builder.append_basic_block("loop")
+    builder.branch(block)
+    builder.position_at_end(block)
+    values = [builder.phi(value.type) for value in first]
+    following, again = body(*values)
+    for value, at_first, later in zip(values, first, following, strict=True):
+        value.add_incoming(at_first, before)
+        value.add_incoming(later, builder.block)
+    end = builder.append_basic_block("loop.end")
+    builder.cbranch(again, block, end)
+    builder.position_at_end(end)
+    return following
+
+
+def emit_if(builder, condition, values, change):
+    """change(*values) where the condition is true, else the values."""
+    before, block, end = builder.block, builder.append_basic_block("then"), builder.append_basic_block("endif")
+    builder.cbranch(condition, block, end)
+    builder.position_at_end(block)
+    changed = change(*values)
+    block = builder.block
+    builder.branch(end)
+    builder.position_at_end(end)
+    both = [builder.phi(value.type) for value in values]
+    for register, value, other in zip(both, values, changed, strict=True):
+        register.add_incoming(value, before)
+        register.add_incoming(other, block)
+    return both
+
+
+# --- long sums -----------------------------------------------------------------------------------------------
+
+
+class LongSums:
+    """The sums in memory of matmul's bodies, which take turns with them.
+
+    some    whether the terms are more than WHOLE: then all sums go through memory
+    block   how many terms of an innermost loop make one
+    """
+
+    def __init__(self, builder, args, shape):
+        _, _, J, K, *_ = args
+        rows, vectors, lanes = shape
+        self.scalar, self.width = args[-1].type, vectors * lanes
+        self.sums = cgutils.alloca_once(builder, self.scalar, rows * self.width)
+        self.wide = cgutils.alloca_once(builder, _DOUBLE, rows * self.width)
+        self.since, self.blocks = (cgutils.alloca_once(builder, I64) for _ in range(2))
+        self.some = builder.icmp_signed(">", builder.mul(J, K), I64(WHOLE))
+        with builder.if_then(self.some):
+            self._store(
+                builder, [ir.Constant(ir.VectorType(self.scalar, lanes), [0.0] * lanes)] * (rows * vectors), vectors
+            )
+        self.block = builder.select(self.some, I64(BLOCK), I64(WHOLE))
+
+    def start(self, builder):
+        for count in (self.since, self.blocks):
+            builder.store(I64(0), count)
+
+    def keep(self, builder, registers, vectors, size):
+        """Registers with the sums of `size` terms more: as they are, or 0 after they were added to those in memory."""
+
+        def add(*registers):
+            self._store(builder, self._with_memory(builder, registers, vectors), vectors)
+            blocks = builder.add(builder.load(self.blocks), I64(1))
+            builder.store(I64(0), self.since)
+            builder.store(blocks, self.blocks)
+            full = builder.icmp_signed("==", builder.and_(blocks, I64(GROUP - 1)), I64(0))
+            with builder.if_then(full, likely=False):
+                self._widen(builder, len(registers) // vectors, builder.icmp_signed("==", blocks, I64(GROUP)), False)
+            return _zeros(registers)
+
+        since = builder.add(builder.load(self.since), size)
+        builder.store(since, self.since)
+        full = builder.and_(self.some, builder.icmp_signed(">=", since, self.block))
+        return emit_if(builder, full, registers, add)
+
+    def results(self, builder, registers, vectors):
+        """The sums in these registers, with those in memory where `some` is true, which are 0 again then."""
+
+        def add(*registers):
+            wide = builder.icmp_signed(">=", builder.load(self.blocks), I64(GROUP))
+            with builder.if_then(wide, likely=False):
+                self._widen(builder, len(registers) // vectors, False, True)
+            sums = self._with_memory(builder, registers, vectors)
+            self._store(builder, _zeros(registers), vectors)
+            return sums
+
+        return emit_if(builder, self.some, registers, add)
+
+    def _with_memory(self, builder, registers, vectors):
+        places = self._places(builder, registers, vectors)
+        align = alignment(registers[0].type).constant
+        return [
+            builder.fadd(builder.load(p, align=align), register) for p, register in zip(places, registers, strict=True)
+        ]
+
+    def _store(self, builder, registers, vectors):
+        for place, register in zip(self._places(builder, registers, vectors), registers, strict=True):
+            builder.store(register, place, align=alignment(register.type).constant)
+
+    def _places(self, builder, registers, vectors):
+        kind = registers[0].type
+        for i in range(len(registers)):
+            first = i // vectors * self.width + i % vectors * kind.count
+            yield builder.bitcast(builder.gep(self.sums, [I64(first)]), kind.as_pointer())
+
+    def _widen(self, builder, rows, first, last):
+        flags = [flag if isinstance(flag, ir.Value) else ir.IntType(1)(flag) for flag in (first, last)]
+        function = _widen_function(builder.module, self.scalar)
+        builder.call(function, [self.sums, self.wide, I64(rows * self.width), *flags])
+
+
+def _zeros(registers):
+    return [ir.Constant(register.type, [0.0] * register.type.count) for register in registers]
+
+
+def _widen_function(module, scalar):
+    """wide += sums, or = where they are the first; then sums = 0, or = wide, rounded, where they are the last.
+
+    It is a function of its own, which all bodies call, since it is in no hot loop.
+    """
+    name = f"tinynet_widen.{scalar}"
+    if name in module.globals:
+        return module.globals[name]
+    flag = ir.IntType(1)
+    kind = ir.FunctionType(ir.VoidType(), [scalar.as_pointer(), _DOUBLE.as_pointer(), I64, flag, flag])
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    sums, wide, count, first, last = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    with emit_while(builder, I64(0), lambda i: builder.icmp_signed("<", i, count)) as (i, advance):
+        narrow, to = builder.gep(sums, [i]), builder.gep(wide, [i])
+        before, total = builder.select(first, _DOUBLE(0.0), builder.load(to)), builder.load(narrow)
+        total = builder.fadd(before, total if scalar == _DOUBLE else builder.fpext(total, _DOUBLE))
+        builder.store(total, to)
+        rounded = total if scalar == _DOUBLE else builder.fptrunc(total, scalar)
+        builder.store(builder.select(last, rounded, scalar(0.0)), narrow)
+        advance(builder.add(i, I64(1)))
+    builder.ret_void()
+    return function
