@@ -368,9 +368,9 @@ def outer(x, y):
 def product(a, b, c):
     tile((1, 2, 1, 2), a, 0, (0, 0, 1), b, 0, (0, 0), c, 0, 0, c, 0, 0, -np.inf)
 
-def times(kernel, factor):
+def times(inner, factor):
     def body(x, y):
-        kernel(x, y)
+        inner(x, y)
         y[0] *= factor
     return kernel()(body)
 """
