@@ -371,9 +371,9 @@ def product(a, b, c):
     out = View(c, 0, 0)
     matmul((1, 2, 2), View(a, 0, (0, 1)), View(b, 0, 0), start=out, out=out, floor=-np.inf)
 
-def times(kernel, factor):
+def times(inner, factor):
     def body(x, y):
-        kernel(x, y)
+        inner(x, y)
         y[0] *= factor
     return kernel()(body)
 """
