@@ -1,9 +1,7 @@
-"""What the tests of random cases share: how many there are, and that they run on one thread."""
+"""What the tests of random cases share: how many there are."""
 
 import os
 
-import numba
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 CASES = int(os.environ.get("TINYNET_FUZZ_CASES", "2000"))
@@ -15,11 +13,3 @@ RANDOM = settings(
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many calls on tiny arrays, for which a second thread is no help."""
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)

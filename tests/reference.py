@@ -1,183 +1,115 @@
-"""The whole library once more, in plain NumPy loops and formulas: the oracle for every kernel.
+"""What has no plain loops of its own in tinynet, in NumPy loops and formulas: the oracle for its kernels.
 
-Slow, short and obviously right, straight from the definitions and in float64 throughout.  Nothing here
-imports tinynet.
+Slow, short and obviously right, straight from the definitions and in float64 throughout.
 """
 
+import inspect
 import math
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
-# --- losses: value and gradient ---------------------------------------------------------------------------
+from tinynet import losses
+
+LOSSES = [path.stem for path in Path(losses.__file__).parent.glob("*.py")]
+modules = SimpleNamespace(**{name: import_module(f"tinynet.losses.{name}") for name in LOSSES})
+
+# --- losses: value and gradient, by the plain formulas that stand in the losses' own files --------------------
+# They are the definitions, in NumPy and float64.  What is independent of them: PyTorch, and central differences.
 
 
-def softmax_cross_entropy(
-    z, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean", denominator=None
-):
-    """Of logits z (N, C) with labels (N,) or probabilities (N, C)."""
-    z = np.asarray(z, float)
-    N, C = z.shape
-    w = np.ones(C) if weight is None else np.asarray(weight, float)
-    losses, dz, count = np.zeros(N), np.zeros((N, C)), 0.0
-    for n in range(N):
-        if targets.ndim == 1:
-            if targets[n] == ignore_index:
-                continue
-            q = np.eye(C)[targets[n]]
-            count += w[targets[n]]
-        else:
-            q = targets[n].astype(float)
-            count += 1
-        open_classes = z[n] != -np.inf
-        q = (1 - label_smoothing) * q + label_smoothing * open_classes / open_classes.sum()
-        e = np.exp(z[n] - z[n].max())
-        log_p = (z[n] - z[n].max()) - math.log(e.sum())
-        losses[n] = sum(-w[c] * q[c] * log_p[c] for c in range(C) if w[c] * q[c] > 0)
-        dz[n] = (w * q).sum() * e / e.sum() - w * q
-    return _reduced(losses, dz, count, reduction, denominator)
+def of_rows(plain, soft=True):
+    """A loss of rows (N, C) from its plain formula, with labels (N,), or also rows (N, C) where `soft`."""
+    takes = list(inspect.signature(plain).parameters)[2:]
+
+    def loss(x, targets, *options, weight=None, ignore_index=-100, reduction="mean", denominator=None, **named):
+        x, targets = np.asarray(x, float), np.asarray(targets)
+        targets = targets.astype(float) if targets.dtype.kind == "f" else targets
+        N, C = x.shape
+        w = np.ones(C) if weight is None else np.asarray(weight, float)
+        labels = targets.ndim == 1
+        counts = targets != ignore_index if labels else np.ones(N, bool)
+        q = np.eye(C)[targets[counts]] if labels and soft else targets[counts]
+        options = [*options, *named.values()] or [DEFAULTS[name] for name in takes if name != "w"]
+        losses, dx = np.zeros(N), np.zeros((N, C))
+        with np.errstate(all="ignore"):
+            losses[counts], dx[counts] = plain(x[counts], q, *([w] if "w" in takes else []), *options)
+        count = w[targets[counts]].sum() if labels else N
+        return _reduced(losses, dx, count, reduction, denominator)
+
+    return loss
 
 
-def sigmoid_cross_entropy(
-    z, t, weight=1.0, pos_weight=1.0, ignore_index=None, label_smoothing=0.0, reduction="mean", denominator=None
-):
-    z, t = np.asarray(z, float), np.asarray(t, float)
-    counts = np.ones(z.shape, bool) if ignore_index is None else t != ignore_index
-    q = (1 - label_smoothing) * t + label_smoothing / 2
-    losses = weight * (pos_weight * q * np.logaddexp(0, -z) + (1 - q) * np.logaddexp(0, z))
-    p, rest = np.exp(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))
-    dz = weight * ((1 - q) * p - pos_weight * q * rest)
-    return _reduced(np.where(counts, losses, 0), np.where(counts, dz, 0), counts.sum(), reduction, denominator)
+DEFAULTS = {"epsilon": 0.0, "gamma": 2.0}
 
 
-def mean_squared_error(y, t, reduction="mean", denominator=None):
-    y, t = np.asarray(y, float), np.asarray(t, float)
-    return _reduced((y - t) ** 2, 2 * (y - t), y.size, reduction, denominator)
+def of_elements(plain, **defaults):
+    """A loss of elements from its plain formula; `defaults` are its options, by their names and in their order."""
+
+    def loss(y, t, *options, ignore_index=None, reduction="mean", denominator=None, **named):
+        y, t = np.asarray(y, float), np.asarray(t, float)
+        given = {**defaults, **dict(zip(defaults, options, strict=False)), **named}
+        counts = np.ones(y.shape, bool) if ignore_index is None else t != ignore_index
+        with np.errstate(all="ignore"):
+            losses, dy = plain(y, np.where(counts, t, 0), **given)
+        return _reduced(np.where(counts, losses, 0), np.where(counts, dy, 0), counts.sum(), reduction, denominator)
+
+    return loss
 
 
-def binary_cross_entropy(
-    p, t, weight=1.0, pos_weight=1.0, ignore_index=None, label_smoothing=0.0, reduction="mean", denominator=None
-):
-    p, t = np.asarray(p, float), np.asarray(t, float)
-    counts = np.ones(p.shape, bool) if ignore_index is None else t != ignore_index
-    q = (1 - label_smoothing) * t + label_smoothing / 2
-    a, b = weight * pos_weight * q, weight * (1 - q)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a factor of 0 makes 0 of inf, too
-        losses = -np.where(a > 0, a * np.log(p), 0) - np.where(b > 0, b * np.log1p(-p), 0)
-        dp = np.where(b > 0, b / (1 - p), 0) - np.where(a > 0, a / p, 0)
-    return _reduced(np.where(counts, losses, 0), np.where(counts, dp, 0), counts.sum(), reduction, denominator)
+def weighted(plain):
+    """The plain formula of a cross-entropy of yes or no, with the options of its public function."""
+
+    def formula(y, t, weight, pos_weight, label_smoothing):
+        return plain(y, t, np.asarray(weight) * pos_weight, np.asarray(weight), label_smoothing)
+
+    return formula
 
 
-def nll(l, targets, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean", denominator=None):
-    """Of logarithms of probabilities (N, C) with labels (N,) or probabilities (N, C)."""
-    l = np.asarray(l, float)
-    N, C = l.shape
-    w = np.ones(C) if weight is None else np.asarray(weight, float)
-    losses, dl, count = np.zeros(N), np.zeros((N, C)), 0.0
-    for n in range(N):
-        if targets.ndim == 1 and targets[n] == ignore_index:
-            continue
-        q = np.eye(C)[targets[n]] if targets.ndim == 1 else targets[n].astype(float)
-        count += w[targets[n]] if targets.ndim == 1 else 1
-        possible = l[n] != -np.inf
-        a = w * ((1 - label_smoothing) * q + label_smoothing * possible / possible.sum())
-        losses[n] = -sum(a[c] * l[n, c] for c in range(C) if a[c] > 0)
-        dl[n] = -a
-    return _reduced(losses, dl, count, reduction, denominator)
+def sigmoid_focal_plain(z, t, gamma, alpha):
+    yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    return modules.sigmoid_focal.sigmoid_focal_plain(z, t, gamma, yes, no)
 
 
-def categorical_cross_entropy(p, targets, **options):
-    """Of probabilities (N, C): the chain rule through their logarithms."""
-    p = p.astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value, dl = nll(np.log(p), targets, **options)
-        return value, np.where(dl == 0, 0, dl / p)
+FACTORS = {"weight": 1.0, "pos_weight": 1.0, "label_smoothing": 0.0}
+softmax_cross_entropy = of_rows(modules.softmax_cross_entropy.softmax_cross_entropy_plain)
+nll = of_rows(modules.nll.nll_plain)
+categorical_cross_entropy = of_rows(modules.categorical_cross_entropy.categorical_cross_entropy_plain)
+multiclass_hinge = of_rows(modules.multiclass_hinge.multiclass_hinge_plain, soft=False)
+kl_divergence = of_rows(modules.kl_divergence.kl_divergence_plain)
+sigmoid_cross_entropy = of_elements(weighted(modules.sigmoid_cross_entropy.sigmoid_cross_entropy_plain), **FACTORS)
+binary_cross_entropy = of_elements(weighted(modules.binary_cross_entropy.binary_cross_entropy_plain), **FACTORS)
+sigmoid_focal = of_elements(sigmoid_focal_plain, gamma=2.0, alpha=0.25)
+hinge = of_elements(modules.hinge.hinge_plain)
+mean_squared_error = of_elements(modules.mean_squared_error.mean_squared_error_plain)
+mean_absolute_error = of_elements(modules.mean_absolute_error.mean_absolute_error_plain)
+huber = of_elements(modules.huber.huber_plain, delta=1.0)
 
 
-def sigmoid_focal(z, t, gamma=2.0, alpha=0.25, ignore_index=None, reduction="mean", denominator=None):
-    z, t = np.asarray(z, float), np.asarray(t, float)
-    counts = np.ones(z.shape, bool) if ignore_index is None else t != ignore_index
-    t = np.where(counts, t, 0)
-    entropy = t * np.logaddexp(0, -z) + (1 - t) * np.logaddexp(0, z)
-    p, rest = np.exp(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))
-    f = 1.0 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
-    q = t * rest + (1 - t) * p
-    slope = (1 - 2 * t) * p * rest
-    dz = f * (q**gamma * ((1 - t) * p - t * rest) + (gamma * q ** (gamma - 1) * slope * entropy if gamma else 0))
-    losses = f * q**gamma * entropy
-    return _reduced(np.where(counts, losses, 0), np.where(counts, dz, 0), counts.sum(), reduction, denominator)
-
-
-def softmax_focal(z, targets, gamma=2.0, weight=None, ignore_index=-100, reduction="mean", denominator=None):
-    """Of logits z (N, C) with labels (N,): the chain rule through the row's cross-entropy l."""
-    w = np.ones(z.shape[1]) if weight is None else np.asarray(weight, float)
-    losses, dz = softmax_cross_entropy(z, targets, None, ignore_index, reduction="none")
-    a = np.array([0.0 if label == ignore_index else w[label] for label in targets])
-    for n, l in enumerate(losses):
-        q = -math.expm1(-l)
-        factor = q**gamma + (gamma * q ** (gamma - 1) * math.exp(-l) * l if gamma and q else 0)
-        losses[n] = a[n] * q**gamma * l
-        dz[n] *= a[n] * factor
-    return _reduced(losses, dz, a.sum(), reduction, denominator)
-
-
-def hinge(z, t, reduction="mean", denominator=None):
-    z, y = np.asarray(z, float), np.where(np.asarray(t) > 0, 1.0, -1.0)
-    return _reduced(np.maximum(0, 1 - y * z), np.where(y * z < 1, -y, 0), z.size, reduction, denominator)
-
-
-def multiclass_hinge(z, targets, ignore_index=-100, reduction="mean", denominator=None):
-    z = np.asarray(z, float)
-    losses, dz = np.zeros(len(z)), np.zeros(z.shape)
-    for n, t in enumerate(targets):
-        for c in range(z.shape[1]):
-            if t not in (ignore_index, c) and 1 - z[n, t] + z[n, c] > 0:
-                losses[n] += (1 - z[n, t] + z[n, c]) / z.shape[1]
-                dz[n, c] += 1 / z.shape[1]
-                dz[n, t] -= 1 / z.shape[1]
-    return _reduced(losses, dz, (targets != ignore_index).sum(), reduction, denominator)
-
-
-def mean_absolute_error(y, t, reduction="mean", denominator=None):
-    d = np.asarray(y, float) - np.asarray(t, float)
-    return _reduced(abs(d), np.sign(d), d.size, reduction, denominator)
-
-
-def huber(y, t, delta=1.0, reduction="mean", denominator=None):
-    d = np.asarray(y, float) - np.asarray(t, float)
-    losses = np.where(abs(d) <= delta, d**2 / 2, delta * (abs(d) - delta / 2))
-    return _reduced(losses, np.clip(d, -delta, delta), d.size, reduction, denominator)
-
-
-def kl_divergence(z, q, reduction="mean", denominator=None):
-    z, q = np.asarray(z, float), np.asarray(q, float)
-    z = z - z.max(1, keepdims=True)
-    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-    with np.errstate(invalid="ignore"):  # 0 times the infinity of a masked class
-        terms = np.where(q > 0, q * (np.log(np.where(q > 0, q, 1)) - log_p), 0)
-    dz = q.sum(1, keepdims=True) * np.exp(log_p) - q
-    divergences = np.maximum(terms.sum(1), 0)  # numbers that sum to a little less than 1 could have less
-    return _reduced(divergences, dz, len(z), reduction, denominator)
+def softmax_focal(z, targets, gamma=2.0, weight=None, **options):
+    return of_rows(modules.softmax_focal.softmax_focal_plain, soft=False)(z, targets, gamma, weight=weight, **options)
 
 
 def nt_xent(x, temperature=0.5, reduction="mean", denominator=None):
-    x = np.asarray(x, float)
-    M = len(x)
-    norms = np.sqrt((x**2).sum(1, keepdims=True))
-    u = x / norms
-    S = u @ u.T / temperature
-    S[np.arange(M), np.arange(M)] = -np.inf
-    value, dS = softmax_cross_entropy(S, (np.arange(M) + M // 2) % M, reduction=reduction, denominator=denominator)
-    du = (dS + dS.T) @ u / temperature
-    return value, (du - (du * u).sum(1, keepdims=True) * u) / norms
+    with np.errstate(all="ignore"):
+        losses, dx = modules.nt_xent.nt_xent_plain(np.asarray(x, float), temperature)
+    if reduction == "none":
+        return losses, dx
+    scale = 1 / (denominator or len(x)) if reduction == "mean" else 1
+    return losses.sum() * scale, dx * scale
 
 
 def self_distillation(
     s, teacher, student_temperature=0.1, teacher_temperature=0.04, center=0.0, reduction="mean", denominator=None
 ):
-    P = softmax((np.asarray(teacher, float) - center) / teacher_temperature)
-    s = np.asarray(s, float) / student_temperature
-    value, ds = softmax_cross_entropy(s, P, reduction=reduction, denominator=denominator)
-    return value, ds / student_temperature
+    s, teacher = np.asarray(s, float), np.asarray(teacher, float)
+    with np.errstate(all="ignore"):
+        losses, ds = modules.self_distillation.self_distillation_plain(
+            s, teacher, student_temperature, teacher_temperature, center
+        )
+    return _reduced(losses, ds, len(s), reduction, denominator)
 
 
 def _reduced(losses, gradient, count, reduction, denominator):
@@ -190,42 +122,7 @@ def _reduced(losses, gradient, count, reduction, denominator):
     return losses.sum() * scale, gradient * scale
 
 
-# --- layers: forward; their backward passes are checked by finite differences -----------------------------
-
-
-def dense(x, w, b):
-    return x.astype(float) @ w.astype(float) + b
-
-
-def conv2d(x, w, b, stride, padding):
-    """x (N, H, W, C), w (I, J, C, K); padding "valid", "same", or the zeros on each side."""
-    (N, H, W, _), (I, J, _, K) = x.shape, w.shape
-    if padding == "same":
-        totals = [max(0, (-(-size // s) - 1) * s + k - size) for size, s, k in ((H, stride[0], I), (W, stride[1], J))]
-        zeros = [(total // 2, total - total // 2) for total in totals]
-    elif padding == "valid":
-        zeros = [(0, 0), (0, 0)]
-    else:
-        zeros = [(p, p) for p in (padding if isinstance(padding, tuple) else (padding, padding))]
-    x = np.pad(x.astype(float), [(0, 0), *zeros, (0, 0)])
-    P, Q = (x.shape[1] - I) // stride[0] + 1, (x.shape[2] - J) // stride[1] + 1
-    y = np.empty((N, P, Q, K))
-    for p in range(P):
-        for q in range(Q):
-            window = x[:, p * stride[0] : p * stride[0] + I, q * stride[1] : q * stride[1] + J]
-            y[:, p, q] = np.tensordot(window, w, 3) + b
-    return y
-
-
-def pool2d(x, size, stride, reduce):
-    """reduce: np.max or np.mean."""
-    N, H, W, C = x.shape
-    y = np.empty((N, (H - size[0]) // stride[0] + 1, (W - size[1]) // stride[1] + 1, C))
-    for i in range(y.shape[1]):
-        for j in range(y.shape[2]):
-            window = x[:, i * stride[0] : i * stride[0] + size[0], j * stride[1] : j * stride[1] + size[1]]
-            y[:, i, j] = reduce(window.astype(float), axis=(1, 2))
-    return y
+# --- layers of which the kernel is the only version: forward ------------------------------------------------
 
 
 def activation(name, z, slope=0.01):
@@ -240,6 +137,8 @@ def activation(name, z, slope=0.01):
         return np.tanh(z)
     if name == "gelu":
         return z * np.vectorize(math.erfc, otypes=[float])(-z / math.sqrt(2)) / 2
+    if name == "swish":
+        return z / (1 + np.exp(-z))
     return z
 
 
@@ -266,20 +165,3 @@ def dropout(x, rate, key, step):
         if scramble(place ^ scramble(chunk ^ low, high), scramble(chunk ^ high, low)) >= rate * 2**32:
             y[i] = value / (1 - rate)
     return y.reshape(x.shape)
-
-
-def embedding(x, w, padding=None):
-    """The row of w (V, D) for each whole number in x, of any shape; zeros for the padding."""
-    y = np.zeros((*x.shape, w.shape[1]))
-    for place, v in np.ndenumerate(x):
-        if v != padding:
-            y[place] = w[v]
-    return y
-
-
-def embedding_gradient(x, dy, vocabulary, padding=None):
-    dw = np.zeros((vocabulary, dy.shape[-1]))
-    for place, v in np.ndenumerate(x):
-        if v != padding:
-            dw[v] += dy[place]
-    return dw

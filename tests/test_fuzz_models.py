@@ -1,8 +1,8 @@
 """Random models: each is built and agrees with formulas and finite differences, or is refused where it does not fit.
 
 A model is drawn as a plan, nested tuples of names and options.  From the plan alone, without tinynet, follow the
-shapes, the layer that does not fit (if any), and the output by tests/reference.py.  TINYNET_FUZZ_CASES sets how many
-models there are; they are then others at each run.
+shapes and the layer that does not fit (if any); and the output, by the layers' plain loops and tests/reference.py.
+TINYNET_FUZZ_CASES sets how many models there are; they are then others at each run.
 """
 
 import math
@@ -17,10 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinynet as tn
+from tinynet.layers.conv2d import conv2d_forward_plain
+from tinynet.layers.dense import dense_forward_plain
+from tinynet.layers.embedding import embedding_forward_plain
+from tinynet.layers.padding import checked_padding, output_size
+from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain
 
-RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
-ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu"]
-SINGLE = {"ReLU": "relu", "LeakyReLU": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "GELU": "gelu"}
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+RANDOM = fuzzing.RANDOM
+ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish"]
+SINGLE = {
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "GELU": "gelu",
+    "Swish": "swish",
+}
 BLOCKS = ("Residual", "Concat", "Parallel")
 IMAGE_LAYERS = ["Conv2D", "MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "GlobalMaxPool2D"]
 ANYWHERE = [*SINGLE, "Softmax", "BatchNorm", "LayerNorm", "Dropout", "Flatten", "Reshape"]
@@ -125,7 +138,7 @@ def shape_after(plan, shape, where):
 
 
 class Formulas:
-    """The output of a plan by the reference's formulas, in float64.
+    """The output of a plan by plain loops and formulas, in float64.
 
     parameters, buffers, keys   iterators over the model's, in the order of its layers; keys are Dropout's
     moments                     what each BatchNorm saw in training: means and variances, or None for an empty batch
@@ -153,17 +166,21 @@ class Formulas:
         if name in ("Dense", "Conv2D"):
             w, b = next(self.parameters), next(self.parameters) if options["bias"] else 0.0
             if name == "Dense":
-                z = reference.dense(x, w, b)
+                z = dense_forward_plain(x, w, b, -np.inf)
             else:
-                z = reference.conv2d(x, w, b, both(options["stride"]), options["padding"])
+                given = both(options["stride"]), checked_padding(options["padding"], "")
+                size, before = output_size("", x.shape[1:], w.shape[:2], *given)
+                z = conv2d_forward_plain(x, w, b, given[0], before, size, -np.inf)
             return reference.activation(options["activation"], z)
         if name == "Embedding":
-            return reference.embedding(x, next(self.parameters), options["padding"])
+            return embedding_forward_plain(x, next(self.parameters), options["padding"])
         if name in SINGLE:
             return reference.activation(SINGLE[name], x, options.get("slope", 0.01))
         if name in ("MaxPool2D", "AvgPool2D"):
-            reduce = np.max if name == "MaxPool2D" else np.mean
-            return reference.pool2d(x, both(options["size"]), both(options["stride"]), reduce)
+            windows = both(options["size"]), both(options["stride"])
+            return (
+                max_pool_forward_plain(x, *windows)[0] if name == "MaxPool2D" else avg_pool_forward_plain(x, *windows)
+            )
         if name in ("GlobalMaxPool2D", "GlobalAvgPool2D"):
             return (np.max if name == "GlobalMaxPool2D" else np.mean)(x.astype(float), axis=(1, 2))
         if name == "Softmax":

@@ -5,10 +5,10 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
+from in_threads import assert_threads_predict
 
 import tinynet as tn
 
@@ -128,20 +128,8 @@ def test_predict_from_eight_threads_at_once_is_right(make):
     model, rng = make(), np.random.default_rng(1)
     x = rng.integers(0, 50, (64, 64)) if make is many_layers else rng.standard_normal((64, 8, 8, 2)).astype(np.float32)
     model.forward(x, training=True)  # moves running statistics, and keeps what must not be in the way
-    expected, found = model.predict(x), {}
-
-    def work(k):
-        found[k] = [model.predict(x, batch_size=5 + k) for _ in range(5)]
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for results in found.values():
-        for result in results:
-            np.testing.assert_array_equal(result, expected)
-    assert len(found) == 8
+    expected = model.predict(x)
+    assert_threads_predict(model, x, expected, batch_size=5)
 
 
 def test_copies_and_pickles_are_models_of_their_own(images):

@@ -1,5 +1,6 @@
 """The package as a whole: what importing it does, and that what the README says is what is checked."""
 
+import ast
 import os
 import re
 import subprocess
@@ -27,7 +28,8 @@ def test_importing_loads_nothing_heavy_that_numba_did_not():
     code = "import sys, {}; print(*(m for m in sys.modules if '.' not in m))"
     loaded = set(run(code.format("tinynet")).split()) - set(run(code.format("numba")).split())
     assert "tinynet" in loaded
-    heavy = {"matplotlib", "torch", "tqdm", "safetensors", "scipy", "pandas", "sklearn", "mpi4py", "numba_cuda"}
+    heavy = {"matplotlib", "torch", "tqdm", "safetensors", "pooch", "platformdirs", "requests", "urllib3"}
+    heavy |= {"scipy", "pandas", "sklearn", "mpi4py", "numba_cuda"}
     assert not loaded & heavy
 
 
@@ -84,6 +86,32 @@ print(*(v.hex() for v in history["loss"]))
     compiled = [float.fromhex(v) for v in run(code).split()]
     assert len(plain) == 2
     assert plain == pytest.approx(compiled, rel=1e-5)
+
+
+def imported(module, path, modules):
+    """The modules of the package that are imported while this one is, by itself."""
+    statements, found = list(ast.parse(path.read_text()).body), set()
+    while statements:
+        statement = statements.pop()
+        if isinstance(statement, ast.ImportFrom):
+            names = {f"{statement.module}.{name.name}" for name in statement.names}
+            found |= {name if name in modules else statement.module for name in names}
+        elif isinstance(statement, ast.Import):
+            found |= {name.name for name in statement.names}
+        elif not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            statements += [inner for inner in ast.iter_child_nodes(statement) if isinstance(inner, ast.stmt)]
+    return found & modules.keys() - {module}
+
+
+def test_imports_have_no_circle():
+    files = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / "tinynet").rglob("*.py")}
+    modules = {".".join(parts).removesuffix(".__init__"): path for parts, path in files.items()}
+    left = {module: imported(module, path, modules) for module, path in modules.items()}
+    assert any(left.values())
+    while free := [module for module, needed in left.items() if not needed & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, "these import one another, or what does"
 
 
 def readme_commands():

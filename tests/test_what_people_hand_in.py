@@ -409,6 +409,7 @@ NAMES = {
     "linear": (lambda: tn.Dense(2, activation="linear"), ValueError, ["leave activation out"]),
     "none as text": (lambda: tn.Dense(2, activation="none"), ValueError, ["leave activation out"]),
     "capitals": (lambda: tn.Dense(2, activation="LeakyReLU"), ValueError, ["Did you mean 'leaky_relu'?"]),
+    "PyTorch's name": (lambda: tn.Dense(2, activation="SiLU"), ValueError, ["Did you mean 'swish'?"]),
     "a layer's class": (lambda: tn.Dense(2, activation=tn.ReLU), TypeError, ["Did you mean 'relu'?"]),
     "a layer": (lambda: tn.Dense(2, activation=tn.ReLU()), TypeError, ["a layer ReLU", "Did you mean 'relu'?"]),
     "a function": (lambda: tn.Dense(2, activation=np.tanh), TypeError, ["Did you mean 'tanh'?"]),
@@ -463,7 +464,7 @@ def test_a_name_from_elsewhere_is_told_what_it_is_here(case):
 
 
 def test_no_function_of_elsewhere_is_taken_for_a_slip():
-    for name in ("elu", "selu", "silu", "swish", "softplus", "linear", "identity", "none"):
+    for name in ("elu", "selu", "mish", "softplus", "linear", "identity", "none"):
         with pytest.raises(ValueError, match=f"unknown activation '{name}'") as caught:
             tn.Dense(2, activation=name)
         assert "Did you mean" not in str(caught.value)

@@ -21,7 +21,7 @@ from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
-from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
@@ -96,6 +96,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "Swish",
     "Tanh",
     "accuracy",
     "balanced_class_weights",

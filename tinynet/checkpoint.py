@@ -22,6 +22,7 @@ import os
 import re
 import stat
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ DTYPES = {
 }
 
 
-def save(model, path):
+def save(model: Any, path: str | bytes | os.PathLike) -> None:
     """Write the model's parameters and buffers to the file `path`, in place of what is there.
 
     The file is in the safetensors format, whatever it is called.  Killed at any moment, this leaves the old file or the
@@ -58,7 +59,7 @@ def save(model, path):
     _write(path, _arrays(model, "save"), _about(model), "save")
 
 
-def load(model, path):
+def load(model: Any, path: str | bytes | os.PathLike) -> None:
     """Read the parameters and buffers that save wrote, or a checkpoint of fit, into a model of the same layers.
 
     A file of float32 fits a float64 model, which can hold those numbers exactly; the other way is refused.  Raises

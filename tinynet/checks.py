@@ -194,6 +194,49 @@ def pair(value, name, least=1):
     return both, both
 
 
+def number_within(value, what, least=0, most=math.inf, most_allowed=False):
+    """value as a float, if it is at least `least` and below `most`, or that itself where it is allowed."""
+    given, value = value, number(value, what)
+    if not (least <= value < most or (most_allowed and value == most)):
+        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
+        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
+    return value
+
+
+# These three are given the function's name and the argument's apart: a loss calls them in every step, and most often
+# needs neither.
+
+
+def fraction(value, name, what="label_smoothing"):
+    """A number in [0, 1], as a float."""
+    if type(value) is float and 0.0 <= value <= 1.0:
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {what} must be a number in [0, 1], got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: {what} must be in [0, 1], got {value}")
+    return float(value)
+
+
+def real_number(value, name, what, zero=False):
+    """A finite number above 0, or at least 0 where `zero` may be given, as a float."""
+    result = number(value, f"{name}: {what}")
+    if not (0 <= result < math.inf if zero else 0 < result < math.inf):
+        raise ValueError(f"{name}: {what} must be finite and {'at least' if zero else 'above'} 0, got {value}")
+    return result
+
+
+def whole_number(value, name, what="ignore_index"):
+    """A whole number that int64 holds, as an int."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: {what} must be a whole number, got {value!r}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: {what} must fit into 64 bits, got {value}")
+    return int(value)
+
+
 def batch_hint(given, sample, x="x"):
     """What may be wrong with a batch of shape `given`, where samples of shape `sample` are expected."""
     given = tuple(given)
@@ -211,6 +254,24 @@ def batch_hint(given, sample, x="x"):
         return f"; drop the last axis: {x}[..., 0]"
     if len(given) > 1 and math.prod(given[1:]) == math.prod(sample):
         return f"; the same numbers in another shape? {x}.reshape({', '.join(map(str, (-1, *sample)))})"
+    return ""
+
+
+def channels_last(shape):
+    """The shape of what has this one with its channels first, (N, C, ...): (N, ..., C)."""
+    return (*shape[:1], *shape[2:], *shape[1:2])
+
+
+def labels_hint(given, shape, labels="targets", scores="logits"):
+    """What may be wrong with labels of shape `given`, for scores of `shape` (..., C)."""
+    if given == (*shape[:-1], 1):
+        return f"; drop the last axis: {labels}[..., 0]"
+    if given == shape:
+        return f"; for one-hot rows, give {labels}.argmax(-1), or floats"
+    if len(shape) > 2 and given == channels_last(shape)[:-1]:
+        return f"; are the channels first? np.moveaxis({scores}, 1, -1)"
+    if len(shape) > 2 and given == shape[:1]:
+        return "; for one label a sample, the model must end in (N, C)"
     return ""
 
 

@@ -4,6 +4,7 @@ import ctypes
 import platform
 import sys
 from pathlib import Path
+from typing import Literal, overload
 
 import llvmlite
 import llvmlite.binding
@@ -13,7 +14,7 @@ import numpy as np
 from tinynet.kernels.matmul import TILE
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Let kernels that are called from this thread of Python use n threads, from 1 to the number of CPUs.
 
     Results do not depend on it, to the bit.  The environment variable NUMBA_NUM_THREADS sets the most there can be.
@@ -26,12 +27,12 @@ def set_num_threads(n):
     numba.set_num_threads(int(n))
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """How many threads kernels use."""
     return numba.get_num_threads()
 
 
-class Config(dict):
+class Config(dict[str, str]):
     """What show_config found, a dict of texts; str() and repr() of it are a line for each."""
 
     def __repr__(self):
@@ -39,6 +40,12 @@ class Config(dict):
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
 
 
+@overload
+def show_config(mode: None = None) -> Config: ...
+@overload
+def show_config(mode: Literal["dict"]) -> dict[str, str]: ...
+@overload
+def show_config(mode: Literal["print"]) -> None: ...
 def show_config(mode=None):
     """What a report of a bug or of a speed should say, as a dict that shows itself as text: print(tn.show_config()).
 

@@ -22,40 +22,10 @@ from numpy.typing import ArrayLike
 
 from tinynet import gradcheck
 from tinynet.checks import numbers, positive_int
-from tinynet.losses.by_name import LOSSES, checked_result, loss_function, without_options
+from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
 
 WIDTH = 120  # columns of text, at most
-FORMULAS = {  # of the losses as they are without options; z scores, p probabilities, y any prediction, t the target
-    "softmax_cross_entropy": ("L = mean of -log p[t], p = softmax(z)", "dz[c] = (p[c] - [c = t]) / N"),
-    "sigmoid_cross_entropy": (
-        "L = mean of -t log p - (1-t) log(1-p), p = 1 / (1 + exp(-z))",
-        "dz = (p - t) / n",
-    ),
-    "softmax_focal": (
-        "L = mean of (1 - p[t])^gamma (-log p[t]), p = softmax(z)",
-        "dz[c] = F (p[c] - [c = t]) / N, F = q^gamma (1 - gamma p[t] log(p[t]) / q), q = 1 - p[t]",
-    ),
-    "sigmoid_focal": (
-        "L = mean of f q^gamma H, H = cross-entropy of p = 1 / (1 + exp(-z)), q = chance of being wrong, f = alpha's",
-        "dz = f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H) / n",
-    ),
-    "kl_divergence": ("L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N"),
-    "categorical_cross_entropy": ("L = mean of -log p[t]", "dp[c] = -[c = t] / (N p[c])"),
-    "binary_cross_entropy": ("L = mean of -t log p - (1-t) log(1-p)", "dp = ((1-t) / (1-p) - t / p) / n"),
-    "nll": ("L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N"),
-    "hinge": ("L = mean of max(0, 1 - t z)", "dz = -t / n where t z < 1, else 0"),
-    "multiclass_hinge": (
-        "L = 1/(N C) sum of h[c] = max(0, 1 - z[t] + z[c]) over c != t",
-        "dz[c] = [h[c] > 0] / (C N), dz[t] = -their sum",
-    ),
-    "mean_squared_error": ("L = mean of (y - t)^2", "dy = 2 (y - t) / n"),
-    "mean_absolute_error": ("L = mean of |y - t|", "dy = sign(y - t) / n"),
-    "huber": (
-        "L = mean of d^2 / 2 where |d| <= delta, else delta (|d| - delta/2), d = y - t",
-        "dy = d / n, cut off at -delta / n and delta / n",
-    ),
-}
 
 
 class ParameterRow(NamedTuple):
@@ -281,8 +251,8 @@ def _called(loss):
 
 def _formulas(loss):
     """The loss's formulas forward and backward, where it is one of tinynet's and has no options."""
-    name = getattr(loss, "__name__", None)
-    return FORMULAS[name] if name in FORMULAS and LOSSES[name] is loss else (f"L = {_called(loss)}", "")
+    declaration = getattr(loss, "declaration", None)
+    return declaration.formulas if declaration else (f"L = {_called(loss)}", "")
 
 
 def _table(explanation):

@@ -11,6 +11,8 @@ The error of an array of gradients is its largest difference, divided by its lar
 """
 
 import copy
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from tinynet.checks import numbers, real_array
 from tinynet.layers.base import Layer
 from tinynet.layers.guarded import of_package
 from tinynet.losses.by_name import loss_function
+
+__all__ = ["GradientCheck", "check"]
 
 STEP = 1e-5
 KINK_STEP = 1e-7  # where h reached across the corner of a ReLU or a maximum, or so it seems
@@ -32,17 +36,24 @@ class GradientCheck:
     passed      whether there are none, and the largest error is at most `tolerance`
     """
 
-    def __init__(self, title, errors, counts, tolerance, problems=()):
+    def __init__(
+        self,
+        title: str,
+        errors: dict[str, float],
+        counts: dict[str, str],
+        tolerance: float,
+        problems: Iterable[str] = (),
+    ) -> None:
         self.title, self.errors, self.counts, self.tolerance = title, errors, counts, tolerance
         self.problems = list(problems)
 
     @property
-    def max_error(self):
+    def max_error(self) -> float:
         """The largest of the errors."""
         return max(self.errors.values())
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether there are no problems, and the largest error is at most `tolerance`."""
         return not self.problems and bool(self.max_error <= self.tolerance)  # a NaN is no pass
 
@@ -57,7 +68,15 @@ class GradientCheck:
         return "\n".join(lines)
 
 
-def check(what, *inputs, loss=None, tolerance=1e-7, samples=200, seed=0, **options):
+def check(
+    what: Any,
+    *inputs: Any,
+    loss: Callable[..., Any] | str | None = None,
+    tolerance: float = 1e-7,
+    samples: int | None = 200,
+    seed: int = 0,
+    **options: Any,
+) -> GradientCheck:
     """Compare the gradients of a layer, a model or a loss with central differences; returns a GradientCheck.
 
         check(Dense(3), (5, 4))                              a layer, on random inputs of that shape, N first

@@ -24,13 +24,16 @@ and from logits, which don't lose a small probability to rounding.
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import number, real_array
+
+__all__ = ["cross_entropy", "entropy", "kl_divergence"]
 
 TOLERANCE = 1e-3  # how far from 1 a distribution may sum: (0.333, 0.333, 0.333), say, or a row in float16
 
 
-def entropy(p, *, base=math.e):
+def entropy(p: ArrayLike, *, base: float = math.e) -> float | np.ndarray:
     """H(P) = -sum P log P: how uncertain P is, from 0 (one outcome is certain) to log C (all C are equally likely).
 
     p (..., C) holds distributions along its last axis; each is divided by its sum, which must be within 1e-3 of 1.
@@ -46,7 +49,7 @@ def entropy(p, *, base=math.e):
     return _result(_expected(p, -_log(p)), unit)
 
 
-def cross_entropy(p, q, *, base=math.e):
+def cross_entropy(p: ArrayLike, q: ArrayLike, *, base: float = math.e) -> float | np.ndarray:
     """H(P, Q) = -sum P log Q: the average surprise of one who believes Q, while things happen as P says.
 
     p and q (..., C) are as in entropy; axes before the last are broadcast, so one P meets several Qs.  Infinite where
@@ -62,7 +65,7 @@ def cross_entropy(p, q, *, base=math.e):
     return _result(_expected(p, -_log(q)), unit)
 
 
-def kl_divergence(p, q, *, base=math.e):
+def kl_divergence(p: ArrayLike, q: ArrayLike, *, base: float = math.e) -> float | np.ndarray:
     """KL(P || Q) = sum P log(P / Q): what believing Q costs beyond the entropy of P.  Not symmetric in P and Q.
 
     p and q (..., C) are as in cross_entropy.  Infinite where Q(x) = 0 < P(x); exactly 0 where Q = P, never below.

@@ -24,17 +24,28 @@ L' rises with b, so it has one root, and halving an interval finds it.  Newton's
 the root the variance is nothing but rounding error, and makes it stop there.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinynet.checks import positive_int
+from tinynet.checks import labels_hint, numbers, positive_int
 from tinynet.information import distributions
-from tinynet.losses.checks import as_array, labels_hint
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
+__all__ = [
+    "CalibrationBins",
+    "accuracy",
+    "calibration_bins",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "precision_recall_f1",
+    "temperature_scaling",
+    "top_k_accuracy",
+]
 
-def accuracy(predictions, labels):
+
+def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """The fraction of predictions that are right: a float in [0, 1].
 
     predictions (..., C) of floats are scores, logits or probabilities, one for each class: the highest is what is
@@ -54,7 +65,7 @@ def accuracy(predictions, labels):
     return float(right.mean())
 
 
-def top_k_accuracy(scores, labels, k=5):
+def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
     """The fraction of samples whose label is among the k highest scores: a float in [0, 1].
 
     scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
@@ -64,17 +75,17 @@ def top_k_accuracy(scores, labels, k=5):
     0.5
     """
     name = "top_k_accuracy"
-    scores, labels = _scores_and_labels(scores, labels, name, "scores")
-    C = scores.shape[1]
+    z, t = _scores_and_labels(scores, labels, name, "scores")
+    C = z.shape[1]
     if positive_int(k, f"{name}: k") > C:
         raise ValueError(f"{name}: k must be at most {C}, the number of classes, got {k}")
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    above = (scores > own) | ((scores == own) & (np.arange(C) < labels[:, None]))
-    right = (above.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+    own = np.take_along_axis(z, t[:, None], axis=1)
+    above = (z > own) | ((z == own) & (np.arange(C) < t[:, None]))
+    right = (above.sum(axis=1) < k) & ~np.isnan(z).any(axis=1)
     return float(right.mean())
 
 
-def confusion_matrix(predictions, labels, *, classes=None):
+def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, *, classes: int | None = None) -> np.ndarray:
     """How many samples of class i (row) were taken for class j (column): an array (C, C) of int64.
 
     predictions and labels are as in accuracy.  C is `classes`, or else the number of scores, or one above the highest
@@ -101,6 +112,14 @@ def confusion_matrix(predictions, labels, *, classes=None):
     return np.bincount(pairs, minlength=C * C).reshape(C, C).astype(np.int64)
 
 
+@overload
+def precision_recall_f1(
+    predictions: ArrayLike, labels: ArrayLike, *, average: None = None, classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+@overload
+def precision_recall_f1(
+    predictions: ArrayLike, labels: ArrayLike, *, average: Literal["macro"], classes: int | None = None
+) -> tuple[float, float, float]: ...
 def precision_recall_f1(predictions, labels, *, average=None, classes=None):
     """The precision, recall and F1 of each class: three arrays (C,) of float64; 0 where nothing is divided by nothing.
 
@@ -137,10 +156,10 @@ class CalibrationBins(NamedTuple):
     edges: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides the count() that tuples have
 
 
-def calibration_bins(probabilities, labels, *, bins=15):
+def calibration_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> CalibrationBins:
     """What a reliability diagram shows: how often predictions are right, by how confident they are.
 
     probabilities (..., C) with C >= 2, rows in [0, 1] that sum to 1 (within 1e-3); labels (...) integers from 0 to C-1.
@@ -156,7 +175,7 @@ def calibration_bins(probabilities, labels, *, bins=15):
     return _calibration_bins(probabilities, labels, bins, "calibration_bins")
 
 
-def expected_calibration_error(probabilities, labels, *, bins=15):
+def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> float:
     """How far confidence and accuracy are apart, on average over predictions: a float in [0, 1], 0 being the best.
 
     The arguments are those of calibration_bins (Guo et al. 2017, with 15 bins).
@@ -170,7 +189,7 @@ def expected_calibration_error(probabilities, labels, *, bins=15):
     return float((count[full] * gaps).sum() / count.sum())
 
 
-def temperature_scaling(logits, labels):
+def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature T that makes softmax(logits / T) as honest about its confidence as one number can make it.
 
     logits (..., C), all finite, and labels (...), integers from 0 to C-1, of samples that the model was not trained on.
@@ -231,7 +250,7 @@ BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "m
 def _predicted(predictions, labels, name):
     """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None."""
     predictions, labels = (
-        as_array(given, name, what, "must be numbers")
+        numbers(given, f"{name}: {what}", "must be numbers")
         for given, what in ((predictions, "predictions"), (labels, "labels"))
     )
     scores = None
@@ -261,7 +280,7 @@ def _predicted(predictions, labels, name):
 
 def _scores_and_labels(scores, labels, name, what):
     """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...)."""
-    scores, labels = as_array(scores, name, what), as_array(labels, name, "labels")
+    scores, labels = numbers(scores, f"{name}: {what}"), numbers(labels, f"{name}: labels")
     if scores.dtype.kind != "f":
         raise TypeError(f"{name}: {what} must be floats, got an array of dtype {scores.dtype}")
     if scores.ndim < 2 or scores.shape[-1] < 2 or scores.size == 0:

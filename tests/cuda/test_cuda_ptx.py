@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("numba_cuda")
 
 FLOATS = ("float32", "float64", "float16", "V2")  # V2 is bfloat16

@@ -9,8 +9,11 @@ import os
 import tracemalloc
 
 import numpy as np
+import pytest
 
 import tinynet as tn
+
+pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("TINYNET_FUZZ_CASES", "500"))
 MOST_MEMORY = 16e6  # bytes; the files have 15 thousand at most, of which gzip can make 16 million

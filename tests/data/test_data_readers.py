@@ -129,19 +129,43 @@ def test_the_folder_is_the_argument_else_the_environment_s_else_the_user_s_cache
         ("linux", ("XDG_CACHE_HOME", "/some/where"), "/some/where/tinynet"),
         ("linux", ("XDG_CACHE_HOME", "not/absolute"), "~/.cache/tinynet"),
         ("linux", ("XDG_CACHE_HOME", ""), "~/.cache/tinynet"),
-        ("darwin", ("XDG_CACHE_HOME", "/some/where"), "~/Library/Caches/tinynet"),
+        ("darwin", None, "~/Library/Caches/tinynet"),
+        ("darwin", ("XDG_CACHE_HOME", "not/absolute"), "~/Library/Caches/tinynet"),
         ("win32", ("LOCALAPPDATA", "/some/where"), "/some/where/tinynet"),
-        ("win32", None, "~/AppData/Local/tinynet"),
     ],
 )
-def test_the_cache_is_where_the_system_has_caches(monkeypatch, platform, variable, folder):
+def test_the_cache_is_where_the_system_has_caches(monkeypatch, tmp_path, platform, variable, folder):
+    on_platform(monkeypatch, platform, tmp_path)
+    if variable:
+        monkeypatch.setenv(*variable)
+    assert data_root() == Path(folder).expanduser()
+
+
+def test_what_version_0_1_put_into_the_cache_of_macos_is_found(monkeypatch, tmp_path):
+    on_platform(monkeypatch, "darwin", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
+    (tmp_path / "Library" / "Caches" / "tinynet").mkdir(parents=True)
+    assert data_root() == tmp_path / "Library" / "Caches" / "tinynet"
+
+
+def on_platform(monkeypatch, platform, home):
+    """A fresh user's machine with this system."""
+    import platformdirs.macos
+    import platformdirs.unix
+    import platformdirs.windows
+
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TINYNET_DATA", "")
-    if variable:
-        monkeypatch.setenv(*variable)
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(sys, "platform", platform)
-    assert data_root() == Path(folder).expanduser()
+    systems = {
+        "linux": platformdirs.unix.Unix,
+        "darwin": platformdirs.macos.MacOS,
+        "win32": platformdirs.windows.Windows,
+    }
+    monkeypatch.setattr(platformdirs.windows, "get_win_folder", lambda name: os.environ[name[6:].replace("_", "")])
+    monkeypatch.setattr(platformdirs, "PlatformDirs", systems[platform])
 
 
 @pytest.mark.parametrize("value", [3, b"bytes", ["list"]])

@@ -17,16 +17,7 @@ from tinynet.layers.base import Layer, Parameter
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture(autouse=True)
-def one_thread_and_one_seed():
-    """Thousands of calls on tiny arrays: waiting for a second thread, while others use the machine, takes minutes."""
-    threads = tn.get_num_threads(), torch.get_num_threads()
-    tn.set_num_threads(1)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    tn.set_num_threads(threads[0])
-    torch.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "one_seed")
 
 
 # --- models that both sides have -----------------------------------------------------------------------------

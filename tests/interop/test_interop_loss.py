@@ -6,20 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import tinynet as tn
 from tinynet.interop import torch_cross_entropy
 
-
-@pytest.fixture(autouse=True)
-def one_thread_and_one_seed():
-    """Thousands of calls on tiny arrays: waiting for a second thread, while others use the machine, takes minutes."""
-    threads = tn.get_num_threads(), torch.get_num_threads()
-    tn.set_num_threads(1)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    tn.set_num_threads(threads[0])
-    torch.set_num_threads(threads[1])
+pytestmark = pytest.mark.usefixtures("one_thread", "one_seed")
 
 
 def assert_close(found, expected, tolerance):

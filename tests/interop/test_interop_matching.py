@@ -14,10 +14,7 @@ from torch import nn
 import tinynet as tn
 from tinynet.interop import from_torch, to_torch
 
-
-@pytest.fixture(autouse=True)
-def one_seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("one_seed")
 
 
 # --- numbers -------------------------------------------------------------------------------------------------

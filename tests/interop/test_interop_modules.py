@@ -13,10 +13,7 @@ from torch.nn.utils import prune
 import tinynet as tn
 from tinynet.interop import from_torch, to_torch
 
-
-@pytest.fixture(autouse=True)
-def one_seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("one_seed")
 
 
 # --- modules that are shared, not used, or not what they seem -------------------------------------------------

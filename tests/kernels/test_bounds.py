@@ -21,7 +21,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import tinynet as tn
-from tinynet.kernels import compile, memory, winograd
+from tinynet.kernels import compile, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
 from tinynet.kernels.matmul import TILE, tile
@@ -30,7 +30,10 @@ from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forw
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS
+from tinynet.layers.pooling import max_pool_forward_plain
 from tinynet.losses.linear_cross_entropy import linear_cross_entropy
+
+pytestmark = pytest.mark.slow
 
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
@@ -125,6 +128,22 @@ def planes_once(pixels, C, count, planes, step, back, end):
 
 
 @kernel()
+def rows_once(a, i, step, n, b, j):
+    LANES = vectors.width(a)
+    vectors.store_rows(vectors.load_rows(a, i, step, n), b, j, LANES, n)
+    vectors.store_rows_some(vectors.load_rows_some(a, i, step, n, 1), b, j, LANES, n, 1)
+
+
+load_half_lines, _, store_half_lines, _ = vectors.lines(2)
+
+
+@kernel()
+def lines_once(a, i, step, b, j):
+    v = load_half_lines(a, i, step, a)
+    store_half_lines((v, v), b, j, step)
+
+
+@kernel()
 def points(source, s0, s_step, result, r0, r_step, count, add):
     if add:
         winograd.add_points_to_rows(source, s0, s_step, result, r0, r_step, count)
@@ -140,7 +159,7 @@ def outside():
     def product(a=a[part], b=a[:12], start=a[:3], c=a[:6], a0=0, steps=(4, 0, 1), c0=0):
         tile_once(a, (2, 3, 1, 4), a0, steps, b, 0, (0, 3), start, 0, 0, c, c0, 3, a[0])
 
-    image, y, winner = (
+    image, y, argmax = (
         np.zeros((1, *shape, 2), dtype) for shape, dtype in (((2, 4), "f4"), ((1, 2), "f4"), ((1, 2), "u1"))
     )
     W, rows = lanes_of(np.dtype("f4")), np.zeros(1000, np.float32)
@@ -173,9 +192,15 @@ def outside():
         yield lambda back=back: planes(back=back), lambda back=back: planes(pixels=rows[: 6 * W - 1], back=back)
         yield lambda back=back: planes(back=back), lambda back=back: planes(planes=rows[: 6 * W - 1], back=back)
     yield lambda: planes(back=True), lambda: planes(back=True, end=6 * W + 1)
-    pool, give = (image, (2, 2), y, winner), (y, winner, image)
-    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], winner[:, :, :1])
-    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, winner[:, :, :1], image)
+    square = rows[: W * W]
+    yield lambda: rows_once(square, 0, W, W, square, 0), lambda: rows_once(square, 1, W, W, square, 0)
+    yield lambda: rows_once(square, 0, W, W, square, 0), lambda: rows_once(square, 0, W, W, square, 1)
+    yield lambda: rows_once(square, 0, W, 2, square, 0), lambda: rows_once(square, -1, W, 2, square, 0)
+    yield lambda: lines_once(rows[: W + 1], 1, W // 2, square, 0), lambda: lines_once(rows[:W], 1, W // 2, square, 0)
+    yield lambda: lines_once(square, 0, W, square[: 4 * W], 0), lambda: lines_once(square, 0, W, square[: 3 * W], 0)
+    pool, give = (image, (2, 2), y, argmax), (y, argmax, image)
+    yield lambda: max_pool_2x2_forward(*pool), lambda: max_pool_2x2_forward(*pool[:3], argmax[:, :, :1])
+    yield lambda: max_pool_2x2_backward(*give), lambda: max_pool_2x2_backward(y, argmax[:, :, :1], image)
 
 
 def kernels():
@@ -207,8 +232,8 @@ def run_every_kernel():
             layer.backward(g, input_grad=not layer.takes_integers)
         except IndexError as error:
             raise AssertionError(name) from error
-    for activation in ACTIVATIONS.values():
-        activation.forward_in_place(np.ones((3, 5), np.float32))
+    for name in ("leaky_relu", "sigmoid", "tanh"):
+        ACTIVATIONS[name].forward_in_place(np.ones((3, 5), np.float32))
     for name, loss, prediction, targets, options in losses_and_inputs(np.float32):
         try:
             loss(prediction, *targets, **options)
@@ -365,8 +390,6 @@ def planes_and_correlations():
 
 
 def pools():
-    import reference
-
     for dtype in (np.float32, np.float64):
         memory = [Guarded(2**16) for _ in range(4)]
         for N, H, W in ((1, 2, 2), (2, 3, 2), (1, 2, 5), (2, 5, 4), (1, 4, 9)):
@@ -374,11 +397,11 @@ def pools():
                 x = np.random.default_rng(C).standard_normal((N, H, W, C)).astype(dtype)
                 for end in (False, True):
                     shape = N, H // 2, W // 2, C
-                    y, winner = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
-                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, winner)
-                    assert np.array_equal(y, reference.pool2d(x, (2, 2), (2, 2), np.max))
+                    y, argmax = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
+                    max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, argmax)
+                    assert np.array_equal(y, max_pool_forward_plain(x, (2, 2), (2, 2))[0])
                     dx = memory[3].array(x.shape, dtype, end)
-                    max_pool_2x2_backward(y, winner, dx)
+                    max_pool_2x2_backward(y, argmax, dx)
                     assert np.array_equal(dx[dx != 0], x[dx != 0])
                     assert np.isclose(dx.sum(dtype=float), y.sum(dtype=float))
 

@@ -17,6 +17,8 @@ import tinynet as tn
 from tinynet.kernels import compile, compile_cache
 from tinynet.kernels.compile import kernel
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(tn.__file__).parent
 
 
@@ -25,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     """The folder where kernels are kept, of this process and of those that it starts."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setattr(compile_cache, "_told", False)
+    monkeypatch.setattr(compile_cache, "_warned", False)
     return tmp_path / "kept"
 
 
@@ -205,7 +207,7 @@ class Mute:
         raise ValueError("no comment")
 
 
-def test_a_kernel_whose_globals_cannot_be_told_runs_and_is_not_kept(folder, capfd):
+def test_a_kernel_whose_globals_cannot_be_determined_runs_and_is_not_kept(folder, capfd):
     known = {"__name__": __name__, "size": Mute()}  # not what x.size is, but Python's bytecode doesn't say so
     function = FunctionType((lambda x: x.size).__code__, known, "size_of")
     for _ in range(2):

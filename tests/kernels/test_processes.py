@@ -16,6 +16,8 @@ import pytest
 import tinynet as tn
 from tinynet.kernels.compile import kernel
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 LAYERS = ["omp", "workqueue"]
 # Numba asks the system's linker for TBB, which doesn't look into a virtual environment.

@@ -1,4 +1,4 @@
-"""The tile, the exponential and the order of floats, against NumPy."""
+"""The tile, vectors and what is made of them, the exponential and the order of floats, against NumPy."""
 
 import numba
 import numpy as np
@@ -10,6 +10,7 @@ from tinynet.kernels.correlation import correlate, sum_lanes
 from tinynet.kernels.matmul import tile
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.planes import deinterleave, interleave
+from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.kernels.transpose import transpose
 
 
@@ -224,6 +225,104 @@ def test_a_transposed_matrix_of_any_shape_is_written_and_nothing_else(dtype):
             np.testing.assert_array_equal(result, expected)
 
 
+# --- rows and lines -----------------------------------------------------------------------------------------
+
+
+@kernel()
+def through_rows(x, step, n, m, rows, some, back, back_some):
+    """Rows x[1 + r step] of two lengths, transposed: as they are, and the first m numbers of the first n alone."""
+    LANES = vectors.width(x)
+    vectors.store_rows(vectors.transposed(vectors.load_rows(x, 1, step, n)), rows, 0, LANES, LANES)
+    vectors.store_rows(vectors.transposed(vectors.load_rows_some(x, 1, step, n, m)), some, 0, LANES, LANES)
+    vectors.store_rows(vectors.load_rows(x, 1, step, n), back, 1, step, n)
+    vectors.store_rows_some(vectors.load_rows(x, 1, step, n), back_some, 1, step, n, m)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_are_read_transposed_and_written_and_nothing_else(dtype):
+    LANES = vectors.lanes_of(np.dtype(dtype))
+    step = LANES + 3
+    x = np.random.default_rng(0).standard_normal(LANES * step + 2).astype(dtype)
+    matrix = x[1 : 1 + LANES * step].reshape(LANES, step)[:, :LANES]
+    for n in range(1, LANES + 3):
+        for m in range(1, LANES + 3):
+            rows, some = np.empty((2, LANES, LANES), dtype)
+            back, back_some = np.full((2, x.size), GUARD, dtype)
+            through_rows(x, step, n, m, rows, some, back, back_some)
+            np.testing.assert_array_equal(rows, matrix[np.minimum(np.arange(LANES), n - 1)].T)
+            expected = np.zeros_like(matrix)
+            expected[:n, :m] = matrix[:n, :m]
+            np.testing.assert_array_equal(some, expected.T)
+            for written, columns in ((back, LANES), (back_some, m)):
+                expected = np.full_like(x, GUARD)
+                expected[1 : 1 + LANES * step].reshape(LANES, step)[:n, : min(columns, LANES)] = matrix[:n, :columns]
+                np.testing.assert_array_equal(written, expected)
+
+
+def through_lines(part):
+    load_joined, load_lines, store_lines, load_short_rows = vectors.lines(part)
+
+    @kernel()
+    def run(x, step, columns, lines, one, short):
+        LANES = vectors.width(x)
+        rows = load_lines(x, 1, step)
+        vectors.store_rows(vectors.transposed(rows), columns, 0, LANES, LANES)
+        store_lines(rows, lines, 1, step)
+        v = load_joined(x, 1, step, x)
+        vectors.store(v, one, 0)
+        store_lines((v, v), one, LANES, LANES // part)
+        vectors.store_rows(load_short_rows(x, 0, LANES, 2), short, 0, LANES, LANES)
+
+    return run
+
+
+@pytest.mark.parametrize("part", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lines_are_joined_to_rows_and_written_back(dtype, part):
+    LANES = vectors.lanes_of(np.dtype(dtype))
+    if part > LANES:
+        pytest.skip("a register has too few numbers")
+    R = LANES // part
+    step = R + 2
+    x = np.random.default_rng(0).standard_normal(max(LANES * step, 2 * LANES) + 1).astype(dtype)
+    columns, short, one = np.empty((R, LANES), dtype), np.empty((R, LANES), dtype), np.empty(3 * LANES, dtype)
+    lines = np.full_like(x, GUARD)
+    through_lines(part)(x, step, columns, lines, one, short)
+    matrix = x[1 : 1 + LANES * step].reshape(LANES, step)[:, :R]
+    np.testing.assert_array_equal(columns, matrix.T)
+    expected = np.full_like(x, GUARD)
+    expected[1 : 1 + LANES * step].reshape(LANES, step)[:, :R] = matrix
+    np.testing.assert_array_equal(lines, expected)
+    np.testing.assert_array_equal(one[:LANES], matrix[:part].ravel())
+    np.testing.assert_array_equal(one[LANES:], np.repeat(matrix[:part], 2, axis=0).ravel())
+    np.testing.assert_array_equal(short, x[: 2 * LANES].reshape(2, LANES)[np.minimum(np.arange(R), 1)])
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 1), (2, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pooling_of_two_by_two_takes_the_first_of_equal_maxima_and_the_last_nan(dtype, stride):
+    rng = np.random.default_rng(0)
+    for C in (1, 2, 3, 4, 6, 8, 9, 16, 33):
+        N, H, W = 3, 7, 12
+        x = rng.integers(-2, 3, (N, H, W, C)).astype(dtype)
+        x[rng.random(x.shape) < 0.05] = np.nan
+        P, Q = (H - 2) // stride[0] + 1, (W - 2) // stride[1] + 1
+        h, g = np.arange(P)[:, None] * stride[0], np.arange(Q) * stride[1]
+        window = np.stack([x[:, h + i, g + j] for i in (0, 1) for j in (0, 1)])
+        y, argmax = np.empty((N, P, Q, C), dtype), np.empty((N, P, Q, C), np.uint8)
+        max_pool_2x2_forward(x, stride, y, argmax)
+        np.testing.assert_array_equal(y, window.max(axis=0))
+        last_nan = 3 - np.isnan(window[::-1]).argmax(axis=0)
+        np.testing.assert_array_equal(argmax, np.where(np.isnan(y), last_nan, window.argmax(axis=0)))
+        if stride == (2, 2):
+            dy, dx = rng.standard_normal(y.shape).astype(dtype), np.full_like(x, GUARD)
+            max_pool_2x2_backward(dy, argmax, dx)
+            expected = np.zeros_like(x)
+            for k in range(4):
+                expected[:, k // 2 : 2 * P : 2, k % 2 : 2 * Q : 2] = np.where(argmax == k, dy, 0)
+            np.testing.assert_array_equal(dx, expected)
+
+
 # --- planes, and their correlation ----------------------------------------------------------------------------
 
 
@@ -284,7 +383,6 @@ def test_rows_are_correlated_at_every_number_of_shifts_and_rows(dtype):
             assert (total[[0, -1]] == GUARD).all()
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="plain Python converts")
 def test_a_vector_goes_only_into_an_array_of_its_dtype():
     @numba.njit
     def mixed(x, y):

@@ -4,23 +4,18 @@ import copy
 import hashlib
 import pickle
 import re
-import threading
 
 import numba
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from in_threads import assert_threads_predict
 
 import tinynet as tn
 from tinynet.layers.base import Layer
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Spy(Layer):
@@ -272,19 +267,9 @@ def test_copies_and_pickles_are_models_of_their_own(images):
 
 
 def test_predict_from_eight_threads_at_once_is_right(images):
-    model, found = nested(), {}
+    model = nested()
     expected = model.predict(images)
-
-    def work(k):
-        found[k] = [model.predict(images, batch_size=1 + k) for _ in range(5)]
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert all(np.array_equal(result, expected) for results in found.values() for result in results)
+    assert_threads_predict(model, images, expected)
 
 
 def test_predicting_between_forward_and_backward_changes_no_gradient(images):

@@ -1,17 +1,17 @@
-"""Embedding: against the reference, central differences and PyTorch; and what it refuses."""
+"""Embedding: against its plain loops, central differences and PyTorch; and what it refuses."""
 
 import copy
 import pickle
-import threading
 
 import numba
 import numpy as np
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
+from in_threads import assert_threads_predict
 
 import tinynet as tn
+from tinynet.layers.embedding import embedding_backward_plain, embedding_forward_plain
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 # vocabulary, dim, the shape of x, padding; the larger ones take threads
@@ -27,12 +27,7 @@ SIZES = [
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    numba.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(size, dtype=np.float32):
@@ -66,12 +61,12 @@ def test_output_and_gradient_are_what_the_formulas_say(size, dtype):
     y = layer.forward(x, training=True)
     assert y.dtype == dtype
     assert y.shape == (len(x), *layer.output_shape)
-    np.testing.assert_array_equal(y, reference.embedding(x, w.value, layer.padding))
+    np.testing.assert_array_equal(y, embedding_forward_plain(x, w.value, layer.padding))
     assert layer.backward(dy) is None
     assert w.grad.dtype == dtype
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(
-        w.grad, reference.embedding_gradient(x, dy, layer.vocabulary, layer.padding), **tolerance
+        w.grad, embedding_backward_plain(dy.astype(float), x, layer.padding, layer.vocabulary), **tolerance
     )
 
 
@@ -130,7 +125,7 @@ def test_any_dtype_of_integers_and_any_layout_gives_the_same_bits(dtype):
     for same in (given, wide[:, ::2], np.asfortranarray(given), read_only, unaligned, given.tolist()):
         assert np.array_equal(layer.forward(same, training=True), expected)
         layer.backward(dy)
-        np.testing.assert_allclose(layer.parameters[0].grad, reference.embedding_gradient(x, dy, 5), rtol=1e-5)
+        np.testing.assert_allclose(layer.parameters[0].grad, embedding_backward_plain(dy, x, None, 5), rtol=1e-5)
 
 
 def test_an_empty_batch_gives_an_empty_output_and_a_gradient_of_zero():
@@ -142,7 +137,7 @@ def test_an_empty_batch_gives_an_empty_output_and_a_gradient_of_zero():
 
 def test_words_that_change_after_forward_change_no_gradient():
     layer, x, dy = built((5, 3, (4, 6), None))
-    expected = reference.embedding_gradient(x, dy, 5)
+    expected = embedding_backward_plain(dy, x, None, 5)
     layer.forward(x, training=True)
     x[...] = 10**9  # unchecked, backward would write there
     layer.backward(dy)
@@ -221,23 +216,13 @@ def text_model(words=10, vocabulary=20, dim=8, dtype="float32"):
 
 
 def test_copies_and_pickles_are_models_of_their_own_and_many_threads_may_predict():
-    model, x, found = text_model(), np.random.default_rng(0).integers(0, 20, (50, 10)), {}
+    model, x = text_model(), np.random.default_rng(0).integers(0, 20, (50, 10))
     expected = model.forward(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert np.array_equal(other.predict(x, batch_size=7), expected)
         other.flat_values[:] = 0
         assert not other.predict(x).any()
-
-    def work(k):
-        found[k] = [model.predict(x, batch_size=5 + k) for _ in range(5)]
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert all(np.array_equal(result, expected) for results in found.values() for result in results)
+    assert_threads_predict(model, x, expected, batch_size=5)
 
 
 def test_a_model_of_words_passes_the_gradient_check():
@@ -320,7 +305,7 @@ def test_words_that_are_none_are_refused_before_anything_changes(x, error, messa
     with pytest.raises(error, match=rf"^Embedding \(layer 0\): .*{message}"):
         layer.forward(x, training=True)
     layer.backward(dy)  # of the words before
-    expected = reference.embedding_gradient(words, dy, 5)
+    expected = embedding_backward_plain(dy, words, None, 5)
     np.testing.assert_allclose(layer.parameters[0].grad, expected, rtol=1e-5, atol=1e-6)
 
 

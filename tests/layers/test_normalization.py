@@ -26,12 +26,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f
 both_layers = pytest.mark.parametrize("make", [BatchNorm, LayerNorm])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    numba.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(make, shape, dtype=np.float64, seed=0):

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import tinynet as tn
 
-RANDOM, one_thread = fuzzing.RANDOM, fuzzing.one_thread
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+RANDOM = fuzzing.RANDOM
 NAN, INF = float("nan"), float("inf")
 ROWS = [(), (1,), (2,), (5,), (2, 3), (67,)]
 CLASSES = [1, 2, 3, 4, 7, 16, 33, 65, 130]

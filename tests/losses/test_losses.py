@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 
+from tinynet.losses import softmax_cross_entropy as module
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
@@ -223,3 +224,17 @@ def test_mean_squared_error_agrees_with_torch(reduction):
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12)
         np.testing.assert_allclose(value, reference.mean_squared_error(y, t, reduction)[0], rtol=1e-12)
+
+
+def test_the_separate_way_through_softmax_its_jacobian_and_the_logarithm_is_the_fused_one():
+    rng = np.random.default_rng(0)
+    z, q, ones = rng.standard_normal((20, 7)), rng.dirichlet(np.ones(7), 20), np.ones(7)
+    for targets, rows in ((rng.integers(0, 7, 20), None), (q, q)):
+        rows = np.eye(7)[targets] if rows is None else rows
+        apart = module.softmax_then_cross_entropy_plain(z, rows)
+        for losses, dz in (
+            module.softmax_cross_entropy_plain(z, rows, ones, 0.0),
+            softmax_cross_entropy(z, targets, reduction="none"),
+        ):
+            np.testing.assert_allclose(losses, apart[0], rtol=1e-12)
+            np.testing.assert_allclose(dz, apart[1], atol=1e-14)

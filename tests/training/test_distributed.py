@@ -22,6 +22,8 @@ import tinynet as tn
 from tinynet.layers.dropout import CHUNK
 from tinynet.training.distributed import counting
 
+pytestmark = pytest.mark.slow
+
 rng = np.random.default_rng(0)
 Y = rng.integers(0, 3, 50)
 X = rng.standard_normal((50, 6, 6, 2)) + Y[:, None, None, None]

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 import soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_memory_does_not_grow_over_some_seconds_of_training():

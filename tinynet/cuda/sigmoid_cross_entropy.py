@@ -194,8 +194,8 @@ def sigmoid_cross_entropy(
     divisor, epsilon = checks.divisor(reduction, denominator, name), checks.fraction(label_smoothing, name)
     ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
     weights = {"weight": weight, "pos_weight": pos_weight}
-    arrays = {what: None if isinstance(x, (int, float, np.number)) else x for what, x in weights.items()}
-    given = arrays.given(name, logits=logits, targets=targets, out=out, **arrays)
+    given = {what: None if isinstance(x, (int, float, np.number)) else x for what, x in weights.items()}
+    given = arrays.given(name, logits=logits, targets=targets, out=out, **given)
     z, t = given["logits"], given["targets"]
     if t.shape != z.shape or (t.dtype.kind not in "fiub" and t.dtype not in device.FLOATS):
         checks.like_prediction(arrays.stand_in(t), z.shape, np.dtype(np.float32), name)
@@ -233,6 +233,6 @@ def sigmoid_cross_entropy(
     if check:
         position = int(arrays.on_host(known if known.size else first, stream)[0])
         if position != NO_FAULT:
-            raise checks.not_in_unit_interval(arrays.to_host(t, stream), ignore_index, name)
+            raise checks.unit_interval_error(None, arrays.to_host(t, stream), ignore_index, checks.BAD_TARGET, name)
     deliver()
     return arrays.shaped(losses, z.shape) if reduction == "none" else arrays.shaped(value, ()), result

@@ -432,6 +432,6 @@ def softmax_cross_entropy(
     if check:
         position = int(on_host(fault, stream)[0])
         if position != NO_FAULT:
-            raise checks.not_a_target(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
+            raise checks.target_error(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     deliver()
     return value, result

@@ -16,12 +16,14 @@ mixup changes the labels as well, so it takes both and returns both: augment=par
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinynet.checks import pair, positive_int
-from tinynet.losses.checks import as_array, fraction, real_number
+from tinynet.checks import fraction, numbers, pair, positive_int, real_number
 
 
-def random_flip(batch, rng, probability=0.5, vertical=False):
+def random_flip(
+    batch: ArrayLike, rng: np.random.Generator, probability: float = 0.5, vertical: bool = False
+) -> np.ndarray:
     """Mirror each image of the batch (N, H, W, C) with this probability, left to right, or upside down if `vertical`.
 
     Returns a fresh array.  What is drawn comes from rng, a numpy.random.Generator.
@@ -36,7 +38,7 @@ def random_flip(batch, rng, probability=0.5, vertical=False):
     return np.where(flipped[:, None, None, None], mirrored, x)
 
 
-def random_crop(batch, rng, padding=4):
+def random_crop(batch: ArrayLike, rng: np.random.Generator, padding: int | tuple[int, int] = 4) -> np.ndarray:
     """Put `padding` zeros around each image of the batch (N, H, W, C), and cut a window of the old size out at random.
 
     padding is a whole number, or a pair for height and width, below the image's size; 4 is usual for CIFAR-10 (He et
@@ -51,7 +53,7 @@ def random_crop(batch, rng, padding=4):
     return _windows(x, rng, _border(padding, x, "random_crop: padding"), mode="constant")
 
 
-def random_shift(batch, rng, pixels=2):
+def random_shift(batch: ArrayLike, rng: np.random.Generator, pixels: int | tuple[int, int] = 2) -> np.ndarray:
     """Move each image (H, W, C) of the batch by up to `pixels`, up or down and left or right; the edge fills the gap.
 
     pixels is a whole number, or a pair for height and width, below the image's size; every move is equally likely.
@@ -65,7 +67,7 @@ def random_shift(batch, rng, pixels=2):
     return _windows(x, rng, _border(pixels, x, "random_shift: pixels"), mode="edge")
 
 
-def cutout(batch, rng, size):
+def cutout(batch: ArrayLike, rng: np.random.Generator, size: int) -> np.ndarray:
     """Set a square of size x size pixels to 0 in each image of the batch (N, H, W, C), around a pixel that may be any.
 
     So it reaches over the edge at times, and then hides less (DeVries and Taylor 2017, section 3.2).  Returns a fresh
@@ -88,7 +90,9 @@ def cutout(batch, rng, size):
     return np.where((rows[:, :, None] & columns[:, None, :])[..., None], x.dtype.type(0), x)
 
 
-def mixup(x, y, rng, alpha=0.2, classes=None):
+def mixup(
+    x: ArrayLike, y: ArrayLike, rng: np.random.Generator, alpha: float = 0.2, classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Blend each sample with another of the batch, and their labels alike; returns new x and soft targets (N, classes).
 
         x <- l x[i] + (1 - l) x[j]      y <- l y[i] + (1 - l) y[j]        l drawn from Beta(alpha, alpha) for each i
@@ -107,7 +111,7 @@ def mixup(x, y, rng, alpha=0.2, classes=None):
            [0.475, 0.   , 0.525]])
     """
     _check_rng(rng, "mixup")
-    x = as_array(x, "mixup", "x")
+    x = numbers(x, "mixup: x")
     if x.dtype.kind != "f":
         raise TypeError(f"mixup: x must be floats, got an array of dtype {x.dtype}")
     soft = _probabilities(y, x, classes)
@@ -138,7 +142,7 @@ def _windows(x, rng, border, mode):
 
 def _images(batch, rng, name):
     _check_rng(rng, name)
-    x = as_array(batch, name, "batch")
+    x = numbers(batch, f"{name}: batch")
     if x.ndim != 4:
         hint = "; one image? x[None]" if x.ndim == 3 and x.shape[-1] in (1, 3) else ""
         hint = "; without their axis of channels? x[..., None]" if x.ndim == 3 and not hint else hint
@@ -167,7 +171,7 @@ def _border(size, x, what):
 
 def _probabilities(y, x, classes):
     """Labels as probabilities (N, classes)."""
-    y, N = as_array(y, "mixup", "y"), len(x)
+    y, N = numbers(y, "mixup: y"), len(x)
     dtype = np.result_type(x.dtype, np.float32)
     if classes is not None:
         classes = positive_int(classes, "mixup: classes")

@@ -7,12 +7,12 @@ and with it the learning rate stay as they were.  (King and Zeng 2001; scikit-le
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinynet.checks import positive_int
-from tinynet.losses.checks import as_array, whole_number
+from tinynet.checks import numbers, positive_int, whole_number
 
 
-def balanced_class_weights(labels, classes=None, ignore_index=-100):
+def balanced_class_weights(labels: ArrayLike, classes: int | None = None, ignore_index: int = -100) -> np.ndarray:
     """What to give a loss as `weight`, so that rare classes count as much as frequent ones: float64 (C,).
 
     labels (...) are integers from 0 to C-1, or booleans; those equal to `ignore_index` are left out, as the losses
@@ -25,7 +25,7 @@ def balanced_class_weights(labels, classes=None, ignore_index=-100):
     array([0.667, 2.   ])
     """
     name = "balanced_class_weights"
-    labels = as_array(labels, name, "labels", "must be whole numbers")
+    labels = numbers(labels, f"{name}: labels", "must be whole numbers")
     if labels.size == 0:
         raise ValueError(f"{name}: there are no labels")
     if labels.dtype.kind not in "iub":

@@ -1,11 +1,21 @@
 """Batches: the samples of a data set, a few at a time, in a new order every epoch."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from tinynet.checks import as_array, positive_int, refuse, without_objects
 
 
-def batches(x, y, batch_size, shuffle=True, seed=0, shard=None):
+def batches(
+    x: Any,
+    y: Any,
+    batch_size: int,
+    shuffle: bool = True,
+    seed: int | Sequence[int] | np.random.Generator | None = 0,
+    shard: tuple[int, int] | None = None,
+) -> Iterator[tuple[Any, Any]]:
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
 
     x and y are arrays whose first axis is the sample, or anything else with a length and an item for each number

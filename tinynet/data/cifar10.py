@@ -6,9 +6,11 @@ A file is a row of records and nothing else.  A record has 3,073 bytes: the labe
 many of green, as many of blue.  The planes (3, 32, 32) become pixels (32, 32, 3) on the way to float32.
 """
 
+import os
+
 import numpy as np
 
-from tinynet.data.files import broken, check_labels, data_root, described, is_missing, opened
+from tinynet.data.files import Part, broken, check_labels, data_root, described, is_missing, opened
 
 SIDE, CHANNELS = 32, 3
 RECORD = 1 + CHANNELS * SIDE * SIDE
@@ -24,7 +26,7 @@ MIRRORS = (
 )
 
 
-def cifar10(root=None):
+def cifar10(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part]:
     """CIFAR-10, small photographs, as (x_train, y_train), (x_test, y_test): 50,000 and 10,000 of them.
 
     Images are float32 in [0, 1], (N, 32, 32, 3), red, green, blue; labels are int64, (N,), 0 to 9: airplane,
@@ -39,7 +41,7 @@ def cifar10(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
-        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+        from tinynet.data.download import download_members  # with all of pooch and requests, which few calls need
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     return _join([read_records(path) for path in paths[:5]]), _join([read_records(paths[5])])

@@ -9,8 +9,10 @@ from importlib.resources import files
 
 import numpy as np
 
+from tinynet.data.files import Part
 
-def digits():
+
+def digits() -> tuple[Part, Part]:
     """1,797 handwritten digits of 8 x 8 pixels, as (x_train, y_train), (x_test, y_test): 1,437 and 360 of them.
 
     Images are float32 in [0, 1], (N, 8, 8, 1), 0 the paper and 1 the ink; labels are int64, (N,), 0 to 9.  The

@@ -10,6 +10,9 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+Part = tuple[np.ndarray, np.ndarray]  # images or other samples, and their labels
 LIMIT = 2**30  # bytes of one file in memory; the largest file of these data sets holds 47 million
 
 
@@ -20,11 +23,11 @@ class DatasetError(Exception):
     """
 
 
-def data_root(root=None):
-    """The folder with all data sets, as a Path: `root`, else the environment variable TINYNET_DATA, else the cache.
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder with all data sets: `root`, else the environment variable TINYNET_DATA, else the cache.
 
-    The cache is the user's own: ~/.cache/tinynet ($XDG_CACHE_HOME/tinynet), on macOS ~/Library/Caches/tinynet, on
-    Windows %LOCALAPPDATA%\\tinynet.
+    The cache is the user's own, as platformdirs knows it: ~/.cache/tinynet ($XDG_CACHE_HOME/tinynet), on macOS
+    ~/Library/Caches/tinynet, on Windows %LOCALAPPDATA%\\tinynet.
     """
     if root is None:
         root = os.environ.get("TINYNET_DATA") or _cache()
@@ -34,15 +37,14 @@ def data_root(root=None):
 
 
 def _cache():
-    if sys.platform == "win32":
-        variable, otherwise = "LOCALAPPDATA", "~/AppData/Local"
-    elif sys.platform == "darwin":
-        variable, otherwise = "", "~/Library/Caches"
-    else:
-        variable, otherwise = "XDG_CACHE_HOME", "~/.cache"
-    folder = os.environ.get(variable, "")
-    # A relative path there is void (XDG Base Directory Specification): it would mean another folder for every program.
-    return Path(folder if os.path.isabs(folder) else otherwise) / "tinynet"
+    from platformdirs import user_cache_path  # here, so that importing tinynet doesn't load it
+
+    folder = user_cache_path("tinynet", appauthor=False, opinion=False)
+    mac = sys.platform == "darwin"
+    usual = Path("~/Library/Caches" if mac else "~/.cache", "tinynet").expanduser()
+    # A relative XDG_CACHE_HOME is void (XDG Base Directory Specification): it would mean another folder for every
+    # program.  Some versions of platformdirs take it, and some ask for it on macOS, where version 0.1 did not.
+    return usual if not folder.is_absolute() or (mac and usual.exists()) else folder
 
 
 def is_missing(path):

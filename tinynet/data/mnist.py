@@ -12,11 +12,12 @@ An IDX file is a header of big-endian int32 and then the values, in C order, all
 
 import gzip
 import math
+import os
 import zlib
 
 import numpy as np
 
-from tinynet.data.files import LIMIT, broken, check_labels, data_root, described, is_missing, opened
+from tinynet.data.files import LIMIT, Part, broken, check_labels, data_root, described, is_missing, opened
 
 SIDE = 28
 MOST = 1032  # bytes that one byte of gzip data can unpack to: a match of 258 bytes takes two bits
@@ -44,7 +45,7 @@ FASHION = {
 }
 
 
-def mnist(root=None):
+def mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part]:
     """MNIST, handwritten digits, as (x_train, y_train), (x_test, y_test): 60,000 and 10,000 of them.
 
     Images are float32 in [0, 1], (N, 28, 28, 1), 0 the paper and 1 the ink; labels are int64, (N,), 0 to 9.
@@ -57,7 +58,7 @@ def mnist(root=None):
     return _read_set(data_root(root) / "mnist", MNIST_MIRRORS, MNIST)
 
 
-def fashion_mnist(root=None):
+def fashion_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part]:
     """Fashion-MNIST, pictures of clothes, in `root`/fashion-mnist: shapes, files and errors are those of mnist().
 
     The classes are T-shirt or top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
@@ -72,7 +73,7 @@ def _read_set(folder, mirrors, files):
         if is_missing(path) and not is_missing(unpacked):
             path = unpacked
         elif is_missing(path):
-            from tinynet.data.download import download  # with all of HTTP, which few calls need
+            from tinynet.data.download import download  # with all of pooch and requests, which few calls need
 
             download(path, mirrors, size, sha256)
         paths.append(path)

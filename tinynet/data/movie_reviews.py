@@ -4,6 +4,8 @@ B. Pang and L. Lee (2005), Seeing stars: exploiting class relationships for sent
 rating scales: the sentence polarity data set, one sentence a line in Latin-1, lower case, tokens split by spaces.
 """
 
+import os
+
 import numpy as np
 
 from tinynet.data.files import broken, data_root, described, is_missing, opened
@@ -18,7 +20,7 @@ MIRRORS = (
 )
 
 
-def movie_reviews(root=None):
+def movie_reviews(root: str | os.PathLike[str] | None = None) -> tuple[list[str], np.ndarray]:
     """10,662 sentences from reviews of films, as a list of strings, and their labels, int64 (10662,): 1 is praise.
 
     Blame and praise take turns, so that any stretch of the list holds as much of either.  There is no fixed split into
@@ -33,7 +35,7 @@ def movie_reviews(root=None):
     paths = [folder / name for name in NAMES]
     missing = [path for path in paths if is_missing(path)]
     if missing:
-        from tinynet.data.download import download_members  # with all of HTTP, which few calls need
+        from tinynet.data.download import download_members  # with all of pooch and requests, which few calls need
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     parts = [read_lines(path) for path in paths]

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ PADDING, UNKNOWN = "<padding>", "<unknown>"  # words 0 and 1
 TOKEN = re.compile(r"[\w'-]+|[^\w\s]")
 
 
-def tokenize(sentence):
+def tokenize(sentence: str) -> list[str]:
     """The words and punctuation marks of a sentence, in lower case.
 
     >>> tn.data.tokenize("A film that's well-made, and fun!")
@@ -40,7 +41,9 @@ class Vocabulary:
            [4, 0, 0, 0]])
     """
 
-    def __init__(self, sentences, min_count=1, max_size=None):
+    def __init__(
+        self, sentences: Iterable[str | Sequence[str]], min_count: int = 1, max_size: int | None = None
+    ) -> None:
         min_count = positive_int(min_count, "Vocabulary: min_count")
         if max_size is not None:
             max_size = positive_int(max_size, "Vocabulary: max_size", least=2)
@@ -51,13 +54,13 @@ class Vocabulary:
         self.words = [PADDING, UNKNOWN, *words][:max_size]
         self.index = {word: number for number, word in enumerate(self.words)}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.words)
 
     def __repr__(self):
         return f"Vocabulary({len(self)} words)"
 
-    def encode(self, sentences, length=None):
+    def encode(self, sentences: Iterable[str | Sequence[str]], length: int | None = None) -> np.ndarray:
         """The numbers of the sentences' words, int64 (N, length): cut off, or filled up with 0, behind.
 
         `length` is the longest sentence's by default, and at least 1.  Raises TypeError for a single string.

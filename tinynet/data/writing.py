@@ -17,7 +17,7 @@ import stat
 try:
     import fcntl
 except ImportError:  # Windows, where nobody can remove a file that another has open
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tinynet-tmp"
 KINDS = {

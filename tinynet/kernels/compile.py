@@ -13,6 +13,7 @@ from inspect import signature
 from types import FunctionType
 
 import numba
+from numba import types
 from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 
@@ -174,7 +175,7 @@ def helper(function):
     return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
 
 
-def emitted(check):
+def emitted(check=None):
     """A decorator for what emits LLVM's instructions: an intrinsic, with check(*arguments) before it if CHECKED.
 
     Numba knows nothing of the arrays that such an instruction reads and writes.  `check` takes the same arguments and
@@ -182,39 +183,45 @@ def emitted(check):
     """
 
     def decorate(emit):
-        function = intrinsic(emit)
-        if not CHECKED:
-            return function
-        checked = helper(check)
+        if check is None or not CHECKED:
+            return intrinsic(emit)
 
-        @helper
-        def check_first(*arguments):
-            checked(*arguments)
-            return function(*arguments)
+        @wraps(emit)
+        def check_first(*arguments, **named):
+            signature, codegen = emit(*arguments, **named)
 
-        return check_first
+            def both(context, builder, signature, args):
+                context.compile_internal(builder, check, types.none(*signature.args), args)
+                return codegen(context, builder, signature, args)
+
+            return signature, both
+
+        return intrinsic(check_first)
 
     return decorate
 
 
-def either(plain, compiled):
+plain_loops = {}  # what runs the plain loops in place of each kernel: tests put them there
+
+
+def either(plain, compiled, takes=None):
     """The `compiled` kernel; or the `plain` loops, where NUMBA_DISABLE_JIT=1 asks for what a debugger can follow.
 
     A kernel takes what the plain loops take, and then the arrays that receive what those return; one that is empty was
-    not asked for.
+    not asked for.  Where it takes more than they do, `takes` is a function from its arguments to theirs.
     """
-    if not numba.config.DISABLE_JIT:
-        return compiled
-    count = len(signature(plain).parameters)
+    count = len(signature(takes or plain).parameters)
 
     @wraps(plain)
     def run(*arguments):
-        results = plain(*arguments[:count])
-        for array, result in zip(arguments[count:], results if isinstance(results, tuple) else [results], strict=True):
+        given, arrays = arguments[:count], arguments[count:]
+        results = plain(*takes(*given)) if takes else plain(*given)
+        for array, result in zip(arrays, results if isinstance(results, tuple) else [results], strict=True):
             if array.size:
                 array[...] = result
 
-    return run
+    plain_loops[compiled] = run
+    return run if numba.config.DISABLE_JIT else compiled
 
 
 def chunk_count(n, smallest, most=64):

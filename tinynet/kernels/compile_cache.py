@@ -23,6 +23,7 @@ import pickle
 import re
 import sys
 import time
+from typing import Any
 
 import numba
 from numba.core import caching
@@ -38,10 +39,10 @@ VERSIONS_KEPT = 3
 # The last part is that of a file that is still being written, or whose writer was killed.
 _FILE = re.compile(r"(.*)-([0-9a-f]{16})-[0-9a-f]{32}\.kernel(\.[0-9a-f]{16})?")
 
-_told = False  # whether this process has said that kernels can't be kept
+_warned = False  # whether this process has said that kernels can't be kept
 
 
-def keep(compiled):
+def keep(compiled: Any) -> Any:
     """Keep the machine code of what @numba.njit or CFunc made on disk; returns it."""
     compiled._cache = Cache(compiled)
     return compiled
@@ -50,14 +51,14 @@ def keep(compiled):
 class Cache:
     """What Numba asks for a kernel's machine code before it compiles, and gives it afterwards."""
 
-    def __init__(self, compiled):
+    def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         function = compiled.__wrapped__
         module = os.path.splitext(os.path.basename(function.__code__.co_filename))[0]
         # Letters and a length that any file system takes.
         self._name = re.sub(r"[^\w.]", "", f"{module}.{function.__qualname__}", flags=re.ASCII)[-100:]
 
-    def load_overload(self, signature, target_context):
+    def load_overload(self, signature, target_context) -> CompileResult | None:
         """The machine code for this signature, None where there is none that is whole and new."""
         target_context.refresh()
         paths, key = self._paths(signature, target_context.codegen())
@@ -72,7 +73,7 @@ class Cache:
                 return result
         return None
 
-    def save_overload(self, signature, result):
+    def save_overload(self, signature, result: CompileResult) -> None:
         """Keep what was compiled, in the first folder where that is possible."""
         if result.lifted or result.library.has_dynamic_globals:  # it holds addresses of this process
             return
@@ -93,9 +94,9 @@ class Cache:
             caching._cache_log("[cache] saved to %r", path)
             self._remove_old(folder)
             return
-        _tell(failures)
+        _warn_once(failures)
 
-    def flush(self):
+    def flush(self) -> None:
         """Forget the kernel's code: Numba asks for this before it compiles all anew."""
         for folder in self._folders():
             for entry, *_ in self._files(folder):
@@ -103,10 +104,10 @@ class Cache:
                     os.unlink(entry.path)
 
     @property
-    def cache_path(self):  # for the dispatcher's stats
+    def cache_path(self) -> str | None:  # for the dispatcher's stats
         return next(iter(self._folders()), None)
 
-    def _folders(self):
+    def _folders(self) -> list[str]:
         file = getattr(sys.modules.get(self._compiled.__wrapped__.__module__), "__file__", None)
         if file is None:  # it was typed into an interpreter
             return []
@@ -119,8 +120,8 @@ class Cache:
     def _paths(self, signature, codegen):
         """Where the machine code for this signature may lie, the best place first, and its key.
 
-        Nowhere, where it can't be told what the code is made from: an UnknownSource, or whatever comes out of a global
-        of the user's that is asked what it is.
+        Nowhere, where it can't be determined what the code is made from: an UnknownSource, or whatever a user's global
+        raises that is asked what it is.
         """
         try:
             sources, key = digests(self._compiled, signature, codegen)
@@ -147,11 +148,11 @@ class Cache:
                     os.unlink(entry.path)
 
 
-def _digest(key, data):
+def _digest(key: bytes, data: bytes) -> bytes:
     return hashlib.sha256(key + data).digest()
 
 
-def _read(path, key):
+def _read(path: str, key: bytes) -> bytes | None:
     """The data of a file that is whole and belongs to this key, else None."""
     try:
         with open(path, "rb") as file:
@@ -161,7 +162,7 @@ def _read(path, key):
     return data if digest == _digest(key, data) else None
 
 
-def _write(path, content):
+def _write(path: str, content: bytes) -> None:
     """Put a file into place whole, or leave nothing."""
     temporary = f"{path}.{os.urandom(8).hex()}"
     try:
@@ -174,11 +175,11 @@ def _write(path, content):
         raise
 
 
-def _tell(failures):
-    global _told
-    if _told or not sys.stderr:
+def _warn_once(failures: list[str]) -> None:
+    global _warned
+    if _warned or not sys.stderr:
         return
-    _told = True
+    _warned = True
     with contextlib.suppress(OSError, ValueError):  # standard error is closed
         print(
             f"tinynet: compiled kernels can't be kept in {' or '.join(failures)}, so each start compiles them anew;"

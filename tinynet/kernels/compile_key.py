@@ -14,9 +14,11 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import util
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
 
 import llvmlite
 import numba
@@ -49,10 +51,10 @@ STARTED = time.time()
 
 
 class UnknownSource(Exception):
-    """What a kernel is made from can't be told: its code can't be kept."""
+    """What a kernel is made from can't be determined: its code can't be kept."""
 
 
-def digests(compiled, signature, codegen):
+def digests(compiled: Any, signature: Any, codegen: Any) -> tuple[bytes, bytes]:
     """The digests (sources, key) of what @njit or a CFunc compiles for this signature, as bytes."""
     settings = [getattr(numba.config, name, None) for name in SETTINGS]
     facts = [VERSIONS, settings, codegen.magic_tuple(), signature]
@@ -63,7 +65,7 @@ def digests(compiled, signature, codegen):
     return sources, _digest([sources, *facts])
 
 
-def _digest(facts):
+def _digest(facts: list) -> bytes:
     return hashlib.sha256(repr(facts).encode()).digest()
 
 
@@ -130,12 +132,12 @@ _IMPORT = re.compile(  # "\n" is 3 times faster than "^"
 )
 
 
-def _top(module):
+def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
 @lru_cache(None)
-def _is_versioned(top):
+def _is_versioned(top: str) -> bool:
     """Whether this top-level module is known by its version.  A user's may have the name of one of Python's."""
     if top not in sys.stdlib_module_names:
         return top in VERSIONED
@@ -143,13 +145,13 @@ def _is_versioned(top):
     return file is None or os.path.dirname(file).startswith(os.path.dirname(os.__file__))
 
 
-def _check_is_in_file(function):
+def _check_is_in_file(function: Callable) -> None:
     file = _file(function.__module__)
     if file is None or os.path.basename(file) != os.path.basename(function.__code__.co_filename):
         raise UnknownSource(f"{function.__qualname__} was typed into an interpreter or a notebook")
 
 
-def _sources(modules, own):
+def _sources(modules: set[str], own: set[str]) -> bytes:
     """The digest of the contents of these modules and of all that they import, but for installed packages not our own.
 
     What a kernel calls of those is described by its code.
@@ -171,7 +173,7 @@ def _sources(modules, own):
 
 
 @lru_cache(None)
-def _read(name, file):
+def _read(name: str, file: str) -> tuple[bytes, list[str]]:
     """The digest of a module's file, and the modules that it imports."""
     loader = getattr(sys.modules.get(name) or sys.modules.get(_top(name)), "__loader__", None)
     try:
@@ -193,7 +195,7 @@ def _read(name, file):
     return hashlib.sha256(content).digest(), [each for each in imports if not _is_versioned(_top(each))]
 
 
-def _file(name):
+def _file(name: str) -> str | None:
     """The file of a module, whether it is imported already or will be; None where there is none."""
     if name in sys.modules:
         return getattr(sys.modules[name], "__file__", None)
@@ -207,7 +209,7 @@ def _file(name):
     return next(filter(os.path.exists, paths), None)
 
 
-def _check_unchanged(file):
+def _check_unchanged(file: str) -> None:
     """An UnknownSource where the code in memory may be older than its file, which changed while the process ran."""
     path = os.path.abspath(file)
     while not os.path.exists(path):  # within a zip

@@ -3,56 +3,33 @@
 exp         a branch-free exponential                                   (softmax, sigmoid, tanh, GELU)
 log1p       log(1 + u), likewise                                        (the cross-entropies)
 order_key   floats as integers of the same order: their max vectorises  (softmax's row maximum)
+
+exp and log1p are of a number, or of a vector (vectors.py): the same operations in either case.
 """
 
 import math
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
 
 from tinynet.kernels.compile import helper, implementation
-
-# --- bits of floats ---------------------------------------------------------------------------------------
-
-
-def _bits_type(value):
-    return types.int32 if value == types.float32 else types.int64
+from tinynet.kernels.vectors import Vector, as_floats, bits, fma, from_bits, select
 
 
-def _float_type(value):
-    return types.float32 if value == types.int32 else types.float64
+def _numpy_type(x):
+    """float32 or float64, where x is Numba's type of a number or of a vector of them, else None."""
+    dtype = x.dtype if isinstance(x, Vector) else x
+    return {types.float32: np.float32, types.float64: np.float64}.get(dtype)
 
 
-@intrinsic
-def _as_int(typing_context, x):
-    """The bits of a float, as an integer of its size."""
+# The whole numbers of a float's size, how many bits of its mantissa a float stores, and what its exponent is biased by.
+_FORMAT = {np.float32: (np.int32, 23, 127), np.float64: (np.int64, 52, 1023)}
 
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
-
-    return _bits_type(x)(x), codegen
-
-
-@intrinsic
-def _as_float(typing_context, i):
-    """The float that has these bits."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
-
-    return _float_type(i)(i), codegen
-
-
-@intrinsic
-def _fma(typing_context, a, b, c):
-    """a * b + c, rounded once."""
-
-    def codegen(context, builder, signature, args):
-        return builder.fma(*args)
-
-    return a(a, a, a), codegen
-
+# ln 2 as a sum of two floats, the first of so few digits that its product with an exponent is exact.
+_LN2 = {
+    np.float32: (0.693359375, -2.12194440054690583e-4),
+    np.float64: (6.93147180369123816490e-01, 1.90821492927058770002e-10),  # fdlibm, e_exp.c
+}
 
 # --- the exponential --------------------------------------------------------------------------------------
 
@@ -72,25 +49,23 @@ def exp(x):
     return np.exp(x)
 
 
-def _exp_pieces(dtype):
-    if dtype is np.float32:
-        return 1.5 * 2.0**23, (0.693359375, -2.12194440054690583e-4), np.int32, 23, 127 << 23, -87.33654
-    high_low = (6.93147180369123816490e-01, 1.90821492927058770002e-10)  # fdlibm, e_exp.c
-    return 1.5 * 2.0**52, high_low, np.int64, 52, 1023 << 52, -708.3964
-
-
-def exp_body(dtype, fma, power_of_two, select):
-    """exp for numbers of this dtype, or for vectors of them, in terms of three functions for either."""
-    magic, (high, low), _, _, _, smallest = _exp_pieces(dtype)
-    magic, high, low, smallest, zero = dtype(magic), dtype(-high), dtype(-low), dtype(smallest), dtype(0)
+@implementation(exp)
+def _exp(x):
+    dtype = _numpy_type(x)
+    if dtype is None:
+        return None
+    _, mantissa, bias = _FORMAT[dtype]
+    high, low = (dtype(-part) for part in _LN2[dtype])
+    magic, one, zero = dtype(1.5 * 2.0**mantissa), bias << mantissa, dtype(0)
+    smallest = dtype(-87.33654 if dtype is np.float32 else -708.3964)
     log2e = dtype(1 / math.log(2))
     c = [1 / math.factorial(k) for k in range(14)]
     if dtype is np.float32:
         c[3:] = 0.16666533803268782, 0.041667238773983505, 0.008367509158134097, 0.0013863756597681945
     c = tuple(dtype(number) for number in c)
 
-    # exp(r) = 1 + r q(r): only the last step's rounding counts.  Where several vectors fill each other's waits, the
-    # fewest multiplications win: 92 ns for 1024 exponentials so, and 107 by pairs of terms, as in float64.
+    # exp(r) = 1 + r q(r): only the last step's rounding counts.  Independent chains of several vectors hide a step's
+    # latency, so the fewest multiplications win: 92 ns for 1024 exponentials, and 107 by pairs of terms, as in float64.
     if dtype is np.float32:
 
         def series(r):
@@ -98,7 +73,7 @@ def exp_body(dtype, fma, power_of_two, select):
             return fma(q, r, c[0])
     else:
 
-        def series(r):  # pairs of terms, then pairs of pairs (Estrin 1960): 6 steps wait for each other, not 13
+        def series(r):  # pairs of terms, then pairs of pairs (Estrin 1960): a chain of 6 steps, not 13
             r2 = r * r
             r4 = r2 * r2
             first = fma(r2, fma(r, c[4], c[3]), fma(r, c[2], c[1]))
@@ -112,42 +87,10 @@ def exp_body(dtype, fma, power_of_two, select):
         rounded = fma(x, log2e, magic)
         n = rounded - magic
         r = fma(n, low, fma(n, high, x))
-        return select(x < smallest, zero, series(r) * power_of_two(rounded))
+        power = from_bits((bits(rounded) << mantissa) + one)  # 2^n
+        return select(x < smallest, zero, series(r) * power)
 
     return body
-
-
-def emit_power_of_two(builder, rounded, dtype, like):
-    """2^n from the number that ends in n, as exp says; `like` makes an LLVM constant of a whole number."""
-    _, _, _, mantissa, one, _ = _exp_pieces(dtype)
-    bits = builder.bitcast(rounded, like(0).type)
-    return builder.bitcast(builder.add(builder.shl(bits, like(mantissa)), like(one)), rounded.type)
-
-
-@intrinsic
-def _power_of_two(typing_context, rounded):
-    def codegen(context, builder, signature, args):
-        integer = context.get_value_type(_bits_type(rounded))
-        return emit_power_of_two(builder, args[0], _NUMPY[rounded], integer)
-
-    return rounded(rounded), codegen
-
-
-@intrinsic
-def _select(typing_context, condition, a, b):
-    def codegen(context, builder, signature, args):
-        return builder.select(*args)
-
-    return a(condition, a, a), codegen
-
-
-_NUMPY = {types.float32: np.float32, types.float64: np.float64}
-
-
-@implementation(exp)
-def _exp(x):
-    if x in _NUMPY:
-        return exp_body(_NUMPY[x], _fma, _power_of_two, _select)
 
 
 # --- the logarithm ----------------------------------------------------------------------------------------
@@ -166,15 +109,14 @@ def log1p(u):
     return np.log1p(u)
 
 
-def _log1p_pieces(dtype):
-    if dtype is np.float32:
-        return 5, (0.693359375, -2.12194440054690583e-4), np.int32, 23, 127
-    return 11, (6.93147180369123816490e-01, 1.90821492927058770002e-10), np.int64, 52, 1023
-
-
-def log1p_body(dtype, fma, exponent, two_to_minus):
-    """log1p for numbers of this dtype, or for vectors of them, in terms of three functions for either."""
-    terms, (high, low), _, _, _ = _log1p_pieces(dtype)
+@implementation(log1p)
+def _log1p(u):
+    dtype = _numpy_type(u)
+    if dtype is None:
+        return None
+    integer, mantissa, bias = _FORMAT[dtype]
+    root = int(np.array(math.sqrt(0.5), dtype).view(integer))
+    terms, (high, low) = 5 if dtype is np.float32 else 11, _LN2[dtype]
     one, two, high, low = dtype(1), dtype(2), dtype(high), dtype(low)
     c = tuple(dtype(2 / (2 * k + 1)) for k in range(terms))
 
@@ -192,50 +134,14 @@ def log1p_body(dtype, fma, exponent, two_to_minus):
     series = helper(series)
 
     def body(u):
-        n, power = exponent(u + one), two_to_minus(u + one)
+        exponent = (bits(u + one) - root) >> mantissa
+        n, power = as_floats(exponent), from_bits((bias - exponent) << mantissa)  # 2^-n
         f = fma(u, power, power - one)
         s = f / (f + two)
         w = s * s
         return fma(n, high, fma(n, low, fma(s * w, series(w), s + s)))
 
     return body
-
-
-def emit_exponent(builder, x, dtype, like):
-    """The whole number n for which 2^-n x lies in [sqrt(1/2), sqrt(2)), from the bits of x."""
-    _, _, integer, mantissa, _ = _log1p_pieces(dtype)
-    root = int(np.array(math.sqrt(0.5), dtype).view(integer))
-    return builder.ashr(builder.sub(builder.bitcast(x, like(0).type), like(root)), like(mantissa))
-
-
-def emit_two_to_minus(builder, x, dtype, like):
-    """2^-n for that n."""
-    _, _, _, mantissa, bias = _log1p_pieces(dtype)
-    n = emit_exponent(builder, x, dtype, like)
-    return builder.bitcast(builder.shl(builder.sub(like(bias), n), like(mantissa)), x.type)
-
-
-@intrinsic
-def _exponent(typing_context, x):
-    def codegen(context, builder, signature, args):
-        n = emit_exponent(builder, args[0], _NUMPY[x], context.get_value_type(_bits_type(x)))
-        return builder.sitofp(n, args[0].type)
-
-    return x(x), codegen
-
-
-@intrinsic
-def _two_to_minus(typing_context, x):
-    def codegen(context, builder, signature, args):
-        return emit_two_to_minus(builder, args[0], _NUMPY[x], context.get_value_type(_bits_type(x)))
-
-    return x(x), codegen
-
-
-@implementation(log1p)
-def _log1p(u):
-    if u in _NUMPY:
-        return log1p_body(_NUMPY[u], _fma, _exponent, _two_to_minus)
 
 
 # --- the order of floats ----------------------------------------------------------------------------------
@@ -263,11 +169,11 @@ def lowest_key(x):
 
 @implementation(order_key)
 def _order_key(x):
-    integer, sign = (np.int32, 31) if x == types.float32 else (np.int64, 63)
+    real, integer, sign = (np.float32, np.int32, 31) if x == types.float32 else (np.float64, np.int64, 63)
     rest = integer(2**sign - 1)
 
     def body(x):
-        bits = _as_int(x)
+        bits = real(x).view(integer)
         return integer(bits ^ ((bits >> sign) & rest))  # Numba widens int32 arithmetic to int64
 
     return body
@@ -275,11 +181,11 @@ def _order_key(x):
 
 @implementation(from_order_key)
 def _from_order_key(key):
-    integer, sign = (np.int32, 31) if key == types.int32 else (np.int64, 63)
+    real, integer, sign = (np.float32, np.int32, 31) if key == types.int32 else (np.float64, np.int64, 63)
     rest = integer(2**sign - 1)
 
     def body(key):
-        return _as_float(integer(key ^ ((key >> sign) & rest)))
+        return integer(key ^ ((key >> sign) & rest)).view(real)
 
     return body
 

@@ -1,4 +1,21 @@
-"""linear_cross_entropy: blocks of logits that stay in the cache."""
+"""linear_cross_entropy: blocks of logits that stay in the cache.
+
+The formulas are those of losses/linear_cross_entropy.py.  It takes a block of
+rows at a time, as many as make some 10 MB:
+
+    1  z = x w + b            of the block, by the tile; a thread owns columns of z
+    2  z <- dz, in place      by softmax_cross_entropy's kernel; a thread owns rows
+    3  dw += x.T dz, db, and   a thread owns columns of dw and db
+       dx = dz w.T             summed over a group of columns, into (w dz.T).T for that group
+
+For 3 the tile wants dz.T contiguous: some columns of dz are transposed at a time, which is less than transposing w.
+The groups' parts of dx are added in order, so that no bit depends on the number of threads; nor does a row's loss or
+dx on the block that it is in.  The logits are computed once, and read and written once by the loss.
+
+A large vocabulary has blocks of few rows, and many rows then make many blocks.  db adds their sums in float64.  dw, for
+which that would take twice its memory, keeps what each addition loses, where there are more than BLOCKS of them: with
+t = s - dw for the rounded sum s = dw + part, exactly (dw - (s - t)) + (part - t) is lost (Knuth 1969, section 4.2.2).
+"""
 
 import numpy as np
 from numba import prange

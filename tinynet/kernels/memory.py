@@ -7,9 +7,6 @@ sum_of_chunks   the sum of parts, in order
 add_to          adds numbers to sums in float64; rounded: back to their dtype
 """
 
-import math
-
-import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
@@ -23,18 +20,16 @@ from tinynet.kernels.compile import CHECKED, helper, implementation, kernel
 MARGIN = 128  # bytes on each side of a scratch array
 
 
-def _scratch_in_python(shape, like):
-    """np.empty(shape, like.dtype) with 128 bytes on both sides that nobody uses: for what a thread writes all the time.
+def scratch(shape, like):
+    """An array of like's dtype with 128 bytes on both sides that nobody uses: for what a thread writes all the time.
 
     It begins where a cache line does, so that no vector lies in two of them.
 
-    Where such an array shares a cache line with what other threads read, the line goes back and forth between them: a
-    convolution whose 672 bytes of sums began in the line in which its weights ended took 2.0 ms instead of 0.1.
+    Where such an array shares a cache line with what other threads read, every write takes the line away from their
+    caches: a convolution whose 672 bytes of sums began in the line in which its weights ended took 2.0 ms instead
+    of 0.1.
     """
-    size, line = math.prod(shape), 64 // like.itemsize
-    whole = np.empty(size + 5 * line, like.dtype)
-    first = 2 * line + -(whole.ctypes.data // like.itemsize) % line
-    return whole[first : first + size].reshape(shape)
+    return np.empty(shape, like.dtype)
 
 
 @intrinsic
@@ -73,7 +68,9 @@ def _scratch(typing_context, shape, like):
     return made(shape, like), codegen
 
 
-scratch = _scratch_in_python if numba.config.DISABLE_JIT else _scratch
+@implementation(scratch)
+def _scratch_compiled(shape, like):
+    return lambda shape, like: _scratch(shape, like)
 
 
 # --- pieces of arrays ---------------------------------------------------------------------------------------
@@ -83,8 +80,8 @@ def piece(a, first, size):
     """The `size` elements of the C-contiguous array a from flat index `first` on, as a view (size,).
 
     Unlike a slice it counts no reference to the memory, so it must not outlive a; and Numba frees an array behind the
-    last use of its name (tests/test_lifetimes.py looks for pieces that are used later).  Numba counts in step with
-    other threads: two slices in a row's loop took as long as the exponentials of 30 numbers.
+    last use of its name (tests/kernels/test_lifetimes.py looks for pieces that are used later).  The reference count is
+    atomic: two slices in a row's loop took as long as the exponentials of 30 numbers.
     """
     return a.reshape(-1)[first : first + size]
 
@@ -120,7 +117,7 @@ def _piece(a, first, size):
 def within(a, first, m, j, k):
     """An IndexError unless a has the flat index `first`, and all that are up to m, j and k from there; each may be < 0.
 
-    What is emitted as LLVM's instructions is preceded by this where bounds are CHECKED.
+    What is emitted as LLVM's instructions comes after this where bounds are CHECKED: see compile.emitted.
     """
     if first + min(m, 0) + min(j, 0) + min(k, 0) < 0 or first + max(m, 0) + max(j, 0) + max(k, 0) >= a.size:
         raise IndexError("a piece, or what a kernel takes from an array, lies partly outside of it")

@@ -1,139 +1,167 @@
-"""Pooling: windows of any size and stride."""
+"""Pooling: windows of any size and stride, and the choice of the faster kernel for a maximum of 2 x 2.
+
+    x (N, H, W, C)   y, argmax (N, P, Q, C)   size (I, J)   stride (s, r)
+
+The innermost loops run over the channels, which lie side by side.  A thread owns the rows or images that it writes.
+argmax is a number within the window, i J + j: one byte an output, where an index into the image takes eight.
+
+Sums of more than LONG numbers are in float64: the mean of a constant image of 1024 x 1024 would be wrong by 1 % in
+float32, where at last each pixel is rounded to the sum's last digit.
+"""
 
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.pooling_2x2 import THREADS_FROM, beats
+from tinynet.kernels.pooling_2x2 import THREADS_FROM, beats, max_pool_2x2_backward, max_pool_2x2_forward
 
-LONG = 64  # numbers, that is how many are added in their own dtype
+LONG = 64  # so many numbers are added in their own dtype
 
 
 # --- maximum ----------------------------------------------------------------------------------------------
 
 
-@kernel()
-def windows_on_a_number(size, stride):
-    """In how many windows a number of the image can lie, at most."""
-    (kh, kw), (sh, sw) = size, stride
-    return ((kh + sh - 1) // sh) * ((kw + sw - 1) // sw)
+def max_pool_forward(x, size, stride, y, argmax):
+    """y, the maximum of each window, and argmax, where it is: of equal numbers the first, of several NaN the last."""
+    if size == (2, 2):
+        max_pool_2x2_forward(x, stride, y, argmax)
+    else:
+        max_of_windows(x, size, stride, y, argmax)
+
+
+def max_pool_backward(dy, argmax, size, stride, shape, dx):
+    """dx, of this shape (N, H, W, C): each dy where its maximum was, and 0 elsewhere."""
+    if size == stride == (2, 2):
+        max_pool_2x2_backward(dy, argmax, dx)
+    else:
+        scatter_to_maxima(dy, argmax, size, stride, dx)
 
 
 @kernel()
-def max_row(x, kw, sw, y, winner):  # x (kh, W, C), y and winner (OW, C)
-    for j in range(y.shape[0]):
+def windows_on_a_pixel(size, stride):
+    """In how many windows a pixel can lie, at most."""
+    (I, J), (s, r) = size, stride
+    return ((I + s - 1) // s) * ((J + r - 1) // r)
+
+
+@kernel()
+def max_of_row(x, J, r, y, argmax):  # x (I, W, C), y and argmax (Q, C)
+    for q in range(y.shape[0]):
         for c in range(y.shape[1]):
-            y[j, c] = x[0, j * sw, c]
-            winner[j, c] = 0
-        for k in range(1, x.shape[0] * kw):
-            a, b = k // kw, k % kw
+            y[q, c] = x[0, q * r, c]
+            argmax[q, c] = 0
+        for k in range(1, x.shape[0] * J):
+            i, j = k // J, k % J
             for c in range(y.shape[1]):
-                value, best = x[a, j * sw + b, c], y[j, c]
-                won = beats(value, best)
-                y[j, c] = value if won else best
-                winner[j, c] = k if won else winner[j, c]
+                value, best = x[i, q * r + j, c], y[q, c]
+                greater = beats(value, best)
+                y[q, c] = value if greater else best
+                argmax[q, c] = k if greater else argmax[q, c]
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def max_pool_forward(x, size, stride, y, winner):
-    (kh, kw), (sh, sw), OH = size, stride, y.shape[1]
-    for row in prange(y.shape[0] * OH):
-        n, i = row // OH, row % OH
-        max_row(x[n, i * sh : i * sh + kh], kw, sw, y[n, i], winner[n, i])
+def max_of_windows(x, size, stride, y, argmax):
+    (I, J), (s, r), P = size, stride, y.shape[1]
+    for row in prange(y.shape[0] * P):
+        n, p = row // P, row % P
+        max_of_row(x[n, p * s : p * s + I], J, r, y[n, p], argmax[n, p])
 
 
 @kernel()
-def give_to_winners(dy, winner, size, stride, W, dx):  # dy, winner (OH, OW, C), dx (H W C,)
-    (kh, kw), (sh, sw), C = size, stride, dy.shape[2]
-    offset = np.empty(kh * kw, np.int64)  # of each number of a window, from the window's first
-    for k in range(kh * kw):
-        offset[k] = (k // kw * W + k % kw) * C
+def scatter_in_image(dy, argmax, size, stride, W, dx):  # dy, argmax (P, Q, C), dx (H W C,)
+    (I, J), (s, r), C = size, stride, dy.shape[2]
+    offset = np.empty(I * J, np.int64)  # of each pixel of a window, from the window's first
+    for k in range(I * J):
+        offset[k] = (k // J * W + k % J) * C
     for i in range(dx.size):
         dx[i] = 0
-    for i in range(dy.shape[0]):
-        for j in range(dy.shape[1]):
-            first = (i * sh * W + j * sw) * C
+    for p in range(dy.shape[0]):
+        for q in range(dy.shape[1]):
+            first = (p * s * W + q * r) * C
             for c in range(C):
-                dx[first + offset[winner[i, j, c]] + c] += dy[i, j, c]
+                dx[first + offset[argmax[p, q, c]] + c] += dy[p, q, c]
 
 
 @sized_kernel(THREADS_FROM)
-def max_pool_backward(dy, winner, size, stride, dx):
-    """Where windows overlap, what their shared numbers get adds up: so a thread owns an image."""
+def scatter_to_maxima(dy, argmax, size, stride, dx):
+    """Where windows overlap, a pixel gets the sum of several dy: so a thread owns an image."""
     N, H, W, C = dx.shape
     for n in prange(N):
         image = memory.piece(dx, n * H * W * C, H * W * C)
-        if windows_on_a_number(size, stride) > LONG:
+        if windows_on_a_pixel(size, stride) > LONG:
             sums = np.empty(image.size)
-            give_to_winners(dy[n], winner[n], size, stride, W, sums)
+            scatter_in_image(dy[n], argmax[n], size, stride, W, sums)
             for i in range(image.size):
                 image[i] = sums[i]
         else:
-            give_to_winners(dy[n], winner[n], size, stride, W, image)
+            scatter_in_image(dy[n], argmax[n], size, stride, W, image)
 
 
 # --- mean -------------------------------------------------------------------------------------------------
 
 
 @kernel()
-def mean_row(x, kw, sw, y):  # x (kh, W, C), y (OW, C)
-    count = y.dtype.type(x.shape[0] * kw)
-    for j in range(y.shape[0]):
-        y[j] = 0
-        for a in range(x.shape[0]):
-            for b in range(kw):
+def mean_of_row(x, J, r, y):  # x (I, W, C), y (Q, C)
+    count = y.dtype.type(x.shape[0] * J)
+    for q in range(y.shape[0]):
+        y[q] = 0
+        for i in range(x.shape[0]):
+            for j in range(J):
                 for c in range(y.shape[1]):
-                    y[j, c] += x[a, j * sw + b, c]
+                    y[q, c] += x[i, q * r + j, c]
         for c in range(y.shape[1]):
-            y[j, c] /= count
+            y[q, c] /= count
 
 
 @kernel()
-def avg_row(x, kw, sw, y):
-    if x.shape[0] * kw > LONG:
+def mean_of_row_in_either(x, J, r, y):
+    if x.shape[0] * J > LONG:
         wide = np.empty(y.shape)
-        mean_row(x, kw, sw, wide)
+        mean_of_row(x, J, r, wide)
         y[:] = wide
     else:
-        mean_row(x, kw, sw, y)
+        mean_of_row(x, J, r, y)
 
 
 @sized_kernel(THREADS_FROM, of=0)
 def avg_pool_forward(x, size, stride, y):
-    (kh, kw), (sh, sw), OH = size, stride, y.shape[1]
-    for row in prange(y.shape[0] * OH):
-        n, i = row // OH, row % OH
-        avg_row(x[n, i * sh : i * sh + kh], kw, sw, y[n, i])
+    """y, the mean of each window."""
+    (I, J), (s, r), P = size, stride, y.shape[1]
+    for row in prange(y.shape[0] * P):
+        n, p = row // P, row % P
+        mean_of_row_in_either(x[n, p * s : p * s + I], J, r, y[n, p])
+
+
+def avg_pool_backward(dy, size, stride, shape, dx):
+    """dx, of this shape (N, H, W, C): the sum of dy / (I J) over the windows that a pixel lies in."""
+    sum_over_windows(dy, size, stride, dx)
 
 
 @kernel()
-def add_shares(dy, size, stride, h, sums):  # dy (OH, OW, C); sums (W C,), for row h of the image
-    (kh, kw), (sh, sw), (OH, OW, C) = size, stride, dy.shape
-    count = sums.dtype.type(kh * kw)
-    for w in range(sums.size):
-        sums[w] = 0
-    for i in range(max(0, (h - kh) // sh + 1), min(OH, h // sh + 1)):  # the windows that row h lies in
-        for j in range(OW):
-            for b in range(kw):
-                given, pixel = memory.piece(dy, (i * OW + j) * C, C), memory.piece(sums, (j * sw + b) * C, C)
+def sum_for_row(dy, size, stride, h, sums):  # dy (P, Q, C); sums (W C,), for row h of the image
+    (I, J), (s, r), (P, Q, C) = size, stride, dy.shape
+    count = sums.dtype.type(I * J)
+    for m in range(sums.size):
+        sums[m] = 0
+    for p in range(max(0, (h - I) // s + 1), min(P, h // s + 1)):  # the windows that row h lies in
+        for q in range(Q):
+            for j in range(J):
+                gradient, pixel = memory.piece(dy, (p * Q + q) * C, C), memory.piece(sums, (q * r + j) * C, C)
                 for c in range(C):
-                    pixel[c] += given[c] / count
+                    pixel[c] += gradient[c] / count
 
 
 @sized_kernel(THREADS_FROM)
-def avg_pool_backward(dy, size, stride, dx):
+def sum_over_windows(dy, size, stride, dx):
     _, H, W, C = dx.shape
     for task in prange(dx.shape[0] * H):
         n, h = task // H, task % H
         row = memory.piece(dx, task * W * C, W * C)
-        if windows_on_a_number(size, stride) > LONG:
+        if windows_on_a_pixel(size, stride) > LONG:
             wide = np.empty(row.size)
-            add_shares(dy[n], size, stride, h, wide)
-            for w in range(row.size):
-                row[w] = wide[w]
+            sum_for_row(dy[n], size, stride, h, wide)
+            for m in range(row.size):
+                row[m] = wide[m]
         else:
-            add_shares(dy[n], size, stride, h, row)
-
-
-# --- the layers -------------------------------------------------------------------------------------------
+            sum_for_row(dy[n], size, stride, h, row)

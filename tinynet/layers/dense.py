@@ -1,7 +1,7 @@
 """Dense: every output is a weighted sum of every input.
 
     y = f(x w + b)      z[n,o] = b[o] + sum_i x[n,i] w[i,o]      y = f(z), the activation
-    x (N, I)   w (I, O)   b (O,)   y (N, O)
+    x (N, I)   w (I, O)   b (O,)   z, y (N, O)
 
 Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
 did it touch, and times what?
@@ -10,13 +10,7 @@ did it touch, and times what?
     b[o]    touched z[n,o] of every sample n, times 1:        db[o]   = sum_n dz[n,o]
     x[n,i]  touched z[n,o] of every output o, times w[i,o]:   dx[n,i] = sum_o dz[n,o] w[i,o]
 
-As matrices:  dw = x' dz     db = column sums of dz     dx = dz w'
-
-All three are products of matrices, and run on the SIMD tile (tile.py).  The tile wants the last axis of its second
-factor contiguous: w and dz are so as they stand; for dx, w is transposed, some rows at a time.  A row of dw has a
-number for each output, and ten classes fill ten lanes of 16; so where outputs are fewer than lanes, dw' = dz' x is
-computed, whose rows run along the inputs, and transposed.  The backward pass from (64, 784) to 10 classes takes one
-thread 7.2 us so, instead of 10.3.
+As matrices:  dw = x.T dz     db = column sums of dz     dx = dz w.T
 """
 
 import math
@@ -25,18 +19,32 @@ from types import MappingProxyType
 import numpy as np
 
 from tinynet.checks import positive_int
-from tinynet.kernels.dense import dense_backward, dense_forward
-from tinynet.layers import activations
-from tinynet.layers.base import Layer
-from tinynet.layers.initialization import initial_weights
-from tinynet.layers.parameter import Parameter
+from tinynet.kernels import dense as kernels
+from tinynet.kernels.compile import either
+from tinynet.layers.activated import Activated
 
 
-class Dense(Layer):
+def dense_forward_plain(x, w, b, floor):
+    return np.maximum(x @ w + b, floor)  # a floor of 0 is a ReLU, -inf is none
+
+
+def dense_backward_plain(x, w, dz):
+    return x.T @ dz, dz.sum(axis=0), dz @ w.T  # dw, db, dx
+
+
+# The kernels do a ReLU's backward pass on the way, and leave out a dx that nobody wants.
+dense_forward = either(dense_forward_plain, kernels.dense_forward)
+dense_backward = either(
+    dense_backward_plain,
+    kernels.dense_backward,
+    lambda x, w, dy, y, is_relu, input_grad: (x, w, np.where(y <= 0, 0, dy) if is_relu else dy),
+)
+
+
+class Dense(Activated):
     """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
-    activation  None, "relu", "leaky_relu", "sigmoid", "tanh" or "gelu"; ReLU costs nothing extra, being done before
-                the sums leave the registers
+    activation  None, or the name of one in activations.py: "relu", "tanh", ...
     bias        False leaves b out
     init        how w starts: None (He's for ReLU-like activations, Glorot's otherwise), or a name or
                 function as `initialization.initial_weights` takes it; b starts at 0
@@ -49,12 +57,9 @@ class Dense(Layer):
     array([[321.]], dtype=float32)
     """
 
-    def __init__(self, units, activation=None, bias=True, init=None):
-        super().__init__()
+    def __init__(self, units: int, activation: str | None = None, bias: bool = True, init=None):
+        super().__init__(activation, bias, init)
         self.units = positive_int(units, "Dense: units")
-        self.activation_name, self.activation = activation, activations.activation(activation, "Dense")
-        self.bias, self.init = bool(bias), init
-        self._kept = None
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -63,63 +68,40 @@ class Dense(Layer):
                 f"{self.label}: expected vectors, input shape (I,), got {self.input_shape}; put a Flatten() before it"
             )
         I, O = self.input_shape[0], self.units
-        w = initial_weights(self.init, self.activation_name, (I, O), I, O, self.dtype, rng, self.label)
-        self.parameters = [Parameter("weight", w)]
-        self._no_bias = np.zeros(O, self.dtype)
-        if self.bias:
-            self.parameters.append(Parameter("bias", np.zeros(O, self.dtype), decay=False))
+        self._start_parameters((I, O), I, O, rng)
         self.flops = 2 * I * O
         self.output_shape = (O,)
         return self.output_shape
 
-    def forward(self, x, training=False):
-        x = self.checked(x)
-        w = self.parameters[0]._value
-        b = self.parameters[1]._value if self.bias else self._no_bias
-        y = np.empty((len(x), self.units), self.dtype)
-        dense_forward(x, w, b, self.dtype.type(0 if self.activation_name == "relu" else -np.inf), y)
-        kept = y if self.activation is not None else None
-        if self.activation is not None and self.activation_name != "relu":
-            if self.activation.keeps == "input":
-                y = self.activation.forward(y)
-            else:
-                self.activation.forward_in_place(y)
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        x, (w, b) = self.checked(x), self._values()
+        z = np.empty((len(x), self.units), self.dtype)
+        dense_forward(x, w, b, self._floor, z)
+        y, kept = (z, None) if self.activation is None else self._activated(z)
         if training:
-            self._kept = x.view(), None if kept is None else kept.view()  # no one else can reshape these
+            self._keep(x, kept)
         return y
 
-    @property
-    def keeps_output(self):
-        return self.activation is not None and self.activation.keeps == "output"
-
-    def backward(self, dy, input_grad=True):
-        (x, kept), w = self.kept("_kept"), self.parameters[0]._value
-        dz = self.checked_gradient(dy, len(x))
-        is_relu = self.activation_name == "relu"
-        if self.activation is not None and not is_relu:
-            dz = self.activation.backward(dz, kept)
-        db = self.parameters[1]._grad if self.bias else np.empty_like(self._no_bias)
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        dy = self.checked_gradient(dy, len(x))
+        dz = dy if self._after is None else self._after.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
-        dense_backward(x, w, dz, kept if is_relu else dz, is_relu, input_grad, self.parameters[0]._grad, db, dx)
+        y, is_relu = (kept, True) if self._is_relu else (dz, False)
+        dense_backward(x, w, dz, y, is_relu, input_grad, dw, db, dx)
         return dx if input_grad else None
 
     def formula(self):
-        sums = "x w + b" if self.bias else "x w"
-        return f"y = {self.activation_name}({sums})" if self.activation else f"y = {sums}"
+        return self._formula_of("x w")
 
     def backward_formula(self):
-        dz = "dz" if self.activation else "dy"
-        first = f"dz = {self.activation_name}'(z) dy, " if self.activation else ""
-        return f"{first}dw = x' {dz}, {f'db = sum {dz}, ' if self.bias else ''}dx = {dz} w'"
+        return self._backward_formula_of("x.T dz", "dz w.T")
 
     # What others ask of it.
 
     vector_order = "mixed"
     torch_names = ("Linear",)
     torch_axes = MappingProxyType({"weight": (1, 0), "bias": (0,)})
-
-    def ending(self, before):
-        return activations.ending(self)
 
     def weight_images(self, shape):
         w = self.parameters[0].value

@@ -8,8 +8,7 @@ Backward.  x[i] touched y[i] alone, times m[i]:  dx[i] = m[i] dy[i]
 
 The mask.  Nothing is stored: the i-th random number of a step is a hash of (key, step, i), and backward
 computes it again.  So threads need no order among them, and two numbers bring back the whole sequence of masks:
-the key, drawn once when the layer is built, and the number of steps so far.  The hash costs 0.33 ns an element on
-one core; a stored mask would save about a tenth of the time, and cost a quarter of x's memory in float32.
+the key, drawn once when the layer is built, and the number of steps so far.
 
 Sources: dropout, Srivastava et al. 2014; counters instead of a generator's state, Salmon et al. 2011; the hash
 of a step, SplitMix64 (Steele et al. 2014); the hash of an element, Wellons' lowbias32.
@@ -27,7 +26,7 @@ from tinynet.layers.base import Layer
 
 THREADS_FROM = 16384  # elements from which two threads beat one
 CHUNK = 4096  # elements that share a chunk's pair of keys
-LOW = 0xFFFFFFFF  # 32 bits, held in wider integers; the mask after a product lets LLVM compute with 32
+LOW = 0xFFFFFFFF  # the lowest 32 bits, of integers that have more
 
 
 def step_keys(key, step):
@@ -101,7 +100,7 @@ class Dropout(Layer):
         }
     )
 
-    def __init__(self, rate):
+    def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
         self._key = self._steps = 0
@@ -113,7 +112,7 @@ class Dropout(Layer):
         return output_shape
 
     @property
-    def state(self):
+    def state(self) -> tuple[int, int]:
         """The pair (key, number of training steps so far)."""
         return self._key, self._steps
 
@@ -124,7 +123,7 @@ class Dropout(Layer):
         key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
         self._key, self._steps = key, steps
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             return x.copy()
@@ -132,7 +131,7 @@ class Dropout(Layer):
         self._steps += 1
         return self._masked(x)
 
-    def backward(self, dy, input_grad=True):
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
         dy = self.checked_gradient(dy, self.kept("_kept")[0])
         return self._masked(dy) if input_grad else None
 
@@ -165,6 +164,7 @@ class Dropout(Layer):
 
     @property
     def torch_names(self):
+        """The class of torch.nn that computes the same."""
         return ("Dropout",) if self.rate else ()  # a rate of 0 is as no layer
 
     def torch_module(self, nn):

@@ -1,19 +1,15 @@
 """Embedding: a vector for each word, looked up by the word's number.
 
     y[n,t,d] = w[x[n,t], d]           0 where x[n,t] is the padding, the number that fills up short texts
-    x (N, T) whole numbers from 0 to V - 1   w (V, D)   y (N, T, D)
+    x (N, T) whole numbers from 0 to V - 1   w (V, D)   y (N, T, D)      T may be any axes, or none
 
-It is a Dense layer without bias on one-hot rows, o[n,t,v] = [v = x[n,t]], of whose V products all but one are with 0.
+It is a Dense layer without bias on one-hot rows, o[n,t,v] = [v = x[n,t]], 1 where that is true and 0
+elsewhere: of its V products all but one are with 0.
 
 Backward.  w[v,d] touched y[n,t,d] wherever v is the word, times 1:
 
-    dw[v,d] = sum of dy[n,t,d] over the places (n, t) with x[n,t] = v           0 for words that don't occur
+    dw[v,d] = sum of dy[n,t,d] over the positions (n, t) with x[n,t] = v        0 for words that don't occur
     x has no gradient: there is no moving from word 3 to word 3.00001.
-
-Two places may hold the same word, so threads can't share out the places: a thread owns columns of dw, and goes through
-all places in order.  So the sums have the same bits for any number of threads, and a word that is everywhere, as
-"the" is, slows none of them more than the others.  The sums of such words are in float64: of 2 million equal numbers
-added one by one in float32, 1.8 % are lost.
 
 Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 """
@@ -23,9 +19,30 @@ from types import MappingProxyType
 import numpy as np
 
 from tinynet.checks import as_array, numbers, positive_int, without_objects
-from tinynet.kernels.embedding import embedding_backward, embedding_forward
+from tinynet.kernels import embedding as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
 from tinynet.layers.parameter import Parameter
+
+
+def embedding_forward_plain(x, w, padding):
+    y = np.zeros((*x.shape, w.shape[1]), w.dtype)
+    for position, v in np.ndenumerate(x):
+        if v != padding:
+            y[position] = w[v]
+    return y
+
+
+def embedding_backward_plain(dy, x, padding, V):
+    dw = np.zeros((V, dy.shape[-1]), dy.dtype)
+    for position, v in np.ndenumerate(x):
+        if v != padding:
+            dw[v] += dy[position]
+    return dw
+
+
+embedding_forward = either(embedding_forward_plain, kernels.embedding_forward)
+embedding_backward = either(embedding_backward_plain, kernels.embedding_backward)
 
 
 class Embedding(Layer):
@@ -49,7 +66,7 @@ class Embedding(Layer):
     keeps_output = False
     takes_integers = True
 
-    def __init__(self, vocabulary, dim, padding=None):
+    def __init__(self, vocabulary: int, dim: int, padding: int | None = None):
         super().__init__()
         self.vocabulary = positive_int(vocabulary, "Embedding: vocabulary")
         self.dim = positive_int(dim, "Embedding: dim")
@@ -58,7 +75,7 @@ class Embedding(Layer):
             raise ValueError(
                 f"Embedding: padding must be below the vocabulary's size, {self.vocabulary}, got {self.padding}"
             )
-        self._padding = -1 if padding is None else self.padding  # for the kernels
+        self._padding = -1 if padding is None else self.padding  # -1 is no word's number
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -91,20 +108,19 @@ class Embedding(Layer):
             )
         return x.astype(np.int64, order="C")
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((*x.shape, self.dim), self.dtype)
-        embedding_forward(x.reshape(-1), self.parameters[0]._value, self._padding, y.reshape(-1, self.dim))
+        embedding_forward(x, self.parameters[0]._value, self._padding, y)
         if training:
             self._x = x
         return y
 
-    def backward(self, dy, input_grad=False):
+    def backward(self, dy: np.ndarray, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
         dy = self.checked_gradient(dy, len(x))
-        dw[...] = 0
-        embedding_backward(dy.reshape(-1, self.dim), x.reshape(-1), self._padding, dw)
+        embedding_backward(dy, x, self._padding, self.vocabulary, dw)
 
     def formula(self):
         return "y = w[x]" if self.padding is None else f"y = w[x], 0 where x = {self.padding}"
@@ -120,6 +136,7 @@ class Embedding(Layer):
 
     @property
     def zero_row(self):
+        """The number of the padding, if there is one."""
         return self.padding
 
     def torch_module(self, nn):

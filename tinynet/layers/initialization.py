@@ -17,8 +17,6 @@ import numpy as np
 from tinynet.checks import real_array
 from tinynet.layers import other_names
 
-RECTIFIERS = ("relu", "leaky_relu", "gelu")
-
 
 def he(shape, fan_in, fan_out, rng):
     return rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
@@ -36,15 +34,12 @@ def zeros(shape, fan_in, fan_out, rng):
 INITIALIZERS = {"he": he, "glorot": glorot, "zeros": zeros}
 
 
-def initial_weights(init, activation, shape, fan_in, fan_out, dtype, rng, where):
+def initial_weights(init, shape, fan_in, fan_out, dtype, rng, where):
     """Weights of this shape and dtype, drawn in float64 from `rng`, so that both dtypes start alike.
 
-    init   None (by the activation: He's or Glorot's), a name in INITIALIZERS, or a function
-           (shape, fan_in, fan_out, rng) -> array of that shape
+    init   a name in INITIALIZERS, or a function (shape, fan_in, fan_out, rng) -> array of that shape
     where  the layer's name, for errors: TypeError, and ValueError for an unknown name or a wrong shape
     """
-    if init is None:
-        init = "he" if activation in RECTIFIERS else "glorot"
     if isinstance(init, str):
         if init not in INITIALIZERS:
             hint = other_names.advice(init, INITIALIZERS, other_names.INITIALIZERS)

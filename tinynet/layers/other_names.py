@@ -34,8 +34,9 @@ ACTIVATIONS = _table(
         "the model in a layer Softmax().",
     ),
     ("linear identity none", "For none, leave activation out."),
+    ("silu", "swish"),
     (
-        "elu selu celu silu swish mish softplus softsign hardswish hardsigmoid hardtanh relu6 prelu rrelu logsigmoid "
+        "elu selu celu mish softplus softsign hardswish hardsigmoid hardtanh relu6 prelu rrelu logsigmoid "
         "exponential exp glu crelu",
         "That one needs a layer of its own, which you can write: examples/18_your_own_layer.py shows how.",
     ),
@@ -48,14 +49,7 @@ INITIALIZERS = _table(
         "Or give a function: lambda shape, fan_in, fan_out, rng: rng.normal(0, 0.02, shape).",
     ),
 )
-LOSSES = _table(
-    ("mse l2 mseloss l2loss squarederror", "mean_squared_error"),
-    ("mae l1 maeloss l1loss absoluteerror", "mean_absolute_error"),
-    ("smoothl1 smoothl1loss huberloss", "huber"),
-    ("kl kldiv kld kldivloss", "kl_divergence"),
-    ("nllloss negativeloglikelihood", "nll"),
-    ("softmax", "softmax_cross_entropy"),
-    ("sigmoid bcewithlogits bcewithlogitsloss", "sigmoid_cross_entropy"),
+LOSSES = _table(  # those that mean one of two; the others are declared by the losses themselves
     (
         "bce bceloss binarycrossentropy",
         "Did you mean 'sigmoid_cross_entropy', for logits, or 'binary_cross_entropy', for probabilities?",

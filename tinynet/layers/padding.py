@@ -1,4 +1,11 @@
-"""Where a window fits into an image, and the zeros around it: what both ways of convolving share."""
+"""Padding: the zeros around an image, and how many positions a window then has in it.
+
+P = (H + zeros above and below - I) // s + 1        a window of I rows moves down s rows at a time; Q likewise
+
+"valid"       no zeros
+"same"        as many as make P = ceil(H / s): max((P - 1) s + I - H, 0), the odd one below and to the right
+two numbers   so many above and below, so many left and right
+"""
 
 import numpy as np
 
@@ -30,12 +37,10 @@ def checked_padding(padding, what):
     return pair(padding, what, least=0)
 
 
-def places(label, image, window, stride, padding):
-    """How many places a window has in an image, (P, Q), and how many zeros come above and to the left of it, (t, l).
+def output_size(label, image, window, stride, padding):
+    """(P, Q) for an image (H, W, C) and a window (I, J), and the zeros above and to the left of it, (top, left).
 
-    padding is "valid" (none), "same" (as many as make ceil(size / stride) places, the odd one below and to the right),
-    or how many there are on every side, as a pair (above and below, left and right).  ValueError, naming the layer,
-    where the window does not fit.
+    padding is as checked_padding returns it.  ValueError, naming the layer, where the window does not fit.
     """
     padding = (padding, padding) if isinstance(padding, str) else padding
     axes = zip(("high", "wide"), image[:2], window, stride, padding, strict=True)

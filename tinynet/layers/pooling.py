@@ -1,37 +1,73 @@
 """Pooling: one number for each window of an image and each channel, its maximum or its mean.
 
-    MaxPool2D   y[n,i,j,c] = max  over (a, b) of x[n, i sh + a, j sw + b, c]
-    AvgPool2D   y[n,i,j,c] = mean over (a, b) of the same
-    x (N, H, W, C)   y (N, OH, OW, C)   window (kh, kw), 0 <= a < kh, 0 <= b < kw   stride (sh, sw)
-    OH = (H - kh) // sh + 1, OW likewise: a rest of the image too small for a window is left out
+    MaxPool2D   y[n,p,q,c] = max  over (i, j) of x[n, p s + i, q r + j, c]
+    AvgPool2D   y[n,p,q,c] = mean over (i, j) of the same
+    x (N, H, W, C)   y (N, P, Q, C)   window (I, J), 0 <= i < I, 0 <= j < J   stride (s, r)
+    P = (H - I) // s + 1, Q likewise: a rest of the image too small for a window is left out
     GlobalMaxPool2D, GlobalAvgPool2D: the window is the whole image, y (N, C)
 
-Backward.  x[n,h,w,c] touched y[n,i,j,c] of every window (i, j) that it lies in:
+Backward.  x[n,h,g,c] touched y[n,p,q,c] of every window (p, q) that it lies in:
 
-    max    times 1 where it won, else 0:    dx[n,h,w,c] = sum of dy[n,i,j,c] over the windows that it won
-    mean   times 1 / (kh kw):               dx[n,h,w,c] = sum of dy[n,i,j,c] over its windows / (kh kw)
+    max    times 1 where it is the maximum, else 0:  dx[n,h,g,c] = sum of dy[n,p,q,c] over those where it is
+    mean   times 1 / (I J):                          dx[n,h,g,c] = sum of dy[n,p,q,c] / (I J) over all of these
 
-The forward pass of max keeps who won, as the number a kw + b in the window: one byte an output, where an index
-into the image takes eight.  Of equal numbers the first wins.  A NaN wins over any number, the last one over all.
-
-Sums of more than LONG numbers are in float64: the mean of a constant image of 1024 x 1024 would be wrong by 1 % in
-float32, where at last each pixel is rounded to the sum's last digit.
-
-The innermost loops run over the channels, which lie side by side.  A thread owns the rows or images that it writes.
-The maximum of 2 x 2 is in pooling_2x2.py.
+So the loops scatter each dy over its window.  For that, the forward pass of max keeps the argmax of each window, where
+its maximum was: i J + j.  Of equal numbers that is the first.  A NaN is greater than any number, and the last of
+several is kept.
 """
 
 import numpy as np
 
 from tinynet.checks import pair
-from tinynet.kernels.pooling import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
-from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
+from tinynet.kernels import pooling as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
-from tinynet.layers.padding import channels_first_hint
+from tinynet.layers.padding import channels_first_hint, output_size
+
+
+def max_pool_forward_plain(x, size, stride):
+    (N, H, W, C), (I, J), (s, r) = x.shape, size, stride
+    shape = N, (H - I) // s + 1, (W - J) // r + 1, C
+    y, argmax = np.full(shape, -np.inf, x.dtype), np.zeros(shape, int)
+    for n, p, q, c in np.ndindex(shape):
+        for i, j in np.ndindex(I, J):
+            value = x[n, p * s + i, q * r + j, c]
+            if value > y[n, p, q, c] or value != value:  # only a NaN differs from itself
+                y[n, p, q, c], argmax[n, p, q, c] = value, i * J + j
+    return y, argmax
+
+
+def max_pool_backward_plain(dy, argmax, size, stride, shape):  # the shape of x, and of dx
+    (_, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
+    for n, p, q, c in np.ndindex(dy.shape):
+        i, j = divmod(int(argmax[n, p, q, c]), J)
+        dx[n, p * s + i, q * r + j, c] += dy[n, p, q, c]
+    return dx
+
+
+def avg_pool_forward_plain(x, size, stride):
+    (N, H, W, C), (I, J), (s, r) = x.shape, size, stride
+    y = np.empty((N, (H - I) // s + 1, (W - J) // r + 1, C), x.dtype)
+    for n, p, q in np.ndindex(y.shape[:3]):
+        y[n, p, q] = x[n, p * s : p * s + I, q * r : q * r + J].mean(axis=(0, 1))
+    return y
+
+
+def avg_pool_backward_plain(dy, size, stride, shape):
+    (I, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
+    for n, p, q in np.ndindex(dy.shape[:3]):
+        dx[n, p * s : p * s + I, q * r : q * r + J] += dy[n, p, q] / (I * J)
+    return dx
+
+
+max_pool_forward = either(max_pool_forward_plain, kernels.max_pool_forward)
+max_pool_backward = either(max_pool_backward_plain, kernels.max_pool_backward)
+avg_pool_forward = either(avg_pool_forward_plain, kernels.avg_pool_forward)
+avg_pool_backward = either(avg_pool_backward_plain, kernels.avg_pool_backward)
 
 
 class _Pool2D(Layer):
-    """What the four layers share.  `size` None: the window is the whole image, and y has no axes for OH and OW."""
+    """What the four layers share.  `size` None: the window is the whole image, and y has no axes for P and Q."""
 
     size = stride = None
     keeps_output = False
@@ -41,14 +77,15 @@ class _Pool2D(Layer):
         if len(input_shape) != 3:
             raise ValueError(f"{self.label}: expected images (N, H, W, C), got samples of shape {input_shape}")
         H, W, C = input_shape
-        self._size = kh, kw = self.size or (H, W)
-        self._stride = sh, sw = self.stride or self._size
-        if kh > H or kw > W:
+        self._size = I, J = self.size or (H, W)
+        self._stride = self.stride or self._size
+        if I > H or J > W:
             hint = channels_first_hint(input_shape)
             raise ValueError(f"{self.label}: the window {self._size} is larger than the image ({H}, {W}){hint}")
-        self._pooled = OH, OW, C = (H - kh) // sh + 1, (W - kw) // sw + 1, C
+        (P, Q), _ = output_size(self.label, input_shape, self._size, self._stride, "valid")
+        self._pooled = P, Q, C
         self.output_shape = self._pooled if self.size else (C,)
-        self.flops = OH * OW * C * kh * kw
+        self.flops = P * Q * C * I * J
         return self.output_shape
 
     # What others ask of it.
@@ -62,48 +99,43 @@ class _Pool2D(Layer):
 
     @property
     def window(self):
+        """Its size and its stride."""
         return self._size, self._stride
 
 
 class _Max(_Pool2D):
     torch_names = "MaxPool2d", "AdaptiveMaxPool2d"
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
-        kh, kw = self._size
         y = np.empty((len(x), *self._pooled), x.dtype)
-        winner = np.empty(y.shape, np.uint8 if kh * kw <= 256 else np.int32)
-        if (kh, kw) == (2, 2):
-            max_pool_2x2_forward(x, self._stride, y, winner)
-        else:
-            max_pool_forward(x, self._size, self._stride, y, winner)
+        I, J = self._size
+        argmax = np.empty(y.shape, np.uint8 if I * J <= 256 else np.int32)
+        max_pool_forward(x, self._size, self._stride, y, argmax)
         if training:
-            self._winner = winner
+            self._argmax = argmax
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy, input_grad=True):
-        winner = self.kept("_winner")
-        dy = self.checked_gradient(dy, len(winner))
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+        argmax = self.kept("_argmax")
+        dy = self.checked_gradient(dy, len(argmax))
         if not input_grad:
             return None
         dx = np.empty((len(dy), *self.input_shape), dy.dtype)
-        if self._size == self._stride == (2, 2):
-            max_pool_2x2_backward(dy.reshape(winner.shape), winner, dx)
-        else:
-            max_pool_backward(dy.reshape(winner.shape), winner, self._size, self._stride, dx)
+        max_pool_backward(dy.reshape(argmax.shape), argmax, self._size, self._stride, dx.shape, dx)
         return dx
 
     def formula(self):
         return "y = max of x over a window"
 
     def backward_formula(self):
-        return "dx = sum of dy over the windows that x won"
+        return "dx = sum of dy over the windows whose maximum x is"
 
 
 class _Avg(_Pool2D):
     torch_names = "AvgPool2d", "AdaptiveAvgPool2d"
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
         avg_pool_forward(x, self._size, self._stride, y)
@@ -111,13 +143,13 @@ class _Avg(_Pool2D):
             self._batch = len(x)
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy, input_grad=True):
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
         batch = self.kept("_batch")
         dy = self.checked_gradient(dy, batch)
         if not input_grad:
             return None
         dx = np.empty((batch, *self.input_shape), dy.dtype)
-        avg_pool_backward(dy.reshape(batch, *self._pooled), self._size, self._stride, dx)
+        avg_pool_backward(dy.reshape(batch, *self._pooled), self._size, self._stride, dx.shape, dx)
         return dx
 
     def formula(self):
@@ -131,14 +163,15 @@ class _Avg(_Pool2D):
 class MaxPool2D(_Max):
     """The maximum of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
 
-    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Of equal numbers the first wins.
+    size, stride: a whole number, or a pair (height, width); stride defaults to size.
+    Of equal numbers the first gets the gradient.
 
     >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
     >>> tn.Sequential([tn.MaxPool2D(2)], (2, 4, 1)).forward(image).ravel()
     array([5., 7.], dtype=float32)
     """
 
-    def __init__(self, size, stride=None):
+    def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None):
         super().__init__()
         self.size = pair(size, "MaxPool2D: size")
         self.stride = self.size if stride is None else pair(stride, "MaxPool2D: stride")
@@ -154,7 +187,7 @@ class AvgPool2D(_Avg):
     array([2.5, 4.5], dtype=float32)
     """
 
-    def __init__(self, size, stride=None):
+    def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None):
         super().__init__()
         self.size = pair(size, "AvgPool2D: size")
         self.stride = self.size if stride is None else pair(stride, "AvgPool2D: stride")

@@ -10,7 +10,8 @@ and every y[n,k] through s, times -exp(x[n,k]) exp(x[n,c]) / s^2 = -y[n,k] y[n,c
     dx[n,c] = y[n,c] dy[n,c] - sum_k y[n,k] y[n,c] dy[n,k]
             = y[n,c] (dy[n,c] - sum_k y[n,k] dy[n,k])
 
-The (C, C) Jacobian of a row would have C^2 numbers; what it does to dy needs one sum.
+The first line is dx = dy J, with the Jacobian of a row, J[k,c] = d y[k] / d x[c] = y[k] ([k = c] - y[c]), where [k = c]
+is 1 if that is true, else 0.  It has C^2 numbers; in the second line one sum does the same.
 
 To train a classifier, end the model in the logits instead: softmax_cross_entropy does both at once, and exactly.
 """
@@ -18,56 +19,28 @@ To train a classifier, end the model in the logits instead: softmax_cross_entrop
 import math
 
 import numpy as np
-from numba import prange
 
-from tinynet.kernels import floats
-from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels import softmax as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
 
-THREADS_FROM = 4096  # elements from which two threads beat one
+
+def softmax_forward_plain(x):
+    exp = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
 
 
-# The sum has a loop that writes nothing: a row has the same bits in any batch, on one thread or on several.  In a loop
-# that also writes, LLVM first asks whether x and y overlap, takes numbers one by one if it can't tell, and adds in that
-# order; on one row, that depended on whether y lay right behind x.
+def softmax_backward_plain(dy, y):
+    return y * (dy - (y * dy).sum(axis=-1, keepdims=True))
 
 
-@kernel(fast=True)
-def softmax_row(x, y):
-    highest = floats.lowest_key(x[0])
-    for c in range(x.size):
-        highest = max(highest, floats.order_key(x[c]))
-    m = floats.from_order_key(highest)
-    s = 0.0  # in float64: a float32 sum of 100,000 probabilities would lose three digits
-    for c in range(x.size):
-        y[c] = floats.exp(x[c] - m)  # a NaN comes through here, though the maximum may have missed it
-    for c in range(x.size):
-        s += y[c]
-    scale = x.dtype.type(1.0 / s)
-    for c in range(x.size):
-        y[c] *= scale
+def softmax_jacobian(y):
+    """J (C, C) of one row y (C,): dx = dy @ J."""
+    return np.diag(y) - np.outer(y, y)
 
 
-@kernel(fast=True)
-def softmax_row_backward(dy, y, dx):
-    dot = 0.0
-    for c in range(y.size):
-        dot += y[c] * dy[c]
-    dot = y.dtype.type(dot)
-    for c in range(y.size):
-        dx[c] = y[c] * (dy[c] - dot)
-
-
-@sized_kernel(THREADS_FROM)
-def softmax_forward(x, y):
-    for n in prange(x.shape[0]):
-        softmax_row(x[n], y[n])
-
-
-@sized_kernel(THREADS_FROM)
-def softmax_backward(dy, y, dx):
-    for n in prange(y.shape[0]):
-        softmax_row_backward(dy[n], y[n], dx[n])
+softmax_forward = either(softmax_forward_plain, kernels.softmax_forward)
+softmax_backward = either(softmax_backward_plain, kernels.softmax_backward)
 
 
 class Softmax(Layer):
@@ -80,7 +53,7 @@ class Softmax(Layer):
     array([[0.25, 0.75]], dtype=float32)
     """
 
-    def __init__(self, axis=-1):
+    def __init__(self, axis: int = -1):
         super().__init__()
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) or axis != -1:
             raise ValueError(
@@ -95,7 +68,7 @@ class Softmax(Layer):
         self.flops = 4 * math.prod(input_shape)  # subtract, exponentiate, add, scale
         return input_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty_like(x)
         rows = (-1, x.shape[-1])
@@ -104,7 +77,7 @@ class Softmax(Layer):
             self._y = y.view()
         return y
 
-    def backward(self, dy, input_grad=True):
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
         y = self.kept("_y")
         dy = self.checked_gradient(dy, len(y))
         if not input_grad:

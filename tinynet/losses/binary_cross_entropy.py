@@ -22,109 +22,54 @@ Two passes over the probabilities, of which the first only checks them, together
 """
 
 import numpy as np
-from numba import prange
 
-from tinynet.kernels import floats, memory
-from tinynet.kernels.compile import chunk_count, helper, kernel
+from tinynet.kernels import floats
+from tinynet.kernels.compile import helper
+from tinynet.kernels.surprisal import surprisal
+from tinynet.kernels.vectors import select
 from tinynet.losses import checks
-from tinynet.losses.sigmoid_cross_entropy import BLOCKS, block_sum, block_weights
+from tinynet.losses.checks import BAD_TARGET
+from tinynet.losses.declaration import declares
+from tinynet.losses.elementwise import BLOCK, PROBABILITIES, elementwise
 
-THREADS_FROM = 8192  # numbers; below, waking the threads costs more than they save
+
+def binary_cross_entropy_plain(p, t, positive, negative, epsilon):
+    """The losses, and the slope of each; positive is w w_pos, and negative is w."""
+    q = (1 - epsilon) * t + epsilon / 2
+    a, b = positive * q, negative * (1 - q)
+    losses = -np.where(a > 0, a * np.log(p), 0) - np.where(b > 0, b * np.log1p(-p), 0)
+    return losses, np.where(b > 0, b / (1 - p), 0) - np.where(a > 0, a / p, 0)
 
 
 @helper
-def surprisal(p):
-    """-log p for 0 <= p <= 1, correct to a few ulp: inf for 0, and NaN for NaN.  Other losses' kernels call it too.
-
-    The reciprocal of a tiny p could overflow: below 1e-37 it is the logarithm of 2^53 p that is taken.
-    """
-    F = type(p)
-    tiny = p < F(1e-37)
-    x = p * F(2.0**53) if tiny else p
-    h = floats.log1p((F(1) - x) / x) + (F(53 * 0.6931471805599453) if tiny else F(0))
-    return F(np.inf) if p == F(0) else h
+def element(p, t, positive, negative, epsilon):
+    q = (1 - epsilon) * t + epsilon * 0.5
+    rest = 1 - p
+    a, b = positive * q, negative * (1 - q)
+    no = select(rest == 0, np.inf, floats.log1p(p / rest))
+    loss = select(a == 0, 0, a * surprisal(p)) + select(b == 0, 0, b * no)
+    return loss, select(b == 0, 0, b / rest) - select(a == 0, 0, a / p)
 
 
-@kernel()
-def terms(p, t, positive, negative, ignored, epsilon, scale, losses, g):
-    """The losses of one block, and scale times their gradient.  g is not p, or the loop wouldn't vectorise."""
-    one, zero, infinity = p.dtype.type(1), p.dtype.type(0), p.dtype.type(np.inf)
-    keep, half, scale = p.dtype.type(1.0 - epsilon), p.dtype.type(0.5 * epsilon), p.dtype.type(scale)
-    for i in range(p.size):
-        q = keep * t[i] + half
-        a, b = positive[i] * q, negative[i] * (one - q)
-        rest = one - p[i]
-        no = infinity if rest == zero else floats.log1p(p[i] / rest)
-        left = zero if a == zero else a * surprisal(p[i])
-        right = zero if b == zero else b * no
-        up = zero if a == zero else a * scale / p[i]
-        down = zero if b == zero else b * scale / rest
-        counts = t[i] != ignored
-        losses[i] = left + right if counts else zero
-        g[i] = down - up if counts else zero
+def interval_error(p, t, ignore_index, reason, name):
+    """The ValueError for targets or probabilities of which one is not in [0, 1]."""
+    if reason == BAD_TARGET:
+        return checks.unit_interval_error(p, t, ignore_index, reason, name)
+    bad = ((p < 0) | (p > 1)) & (t != ignore_index if ignore_index is not None else True)
+    where = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(bad)), p.shape))
+    return ValueError(
+        f"{name}: probabilities must be in [0, 1], got {p[where]} at position {where}."
+        " Are they logits? Those are sigmoid_cross_entropy's."
+    )
 
 
-@kernel(fast=True)
-def count_bad(p, t, ignored):
-    """How many of t are ignored; and, of the others, how many are outside of [0, 1], and have their p there.
-
-    A NaN among the probabilities is let through: it becomes the loss.
-    """
-    zero, one = t.dtype.type(0), t.dtype.type(1)
-    left_out = strange = outside = 0
-    for i in range(t.size):
-        counts = t[i] != ignored
-        left_out += not counts
-        strange += counts and not (t[i] >= zero and t[i] <= one)
-        outside += counts and (p[i] < zero or p[i] > one)
-    return left_out, strange, outside
+loss = elementwise(
+    "binary_cross_entropy", "probabilities", binary_cross_entropy_plain, element, 8192, 4 * BLOCK,
+    targets=PROBABILITIES, error=interval_error, weighted=True, ignores=True,
+)  # fmt: skip
 
 
-def loss_and_gradient(p, t, positive, negative, ignored, epsilon, mean, divisor, chunks, losses, g):
-    """The loss's value, of p, t and g (N,); and whether a target is, or a probability.  Then nothing is written.
-
-    `positive` and `negative` hold the weights of one block; all blocks have the same, so their size is a multiple of
-    the classes'.  Chunks of blocks are what threads take.  `ignored` is NaN where no target is.
-    """
-    N, size = p.size, positive.size
-    blocks = (N + size - 1) // size
-    partial, counts = np.zeros(chunks), np.zeros((chunks, 3), np.int64)
-    for k in prange(chunks):
-        first, last = k * blocks // chunks * size, min((k + 1) * blocks // chunks * size, N)
-        part = count_bad(memory.piece(p, first, last - first), memory.piece(t, first, last - first), ignored)
-        counts[k, 0], counts[k, 1], counts[k, 2] = part
-    count, strange, outside = N, 0, 0
-    for k in range(chunks):
-        count -= counts[k, 0]
-        strange += counts[k, 1]
-        outside += counts[k, 2]
-    if strange > 0 or outside > 0:
-        return 0.0, strange > 0, outside > 0
-    scale = 1.0
-    if mean:
-        scale = 1.0 / divisor if divisor > 0.0 else 1.0 / max(count, 1)
-    for k in prange(chunks):
-        l, dp = np.empty((2, size), p.dtype)
-        for block in range(k * blocks // chunks, (k + 1) * blocks // chunks):
-            first = block * size
-            n = min(size, N - first)
-            block_losses = memory.piece(losses, first, n) if losses.size else memory.piece(l, 0, n)
-            pb, tb = memory.piece(p, first, n), memory.piece(t, first, n)
-            terms(pb, tb, positive, negative, ignored, epsilon, scale, block_losses, memory.piece(dp, 0, n))
-            partial[k] += block_sum(block_losses)
-            if g.size:
-                given = memory.piece(g, first, n)
-                for i in range(n):
-                    given[i] = dp[i]
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return value * scale, False, False
-
-
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
-
-
+@declares("probabilities", "L = mean of -t log p - (1-t) log(1-p)", "dp = ((1-t) / (1-p) - t / p) / n")
 def binary_cross_entropy(
     probabilities,
     targets,
@@ -160,31 +105,5 @@ def binary_cross_entropy(
     >>> round(loss, 4), gradient
     (1.3863, array([-4.]))
     """
-    name = "binary_cross_entropy"
-    p = checks.prediction(probabilities, name, "probabilities")
-    dtype = p.dtype
-    t = checks.like_prediction(targets, p.shape, dtype, name)
-    divisor = checks.divisor(reduction, denominator, name)
-    epsilon = checks.fraction(label_smoothing, name)
-    ignored = np.nan if ignore_index is None else float(checks.whole_number(ignore_index, name))
-    positive, negative = block_weights(weight, pos_weight, p.shape, dtype, name)
-    gradient = checks.gradient(grad, out, probabilities, p, (t,), name)
-    losses = np.empty(p.shape, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-
-    threads = p.size >= THREADS_FROM
-    chunks = chunk_count(-(-p.size // positive.size), BLOCKS) if threads else 1
-    kernel = all_threads if threads else one_thread
-    value, strange, outside = kernel(
-        p.reshape(-1), t.reshape(-1), positive, negative, dtype.type(ignored), epsilon, reduction == "mean", divisor,
-        chunks, losses.reshape(-1), gradient.reshape(-1),
-    )  # fmt: skip
-    if strange:
-        raise checks.not_in_unit_interval(t, ignore_index, name)
-    if outside:
-        bad = ((p < 0) | (p > 1)) & (t != ignored)
-        where = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(bad)), p.shape))
-        raise ValueError(
-            f"{name}: probabilities must be in [0, 1], got {p[where]} at position {where}."
-            " Are they logits? Those are sigmoid_cross_entropy's."
-        )
-    return losses if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    epsilon = checks.fraction(label_smoothing, "binary_cross_entropy")
+    return loss(probabilities, targets, reduction, denominator, grad, out, epsilon, ignore_index, weight, pos_weight)

@@ -19,29 +19,38 @@ from tinynet.losses.sigmoid_focal import sigmoid_focal
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.losses.softmax_focal import softmax_focal
 
-EXPECTED = {  # what a loss takes its predictions for; those that aren't here take any scores
-    softmax_cross_entropy: "logits",
-    sigmoid_cross_entropy: "logits",
-    softmax_focal: "logits",
-    sigmoid_focal: "logits",
-    kl_divergence: "logits",
-    categorical_cross_entropy: "probabilities",
-    binary_cross_entropy: "probabilities",
-    nll: "log-probabilities",
+LOSSES = {
+    loss.__name__: loss
+    for loss in (
+        softmax_cross_entropy,
+        sigmoid_cross_entropy,
+        softmax_focal,
+        sigmoid_focal,
+        kl_divergence,
+        categorical_cross_entropy,
+        binary_cross_entropy,
+        nll,
+        hinge,
+        multiclass_hinge,
+        mean_squared_error,
+        mean_absolute_error,
+        huber,
+    )
 }
-ANY = (hinge, multiclass_hinge, mean_squared_error, mean_absolute_error, huber)
-LOSSES = {f.__name__: f for f in (*EXPECTED, *ANY)}
+# What a loss takes its predictions for; those that aren't here take any scores.
+EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.declaration.expects != "scores"}
+OTHER_NAMES = {**other_names.LOSSES, **{n: name for name, loss in LOSSES.items() for n in loss.declaration.names}}
 
 
 def loss_function(loss, name):
     """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages."""
     if isinstance(loss, str):
         if loss not in LOSSES:
-            hint = other_names.advice(loss, LOSSES, other_names.LOSSES)
+            hint = other_names.advice(loss, LOSSES, OTHER_NAMES)
             raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(LOSSES)}.{hint}")
         return LOSSES[loss]
     if str(getattr(loss, "__module__", None)).startswith("torch."):
-        hint = other_names.advice(getattr(loss, "__name__", type(loss).__name__), LOSSES, other_names.LOSSES)
+        hint = other_names.advice(getattr(loss, "__name__", type(loss).__name__), LOSSES, OTHER_NAMES)
         raise TypeError(f"{name}: loss must give its gradient as well, and PyTorch's do not; take one from here.{hint}")
     if not callable(loss):
         raise TypeError(

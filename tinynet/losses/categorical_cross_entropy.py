@@ -22,17 +22,27 @@ comes first, which only checks, since `out` must not change if a row is bad.)
 """
 
 import numpy as np
-from numba import prange
 
-from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel
-from tinynet.kernels.softmax_rows import weighted
+from tinynet.kernels.compile import helper, kernel
+from tinynet.kernels.surprisal import surprisal
 from tinynet.losses import checks
-from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.checks import BAD_PREDICTION
+from tinynet.losses.declaration import declares
+from tinynet.losses.probability_rows import probability_rows
+from tinynet.losses.rowwise import EITHER, rowwise
 
-CHUNK = 8192  # probabilities: the least that a thread takes at a time
-THREADS_FROM = 32768  # probabilities; below, waking the threads costs more than they save
+
+def categorical_cross_entropy_plain(p, q, w, epsilon):
+    """The rows' losses, and their gradients; q[n,c] = [c = t[n]] for labels."""
+    losses, dp = np.empty(len(p)), np.empty(p.shape)
+    for n in range(len(p)):
+        possible = p[n] != 0
+        a = w * ((1 - epsilon) * q[n] + epsilon * possible / possible.sum())
+        losses[n] = -np.where(a == 0, 0, a * np.log(p[n])).sum()
+        dp[n] = np.where(a == 0, 0, -a / p[n])
+    lost = np.isnan(p).any(axis=1)
+    losses[lost], dp[lost] = np.nan, np.nan
+    return losses, dp
 
 
 @kernel(fast=True)
@@ -49,7 +59,6 @@ def check_row(p):
 
 @kernel(fast=True)
 def row_loss(p, q, w, keep, soft):
-    """-sum_c a log p, in float64."""
     zero, total = p.dtype.type(0), 0.0
     for c in range(p.size):
         a = w[c] * (keep * q[c] + (soft if p[c] > zero else zero))
@@ -60,90 +69,18 @@ def row_loss(p, q, w, keep, soft):
 
 @kernel()
 def row_gradient(p, q, w, keep, soft, scale, g):
-    """g = -scale a / p.  g may be p."""
     zero = p.dtype.type(0)
     for c in range(p.size):
         a = w[c] * (keep * q[c] + (soft if p[c] > zero else zero))
         g[c] = zero if a == zero else -(scale * a) / p[c]
 
 
-@kernel()
-def categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
-    """Rows `first` to `last` of p (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
-
-    Fills losses (N,), and g (N, C) with scale times the gradient; either may be empty.  Before the sum comes the
-    fault that was met first: 2 i for bad targets in row i, 2 i + 1 for bad probabilities, -1 for none.
-    """
-    C, labels, real = p.shape[1], q.size == 0, p.dtype.type
-    hot = np.zeros(C if labels else 0, p.dtype)
-    total = 0.0
-    for i in range(first, last):
-        pi, dp = memory.piece(p, i * C, C), memory.piece(g, i * C, C if g.size else 0)
-        loss, label = 0.0, t[i] if labels else 0
-        if labels and label == ignore_index:
-            for c in range(dp.size):
-                dp[c] = 0
-        else:
-            if not labels and strange_rows(q, i, i + 1) >= 0:
-                return 2 * i, 0.0
-            outside, positive, one = check_row(pi)
-            if outside > 0 or abs(one - 1.0) > 1e-3:
-                return 2 * i + 1, 0.0
-            if one != one:
-                loss = np.nan
-                for c in range(dp.size):
-                    dp[c] = np.nan
-            elif labels and epsilon == 0.0:
-                a, right = np.float64(w[label]) if w.size else 1.0, pi[label]
-                loss = weighted(a, np.float64(surprisal(right)))
-                for c in range(dp.size):
-                    dp[c] = 0
-                if dp.size and a > 0.0:
-                    dp[label] = -(a * scale) / right
-            else:
-                if labels:
-                    hot[label] = 1
-                qi = memory.piece(hot, 0, C) if labels else memory.piece(q, i * C, C)
-                keep, soft = real(1.0 - epsilon), real(epsilon / positive)
-                loss = row_loss(pi, qi, w, keep, soft)
-                if dp.size:
-                    row_gradient(pi, qi, w, keep, soft, real(scale), dp)
-                if labels:
-                    hot[label] = 0
-        total += loss
-        if losses.size:
-            losses[i] = loss
-    return -1, total
+@helper
+def slope(a, p):
+    return -a / p
 
 
-def loss_and_gradient(p, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
-    """The first fault, as categorical_rows has it, or -1, and the loss's value.
-
-    Chunks of rows are what threads take; each owns its rows of losses and g.
-    """
-    N, C = p.shape
-    total = np.float64(N)
-    if q.size == 0:
-        position, total = count_labels(t, C, w, ignore_index)
-        if position >= 0:
-            return 2 * position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    partial, faults = np.zeros(chunks), np.zeros(chunks, np.int64)
-    for k in prange(chunks):
-        first, last = k * N // chunks, (k + 1) * N // chunks
-        faults[k], partial[k] = categorical_rows(p, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
-    value, fault = 0.0, -1
-    for k in range(chunks):
-        value += partial[k]
-        if fault < 0:
-            fault = faults[k]
-    return fault, value * scale
-
-
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
-
-
-def not_probabilities(p, position, name):
+def probabilities_error(p, q, position, name):
     """The ValueError for row number `position` of p (..., C)."""
     where = tuple(int(axis) for axis in np.unravel_index(position, p.shape[:-1]))
     row, hint = p[where], "Are they logits? Those are softmax_cross_entropy's."
@@ -158,6 +95,14 @@ def not_probabilities(p, position, name):
     )
 
 
+loss = rowwise(
+    "categorical_cross_entropy", "probabilities", categorical_cross_entropy_plain,
+    probability_rows("categorical_cross_entropy", check_row, surprisal, slope, row_loss, row_gradient),
+    32768, 8192, groups=64, targets=EITHER, examines=True, errors={BAD_PREDICTION: probabilities_error},
+)  # fmt: skip
+
+
+@declares("probabilities", "L = mean of -log p[t]", "dp[c] = -[c = t] / (N p[c])")
 def categorical_cross_entropy(
     probabilities,
     targets,
@@ -193,34 +138,5 @@ def categorical_cross_entropy(
     >>> round(loss, 4), gradient
     (1.3863, array([[-4.,  0.]]))
     """
-    name = "categorical_cross_entropy"
-    p = checks.prediction(probabilities, name, "probabilities")
-    if p.ndim == 0:
-        raise ValueError(f"{name}: probabilities must have shape (..., C), got one number")
-    shape, C, dtype = p.shape, p.shape[-1], p.dtype
-    divisor = checks.divisor(reduction, denominator, name)
-    epsilon = checks.fraction(label_smoothing, name)
-    t, q, ignore_index = checks.class_targets(targets, shape, dtype, ignore_index, name)
-    if weight is not None:
-        w = checks.per_class(weight, C, dtype, name)
-    else:
-        w = checks.ones(dtype, C) if q.size or epsilon > 0.0 else checks.NOTHING[dtype, 1]
-    gradient = checks.gradient(grad, out, probabilities, p, (t, q, w), name)
-    N = p.size // C
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-
-    threads = N > 1 and p.size >= THREADS_FROM
-    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    kernel = all_threads if threads else one_thread
-    fault = -1
-    for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):
-        if fault < 0:
-            fault, value = kernel(
-                p.reshape(N, C), t, q, w, ignore_index, epsilon, reduction == "mean", divisor, chunks, losses,
-                g.reshape(-1, C),
-            )  # fmt: skip
-    if fault >= 0 and fault % 2 == 0:
-        raise checks.not_a_target(targets, fault // 2, shape, ignore_index, name)
-    if fault >= 0:
-        raise not_probabilities(p, fault // 2, name)
-    return losses.reshape(shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    epsilon = checks.fraction(label_smoothing, "categorical_cross_entropy")
+    return loss(probabilities, targets, reduction, denominator, grad, out, epsilon, weight, ignore_index)

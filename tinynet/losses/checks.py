@@ -14,6 +14,7 @@ from tinynet.checks import numbers
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
+FINE, BAD_TARGET, BAD_PREDICTION = range(3)  # what a kernel returns of what it was given
 TARGETS = "must be integer labels or float probabilities"
 # What stands for an array that wasn't asked for, by its dtype and number of axes.
 NOTHING = {(dtype, axes): np.empty((0,) * axes, dtype) for dtype in (FLOAT32, FLOAT64, INT64) for axes in (1, 2)}
@@ -103,7 +104,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
     """Targets for logits of `shape` (..., C), as labels (N,), probabilities (N, C) and ignore_index.
 
     One of the two arrays is empty.  Whether labels are classes and probabilities sum to 1 is the kernel's to check,
-    in its own pass over them: see `not_a_target`.
+    in its own pass over them: see `target_error`.
     """
     t = targets if type(targets) is np.ndarray else as_array(targets, name, "targets", TARGETS)
     if t.dtype is not INT64 or t.shape != shape[:-1]:
@@ -136,7 +137,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
     return t if t.ndim == 1 else t.reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
 
 
-def not_a_target(targets, position, shape, ignore_index, name):
+def target_error(targets, position, shape, ignore_index, name):
     """The ValueError for the first of the targets that is none: number `position` of the rows of logits of `shape`."""
     targets, C = as_array(targets, name, "targets"), shape[-1]
     where = tuple(int(axis) for axis in np.unravel_index(position, shape[:-1]))
@@ -166,7 +167,7 @@ def not_a_target(targets, position, shape, ignore_index, name):
     )
 
 
-def not_in_unit_interval(targets, ignore_index, name):
+def unit_interval_error(prediction, targets, ignore_index, reason, name):
     """The ValueError for targets of which one is neither in [0, 1] nor `ignore_index`."""
     good = (targets >= 0) & (targets <= 1)
     if ignore_index is not None:

@@ -24,17 +24,23 @@ Source: Kullback and Leibler 1951, "On information and sufficiency".
 """
 
 import numpy as np
-from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.losses import checks
-from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import strange_rows
+from tinynet.kernels.surprisal import surprisal
+from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.declaration import declares
+from tinynet.losses.rowwise import DISTRIBUTIONS, rowwise, strange_rows
 
-GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
-THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
+
+def kl_divergence_plain(z, q):
+    """The rows' divergences, and their gradients."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    log_p = (z - z.max(axis=1, keepdims=True)) - np.log(e.sum(axis=1, keepdims=True))
+    terms = np.where(q > 0, q * (np.log(q) - log_p), 0)
+    A = q.sum(axis=1, keepdims=True)  # 1, but for rounding
+    return np.maximum(terms.sum(axis=1), 0), A * np.exp(log_p) - q
 
 
 @kernel(fast=True)
@@ -48,52 +54,25 @@ def entropy(q):
 
 
 @kernel()
-def divergence_rows(z, q, ones, scale, losses, g, first, last):
-    """Rows `first` to `last`: one whose q is no distribution, or -1; and the sum of their divergences.
-
-    Fills losses (N,), and g (N, C) with scale times the gradient, unless g is empty; neither where q is bad.
-    """
-    C = z.shape[1]
-    position = strange_rows(q, first, last)
-    if position >= 0:
-        return position, 0.0
-    labels = np.empty(0, np.int64)
-    softmax_rows(z, labels, q, ones, 0, 0.0, scale, losses, g, first, last)
-    total = 0.0
+def rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g, first, last):
+    row, C, total = strange_rows(q, first, last), z.shape[1], 0.0
+    if row >= 0 or check_only:
+        return row, BAD_TARGET, 0.0
+    softmax_rows(z, t, q, ones, 0, 0.0, scale, losses, g, first, last)
     for i in range(first, last):
         loss = np.float64(losses[i]) - entropy(memory.piece(q, i * C, C))
         loss = 0.0 if loss < 0.0 else loss
         losses[i] = loss
         total += loss
-    return position, total
+    return -1, FINE, total
 
 
-def loss_and_gradient(z, q, ones, scale, chunks, losses, g):
-    """The first row of q that is no distribution, or -1, and the loss's value.
-
-    Chunks of groups of rows are what threads take; each owns its rows of losses and g.
-    """
-    N, C = z.shape
-    rows = max(1, GROUP // C)
-    groups = (N + rows - 1) // rows
-    partial, bad = np.zeros(chunks), np.full(chunks, -1)
-    for k in prange(chunks):
-        for group in range(k * groups // chunks, (k + 1) * groups // chunks):
-            if bad[k] < 0:
-                first, last = group * rows, min(group * rows + rows, N)
-                bad[k], total = divergence_rows(z, q, ones, scale, losses, g, first, last)
-                partial[k] += total
-    value, position = 0.0, -1
-    for k in range(chunks):
-        value += partial[k]
-        if position < 0:
-            position = bad[k]
-    return position, value * scale
+loss = rowwise(
+    "kl_divergence", "logits", kl_divergence_plain, rows, 16384, 16384, targets=DISTRIBUTIONS, keeps_losses=True
+)
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
-
-
+@declares("logits", "L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N", "kl kldiv kld kldivloss")
 def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator=None, grad=True, out=None):
     """The divergence of softmax(logits) from target_probabilities, and its gradient with respect to the logits.
 
@@ -112,27 +91,4 @@ def kl_divergence(logits, target_probabilities, *, reduction="mean", denominator
     >>> round(divergence, 4), gradient
     (0.1308, array([[ 0.25, -0.25]]))
     """
-    name = "kl_divergence"
-    z = checks.prediction(logits, name, "logits")
-    if z.ndim == 0:
-        raise ValueError(f"{name}: logits must have shape (..., C), got one number")
-    shape, C, dtype = z.shape, z.shape[-1], z.dtype
-    q = checks.like_prediction(target_probabilities, z.shape, dtype, name, "target probabilities")
-    divisor = checks.divisor(reduction, denominator, name)
-    gradient = checks.gradient(grad, out, logits, z, (q,), name)
-    N = z.size // C
-    losses = np.empty(N, dtype)
-
-    scale = 1.0 / (divisor or N) if reduction == "mean" else 1.0
-    threads = N > 1 and z.size >= THREADS_FROM
-    chunks = chunk_count(z.size, GROUP) if threads else 1
-    kernel = all_threads if threads else one_thread
-    z, q, ones = z.reshape(N, C), q.reshape(N, C), checks.ones(dtype, C)
-    position = -1
-    # With `out`, once without a gradient first: it is not touched if a row of q is bad.
-    for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):
-        if position < 0:
-            position, value = kernel(z, q, ones, scale, chunks, losses, g.reshape(-1, C))
-    if position >= 0:
-        raise checks.not_a_target(q.reshape(shape), position, shape, None, name)
-    return losses.reshape(shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    return loss(logits, target_probabilities, reduction, denominator, grad, out)

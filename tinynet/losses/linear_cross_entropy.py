@@ -5,31 +5,26 @@
 
 Backward.  With dz = dL/dz, p - [c = t] or what the options make of it, as in any dense layer:
 
-    dx = dz w'     dw = x' dz     db = column sums of dz
+    dx = dz w.T     dw = x.T dz     db = column sums of dz
 
 Why together: with a vocabulary of C = 32,000 and N = 2,048 tokens, z is 262 MB, and apart it is written, read, turned
-into dz and read again.  But a row of z is needed only until its part of dx, dw and db is summed.  So take a block of
-rows at a time, as many as make some 10 MB:
-
-    1  z = x w + b            of the block, by the tile; a thread owns columns of z
-    2  z <- dz, in place      by softmax_cross_entropy's kernel; a thread owns rows
-    3  dw += x' dz, db, and   a thread owns columns of dw and db
-       dx = dz w'             summed over a group of columns, into (w dz')' for that group
-
-For 3 the tile wants dz' contiguous: some columns of dz are transposed at a time, which is less than transposing w.
-The groups' parts of dx are added in order, so that no bit depends on the number of threads; nor does a row's loss or
-dx on the block that it is in.  The logits are computed once, and read and written once by the loss.
-
-A large vocabulary has blocks of few rows, and many rows then make many blocks.  db adds their sums in float64.  dw, for
-which that would take twice its memory, keeps what each addition loses, where there are more than BLOCKS of them: with
-t = s - dw for the rounded sum s = dw + part, exactly (dw - (s - t)) + (part - t) is lost (Knuth 1969, section 4.2.2).
+into dz and read again.  But a row of z is needed only until its part of dx, dw and db is summed, so a block of rows is
+taken at a time: see kernels/linear_cross_entropy.py.
 """
 
+import numba
 import numpy as np
 
 from tinynet.kernels.linear_cross_entropy import BLOCKS, LOGITS, linear_cross_entropy_blocks
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.rowwise import count_labels, strange_rows, total_or
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy_plain
+
+
+def linear_cross_entropy_plain(x, w, b, q, weight, epsilon):
+    """The rows' losses, and the gradients of their sum; q[n,c] = [c = t[n]] for labels."""
+    losses, dz = softmax_cross_entropy_plain(x @ w + b, q, weight, epsilon)  # Dense, then its loss
+    return losses, dz @ w.T, x.T @ dz, dz.sum(axis=0)
 
 
 def linear_cross_entropy(
@@ -85,7 +80,7 @@ def linear_cross_entropy(
     N = given.size // D
     position, total = (strange_rows(q, 0, N), N) if q.size else count_labels(t, C, classes, ignore_index)
     if position >= 0:
-        raise checks.not_a_target(targets, position, shape, ignore_index, name)
+        raise checks.target_error(targets, position, shape, ignore_index, name)
     scale = 1.0 / total_or(divisor, total) if reduction == "mean" else 1.0
 
     flat = given.reshape(N, D)
@@ -97,11 +92,26 @@ def linear_cross_entropy(
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
     dw, db = (np.empty((D, C), dtype), np.empty(C, dtype)) if grad else (dx, checks.NOTHING[dtype, 1])
     lost = np.zeros_like(dw if BLOCKS * rows < N else dw[:0])
-    value = linear_cross_entropy_blocks(
-        flat, w, bias, t, q, classes, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost
-    )
+    run = plainly if numba.config.DISABLE_JIT else linear_cross_entropy_blocks
+    value = run(flat, w, bias, t, q, classes, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost)
     if reduction == "none":
         value = losses.reshape(shape[:-1])
     if not grad:
         return value, None, None, None
     return value, dx.reshape(given.shape), dw, None if b is None else db
+
+
+def plainly(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost):
+    """What the kernel does, by the plain formula: for NUMBA_DISABLE_JIT=1."""
+    counts = t != ignore_index if t.size else np.ones(len(x), bool)
+    weight = weight if weight.size else np.ones(len(b))
+    given = (array.astype(float) for array in (x[counts], w, b))
+    with np.errstate(all="ignore"):
+        own, own_dx, own_dw, own_db = linear_cross_entropy_plain(
+            *given, np.eye(len(b))[t[counts]] if t.size else q, weight, epsilon
+        )
+    if losses.size:
+        losses[:], losses[counts] = 0, own
+    if dx.size:
+        dx[:], dx[counts], dw[:], db[:] = 0, own_dx * scale, own_dw * scale, own_db * scale
+    return float(own.sum() * scale)

@@ -16,15 +16,27 @@ Source: Weston and Watkins 1999, "Support vector machines for multi-class patter
 """
 
 import numpy as np
-from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel
-from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels, total_or
+from tinynet.kernels.compile import kernel
+from tinynet.losses.checks import FINE
+from tinynet.losses.declaration import declares
+from tinynet.losses.rowwise import rowwise
 
-CHUNK = 8192  # scores: the least that a thread takes at a time
-THREADS_FROM = 32768  # scores; below, waking the threads costs more than they save
+
+def multiclass_hinge_plain(z, t):
+    """The rows' losses, and their gradients."""
+    (N, C), losses, dz = z.shape, np.zeros(len(z)), np.zeros(z.shape)
+    for n in range(N):
+        for c in range(C):
+            h = 1 - z[n, t[n]] + z[n, c]
+            if c != t[n] and h > 0:
+                losses[n] += h / C
+                dz[n, c] += 1 / C
+                dz[n, t[n]] -= 1 / C
+        if np.isnan(z[n]).any():
+            losses[n], dz[n] = np.nan, np.nan
+    return losses, dz
 
 
 @kernel(fast=True)
@@ -49,44 +61,40 @@ def row_gradient(z, t, violations, factor, g):
     g[t] = -factor * z.dtype.type(violations)
 
 
-def loss_and_gradient(z, t, ignore_index, mean, divisor, chunks, losses, g):
-    """The position of the first bad label, or -1, and the loss's value.  With a bad label, nothing is written.
-
-    Chunks of rows are what threads take; each owns its rows of g, and sums their losses in order.
-    """
-    N, C = z.shape
-    position, total = count_labels(t, C, z.reshape(-1)[:0], ignore_index)
-    if position >= 0:
-        return position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    factor, partial = z.dtype.type(scale / C), np.zeros(chunks)
-    for k in prange(chunks):
-        for i in range(k * N // chunks, (k + 1) * N // chunks):
-            zi, dz = memory.piece(z, i * C, C), memory.piece(g, i * C, C if g.size else 0)
-            loss = 0.0
-            if t[i] == ignore_index:
-                for c in range(dz.size):
-                    dz[c] = 0
-            else:
-                total_h, violations = row_loss(zi, t[i])
-                loss = total_h / C
-                if g.size and loss == loss:
-                    row_gradient(zi, t[i], violations, factor, dz)
-                elif g.size:
-                    for c in range(C):
-                        dz[c] = loss  # NaN
-            partial[k] += loss
-            if losses.size:
-                losses[i] = loss
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return position, value * scale
+@kernel()
+def rows(z, t, q, w, ignore_index, _, scale, check_only, losses, g, first, last):
+    if check_only:
+        return -1, FINE, 0.0
+    C, total = z.shape[1], 0.0
+    factor = z.dtype.type(scale / C)
+    for i in range(first, last):
+        zi, dz = memory.piece(z, i * C, C), memory.piece(g, i * C, C if g.size else 0)
+        loss = 0.0
+        if t[i] == ignore_index:
+            for c in range(dz.size):
+                dz[c] = 0
+        else:
+            total_h, violations = row_loss(zi, t[i])
+            loss = total_h / C
+            if g.size and loss == loss:
+                row_gradient(zi, t[i], violations, factor, dz)
+            elif g.size:
+                for c in range(C):
+                    dz[c] = loss  # NaN
+        total += loss
+        if losses.size:
+            losses[i] = loss
+    return -1, FINE, total
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
+loss = rowwise("multiclass_hinge", "scores", multiclass_hinge_plain, rows, 32768, 8192)
 
 
+@declares(
+    "scores",
+    "L = 1/(N C) sum of h[c] = max(0, 1 - z[t] + z[c]) over c != t",
+    "dz[c] = [h[c] > 0] / (C N), dz[t] = -their sum",
+)
 def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", denominator=None, grad=True, out=None):
     """The multi-class hinge loss of scores against labels, and its gradient with respect to the scores.
 
@@ -105,25 +113,4 @@ def multiclass_hinge(scores, targets, *, ignore_index=-100, reduction="mean", de
     >>> tn.multiclass_hinge(np.array([[2.0, 1.5]]), [0])  # 1.5 is closer to 2.0 than the margin
     (0.25, array([[-0.5,  0.5]]))
     """
-    name = "multiclass_hinge"
-    z = checks.prediction(scores, name, "scores")
-    if z.ndim == 0:
-        raise ValueError(f"{name}: scores must have shape (..., C), got one number")
-    C, dtype = z.shape[-1], z.dtype
-    divisor = checks.divisor(reduction, denominator, name)
-    t, q, ignore_index = checks.class_targets(targets, z.shape, dtype, ignore_index, name)
-    if q.size:
-        raise TypeError(f"{name}: targets must be integer labels, got probabilities {z.shape}; try .argmax(-1)")
-    gradient = checks.gradient(grad, out, scores, z, (t,), name)
-    N = z.size // C
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-
-    threads = N > 1 and z.size >= THREADS_FROM
-    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    kernel = all_threads if threads else one_thread
-    position, value = kernel(
-        z.reshape(N, C), t, ignore_index, reduction == "mean", divisor, chunks, losses, gradient.reshape(-1, C)
-    )
-    if position >= 0:
-        raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
-    return losses.reshape(z.shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    return loss(scores, targets, reduction, denominator, grad, out, ignore_index=ignore_index)

@@ -21,16 +21,27 @@ which only checks, since `out` must not change if a row is bad.)
 """
 
 import numpy as np
-from numba import prange
 
-from tinynet.kernels import floats, memory
-from tinynet.kernels.compile import chunk_count, kernel
-from tinynet.kernels.softmax_rows import weighted
+from tinynet.kernels import floats
+from tinynet.kernels.compile import helper, kernel
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import count_labels, strange_rows, total_or
+from tinynet.losses.checks import BAD_PREDICTION
+from tinynet.losses.declaration import declares
+from tinynet.losses.probability_rows import probability_rows
+from tinynet.losses.rowwise import EITHER, rowwise
 
-CHUNK = 8192  # numbers: the least that a thread takes at a time
-THREADS_FROM = 32768  # numbers; below, waking the threads costs more than they save
+
+def nll_plain(l, q, w, epsilon):
+    """The rows' losses, and their gradients; q[n,c] = [c = t[n]] for labels."""
+    losses, dl = np.empty(len(l)), np.empty(l.shape)
+    for n in range(len(l)):
+        possible = l[n] != -np.inf
+        a = w * ((1 - epsilon) * q[n] + epsilon * possible / possible.sum())
+        losses[n] = -np.where(a == 0, 0, a * l[n]).sum()
+        dl[n] = -a
+    lost = np.isnan(l).any(axis=1)
+    losses[lost], dl[lost] = np.nan, np.nan
+    return losses, dl
 
 
 @kernel(fast=True)
@@ -50,7 +61,6 @@ def check_row(l):
 
 @kernel(fast=True)
 def row_loss(l, q, w, keep, soft):
-    """-sum_c a l, in float64."""
     zero, masked, total = l.dtype.type(0), l.dtype.type(-np.inf), 0.0
     for c in range(l.size):
         a = w[c] * (keep * q[c] + (soft if l[c] > masked else zero))
@@ -61,89 +71,22 @@ def row_loss(l, q, w, keep, soft):
 
 @kernel()
 def row_gradient(l, q, w, keep, soft, scale, g):
-    """g = -scale a.  g may be l."""
     zero, masked = l.dtype.type(0), l.dtype.type(-np.inf)
     for c in range(l.size):
         g[c] = -scale * (w[c] * (keep * q[c] + (soft if l[c] > masked else zero)))
 
 
-@kernel()
-def nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
-    """Rows `first` to `last` of l (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
-
-    Fills losses (N,), and g (N, C) with scale times the gradient; either may be empty.  Before the sum comes the
-    fault that was met first: 2 i for bad targets in row i, 2 i + 1 for bad logarithms, -1 for none.
-    """
-    C, labels, real = l.shape[1], q.size == 0, l.dtype.type
-    hot = np.zeros(C if labels else 0, l.dtype)
-    total = 0.0
-    for i in range(first, last):
-        li, dl = memory.piece(l, i * C, C), memory.piece(g, i * C, C if g.size else 0)
-        loss, label = 0.0, t[i] if labels else 0
-        if labels and label == ignore_index:
-            for c in range(dl.size):
-                dl[c] = 0
-        else:
-            if not labels and strange_rows(q, i, i + 1) >= 0:
-                return 2 * i, 0.0
-            above, possible, one = check_row(li)
-            if above > 0 or abs(one - 1.0) > 1e-3:
-                return 2 * i + 1, 0.0
-            if one != one:
-                loss = np.nan
-                for c in range(dl.size):
-                    dl[c] = np.nan
-            elif labels and epsilon == 0.0:
-                a = np.float64(w[label]) if w.size else 1.0
-                loss = weighted(a, -np.float64(li[label]))
-                for c in range(dl.size):
-                    dl[c] = 0
-                if dl.size:
-                    dl[label] = -a * scale
-            else:
-                if labels:
-                    hot[label] = 1
-                qi = memory.piece(hot, 0, C) if labels else memory.piece(q, i * C, C)
-                keep, soft = real(1.0 - epsilon), real(epsilon / possible)
-                loss = row_loss(li, qi, w, keep, soft)
-                if dl.size:
-                    row_gradient(li, qi, w, keep, soft, real(scale), dl)
-                if labels:
-                    hot[label] = 0
-        total += loss
-        if losses.size:
-            losses[i] = loss
-    return -1, total
+@helper
+def surprise(l):
+    return -l
 
 
-def loss_and_gradient(l, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
-    """The first fault, as nll_rows has it, or -1, and the loss's value.
-
-    Chunks of rows are what threads take; each owns its rows of losses and g.
-    """
-    N, C = l.shape
-    total = np.float64(N)
-    if q.size == 0:
-        position, total = count_labels(t, C, w, ignore_index)
-        if position >= 0:
-            return 2 * position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    partial, faults = np.zeros(chunks), np.zeros(chunks, np.int64)
-    for k in prange(chunks):
-        first, last = k * N // chunks, (k + 1) * N // chunks
-        faults[k], partial[k] = nll_rows(l, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
-    value, fault = 0.0, -1
-    for k in range(chunks):
-        value += partial[k]
-        if fault < 0:
-            fault = faults[k]
-    return fault, value * scale
+@helper
+def slope(a, l):
+    return -a
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
-
-
-def not_log_probabilities(l, position, name):
+def log_probabilities_error(l, q, position, name):
     """The ValueError for row number `position` of l (..., C)."""
     where = tuple(int(axis) for axis in np.unravel_index(position, l.shape[:-1]))
     row, hint = l[where], "Are they logits, or probabilities? See softmax_cross_entropy, categorical_cross_entropy."
@@ -158,6 +101,14 @@ def not_log_probabilities(l, position, name):
     )
 
 
+loss = rowwise(
+    "nll", "log_probabilities", nll_plain,
+    probability_rows("nll", check_row, surprise, slope, row_loss, row_gradient), 32768, 8192, groups=64,
+    targets=EITHER, examines=True, errors={BAD_PREDICTION: log_probabilities_error},
+)  # fmt: skip
+
+
+@declares("log-probabilities", "L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N", "nllloss negativeloglikelihood")
 def nll(
     log_probabilities,
     targets,
@@ -191,34 +142,5 @@ def nll(
     >>> round(loss, 4), gradient
     (1.3863, array([[-1.,  0.]]))
     """
-    name = "nll"
-    l = checks.prediction(log_probabilities, name, "log_probabilities")
-    if l.ndim == 0:
-        raise ValueError(f"{name}: log_probabilities must have shape (..., C), got one number")
-    shape, C, dtype = l.shape, l.shape[-1], l.dtype
-    divisor = checks.divisor(reduction, denominator, name)
-    epsilon = checks.fraction(label_smoothing, name)
-    t, q, ignore_index = checks.class_targets(targets, shape, dtype, ignore_index, name)
-    if weight is not None:
-        w = checks.per_class(weight, C, dtype, name)
-    else:
-        w = checks.ones(dtype, C) if q.size or epsilon > 0.0 else checks.NOTHING[dtype, 1]
-    gradient = checks.gradient(grad, out, log_probabilities, l, (t, q, w), name)
-    N = l.size // C
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-
-    threads = N > 1 and l.size >= THREADS_FROM
-    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    kernel = all_threads if threads else one_thread
-    fault = -1
-    for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):
-        if fault < 0:
-            fault, value = kernel(
-                l.reshape(N, C), t, q, w, ignore_index, epsilon, reduction == "mean", divisor, chunks, losses,
-                g.reshape(-1, C),
-            )  # fmt: skip
-    if fault >= 0 and fault % 2 == 0:
-        raise checks.not_a_target(targets, fault // 2, shape, ignore_index, name)
-    if fault >= 0:
-        raise not_log_probabilities(l, fault // 2, name)
-    return losses.reshape(shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    epsilon = checks.fraction(label_smoothing, "nll")
+    return loss(log_probabilities, targets, reduction, denominator, grad, out, epsilon, weight, ignore_index)

@@ -26,16 +26,29 @@ Source: Chen et al. 2020, "A simple framework for contrastive learning of visual
 
 import math
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.dense import dense_forward
 from tinynet.losses import checks
-from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
 
 SQUARE = 32  # a square of S and its mirror image fit into the L1 cache together
 HEAVY = 16384  # numbers from which two threads beat one
+
+
+def nt_xent_plain(x, tau):
+    """The rows' losses, and the gradient of their sum."""
+    M = len(x)
+    norms = np.sqrt((x**2).sum(axis=1, keepdims=True))
+    u, partner = x / norms, (np.arange(M) + M // 2) % M
+    S = u @ u.T / tau
+    S[np.arange(M), np.arange(M)] = -np.inf
+    losses, dS = softmax_cross_entropy_plain(S, np.eye(M)[partner], np.ones(M), 0.0)
+    du = (dS + dS.T) @ u / tau
+    return losses, (du - (u * du).sum(axis=1, keepdims=True) * u) / norms
 
 
 @sized_kernel(HEAVY)
@@ -129,6 +142,14 @@ def nt_xent(embeddings, temperature=0.5, *, reduction="mean", denominator=None, 
     normalize(x, dtype.type(tau), norms, scaled, u)
     if not norms.all():
         raise ValueError(f"{name}: the embedding in row {int(norms.argmin())} is all zeros: it has no direction")
+    if numba.config.DISABLE_JIT:
+        with np.errstate(all="ignore"):
+            value, dx = nt_xent_plain(x.astype(float), tau)
+        scale = 1 / (divisor or M) if reduction == "mean" else 1
+        if grad:
+            gradient[...] = dx * scale
+        value = value.astype(dtype) if reduction == "none" else float(value.sum() * scale)
+        return value, checks.delivered(gradient, grad, out)
     S, none = np.empty((M, M), dtype), dtype.type(-np.inf)
     dense_forward(u, np.ascontiguousarray(scaled.T), np.zeros(M, dtype), none, S)
     S.reshape(-1)[:: M + 1] = none

@@ -32,16 +32,27 @@ Source: Caron et al. 2021, "Emerging properties in self-supervised vision transf
 """
 
 import numpy as np
-from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.softmax import softmax_row
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.layers.softmax import softmax_row
 from tinynet.losses import checks
+from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.rowwise import NUMBERS, rowwise
 
-GROUP = 16384  # logits of a group of rows
-THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
+
+def self_distillation_plain(s, T, tau_s, tau_t, center):
+    """The rows' losses, and their gradients."""
+    P, S = softmax((T - center) / tau_t), softmax(s / tau_s)
+    z = s / tau_s - (s / tau_s).max(axis=1, keepdims=True)
+    log_S = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return -np.where(P == 0, 0, P * log_S).sum(axis=1), (S - P) / tau_s
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
 
 
 @kernel()
@@ -57,50 +68,46 @@ def centered_and_divided(x, center, tau, y):
 
 
 @kernel()
-def distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first, last, room):
-    """Rows `first` to `last`: the first whose teacher has no softmax, or -1; and the sum of the losses.
-
-    Fills losses (N,), and g (N, K) with scale times the gradient; either may be empty.  room is (3, rows, K).
-    """
-    K, n = s.shape[1], last - first
-    z, shifted, P = room
+def rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
+    (tau_s, tau_t, given), K, n = options, s.shape[1], last - first
+    z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
+    center = memory.piece(given, 0, K)
     for r in range(n):
-        at, row = (first + r) * K, memory.piece(shifted, r * K, K)
-        divided(memory.piece(s, at, K), tau_s, memory.piece(z, r * K, K))
-        centered_and_divided(memory.piece(T, at, K), center, tau_t, row)
+        row = memory.piece(shifted, r * K, K)
+        centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)
         softmax_row(row, memory.piece(P, r * K, K))
         if P[r, 0] != P[r, 0]:
-            return first + r, 0.0
-    labels, slope = np.empty(0, np.int64), scale / tau_s
-    total = softmax_rows(z, labels, P, ones, 0, 0.0, slope, losses[first:last], g[first:last], 0, n)
-    return -1, total
+            return first + r, BAD_TARGET, 0.0
+        divided(memory.piece(s, (first + r) * K, K), tau_s, memory.piece(z, r * K, K))
+    if check_only:
+        return -1, FINE, 0.0
+    own, dz = losses[first:last] if losses.size else losses, g[first:last] if g.size else g
+    return -1, FINE, softmax_rows(z, t, P, ones, 0, 0.0, scale / tau_s, own, dz, 0, n)
 
 
-def loss_and_gradient(s, T, tau_s, tau_t, center, ones, scale, chunks, losses, g):
-    """The first row of T without a softmax, or -1, and the loss's value.
-
-    Chunks of groups of rows are what threads take; each owns its rows of losses and g.
-    """
-    N, K = s.shape
-    rows = max(1, GROUP // K)
-    groups = (N + rows - 1) // rows
-    partial, bad = np.zeros(chunks), np.full(chunks, -1)
-    for k in prange(chunks):
-        room = np.empty((3, min(rows, N), K), s.dtype)
-        for group in range(k * groups // chunks, (k + 1) * groups // chunks):
-            if bad[k] < 0:
-                first, last = group * rows, min(group * rows + rows, N)
-                bad[k], total = distillation_rows(s, T, tau_s, tau_t, center, ones, scale, losses, g, first, last, room)
-                partial[k] += total
-    value, position = 0.0, -1
-    for k in range(chunks):
-        value += partial[k]
-        if position < 0:
-            position = bad[k]
-    return position, value * scale
+def finite_center(center, shape, dtype, name):
+    """The center as an array of this shape (K,)."""
+    c = np.zeros(shape, dtype) if center is None else checks.as_array(center, name, "center")
+    if c.shape != shape:
+        raise ValueError(f"{name}: center must have shape {shape}, one number for each logit, got {c.shape}")
+    c = checks.like_prediction(c, shape, dtype, name, "center")
+    if not np.isfinite(c).all():
+        worst = int(np.isfinite(c).argmin())
+        raise ValueError(f"{name}: center must be finite, got {c[worst]} at position {worst}")
+    return c
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
+def teacher_error(s, T, row, name):
+    """The ValueError for a row of the teacher's that has no softmax."""
+    where = tuple(int(axis) for axis in np.unravel_index(row, s.shape[:-1]))
+    found = "nothing but -inf" if (T[row] == -np.inf).all() else "inf" if (T[row] == np.inf).any() else "NaN"
+    return ValueError(f"{name}: teacher_logits have no softmax at position {where}, where they hold {found}")
+
+
+loss = rowwise(
+    "self_distillation", "student_logits", self_distillation_plain, rows, 16384, 16384, targets=NUMBERS,
+    errors={BAD_TARGET: teacher_error}, classes="K", target="teacher_logits",
+)  # fmt: skip
 
 
 def self_distillation(
@@ -137,38 +144,8 @@ def self_distillation(
     (0.2786, array([[-0.433,  0.433]]))
     """
     name = "self_distillation"
+    tau_s = checks.real_number(student_temperature, name, "student_temperature")
+    tau_t = checks.real_number(teacher_temperature, name, "teacher_temperature")
     s = checks.prediction(student_logits, name, "student_logits")
-    if s.ndim == 0:
-        raise ValueError(f"{name}: student_logits must have shape (..., K), got one number")
-    shape, K, dtype = s.shape, s.shape[-1], s.dtype
-    T = checks.like_prediction(teacher_logits, shape, dtype, name, "teacher_logits")
-    tau_s = dtype.type(checks.real_number(student_temperature, name, "student_temperature"))
-    tau_t = dtype.type(checks.real_number(teacher_temperature, name, "teacher_temperature"))
-    c = np.zeros(K, dtype) if center is None else checks.as_array(center, name, "center")
-    if c.shape != (K,):
-        raise ValueError(f"{name}: center must have shape ({K},), one number for each logit, got {c.shape}")
-    c = checks.like_prediction(c, (K,), dtype, name, "center")
-    if not np.isfinite(c).all():
-        worst = int(np.isfinite(c).argmin())
-        raise ValueError(f"{name}: center must be finite, got {c[worst]} at position {worst}")
-    divisor = checks.divisor(reduction, denominator, name)
-    gradient = checks.gradient(grad, out, student_logits, s, (T, c), name)
-    N = s.size // K
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-
-    scale = 1.0 / (divisor or N) if reduction == "mean" else 1.0
-    threads = N > 1 and s.size >= THREADS_FROM
-    chunks = chunk_count(s.size, GROUP) if threads else 1
-    kernel = all_threads if threads else one_thread
-    s, T, ones = s.reshape(N, K), T.reshape(N, K), checks.ones(dtype, K)
-    position = -1
-    # With `out`, once without a gradient first: it is not touched if a row of the teacher is bad.
-    for g in (gradient,) if out is None else (checks.NOTHING[dtype, 2], gradient):
-        if position < 0:
-            position, value = kernel(s, T, tau_s, tau_t, c, ones, scale, chunks, losses, g.reshape(-1, K))
-    if position >= 0:
-        where = tuple(int(axis) for axis in np.unravel_index(position, shape[:-1]))
-        row = T[position]
-        found = "nothing but -inf" if (row == -np.inf).all() else "inf" if (row == np.inf).any() else "NaN"
-        raise ValueError(f"{name}: teacher_logits have no softmax at position {where}, where they hold {found}")
-    return losses.reshape(shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    options = s.dtype.type(tau_s), s.dtype.type(tau_t), finite_center(center, s.shape[-1:], s.dtype, name)
+    return loss(student_logits, teacher_logits, reduction, denominator, grad, out, options)

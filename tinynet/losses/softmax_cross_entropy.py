@@ -29,121 +29,61 @@ How the rows are passed over is told in softmax_rows.py, and for few classes in 
 """
 
 import numpy as np
-from numba import prange
 
-from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_few_classes import FEW, few_classes
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.kernels.vectors import width
 from tinynet.losses import checks
+from tinynet.losses.checks import BAD_TARGET, FINE
+from tinynet.losses.declaration import declares
+from tinynet.losses.rowwise import EITHER, rowwise, strange_rows
 
-CHUNK = 4096  # logits: the least that a thread takes at a time
-THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
+
+def softmax_cross_entropy_plain(z, q, w, epsilon):
+    """The rows' losses, and their gradients; q[n,c] = [c = t[n]] for labels."""
+    losses, dz = np.empty(len(z)), np.empty(z.shape)
+    for n in range(len(z)):
+        e = np.exp(z[n] - z[n].max())
+        s, open_classes = e.sum(), z[n] != -np.inf
+        a = w * ((1 - epsilon) * q[n] + epsilon * open_classes / open_classes.sum())
+        losses[n] = np.where(a == 0, 0, a * ((z[n].max() - z[n]) + np.log(s))).sum()
+        dz[n] = a.sum() * e / s - a
+    return losses, dz
+
+
+def softmax_then_cross_entropy_plain(z, q):
+    """The same without weights and smoothing, the separate way: softmax, logarithm, and back through each of them."""
+    losses, dz = np.empty(len(z)), np.empty(z.shape)
+    for n in range(len(z)):
+        p = np.exp(z[n]) / np.exp(z[n]).sum()
+        losses[n] = -(q[n] * np.log(p)).sum()
+        dp = -q[n] / p
+        jacobian = np.diag(p) - np.outer(p, p)  # dp[k]/dz[c] = p[k] ([k = c] - p[c])
+        dz[n] = jacobian @ dp
+    return losses, dz
 
 
 @kernel()
-def count_labels(t, C, w, ignore_index):
-    """The position of the first label that is no class, or -1; and the weights' sum over the labels that count."""
-    count = strange = 0
-    for n in range(t.size):
-        counts = t[n] != ignore_index
-        strange += counts & ((t[n] < 0) | (t[n] >= C))
-        count += counts
-    if strange:
-        for n in range(t.size):
-            if t[n] != ignore_index and (t[n] < 0 or t[n] >= C):
-                return n, 0.0
-    total = np.float64(count)
-    if w.size:
-        total = 0.0
-        for n in range(t.size):
-            if t[n] != ignore_index:
-                total += w[t[n]]
-    return -1, total
+def rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
+    row = strange_rows(q, first, last) if q.size else -1
+    if row >= 0 or check_only:
+        return row, BAD_TARGET, 0.0
+    return -1, FINE, softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
 
 
 @kernel()
-def strange_rows(q, first, last):
-    """A row of q (N, C) in [first, last) that isn't made of numbers in [0, 1] with the sum 1; or -1."""
-    C = q.shape[1]
-    for n in range(first, last):
-        outside, total = check_row(memory.piece(q, n * C, C))
-        if outside > 0 or not abs(total - 1.0) <= 1e-3:
-            return n
-    return -1
-
-
-@kernel(fast=True)
-def check_row(q):
-    """How many of q (C,) lie outside of [0, 1], and their sum."""
-    zero, most = q.dtype.type(0), q.dtype.type(1 + 1e-6)
-    outside, total = 0, zero
-    for c in range(q.size):
-        outside += not (q[c] >= zero and q[c] <= most)
-        total += q[c]
-    return outside, total
-
-
-def loss_and_gradient(z, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, g):
-    """The position of the first bad target, or -1, and the loss's value.  With a bad target, nothing is written.
-
-    Chunks of rows are what threads take; each owns its rows of g, and sums their losses in order.
-    """
-    N, C = z.shape
-    partial = np.zeros(chunks)
-    if q.size == 0:
-        position, total = count_labels(t, C, w, ignore_index)
-    else:
-        for k in prange(chunks):
-            partial[k] = strange_rows(q, k * N // chunks, (k + 1) * N // chunks)
-        position, total = np.int64(-1), np.float64(N)
-        for k in range(chunks):
-            if position < 0:
-                position = np.int64(partial[k])
-    if position >= 0:
-        return position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    for k in prange(chunks):
-        first, last = k * N // chunks, (k + 1) * N // chunks
-        partial[k] = softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return -1, value * scale
-
-
-def few_loss_and_gradient(z, t, w, ignore_index, mean, divisor, chunks, losses, g):
+def few_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
     """The same for labels of few classes: by itself, because it takes 2 s to compile and all the rest 4 s more."""
-    N = z.shape[0]
-    position, total = count_labels(t, z.shape[1], w, ignore_index)
-    if position >= 0:
-        return position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    L = 2 * width(z)
-    groups, partial = (N + L - 1) // L, np.empty(chunks)
-    for k in prange(chunks):
-        first, last = k * groups // chunks * L, min((k + 1) * groups // chunks * L, N)
-        partial[k] = few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return -1, value * scale
+    return -1, FINE, few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
 
 
-@kernel()
-def total_or(divisor, total):
-    """What the mean divides by: `divisor` where one was given; infinity, for a mean of 0, where nothing counts."""
-    if divisor > 0.0:
-        return divisor
-    return total if total > 0.0 else np.inf
+loss = rowwise(
+    "softmax_cross_entropy", "logits", softmax_cross_entropy_plain, rows, 16384, 4096, targets=EITHER, groups=64,
+    multiple=32, few=few_rows, few_classes=FEW,
+)  # fmt: skip
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
-few_one_thread = kernel()(few_loss_and_gradient)
-few_all_threads = kernel(parallel=True)(few_loss_and_gradient)
-
-
+@declares("logits", "L = mean of -log p[t], p = softmax(z)", "dz[c] = (p[c] - [c = t]) / N", "softmax")
 def softmax_cross_entropy(
     logits,
     targets,
@@ -207,33 +147,5 @@ def softmax_cross_entropy(
         )
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
-    z = checks.prediction(logits, name, "logits")
-    if z.ndim == 0:
-        raise ValueError(f"{name}: logits must have shape (..., C), got one number")
-    C, dtype = z.shape[-1], z.dtype
-    divisor = checks.divisor(reduction, denominator, name)
     epsilon = checks.fraction(label_smoothing, name)
-    t, q, ignore_index = checks.class_targets(targets, z.shape, dtype, ignore_index, name)
-    if weight is not None:
-        w = checks.per_class(weight, C, dtype, name)
-    else:
-        w = np.ones(C, dtype) if q.size or epsilon > 0.0 else checks.NOTHING[dtype, 1]
-    gradient = checks.gradient(grad, out, logits, z, (t, q, w), name)
-    N = z.size // C
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
-    rows, dz = (z, gradient) if z.ndim == 2 else (z.reshape(N, C), gradient.reshape(-1, C))
-
-    threads = N > 1 and z.size >= THREADS_FROM
-    chunks = chunk_count(N, max(1, CHUNK // C)) if threads else 1
-    mean = reduction == "mean"
-    if C <= FEW and q.size == 0 and epsilon == 0.0:
-        kernel = few_all_threads if threads else few_one_thread
-        position, value = kernel(rows, t, w, ignore_index, mean, divisor, chunks, losses, dz)
-    else:
-        kernel = all_threads if threads else one_thread
-        position, value = kernel(rows, t, q, w, ignore_index, epsilon, mean, divisor, chunks, losses, dz)
-    if position >= 0:
-        raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
-    if reduction == "none":
-        value = losses.reshape(z.shape[:-1])
-    return value, checks.delivered(gradient, grad, out)
+    return loss(logits, targets, reduction, denominator, grad, out, epsilon, weight, ignore_index)

@@ -28,19 +28,31 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", who have two c
 """
 
 import numpy as np
-from numba import prange
 
 from tinynet.kernels import floats, memory
-from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import softmax_rows, weighted
+from tinynet.kernels.surprisal import surprisal
 from tinynet.layers.activations import tanh
 from tinynet.losses import checks
-from tinynet.losses.binary_cross_entropy import surprisal
-from tinynet.losses.softmax_cross_entropy import count_labels, total_or
+from tinynet.losses.checks import FINE
+from tinynet.losses.declaration import declares
+from tinynet.losses.rowwise import rowwise
 
-ROWS = 64  # at a time, at most; softmax_rows takes 32 side by side, or 16, where classes are few
-GROUP = 16384  # logits of a group of rows, which stay in the L2 cache
-THREADS_FROM = 16384  # logits; below, waking the threads costs more than they save
+ROWS = 64  # at a time; softmax_rows takes 32 side by side, or 16, where classes are few
+
+
+def softmax_focal_plain(z, t, w, gamma):
+    """The rows' losses, and their gradients."""
+    losses, dz = np.empty(len(z)), np.empty(z.shape)
+    for n in range(len(z)):
+        e = np.exp(z[n] - z[n].max())
+        p, l = e / e.sum(), np.log(e.sum()) - (z[n, t[n]] - z[n].max())
+        q = -np.expm1(-l)  # 1 - p[t]
+        F = q**gamma + (gamma * q ** (gamma - 1) * p[t[n]] * l if gamma and 0 < q < 1 else 0)
+        losses[n] = w[t[n]] * q**gamma * l if w[t[n]] else l * 0 if l < np.inf else 0
+        dz[n] = w[t[n]] * F * (p - np.eye(len(p))[t[n]])
+    return losses, dz
 
 
 @kernel()
@@ -59,56 +71,37 @@ def focus(losses, gamma, F):
 
 
 @kernel()
-def focal_rows(z, t, w, gamma, ignore_index, scale, losses, g, first, last, F):
-    """Rows `first` to `last` of logits z (N, C) with labels t (N,): the sum of their weighted losses.
-
-    Fills losses (N,), and g (N, C) with scale times the gradient, unless g is empty.  F is room for their factors.
-    """
-    C = z.shape[1]
-    softmax_rows(z, t, z[:0], w[:0], ignore_index, 0.0, 1.0, losses, g, first, last)
-    focus(memory.piece(losses, first, last - first), gamma, F)
-    total = 0.0
-    for i in range(first, last):
-        a = 0.0
-        if t[i] != ignore_index:
-            a = np.float64(w[t[i]]) if w.size else 1.0
-        loss = weighted(a, np.float64(losses[i]))
-        losses[i] = loss
-        total += loss
-        factor = z.dtype.type(a * scale * F[i - first])
-        dz = memory.piece(g, i * C, C if g.size else 0)
-        for c in range(dz.size):
-            dz[c] *= factor
-    return total
-
-
-def loss_and_gradient(z, t, w, gamma, ignore_index, mean, divisor, chunks, losses, g):
-    """The position of the first bad label, or -1, and the loss's value.  With a bad label, nothing is written.
-
-    Chunks of groups of rows are what threads take; each owns its rows of g.
-    """
-    N, C = z.shape
-    position, total = count_labels(t, C, w, ignore_index)
-    if position >= 0:
-        return position, 0.0
-    scale = 1.0 / total_or(divisor, total) if mean else 1.0
-    rows = min(ROWS, max(1, GROUP // C))
-    groups = (N + rows - 1) // rows
-    partial = np.zeros(chunks)
-    for k in prange(chunks):
-        F = np.empty(rows, z.dtype)
-        for group in range(k * groups // chunks, (k + 1) * groups // chunks):
-            first, last = group * rows, min(group * rows + rows, N)
-            partial[k] += focal_rows(z, t, w, gamma, ignore_index, scale, losses, g, first, last, F)
-    value = 0.0
-    for k in range(chunks):
-        value += partial[k]
-    return position, value * scale
+def rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, first, last):
+    """A few at a time: their gradient is the cross-entropy's, which is multiplied by F while it is in the cache."""
+    if check_only:
+        return -1, FINE, 0.0
+    total, C, F = 0.0, z.shape[1], np.empty(min(ROWS, last - first), z.dtype)
+    for group in range(first, last, ROWS):
+        end = min(group + ROWS, last)
+        softmax_rows(z, t, z[:0], w[:0], ignore_index, 0.0, 1.0, losses, g, group, end)
+        focus(memory.piece(losses, group, end - group), z.dtype.type(gamma), F)
+        for i in range(group, end):
+            a = 0.0
+            if t[i] != ignore_index:
+                a = np.float64(w[t[i]]) if w.size else 1.0
+            loss = weighted(a, np.float64(losses[i]))
+            losses[i] = loss
+            total += loss
+            factor = z.dtype.type(a * scale * F[i - group])
+            dz = memory.piece(g, i * C, C if g.size else 0)
+            for c in range(dz.size):
+                dz[c] *= factor
+    return -1, FINE, total
 
 
-one_thread, all_threads = kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
+loss = rowwise("softmax_focal", "logits", softmax_focal_plain, rows, 16384, 4096, groups=64, keeps_losses=True)
 
 
+@declares(
+    "logits",
+    "L = mean of (1 - p[t])^gamma (-log p[t]), p = softmax(z)",
+    "dz[c] = F (p[c] - [c = t]) / N, F = q^gamma (1 - gamma p[t] log(p[t]) / q), q = 1 - p[t]",
+)
 def softmax_focal(
     logits,
     targets,
@@ -141,28 +134,5 @@ def softmax_focal(
     >>> losses.round(5).tolist()  # the second is right and sure
     [0.17329, 0.00011]
     """
-    name = "softmax_focal"
-    z = checks.prediction(logits, name, "logits")
-    if z.ndim == 0:
-        raise ValueError(f"{name}: logits must have shape (..., C), got one number")
-    C, dtype = z.shape[-1], z.dtype
-    gamma = dtype.type(checks.real_number(gamma, name, "gamma", zero=True))
-    divisor = checks.divisor(reduction, denominator, name)
-    t, q, ignore_index = checks.class_targets(targets, z.shape, dtype, ignore_index, name)
-    if q.size:
-        raise TypeError(f"{name}: targets must be integer labels, got probabilities {z.shape}; try .argmax(-1)")
-    w = checks.NOTHING[dtype, 1] if weight is None else checks.per_class(weight, C, dtype, name)
-    gradient = checks.gradient(grad, out, logits, z, (t, w), name)
-    N = z.size // C
-    losses = np.empty(N, dtype)
-
-    threads = N > 1 and z.size >= THREADS_FROM
-    chunks = chunk_count(z.size, GROUP // 4) if threads else 1
-    kernel = all_threads if threads else one_thread
-    position, value = kernel(
-        z.reshape(N, C), t, w, gamma, ignore_index, reduction == "mean", divisor, chunks, losses,
-        gradient.reshape(-1, C),
-    )  # fmt: skip
-    if position >= 0:
-        raise checks.not_a_target(targets, position, z.shape, ignore_index, name)
-    return losses.reshape(z.shape[:-1]) if reduction == "none" else value, checks.delivered(gradient, grad, out)
+    gamma = checks.real_number(gamma, "softmax_focal", "gamma", zero=True)
+    return loss(logits, targets, reduction, denominator, grad, out, gamma, weight, ignore_index)

@@ -14,7 +14,7 @@ from tinynet.data.writing import absolute
 from tinynet.layers import other_names
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
-from tinynet.losses.by_name import EXPECTED, LOSSES, without_options
+from tinynet.losses.by_name import without_options
 from tinynet.metrics import BETTER, accuracy, top_k_accuracy
 
 METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
@@ -49,7 +49,7 @@ def metric_functions(metrics):
 def _numeric(name, metric):
     """The metric, with a look at what it returns, and as `better` which way is better, if that is known."""
     function, _ = without_options(metric)
-    loss = any(function is known for known in LOSSES.values())
+    loss = hasattr(function, "declaration")
 
     def measured(prediction, target):
         result = metric(prediction, target)[0] if loss else metric(prediction, target)
@@ -208,10 +208,11 @@ def check_ending(model, loss):
     loss, _ = without_options(loss)
     name = getattr(loss, "__name__", None)
     ending, where = ending_in_a_row(model.layers) or (None, None)
-    if ending is None or LOSSES.get(name) is not loss or EXPECTED.get(loss, ending) == ending:
+    expects = loss.declaration.expects if hasattr(loss, "declaration") else "scores"
+    if ending is None or expects in ("scores", ending):
         return
-    if EXPECTED[loss] == "logits":
+    if expects == "logits":
         advice = "leave that out, for the loss turns logits into probabilities itself"
     else:
         advice = f"train with {'sigmoid' if loss is binary_cross_entropy else 'softmax'}_cross_entropy, on logits"
-    raise ValueError(f"fit: {name} expects {EXPECTED[loss]}, but the model ends in {ending}, from {where}: {advice}")
+    raise ValueError(f"fit: {name} expects {expects}, but the model ends in {ending}, from {where}: {advice}")

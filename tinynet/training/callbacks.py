@@ -16,10 +16,15 @@ import io
 import math
 import os
 import warnings
+from typing import Any, Literal
 
 from tinynet.checkpoint import save
 from tinynet.checks import positive_int
 from tinynet.data.writing import absolute, opened_through, target, write_whole
+from tinynet.training.history import Training
+
+Mode = Literal["min", "max"] | None
+Path = str | bytes | os.PathLike
 
 
 class _Watching:
@@ -32,7 +37,10 @@ class _Watching:
     A value that is NaN is never the best.
     """
 
-    def __init__(self, monitor, maximize, mode):
+    best: float | None
+    best_epoch: int | None
+
+    def __init__(self, monitor: str, maximize: bool | None, mode: Mode) -> None:
         name = type(self).__name__
         if not isinstance(monitor, str):
             raise TypeError(f"{name}: monitor must be a name in the history, got {monitor!r}")
@@ -48,7 +56,7 @@ class _Watching:
         self._way = mode or ("min" if monitor in ("loss", "val_loss") else None)
         self.best = self.best_epoch = None
 
-    def watch(self, better):
+    def watch(self, better: dict[str, Mode]) -> None:
         """Called by fit, as this module says; a ValueError where nobody knows which way is better, or all but mode."""
         name, known = type(self).__name__, better.get(self.monitor)
         if known is None and self.mode is None:
@@ -68,12 +76,12 @@ class _Watching:
             "themselves; a function of your own does not, whatever its name"
         )
 
-    def start(self, training):
+    def start(self, training: Training) -> None:
         """Called by fit before the first step: a new training has no best value yet."""
         if training.epoch == 0:
             self.best = self.best_epoch = None
 
-    def improved(self, training):
+    def improved(self, training: Training) -> bool:
         """Whether history[monitor] of the last epoch is the best so far, which is noted."""
         if self._way is None:
             raise ValueError(self._asking())
@@ -85,7 +93,7 @@ class _Watching:
         self.best, self.best_epoch = value, training.epoch
         return True
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on from here."""
         return {
             "monitor": self.monitor,
@@ -94,7 +102,7 @@ class _Watching:
             "best_epoch": self.best_epoch,
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state_dict(); a ValueError refuses that of a callback with other settings.
 
         Version 0.1 knew which way is better by the monitor's name alone.  Where it was wrong, what it kept is the
@@ -126,34 +134,42 @@ class EarlyStopping(_Watching):
     `best` and `best_epoch` are the best value and the epoch that had it.  Prechelt 1998, "Early stopping - but when?".
     """
 
-    def __init__(self, monitor="val_loss", patience=5, maximize=None, restore_best=True, mode=None):
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        maximize: bool | None = None,
+        restore_best: bool = True,
+        mode: Mode = None,
+    ) -> None:
         super().__init__(monitor, maximize, mode)
         self.patience = positive_int(patience, "EarlyStopping: patience")
         self.restore_best = restore_best
-        self._values = self._buffers = None
+        self._values: Any = None
+        self._buffers: Any = None
 
-    def start(self, training):
+    def start(self, training: Training) -> None:
         super().start(training)
         if self.best_epoch is None:
             self._values = self._buffers = None
 
-    def __call__(self, training):
+    def __call__(self, training: Training) -> None:
         if self.improved(training) and self.restore_best:
             self._values = training.model.flat_values.copy()
             self._buffers = {name: array.copy() for name, array in training.model.buffers().items()}
         training.stop |= training.epoch - (self.best_epoch or 0) >= self.patience
 
-    def finish(self, training):
+    def finish(self, training: Training) -> None:
         """Called by fit before it returns: brings back the best epoch, if that was asked for."""
         if self._values is not None:
             training.model.flat_values[...] = self._values
             for name, array in training.model.buffers().items():
                 array[...] = self._buffers[name]
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "values": self._values, "buffers": self._buffers}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         kept = self.best_epoch is not None
         self._values, self._buffers = (state["values"], state["buffers"]) if kept else (None, None)
@@ -167,19 +183,19 @@ class Checkpoint(_Watching):
     tn.load reads the file.  It holds the model alone; to resume a run, give fit a `checkpoint`.
     """
 
-    def __init__(self, path, monitor=None, maximize=None, mode=None):
+    def __init__(self, path: Path, monitor: str | None = None, maximize: bool | None = None, mode: Mode = None) -> None:
         self.path, self.always = absolute(path, "Checkpoint"), monitor is None
-        if self.always:
+        if monitor is None:
             if mode is not None:
                 raise ValueError(f"Checkpoint: mode={mode!r} needs a monitor, the name in the history to look at")
             monitor, maximize = "loss", None
         super().__init__(monitor, maximize, mode)
 
-    def start(self, training):
+    def start(self, training: Training) -> None:
         super().start(training)
         target(self.path, "Checkpoint")  # finds now what would fail after an epoch
 
-    def __call__(self, training):
+    def __call__(self, training: Training) -> None:
         if self.improved(training) or self.always:
             save(training.model, self.path)
 
@@ -193,16 +209,16 @@ class CSVLog:
     /dev/stdout, whatever that is, lines are written through.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = absolute(path, "CSVLog")
         self._left = None
 
-    def start(self, training):
+    def start(self, training: Training) -> None:
         """Called by fit before the first step: begins the file, with the epochs of the history if a run is resumed."""
         self._left = None
         self._write(training, 0)
 
-    def __call__(self, training):
+    def __call__(self, training: Training) -> None:
         self._write(training, training.epoch - 1)
 
     def _write(self, training, written):

@@ -47,7 +47,6 @@ and Gropp 2005; merged statistics, Chan, Golub and LeVeque 1983.
 
 import contextlib
 import inspect
-import math
 import os
 import sys
 import traceback
@@ -59,6 +58,7 @@ import numpy as np
 from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
 from tinynet.kernels.batchnorm import merge_moments
+from tinynet.training.one_process import OneProcess
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -149,18 +149,16 @@ def share_threads(communicator):
 # --- what fit asks of them ----------------------------------------------------------------------------------
 
 
-class Ranks:
-    """The ranks of a run of fit.  Without a communicator there is one, which has nobody to tell and to wait for.
+class Ranks(OneProcess):
+    """The ranks of a run of fit, with the methods of OneProcess for several processes."""
 
-    alone, first    whether there is no communicator; whether this is rank 0
-    shard           which part of a batch is this rank's, as batches takes it: (rank, number of ranks)
-    """
+    alone = False
 
     def __init__(self, communicator):
-        self.communicator, self.alone = communicator, communicator is None
-        if not self.alone:
-            _check_communicator(communicator, "fit")
-        self.shard = (0, 1) if self.alone else (communicator.Get_rank(), communicator.Get_size())
+        super().__init__()
+        _check_communicator(communicator, "fit")
+        self.communicator = communicator
+        self.shard = communicator.Get_rank(), communicator.Get_size()
         self.first = self.shard[0] == 0
         self._all_know, self._joined = False, contextlib.ExitStack()
 
@@ -175,7 +173,7 @@ class Ranks:
         except BaseException as raised:
             error = raised
         failed = error is not None and f"{type(error).__name__}: {error}"
-        failures = [failed] if self.alone else self.communicator.allgather(failed)
+        failures = self.communicator.allgather(failed)
         if failed:
             raise error
         for rank, other in enumerate(failures):
@@ -184,7 +182,7 @@ class Ranks:
 
     def compare(self, run):
         """A ValueError on every rank unless all have the same run, a dict of names -> strings, numbers and None."""
-        runs = [run] if self.alone else self.communicator.allgather(run)
+        runs = self.communicator.allgather(run)
         for rank, other in enumerate(runs):
             names = [name for name in {**runs[0], **other} if runs[0].get(name) != other.get(name)]
             if names:
@@ -220,8 +218,7 @@ class Ranks:
 
     def join(self):
         """Passes through the model are of shares from now on, and every rank must run the same."""
-        if not self.alone:
-            self._joined.enter_context(synchronized(self._model, self.communicator))
+        self._joined.enter_context(synchronized(self._model, self.communicator))
 
     def leave(self):
         """Passes are this rank's own matter again: callbacks and metrics may run the model on one rank."""
@@ -230,61 +227,64 @@ class Ranks:
             layer.first_row = 0
 
     def place(self, n):
-        """This rank's share of a batch of n rows, as a slice; Dropout is told."""
-        share = part(n, *self.shard)
+        """Dropout gives this rank's share of a batch of n rows its part of the mask."""
         for layer in self._dropouts:
-            layer.first_row = share.start
-        return share
+            layer.first_row = part(n, *self.shard).start
 
-    def judge(self, prediction, y, loss, metrics, flags):
-        """The whole batch's rows, its loss, this rank's part of the loss's gradient, and the batch's metrics.
+    def share(self, x, y):
+        share = part(len(x), *self.shard)
+        return x[share], y[share]
 
-        A share may be empty.  self.flags are then those that flags() gave on any rank.
+    def judging(self, judge, metrics, flags):
+        """judge for the whole batch: its loss and metrics, and this rank's part of the loss's gradient.
+
+        A share may be empty.  What flags() gives on any rank is known after each call, by the same Allreduce.
         """
-        n, value, gradient, count = len(prediction), 0.0, prediction, 0.0
-        if n or self.alone:
-            value, gradient = loss(prediction, y)
-        judged = math.isfinite(value) and n > 0
-        numbers = [metric(prediction, y) if judged else 0.0 for metric in metrics.values()]
-        if self.alone:
-            return n, value, gradient, numbers
-        if n:
-            count = self._count(y, n)
-        summed = count is None
-        weighted = value if summed else count * value
-        mine = np.array([n, count or 0.0, weighted, *(n * number for number in numbers), *flags()], float)
-        sums = np.empty_like(mine)
-        self.communicator.Allreduce(mine, sums)
-        n, total, value, *others = sums.tolist()
-        if total:
-            value /= total
-            gradient = gradient * gradient.dtype.type(count / total)
-        self.flags = [number > 0 for number in others[len(metrics) :]]
-        return int(n), value, gradient, [number / n for number in others[: len(metrics)]]
+
+        def judge_together(prediction, y):
+            n, value, gradient, numbers, count = len(prediction), 0.0, prediction, [0.0] * metrics, 0.0
+            if n:
+                value, gradient, numbers = judge(prediction, y)
+                count = self._count(y, n)
+            summed = count is None
+            weighted = value if summed else count * value
+            mine = np.array([n, count or 0.0, weighted, *flags(), *(n * number for number in numbers)], float)
+            sums = np.empty_like(mine)
+            self.communicator.Allreduce(mine, sums)
+            rows, total, value, asked, due, *numbers = sums.tolist()
+            if total:
+                value /= total
+                gradient = gradient * gradient.dtype.type(count / total)
+            self._flags = asked > 0, due > 0
+            return value, gradient, [number / rows for number in numbers]
+
+        return judge_together
+
+    def flags(self, flags):
+        """What flags() gave on any rank when the batch was judged."""
+        return self._flags
 
     def sum_gradients(self):
-        if not self.alone:
-            sum_gradients(self._model, self.communicator)
+        sum_gradients(self._model, self.communicator)
 
     # What rank 0 knows, and the others have to.
 
-    def told(self, value):
-        """What rank 0 has for a value."""
-        return value if self.alone else self.communicator.bcast(value)
+    def from_first(self, value):
+        return self.communicator.bcast(value)
 
     def any(self, flag):
-        return flag if self.alone else any(self.communicator.allgather(flag))
+        return any(self.communicator.allgather(flag))
 
     def spread(self, training, epoch=None):
         """Bring every rank to where rank 0 is; returns the epoch that is under way there."""
-        if self.alone:
-            return epoch
         broadcast(training.model, self.communicator)
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
         found = training.epoch, training.step, training.stop, training.history, state, epoch
-        training.epoch, training.step, training.stop, history, state, epoch = self.told(found if self.first else None)
+        training.epoch, training.step, training.stop, history, state, epoch = self.from_first(
+            found if self.first else None
+        )
         if not self.first:
             training.history.update(history)
             if has_state:
@@ -295,25 +295,21 @@ class Ranks:
 
     def spread_callbacks(self, callbacks):
         """Give the callbacks of all ranks, which only rank 0 called, the state that they have there."""
-        if self.alone:
-            return
         names = [type(callback).__name__ for callback in callbacks]
-        states = self.told((names, [callback.state_dict() for callback in callbacks]) if self.first else None)
+        states = self.from_first((names, [callback.state_dict() for callback in callbacks]) if self.first else None)
         if not self.first and names == states[0]:  # a program may give them to rank 0 alone
             for callback, state in zip(callbacks, states[1], strict=True):
                 callback.load_state_dict(state)
 
     def whole(self, data):
         """The batch of which each rank holds its share."""
-        if self.alone or data is None:
+        if data is None:
             return data
         shares = self.communicator.allgather(data)
         return np.concatenate(shares) if hasattr(data, "dtype") else [item for share in shares for item in share]
 
     def predict(self, model, x):
         """model.predict(x) on rank 0, to which each rank adds its share; None on the others."""
-        if self.alone:
-            return model.predict(x)
         x = x if hasattr(x, "shape") else np.asarray(x)
         shares = self.communicator.gather(model.predict(x[part(len(x), *self.shard)]))
         return np.concatenate(shares) if self.first else None

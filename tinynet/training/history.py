@@ -1,7 +1,10 @@
 """What fit records, and what its callbacks are given of it."""
 
+import os
+from typing import Any
 
-class History(dict):
+
+class History(dict[str, list[float]]):
     """What fit recorded: a name -> a list with one number an epoch.
 
     "loss" and each metric are means over the epoch's batches, as they were while the model was changing; "val_loss"
@@ -11,13 +14,13 @@ class History(dict):
 
     interrupted = False
 
-    def __missing__(self, name):
+    def __missing__(self, name: str) -> list[float]:
         if self:
             raise KeyError(f"the history has no {name!r}; it has {', '.join(self)}")
         why = ": Ctrl-C ended the training in the first" if self.interrupted else ""
         raise KeyError(f"the history has no {name!r}, for no epoch was finished{why}")
 
-    def plot(self, path=None):
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the curves; returns the matplotlib Figure, and saves it if there is a path."""
         from tinynet.plots import training_curves
 
@@ -31,11 +34,26 @@ class Training:
     epoch, step                  how many of each are done
     """
 
-    def __init__(self, model, optimizer):
+    epoch: int
+    step: int
+    stop: bool
+
+    def __init__(self, model: Any, optimizer: Any) -> None:
         self._model, self._optimizer, self._history = model, optimizer, History()
         self.epoch = self.step = 0
         self.stop = False
 
-    model = property(lambda self: self._model, doc="The model that is trained.")
-    optimizer = property(lambda self: self._optimizer, doc="Its optimizer.")
-    history = property(lambda self: self._history, doc="The History that fit will return.")
+    @property
+    def model(self) -> Any:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def optimizer(self) -> Any:
+        """Its optimizer."""
+        return self._optimizer
+
+    @property
+    def history(self) -> History:
+        """The History that fit will return."""
+        return self._history

@@ -11,13 +11,16 @@ history and checkpoints, and it stops where the loss is no longer a number.  Wri
 anything else.
 
 What fit calls lies beside it: arguments.py checks what it was given, resume.py keeps a run in a file and brings it
-back, not_finite.py finds where a NaN began, and distributed.py's Ranks is what several processes must tell one
-another, and nothing where there is one.
+back, not_finite.py finds where a NaN began.  `ranks` stands for the processes that train together: one_process.py says
+what its methods do where there is one, hardly anything, and distributed.py where there are several.
 """
 
 import math
+import os
 import time
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +32,10 @@ from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
 from tinynet.training.not_finite import NonFiniteError, not_finite
+from tinynet.training.one_process import OneProcess
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, settings, with_state
+from tinynet.training.schedules import Schedule
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
 
@@ -38,25 +43,25 @@ OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other 
 
 
 def fit(
-    model,
-    x,
-    y,
+    model: Any,
+    x: Any,
+    y: Any,
     *,
-    loss,
-    optimizer,
-    epochs,
-    batch_size=64,
-    validation=None,
-    metrics=None,
-    augment=None,
-    schedule=None,
-    callbacks=(),
-    checkpoint=None,
-    resume=False,
-    seed=0,
-    progress=True,
-    communicator=None,
-):
+    loss: Callable[..., Any] | str,
+    optimizer: Any,
+    epochs: int,
+    batch_size: int = 64,
+    validation: tuple[Any, Any] | None = None,
+    metrics: Any = None,
+    augment: Callable[..., Any] | None = None,
+    schedule: Schedule | None = None,
+    callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
+    checkpoint: str | bytes | os.PathLike | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    communicator: Any = None,
+) -> History:
     """Train the model on samples x with targets y; returns a History.
 
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
@@ -94,7 +99,7 @@ def fit(
     together, such as a model that ends in probabilities with a loss that expects logits, and for a checkpoint of
     another run, saying what differs.
     """
-    ranks = Ranks(communicator)
+    ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
         loss, metrics = loss_function(loss, "fit"), arguments.metric_functions(metrics)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
@@ -113,7 +118,7 @@ def fit(
             run = settings(
                 model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed
             )
-    if not ranks.alone:
+    if run is not None:
         ranks.compare({name: value for name, value in run.items() if name not in OF_RANK_0} | {"epochs": epochs})
     ranks.prepare(model, loss)
 
@@ -135,7 +140,9 @@ def fit(
     with ranks, bar, Interrupt(ranks.first) as interrupt:
 
         def judge(prediction, target):
-            return checked_result(loss(prediction, target), prediction, "fit")
+            value, gradient = checked_result(loss(prediction, target), prediction, "fit")
+            finite = math.isfinite(value)
+            return value, gradient, [metric(prediction, target) if finite else 0.0 for metric in metrics.values()]
 
         def flags():
             return interrupt.asked, keeper.due()
@@ -144,26 +151,28 @@ def fit(
             ranks.leave()
             return ranks.known(not_finite(what, model, loss, *data.last(epoch), epoch.number, step))
 
+        judge = ranks.judging(judge, len(metrics), flags)
         epoch, asked = ranks.spread(training, epoch), False
         while training.epoch < epochs and not training.stop and not asked:
             epoch = epoch or Epoch(training.epoch + 1, seed, ["loss", *metrics])
             began = time.perf_counter() - epoch.seconds
             bar.start(epoch.number, epoch.samples)
             ranks.join()
-            for x_batch, y_batch in data.left(epoch):
+            for x_batch, y_batch, n in data.left(epoch):
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
                 prediction = model.forward(x_batch, training=True)
-                n, value, gradient, numbers = ranks.judge(prediction, y_batch, judge, metrics, flags)
+                value, gradient, numbers = judge(prediction, y_batch)  # the loss, its gradient, the metrics
                 if not math.isfinite(value):
                     raise broken(f"the loss is {value}", training.step + 1)
                 model.backward(gradient)
-                ranks.sum_gradients()
+                ranks.sum_gradients()  # over the processes, where there are several
                 optimizer.step()
+
                 training.step += 1
                 epoch.add(n, (value, *numbers))
                 bar.advance(n, epoch.totals, epoch.samples)
-                asked, due = flags() if ranks.alone else ranks.flags
+                asked, due = ranks.flags(flags)
                 if asked or due:
                     epoch.seconds = time.perf_counter() - began
                     if asked or not np.isfinite(model.flat_values).all():
@@ -180,7 +189,7 @@ def fit(
             if validation is not None:
                 results |= _evaluated(model, *validation, loss, metrics, ranks)
             seconds = time.perf_counter() - began
-            results, seconds = ranks.told((results, seconds))
+            results, seconds = ranks.from_first((results, seconds))
             for name, result in (results | {"lr": optimizer.lr, "seconds": seconds}).items():
                 history.setdefault(name, []).append(result)
             bar.finish(results, epoch.samples / seconds)
@@ -215,20 +224,18 @@ class _Data:
         self.augment = None if augment is None else arguments.augmentation(augment)
 
     def left(self, epoch):
-        """This rank's share of each batch that the epoch still has."""
-        ranks = self.ranks
-        shard = ranks.shard if self.augment is None else None
+        """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
+        shard = self.ranks.shard if self.augment is None else None
         order = batches(self.x, self.y, self.batch_size, seed=(self.seed, epoch.number), shard=shard)
         for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            if self.augment is None:
-                ranks.place(min(self.batch_size, len(self.x) - epoch.samples))
-            else:
+            n = min(self.batch_size, len(self.x) - epoch.samples)
+            if self.augment is not None:
                 x, y = self.augment(x, y, epoch.rng)
-                if not ranks.alone:
-                    share = ranks.place(len(x))
-                    x, y = x[share], y[share]
+                n = len(x)
+                x, y = self.ranks.share(x, y)
+            self.ranks.place(n)
             self.given = index, x, y
-            yield x, y
+            yield x, y, n
 
     def last(self, epoch):
         """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""

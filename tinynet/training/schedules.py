@@ -12,11 +12,14 @@ A step is a whole number of at least 0.  fit asks its schedule before every step
 """
 
 import math
+from collections.abc import Callable
 
-from tinynet.checks import number, positive_int
+from tinynet.checks import number_within, positive_int
+
+Schedule = Callable[[int], float]
 
 
-def constant(lr):
+def constant(lr: float) -> Schedule:
     """A schedule, step -> lr: always lr, a number of at least 0.
 
     >>> tn.constant(0.1)(1000)
@@ -31,7 +34,7 @@ def constant(lr):
     return schedule
 
 
-def step_decay(lr, every, factor=0.1):
+def step_decay(lr: float, every: int, factor: float = 0.1) -> Schedule:
     """A schedule, step -> learning rate: lr, multiplied by `factor` after every `every` steps.
 
     >>> schedule = tn.step_decay(0.8, every=10, factor=0.5)
@@ -48,7 +51,7 @@ def step_decay(lr, every, factor=0.1):
     return schedule
 
 
-def cosine(lr, steps, warmup=0, final=0.0):
+def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
     """A schedule, step -> learning rate: up in a straight line to lr, then down along half a cosine wave to `final`.
 
     steps   how many there are in all; those beyond stay at `final`
@@ -76,7 +79,7 @@ def cosine(lr, steps, warmup=0, final=0.0):
     return schedule
 
 
-def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
+def one_cycle(lr: float, steps: int, rise: float = 0.3, start: float = 1 / 25, end: float = 1e-4) -> Schedule:
     """A schedule, step -> learning rate: from start * lr up to lr, then down to end * start * lr.
 
     steps  how many there are in all
@@ -108,12 +111,3 @@ def one_cycle(lr, steps, rise=0.3, start=1 / 25, end=1e-4):
 def _glide(start, end, done):
     """From start to end along half a cosine wave; `done` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
-
-
-def number_within(value, what, least=0, most=math.inf, most_allowed=False):
-    """value as a float, if it is at least `least` and below `most`, or that itself where it is allowed."""
-    given, value = value, number(value, what)
-    if not (least <= value < most or (most_allowed and value == most)):
-        top = "" if most == math.inf else f" and {'at most' if most_allowed else 'below'} {most}"
-        raise ValueError(f"{what} must be a finite number of at least {least}{top}, got {given}")
-    return value

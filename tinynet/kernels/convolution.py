@@ -1,0 +1,75 @@
+"""Which of three ways a convolution goes: the one that is fastest for its shapes.
+
+winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: 4 times fewer multiplications
+few_filters   few filters: a vector holds neighbouring places of a row, where elsewhere it holds a place's filters
+conv2d        everything else
+
+All make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows ("im2col").
+"""
+
+from functools import lru_cache
+
+import numba
+import numpy as np
+from numba import prange
+
+from tinynet.kernels import conv2d, few_filters, winograd
+from tinynet.kernels.compile import sized_kernel
+
+
+@lru_cache(1024)
+def way(kernel_shape, stride, before, size, dtype):
+    """Of a kernel (I, J, C, K) and outputs of size (P, Q), which of the three modules convolves."""
+    (I, J, C, K), (P, Q) = kernel_shape, size
+    if winograd.fits((I, J), stride, (P, Q, K), C):
+        return winograd
+    return few_filters if few_filters.fits(kernel_shape, stride, before, Q, dtype) else conv2d
+
+
+def conv2d_forward(x, w, b, stride, before, size, floor, y):
+    """y (N, P, Q, K) = max(floor, z), z the convolution of x (N, H, W, C) and w (I, J, C, K), plus b (K,).
+
+    stride is (s, r); before is (top, left), the rows and columns of zeros there; size is (P, Q).
+    """
+    module = way(w.shape, stride, before, size, w.dtype)
+    if module is conv2d:
+        conv2d.conv2d_forward(x, w, b, stride, before, floor, y)
+    elif module is winograd:
+        winograd.winograd_forward(x, w, b, before, floor, numba.get_num_threads(), y)
+    else:
+        few_filters.few_filters_forward(x, w, b, before, floor, y)
+
+
+def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0."""
+    module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
+    if module is conv2d:
+        conv2d.conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
+    elif module is winograd:
+        winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
+    else:
+        if input_grad and is_relu:  # both launches need dz
+            dz = np.empty_like(dy)
+            through_relu(dy.reshape(-1), y.reshape(-1), dz.reshape(-1))
+            dy, is_relu = dz, False
+        few_filters.few_filters_backward(x, dy, y, is_relu, before, dw, db)
+        if input_grad:
+            backward_input(dy, w, before, dx)
+
+
+@sized_kernel(65536)
+def through_relu(dy, y, dz):
+    zero = dy.dtype.type(0)
+    for i in prange(dy.size):
+        dz[i] = zero if y[i] <= zero else dy[i]
+
+
+def backward_input(dz, w, before, dx):
+    """dx of few filters, stride 1: the convolution of dz by the flipped kernel, with its last two axes swapped."""
+    flipped = np.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
+    (I, J, _, C), (top, left) = flipped.shape, before
+    before, zeros, no_floor = (I - 1 - top, J - 1 - left), np.zeros(C, w.dtype), w.dtype.type(-np.inf)
+    if few_filters.fits(flipped.shape, (1, 1), before, dx.shape[2], w.dtype):
+        few_filters.few_filters_forward(dz, flipped, zeros, before, no_floor, dx)
+    else:
+        conv2d.conv2d_forward(dz, flipped, zeros, (1, 1), before, no_floor, dx)

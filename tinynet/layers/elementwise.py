@@ -1,0 +1,110 @@
+"""What all activations share: f as functions of arrays, for Dense and Conv2D, and as a layer of its own."""
+
+import math
+
+import numpy as np
+
+from tinynet.layers.base import Layer
+from tinynet.layers.guarded import Guarded
+
+
+class Activation(Guarded):
+    """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
+
+    torch      the class of torch.nn that computes the same
+    forward    a kernel (x, *constants, y), and backward one (dy, y or x, *constants, dx)
+    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x
+    keeps      what backward needs: "output" or "input"
+    init       how the weights before it start, a name of initialization.py
+    constants  what the kernels take besides arrays
+    """
+
+    def __init__(
+        self,
+        name,
+        torch,
+        formula,
+        backward_formula,
+        forward,
+        backward,
+        in_place=None,
+        *,
+        keeps="output",
+        init="glorot",
+        constants=(),
+    ):
+        self.name, self.formula, self.backward_formula = name, formula, backward_formula
+        self.keeps, self.init, self.constants, self.torch_names = keeps, init, constants, (torch,)
+        self._forward, self._backward, self._in_place = forward, backward, in_place
+
+    def forward(self, z):
+        """y = f(z), a fresh array."""
+        y = np.empty_like(z)
+        self._forward(z.reshape(-1), *self.constants, y.reshape(-1))
+        return y
+
+    def forward_in_place(self, z):
+        """Overwrite z with f(z)."""
+        self._in_place(*self.constants, z.reshape(-1))
+
+    def backward(self, dy, kept):
+        """dz = f'(z) dy, a fresh array; `kept` is y or z, as `keeps` says."""
+        dz = np.empty_like(dy)
+        self._backward(dy.reshape(-1), kept.reshape(-1), *self.constants, dz.reshape(-1))
+        return dz
+
+    # PyTorch's, as of a layer (base.py).
+
+    def torch_module(self, nn):
+        return getattr(nn, self.torch_names[0])(*self.constants)
+
+    def torch_options(self, module):
+        if self.name == "leaky_relu":
+            return [("slope", self.constants[0], module.negative_slope)]
+        return [("approximate", "none", module.approximate)] if self.name == "gelu" else []
+
+
+class ActivationLayer(Layer):
+    """What these layers share; in training each keeps y, or x where its `activation` says so: no copy."""
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self.flops = math.prod(output_shape)
+        return output_shape
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        x = self.checked(x)
+        y = self.activation.forward(x)
+        if training:
+            self._kept = (y if self.activation.keeps == "output" else x).view()
+        return y
+
+    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+        kept = self.kept("_kept")
+        dy = self.checked_gradient(dy, len(kept))
+        return self.activation.backward(dy, kept) if input_grad else None
+
+    @property
+    def keeps_output(self):
+        return self.activation.keeps == "output"
+
+    def formula(self):
+        return self.activation.formula
+
+    def backward_formula(self):
+        return self.activation.backward_formula
+
+    # What others ask of it.
+
+    vector_order = "kept"
+
+    @property
+    def torch_names(self):
+        """The class of torch.nn that computes the same, in a tuple."""
+        return self.activation.torch_names
+
+    def torch_module(self, nn):
+        return self.activation.torch_module(nn)
+
+    def torch_options(self, module):
+        return self.activation.torch_options(module)
