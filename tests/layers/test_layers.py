@@ -13,6 +13,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+import tinynet as tn
 from tinynet import interop
 from tinynet.kernels import convolution, few_filters, winograd
 from tinynet.kernels.compile import plain_loops
@@ -314,6 +315,11 @@ def assert_close(found, expected, tolerance):
     """Equal within `tolerance`, relative to the largest number there is."""
     assert found.shape == expected.shape
     assert np.abs(found - expected).max(initial=0) <= tolerance * np.abs(expected).max(initial=1e-300)
+
+
+def test_the_table_has_every_layer_but_the_one_of_words():
+    kinds = {kind for kind in vars(tn).values() if isinstance(kind, type) and issubclass(kind, Layer)}
+    assert {type(layer) for case in CASES for layer in case.layer().walk()} == kinds - {Layer, tn.Embedding}
 
 
 # --- right ------------------------------------------------------------------------------------------------
