@@ -66,8 +66,11 @@ conv2d_backward = either(
     conv2d_backward_plain,
     convolution.conv2d_backward,
     lambda x, w, dy, y, is_relu, stride, before, input_grad: (
-        *(x, w, np.where(y <= 0, 0, dy) if is_relu else dy),
-        *(stride, before),
+        x,
+        w,
+        np.where(y <= 0, 0, dy) if is_relu else dy,
+        stride,
+        before,
     ),
 )
 
