@@ -117,7 +117,7 @@ def many_layers():
     """A model of words with many kinds of layers in it."""
     inner = [tn.Conv2D(8, 3, padding="same"), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.2)]
     layers = [tn.Embedding(50, 4), tn.LayerNorm(), tn.Reshape((8, 8, 4)), tn.Concat([tn.Conv2D(4, 1), tn.LeakyReLU()])]
-    layers += [tn.Residual(inner), tn.AvgPool2D(2), tn.GELU(), tn.MaxPool2D(2)]
+    layers += [tn.Residual(inner), tn.AvgPool2D(2), tn.GELU(), tn.GroupNorm(2), tn.MaxPool2D(2), tn.Swish()]
     layers += [tn.Parallel([[tn.GlobalMaxPool2D()], [tn.GlobalAvgPool2D()], [tn.Flatten(), tn.Dense(9), tn.Tanh()]])]
     layers += [tn.Dense(5), tn.Sigmoid(), tn.Softmax()]
     return tn.Sequential(layers, (64,))

@@ -1,7 +1,7 @@
 """Which of three ways a convolution goes: the one that is fastest for its shapes.
 
 winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: 4 times fewer multiplications
-few_filters   few filters: a vector holds neighbouring places of a row, where elsewhere it holds a place's filters
+few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
 conv2d        everything else
 
 All make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows ("im2col").

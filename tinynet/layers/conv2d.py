@@ -66,8 +66,11 @@ conv2d_backward = either(
     conv2d_backward_plain,
     convolution.conv2d_backward,
     lambda x, w, dy, y, is_relu, stride, before, input_grad: (
-        *(x, w, np.where(y <= 0, 0, dy) if is_relu else dy),
-        *(stride, before),
+        x,
+        w,
+        np.where(y <= 0, 0, dy) if is_relu else dy,
+        stride,
+        before,
     ),
 )
 
@@ -102,10 +105,10 @@ class Conv2D(Activated):
         bias: bool = True,
         init=None,
     ):
-        super().__init__(activation, bias, init)
         self.filters = positive_int(filters, "Conv2D: filters")
         self.kernel_size, self.stride = pair(kernel_size, "Conv2D: kernel_size"), pair(stride, "Conv2D: stride")
         self.padding = checked_padding(padding, "Conv2D: padding")
+        super().__init__(activation, bias, init)
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)

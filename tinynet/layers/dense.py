@@ -58,8 +58,8 @@ class Dense(Activated):
     """
 
     def __init__(self, units: int, activation: str | None = None, bias: bool = True, init=None):
-        super().__init__(activation, bias, init)
         self.units = positive_int(units, "Dense: units")
+        super().__init__(activation, bias, init)
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
