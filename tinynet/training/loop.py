@@ -10,31 +10,24 @@ fit is that loop over many epochs, with a progress bar, validation, metrics, a s
 history and checkpoints, and it stops where the loss is no longer a number.  Write the loop yourself when you need
 anything else.
 
-What fit calls lies beside it: arguments.py checks what it was given, resume.py keeps a run in a file and brings it
-back, not_finite.py finds where a NaN began.  `ranks` stands for the processes that train together: one_process.py says
-what its methods do where there is one, hardly anything, and distributed.py where there are several.
+What fit calls lies beside it: arguments.py checks what it was given, run.py is all that happens around the loop,
+resume.py keeps a run in a file and brings it back, and not_finite.py finds where a NaN began.
 """
 
-import math
 import os
-import time
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from tinynet.checks import positive_int
-from tinynet.data.batches import batches
-from tinynet.losses.by_name import checked_result, loss_function
+from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
-from tinynet.training.not_finite import NonFiniteError, not_finite
+from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
-from tinynet.training.progress import Interrupt, Progress
-from tinynet.training.resume import Epoch, Keeper, settings, with_state
+from tinynet.training.resume import settings
+from tinynet.training.run import Data, Run
 from tinynet.training.schedules import Schedule
 
 __all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
@@ -110,148 +103,31 @@ def fit(
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = _Data(x, y, batch_size, augment, seed, ranks)
+        data = Data(x, y, batch_size, augment, seed, ranks)
         arguments.check_samples(x, model, augment)
         arguments.check_last_batch(model, len(x), batch_size, augment)
-        run = None
+        same = None
         if checkpoint is not None or not ranks.alone:
-            run = settings(
+            same = settings(
                 model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed
             )
-    if run is not None:
-        ranks.compare({name: value for name, value in run.items() if name not in OF_RANK_0} | {"epochs": epochs})
+    if same is not None:
+        ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})
     ranks.prepare(model, loss)
 
-    called = callbacks if ranks.first else []
-    training, epoch = Training(model, optimizer), None
-    history = training.history
-    bar = Progress(progress and ranks.first, epochs, len(x))
-    keeper = Keeper(checkpoint if ranks.first else None, run, training, epochs, called)
+    training = Training(model, optimizer)
+    run = Run(training, data, loss, metrics, validation, callbacks, checkpoint, same, epochs, seed, progress, ranks)
     with ranks.agreeing():
-        resumed = resume and keeper.found()
-        if resumed:
-            epoch = keeper.restore()
-            bar.say(f"resumed from {checkpoint}: {training.epoch} epochs, {training.step} steps done")
-        for callback in called:
-            getattr(callback, "start", _nothing)(training)
-        if not resumed:
-            keeper.save()  # so that resuming finds no older run here, and a path that can't be written is found now
-
-    with ranks, bar, Interrupt(ranks.first) as interrupt:
-
-        def judge(prediction, target):
-            value, gradient = checked_result(loss(prediction, target), prediction, "fit")
-            finite = math.isfinite(value)
-            return value, gradient, [metric(prediction, target) if finite else 0.0 for metric in metrics.values()]
-
-        def flags():
-            return interrupt.asked, keeper.due()
-
-        def broken(what, step):
-            ranks.leave()
-            return ranks.known(not_finite(what, model, loss, *data.last(epoch), epoch.number, step))
-
-        judge = ranks.judging(judge, len(metrics), flags)
-        epoch, asked = ranks.spread(training, epoch), False
-        while training.epoch < epochs and not training.stop and not asked:
-            epoch = epoch or Epoch(training.epoch + 1, seed, ["loss", *metrics])
-            began = time.perf_counter() - epoch.seconds
-            bar.start(epoch.number, epoch.samples)
-            ranks.join()
-            for x_batch, y_batch, n in data.left(epoch):
+        run.begin(resume)
+    with ranks, run.bar, run.interrupt:
+        for epoch in run.epochs():
+            for x_batch, y_batch in run.batches(epoch):
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
                 prediction = model.forward(x_batch, training=True)
-                value, gradient, numbers = judge(prediction, y_batch)  # the loss, its gradient, the metrics
-                if not math.isfinite(value):
-                    raise broken(f"the loss is {value}", training.step + 1)
+                value, gradient = run.loss(prediction, y_batch)
                 model.backward(gradient)
-                ranks.sum_gradients()  # over the processes, where there are several
+                ranks.sum_gradients()  # over the processes that train together, where there are several
                 optimizer.step()
-
-                training.step += 1
-                epoch.add(n, (value, *numbers))
-                bar.advance(n, epoch.totals, epoch.samples)
-                asked, due = ranks.flags(flags)
-                if asked or due:
-                    epoch.seconds = time.perf_counter() - began
-                    if asked or not np.isfinite(model.flat_values).all():
-                        break
-                    keeper.save(epoch)
-
-            ranks.leave()
-            if not np.isfinite(model.flat_values).all():
-                raise broken("a parameter is not finite", training.step)
-            asked = ranks.any(interrupt.asked)
-            if asked:
-                break
-            results = epoch.means()
-            if validation is not None:
-                results |= _evaluated(model, *validation, loss, metrics, ranks)
-            seconds = time.perf_counter() - began
-            results, seconds = ranks.from_first((results, seconds))
-            for name, result in (results | {"lr": optimizer.lr, "seconds": seconds}).items():
-                history.setdefault(name, []).append(result)
-            bar.finish(results, epoch.samples / seconds)
-            training.epoch, epoch = epoch.number, None
-            for callback in called:
-                callback(training)
-            ranks.spread(training)
-            keeper.save()
-            asked = ranks.any(interrupt.asked)
-
-        history.interrupted = asked
-        if asked:
-            keeper.save(epoch)
-            bar.say(f"interrupted after {training.epoch} epochs, {training.step} steps")
-        for callback in called:
-            getattr(callback, "finish", _nothing)(training)
-        ranks.spread(training)
-        ranks.spread_callbacks(with_state(callbacks))
-    return history
-
-
-def _nothing(training):
-    pass
-
-
-class _Data:
-    """The training set, in the order that each epoch has."""
-
-    def __init__(self, x, y, batch_size, augment, seed, ranks):
-        batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
-        self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
-        self.augment = None if augment is None else arguments.augmentation(augment)
-
-    def left(self, epoch):
-        """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
-        shard = self.ranks.shard if self.augment is None else None
-        order = batches(self.x, self.y, self.batch_size, seed=(self.seed, epoch.number), shard=shard)
-        for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            n = min(self.batch_size, len(self.x) - epoch.samples)
-            if self.augment is not None:
-                x, y = self.augment(x, y, epoch.rng)
-                n = len(x)
-                x, y = self.ranks.share(x, y)
-            self.ranks.place(n)
-            self.given = index, x, y
-            yield x, y, n
-
-    def last(self, epoch):
-        """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""
-        index, x, y = self.given
-        numbers = np.arange(len(self.x))
-        order = batches(numbers, numbers, self.batch_size, seed=(self.seed, epoch.number))
-        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[0]
-
-
-def _evaluated(model, x, y, loss, metrics, ranks):
-    prediction = ranks.predict(model, x)
-    if not ranks.first:
-        return {}
-    try:
-        results = {"val_loss": float(loss(prediction, y)[0])}
-        return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in metrics.items()}
-    except Exception as error:
-        error.add_note("fit: this is about the validation set")
-        raise
+        run.end()
+    return training.history

@@ -1,0 +1,183 @@
+"""What happens around fit's loop: epochs begin and end, batches come, results are measured, shown and kept in a file.
+
+    for epoch in run.epochs():
+        for x, y in run.batches(epoch):
+            ...
+
+Both are generators: what stands after a `yield` happens once the loop is through with what it was given there.
+
+`ranks` stands for the processes that train together: one_process.py says what its methods do where there is one, hardly
+anything, and distributed.py where there are several.
+"""
+
+import math
+import time
+from itertools import islice
+
+import numpy as np
+
+from tinynet.data.batches import batches
+from tinynet.losses.by_name import checked_result
+from tinynet.training import arguments
+from tinynet.training.not_finite import not_finite
+from tinynet.training.progress import Interrupt, Progress
+from tinynet.training.resume import Epoch, Keeper, with_state
+
+
+class Run:
+    """A run of fit, whose arguments these are, checked; `settings` is what must be the same for it to be resumed."""
+
+    def __init__(
+        self, training, data, loss, metrics, validation, callbacks, checkpoint, settings, epochs, seed, progress, ranks
+    ):
+        self.training, self.data, self.ranks = training, data, ranks
+        self.given_loss, self.metrics, self.validation, self.callbacks = loss, metrics, validation, callbacks
+        self.last_epoch, self.seed = epochs, seed
+        self.called = callbacks if ranks.first else []
+        self.bar = Progress(progress and ranks.first, epochs, len(data.x))
+        self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
+        self.interrupt = Interrupt(ranks.first)
+        self.judge = ranks.judging(self._judge, len(metrics), self._flags)
+        self.epoch, self.asked = None, False  # the epoch under way; whether Ctrl-C was pressed
+
+    def begin(self, resume):
+        """Before the first step: go on from the checkpoint, or write it."""
+        training = self.training
+        resumed = resume and self.keeper.found()
+        if resumed:
+            self.epoch = self.keeper.restore()
+            self.bar.say(f"resumed from {self.keeper.path}: {training.epoch} epochs, {training.step} steps done")
+        for callback in self.called:
+            getattr(callback, "start", _nothing)(training)
+        if not resumed:
+            self.keeper.save()  # so that resuming finds no older run, and a path that can't be written is found now
+
+    def epochs(self):
+        """The epochs that are left, until a callback or Ctrl-C ends the training."""
+        training, ranks = self.training, self.ranks
+        self.epoch = ranks.spread(training, self.epoch)
+        while training.epoch < self.last_epoch and not training.stop and not self.asked:
+            self.epoch = self.epoch or Epoch(training.epoch + 1, self.seed, ["loss", *self.metrics])
+            yield self.epoch
+            ranks.leave()
+            if not self._finite():
+                raise self._broken("a parameter is not finite", training.step)
+            self.asked = ranks.any(self.interrupt.asked)
+            if not self.asked:
+                self._finish_epoch()
+
+    def batches(self, epoch):
+        """The batches (x, y) that the epoch still has.  Each is a step; the file is written where it is due."""
+        self.began = time.perf_counter() - epoch.seconds
+        self.bar.start(epoch.number, epoch.samples)
+        self.ranks.join()
+        for x, y, n in self.data.left(epoch):
+            yield x, y
+            self.training.step += 1
+            epoch.add(n, self.measured)
+            self.bar.advance(n, epoch.totals, epoch.samples)
+            asked, due = self.ranks.flags(self._flags)
+            if asked or due:
+                epoch.seconds = time.perf_counter() - self.began
+                if asked or not self._finite():
+                    break
+                self.keeper.save(epoch)
+
+    def loss(self, prediction, y):
+        """The loss of the batch and its gradient.  Measures the metrics, too; NonFiniteError where it is no number."""
+        value, gradient, numbers = self.judge(prediction, y)
+        if not math.isfinite(value):
+            raise self._broken(f"the loss is {value}", self.training.step + 1)
+        self.measured = value, *numbers
+        return value, gradient
+
+    def end(self):
+        """After the last step."""
+        training = self.training
+        training.history.interrupted = self.asked
+        if self.asked:
+            self.keeper.save(self.epoch)
+            self.bar.say(f"interrupted after {training.epoch} epochs, {training.step} steps")
+        for callback in self.called:
+            getattr(callback, "finish", _nothing)(training)
+        self.ranks.spread(training)
+        self.ranks.spread_callbacks(with_state(self.callbacks))
+
+    def _finish_epoch(self):
+        """Into the history with it; then it is the callbacks' turn, and the checkpoint's."""
+        training, ranks, epoch = self.training, self.ranks, self.epoch
+        results = epoch.means()
+        if self.validation is not None:
+            results |= self._evaluated(*self.validation)
+        seconds = time.perf_counter() - self.began
+        results, seconds = ranks.from_first((results, seconds))
+        for name, result in (results | {"lr": training.optimizer.lr, "seconds": seconds}).items():
+            training.history.setdefault(name, []).append(result)
+        self.bar.finish(results, epoch.samples / seconds)
+        training.epoch, self.epoch = epoch.number, None
+        for callback in self.called:
+            callback(training)
+        ranks.spread(training)
+        self.keeper.save()
+        self.asked = ranks.any(self.interrupt.asked)
+
+    def _judge(self, prediction, y):
+        value, gradient = checked_result(self.given_loss(prediction, y), prediction, "fit")
+        finite = math.isfinite(value)
+        return value, gradient, [metric(prediction, y) if finite else 0.0 for metric in self.metrics.values()]
+
+    def _flags(self):
+        return self.interrupt.asked, self.keeper.due()
+
+    def _finite(self):
+        return np.isfinite(self.training.model.flat_values).all()
+
+    def _broken(self, what, step):
+        self.ranks.leave()
+        batch = self.data.last(self.epoch)
+        return self.ranks.known(not_finite(what, self.training.model, self.given_loss, *batch, self.epoch.number, step))
+
+    def _evaluated(self, x, y):
+        prediction = self.ranks.predict(self.training.model, x)
+        if not self.ranks.first:
+            return {}
+        try:
+            results = {"val_loss": float(self.given_loss(prediction, y)[0])}
+            return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in self.metrics.items()}
+        except Exception as error:
+            error.add_note("fit: this is about the validation set")
+            raise
+
+
+def _nothing(training):
+    pass
+
+
+class Data:
+    """The training set, in the order that each epoch has."""
+
+    def __init__(self, x, y, batch_size, augment, seed, ranks):
+        batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
+        self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
+        self.augment = None if augment is None else arguments.augmentation(augment)
+
+    def left(self, epoch):
+        """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
+        shard = self.ranks.shard if self.augment is None else None
+        order = batches(self.x, self.y, self.batch_size, seed=(self.seed, epoch.number), shard=shard)
+        for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
+            n = min(self.batch_size, len(self.x) - epoch.samples)
+            if self.augment is not None:
+                x, y = self.augment(x, y, epoch.rng)
+                n = len(x)
+                x, y = self.ranks.share(x, y)
+            self.ranks.place(n)
+            self.given = index, x, y
+            yield x, y, n
+
+    def last(self, epoch):
+        """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""
+        index, x, y = self.given
+        numbers = np.arange(len(self.x))
+        order = batches(numbers, numbers, self.batch_size, seed=(self.seed, epoch.number))
+        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[0]
