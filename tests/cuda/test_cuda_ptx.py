@@ -40,12 +40,13 @@ def compile_to_ptx(kernel):
     from tinynet.cuda import device as cuda_device
     from tinynet.cuda import sigmoid_cross_entropy as sigmoid_cross_entropy_cuda
     from tinynet.cuda import softmax_cross_entropy as softmax_cross_entropy_cuda
+    from tinynet.cuda import softmax_rows as softmax_rows_cuda
 
     # Compiling a function that a kernel calls asks the driver which GPU there is.
     numba.cuda.dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=TARGETS[0])
     dtype, factory, *flags = kernel
     dtype = np.dtype(dtype)
-    modules = (softmax_cross_entropy_cuda, sigmoid_cross_entropy_cuda, cuda_device, cuda_arrays)
+    modules = (softmax_rows_cuda, softmax_cross_entropy_cuda, sigmoid_cross_entropy_cuda, cuda_device, cuda_arrays)
     function = next(getattr(module, factory) for module in modules if hasattr(module, factory))(dtype, *flags)
 
     number = cuda_device.computed_in(dtype)[1]

@@ -16,8 +16,8 @@ from tinynet.cuda.device import (
     BFLOAT16,
     CHUNK,
     FLOATS,
+    GROUP_BYTES,
     PACK_BYTES,
-    SEATS,
     SIMULATOR,
     WARP,
     NumbaPerformanceWarning,
@@ -149,7 +149,7 @@ def whole_warps(n, most):
     return min(most, -(-n // WARP) * WARP)
 
 
-def launch(kernel, blocks, threads, stream, *arguments, shared=SEATS):
+def launch(kernel, blocks, threads, stream, *arguments, shared=GROUP_BYTES):
     """Run a kernel with `shared` bytes of shared memory for each block."""
     with warnings.catch_warnings():  # Numba finds that fewer than 128 blocks leave a GPU idle; small batches do.
         warnings.simplefilter("ignore", NumbaPerformanceWarning)

@@ -300,7 +300,7 @@ def reduction(combine, group, number):
     """A function that every thread of a group calls with a value, and that gives all of them the values combined.
 
     A group is a "thread", a "warp" or a "block"; the order in it is always the same.  `number` is the values' type.
-    A block needs SEATS bytes of its shared memory.
+    A block needs GROUP_BYTES bytes of its shared memory.
     """
     if group == "thread":
         return itself
@@ -324,7 +324,7 @@ def reduction(combine, group, number):
     return over_block
 
 
-SEATS = 8 * 32  # bytes of shared memory for them: a block has at most 32 warps
+GROUP_BYTES = 8 * 32  # bytes of shared memory for them: a block has at most 32 warps
 
 
 @cache

@@ -65,7 +65,7 @@ PROBABILITIES = both_in_unit_interval, unit_interval_reason
 
 
 def compiled(loss, element, count, targets, weighted, ignores, padding):
-    """The kernels of a loss, for one thread and for all.  The name is for the files in which they are kept."""
+    """The kernels of a loss, by whether they take threads.  The name is for the files in which they are kept."""
     examined = targets is not None
     examine, reason_of = targets or UNIT_INTERVAL
     y_padding, t_padding = padding
@@ -171,7 +171,7 @@ def compiled(loss, element, count, targets, weighted, ignores, padding):
         return value * scale, FINE
 
     loss_and_gradient = named(loss_and_gradient, loss)
-    return kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)
+    return {False: kernel()(loss_and_gradient), True: kernel(parallel=True)(loss_and_gradient)}
 
 
 def named(function, loss):
@@ -222,9 +222,9 @@ def elementwise(
     padding       a prediction and a target whose loss is 0: what fills the last vector
     """
     count = len(signature(plain).parameters) - (4 if weighted else 2)  # of options
-    kernels = [*compiled(name, element, count, targets, weighted, ignores, padding)]  # for one thread, and for all
+    kernels = compiled(name, element, count, targets, weighted, ignores, padding)
     if numba.config.DISABLE_JIT:
-        kernels = [plainly(plain, count, targets, weighted, ignores)] * 2
+        kernels = dict.fromkeys((False, True), plainly(plain, count, targets, weighted, ignores))
 
     def loss(
         prediction_given, targets_given, reduction, denominator, grad, out, options=0.0, ignore_index=None, weight=None,

@@ -81,7 +81,7 @@ def total_or(divisor, total):
 
 
 def compiled(loss, rows):
-    """The kernels of a loss, for one thread and for all.  The name is for the files in which they are kept."""
+    """The kernels of a loss, by whether they take threads.  The name is for the files in which they are kept."""
 
     def loss_and_gradient(x, t, q, w, ignore_index, options, divisor, step, check_only, losses, g):
         """A row that can't be used, or -1, and the reason; and the loss's value.
@@ -111,7 +111,7 @@ def compiled(loss, rows):
         return -1, FINE, value * scale
 
     loss_and_gradient = named(loss_and_gradient, loss)
-    return [kernel()(loss_and_gradient), kernel(parallel=True)(loss_and_gradient)]
+    return {False: kernel()(loss_and_gradient), True: kernel(parallel=True)(loss_and_gradient)}
 
 
 # --- from arguments to results --------------------------------------------------------------------------------
@@ -138,10 +138,10 @@ def rowwise(
     keeps_losses  whether `rows` needs the losses' array for itself
     few           what to run instead of `rows` for labels of up to `few_classes` without options
     """
-    kernels = compiled(name, rows)  # for one thread, and for all
+    kernels = compiled(name, rows)
     few_kernels = compiled(f"{name}.few", few) if few else kernels
     if numba.config.DISABLE_JIT:
-        kernels[:] = few_kernels[:] = [plainly(plain, rows, targets)] * 2
+        kernels = few_kernels = dict.fromkeys((False, True), plainly(plain, rows, targets))
     errors = errors or {}
 
     def loss(

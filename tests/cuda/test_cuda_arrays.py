@@ -1,4 +1,4 @@
-"""The way of device arrays into the losses, as far as it can be told without a GPU and without the simulator."""
+"""The way of device arrays into the losses, as far as it can be tried without a GPU and without the simulator."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_what_is_a_device_array():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_without_numba_cuda_the_error_names_the_extra(loss, monkeypatch):
-    for module in ("device", "arrays", "softmax_cross_entropy", "sigmoid_cross_entropy"):
+    for module in ("device", "arrays", "softmax_rows", "softmax_cross_entropy", "sigmoid_cross_entropy"):
         monkeypatch.delitem(sys.modules, f"tinynet.cuda.{module}", raising=False)
         monkeypatch.delattr(f"tinynet.cuda.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "_numba_cuda_redirector", None)

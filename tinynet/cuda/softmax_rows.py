@@ -1,0 +1,272 @@
+"""Rows of logits on a GPU: the kernels of softmax cross-entropy for arrays on the device.
+
+A row's groups.  Up to FEW classes a thread has a row to itself.  Its neighbours' rows lie in between what it would
+read at once, so the block first fetches all its rows, which are one contiguous run, into shared memory, and writes
+the gradients back the same way.  Up to MEDIUM classes a warp shares a row, whose packs its lanes take in turn; beyond,
+a block does.  The choice depends on C alone, and so does who takes what: a row's bits are the same in any batch.
+
+A row's passes.  Every thread keeps the maximum m of what it has read, and sums exp(z - m) of the rest; where m rises,
+the sum is multiplied by exp(old m - m) (Milakov and Gimelshein 2018).  The group then combines its (m, sum) pairs.
+A second pass reads the row again, from a cache, and writes the gradient: in all 8 bytes of float32 logits cross
+the memory bus, 4 in and 4 out, the least there can be.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from tinynet.cuda import device
+from tinynet.cuda.device import (
+    NO_FAULT,
+    WARP,
+    added,
+    cuda,
+    exp,
+    get,
+    helper,
+    kernel,
+    larger,
+    log1p,
+    packs,
+    reduction,
+)
+
+FEW = 32  # classes up to which a thread has a row to itself
+MEDIUM = 1024  # and up to which a warp has
+WARPS = 8  # rows of medium classes in a block
+MOST_ROWS = 128  # rows of few classes in a block, as many as it has threads
+
+
+@helper
+def padded(i):
+    """Where number i of a tile is: one place of 32 is left out, so that rows don't start in one bank of memory.
+
+    Rows of 16 numbers, say, would else start in 2 of the 32 banks, and a warp would wait 16 times for each.
+    """
+    return i + (i >> 5)
+
+
+@cache
+def numbers_of_row(dtype, group, wide):
+    """device.packs for a row in memory, and packs of one number for a row in a tile, which one thread has."""
+
+    @helper
+    def read(a, i, hop, left, beyond, x):
+        x[0] = a[padded(i)]
+
+    @helper
+    def write(a, i, hop, left, x):
+        a[padded(i)] = x[0]
+
+    return (1, read, write) if group == "thread" else packs(dtype, wide)
+
+
+@cache
+def one_row(dtype, group, wide, smooth, soft):
+    """A function for the threads of a group: the loss of a row z[base : base + C], and `scale` times its gradient.
+
+    The row's target is its label, or if `soft` the probabilities q[base : base + C]; `smooth` if epsilon > 0.
+    """
+    number, numba_type = device.computed_in(dtype)
+    ZERO, ONE, NAN, MASKED = number(0), number(1), number(math.nan), number(-math.inf)
+    PACK, read, write = numbers_of_row(dtype, group, wide)
+    highest, total = reduction(larger, group, numba_type), reduction(added, group, numba_type)
+
+    @helper
+    def row(z, q, label, base, lane, members, w, C, ignore_index, epsilon, scale, dz):
+        # Packs of neighbours where rows are whole packs; else neighbours are read by neighbouring threads.
+        first, hop = (lane, members) if C % PACK else (lane * PACK, 1)
+        step = members * PACK
+        x, y = cuda.local.array(PACK, numba_type), cuda.local.array(PACK, numba_type)
+        hard, zt = ONE - epsilon, MASKED
+        if not soft:
+            if label == ignore_index:  # Whatever its logits are: 0 times NaN would be NaN.
+                for k in range(PACK):
+                    x[k] = ZERO
+                c = first
+                while c < C and dz.size > 0:
+                    write(dz, base + c, hop, C - c, x)
+                    c += step
+                return ZERO
+            if label < 0 or label >= C:  # Only where the caller did without the check.
+                hard = NAN
+            else:
+                hard *= w[label] if w.size > 0 else ONE
+                if group == "thread":
+                    zt = z[padded(base + label)]
+                else:
+                    zt = get(z, base + label)
+
+        m, below, ties, count, spread, share = MASKED, ZERO, ZERO, ZERO, ZERO, ZERO
+        c = first
+        while c < C:
+            read(z, base + c, hop, C - c, MASKED, x)
+            if soft:
+                read(q, base + c, hop, C - c, ZERO, y)
+            top = m
+            for k in range(PACK):
+                top = larger(top, x[k])
+            shift = top if top > MASKED else ZERO  # -inf - -inf is NaN
+            if top > m:
+                below = (below + ties) * exp(m - shift)
+                ties = ZERO
+            m = top
+            for k in range(PACK):
+                e = exp(x[k] - shift)
+                below += ZERO if e >= ONE else e
+                ties += ONE if e >= ONE else ZERO
+                if smooth and x[k] != MASKED:
+                    count += ONE
+                    spread += w[c + k * hop] if w.size > 0 else ONE
+                if soft and y[k] != ZERO:
+                    share += y[k] * w[c + k * hop] if w.size > 0 else y[k]
+            c += step
+
+        top = highest(m)
+        shift = top if top > MASKED else ZERO
+        below = total(below if m == top else (below + ties) * exp(m - shift))
+        ties = total(ties if m == top else ZERO)
+        m, r = top, below + (ties - ONE)
+        log_s, per_s = log1p(r), scale / (ONE + r)
+        if not soft:
+            share = ONE
+        else:
+            share = total(share)
+        a = ZERO
+        if smooth:
+            a = epsilon / total(count)
+            spread = total(spread)
+        own, others = hard * share * per_s, a * spread * per_s
+
+        loss = ZERO
+        c = first
+        while c < C and (smooth or soft or dz.size > 0):
+            read(z, base + c, hop, C - c, MASKED, x)
+            if soft:
+                read(q, base + c, hop, C - c, ZERO, y)
+            for k in range(PACK):
+                e, above = exp(x[k] - m), m - x[k]
+                g = e * (own + others)
+                if not soft and c + k * hop == label:
+                    g = ((e - ONE) - r) * own + e * others
+                if smooth and x[k] != MASKED:
+                    b = a * w[c + k * hop] if w.size > 0 else a
+                    loss += b * above
+                    g -= b * scale
+                if soft and y[k] != ZERO:
+                    b = hard * y[k] * w[c + k * hop] if w.size > 0 else hard * y[k]
+                    if b != ZERO:
+                        loss += b * above
+                    g -= b * scale
+                x[k] = g
+            if dz.size > 0:
+                write(dz, base + c, hop, C - c, x)
+            c += step
+        if smooth or soft:
+            loss = total(loss) + a * spread * log_s
+        if soft:
+            return loss + hard * share * log_s
+        nll = (m - zt) + log_s
+        return loss + (ZERO if hard == ZERO and nll == -MASKED else hard * nll)
+
+    return row
+
+
+def most_threads(dtype, smooth, soft):
+    """How many threads at most share a row: 1,024 leave each 64 registers, which the plain kernel gets by with."""
+    return 1024 if dtype == np.float32 and not (smooth or soft) else 512
+
+
+@cache
+def rows_by_groups(dtype, group, wide, smooth, soft):
+    """A kernel: losses[n], and the gradient of their sum, divided, into dz, for rows of logits z (N, C), flat.
+
+    Targets are labels (N,) or probabilities (N, C), flat; w (C,) may be empty, and dz.  The divisor is total[0] where
+    `divisor` is 0; a total of 0 makes the gradient 0.  Nothing is written if `fault` holds a fault.
+    """
+    number, _ = device.computed_in(dtype)
+    ZERO, ONE = number(0), number(1)
+    row_of = one_row(dtype, group, wide, smooth, soft)
+
+    @kernel(most_threads(dtype, smooth, soft) if group == "block" else WARPS * WARP)
+    def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
+        n, lane, members = np.int64(cuda.blockIdx.x), cuda.threadIdx.x, cuda.blockDim.x
+        if group == "warp":
+            n, lane, members = n * WARPS + lane // WARP, lane % WARP, WARP
+        if n >= losses.size or (fault.size > 0 and fault[0] != NO_FAULT):
+            return
+        if divisor == ZERO:
+            divisor = total[0]
+        scale = ONE / divisor if divisor > ZERO else ZERO
+        label = np.int64(-1)
+        if not soft:
+            label = np.int64(targets[n])
+        loss = row_of(z, targets, label, n * C, lane, members, w, C, ignore_index, epsilon, scale, dz)
+        if lane == 0:
+            losses[n] = loss
+
+    return rows
+
+
+@cache
+def few_classes(dtype, wide, smooth, soft):
+    """The same kernel for rows of few classes: a block takes as many rows as it has threads."""
+    number, numba_type = device.computed_in(dtype)
+    ZERO, ONE = number(0), number(1)
+    PACK, read, write = packs(dtype, wide)
+    _, read_some, write_some = packs(dtype, False)
+    row_of = one_row(dtype, "thread", False, smooth, soft)
+
+    @helper
+    def fetch(a, base, size, tile):
+        x = cuda.local.array(PACK, numba_type)
+        i = cuda.threadIdx.x * PACK
+        while i < size:
+            if i + PACK <= size:
+                read(a, base + i, 1, PACK, ZERO, x)
+            else:
+                read_some(a, base + i, 1, size - i, ZERO, x)
+            for k in range(PACK):
+                if i + k < size:
+                    tile[padded(i + k)] = x[k]
+            i += cuda.blockDim.x * PACK
+
+    @helper
+    def flush(tile, size, a, base):
+        x = cuda.local.array(PACK, numba_type)
+        i = cuda.threadIdx.x * PACK
+        while i < size:
+            for k in range(PACK):
+                x[k] = tile[padded(i + k)] if i + k < size else ZERO
+            if i + PACK <= size:
+                write(a, base + i, 1, PACK, x)
+            else:
+                write_some(a, base + i, 1, size - i, x)
+            i += cuda.blockDim.x * PACK
+
+    @kernel(MOST_ROWS)
+    def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
+        if fault.size > 0 and fault[0] != NO_FAULT:
+            return
+        tile = cuda.shared.array(0, numba_type)
+        q = tile[padded(cuda.blockDim.x * C) :]
+        start, lane = np.int64(cuda.blockIdx.x) * cuda.blockDim.x, cuda.threadIdx.x
+        n, size = start + lane, min(np.int64(cuda.blockDim.x), losses.size - start) * C
+        fetch(z, start * C, size, tile)
+        if soft:
+            fetch(targets, start * C, size, q)
+        cuda.syncthreads()
+        if n < losses.size:
+            if divisor == ZERO:
+                divisor = total[0]
+            scale = ONE / divisor if divisor > ZERO else ZERO
+            label = np.int64(-1)
+            if not soft:
+                label = np.int64(targets[n])
+            losses[n] = row_of(tile, q, label, lane * C, 0, 1, w, C, ignore_index, epsilon, scale, tile)
+        cuda.syncthreads()
+        if dz.size > 0:
+            flush(tile, size, dz, start * C)
+
+    return rows
