@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import numbers, real_array
+from tinynet.checks.assignments import of_package
 from tinynet.layers.base import Layer
-from tinynet.layers.guarded import of_package
 from tinynet.losses.by_name import loss_function
 
 __all__ = ["GradientCheck", "check"]

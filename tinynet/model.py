@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
+from tinynet.checks.assignments import Fixed, Guarded
 from tinynet.layers.base import Layer
-from tinynet.layers.guarded import Fixed, Guarded
 from tinynet.layers.in_a_row import (
     backward_in_a_row,
     build_in_a_row,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.losses import checks
+from tinynet.checks import losses as checks
 
 LOSSES = [tn.softmax_cross_entropy, tn.sigmoid_cross_entropy]
 LOGITS = np.zeros((2, 3), np.float32)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinynet.checks import losses as checks
 from tinynet.cuda.device import (
     ADDERS,
     BFLOAT16,
@@ -28,7 +29,6 @@ from tinynet.cuda.device import (
     stored_as,
     sum_chunks,
 )
-from tinynet.losses import checks
 
 
 @cache

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from tinynet.checks import losses as checks
 from tinynet.cuda import arrays, device
 from tinynet.cuda.arrays import added_up, empty, flat, launch
 from tinynet.cuda.device import (
@@ -30,7 +31,6 @@ from tinynet.cuda.device import (
     reduction,
     smaller,
 )
-from tinynet.losses import checks
 
 PACKS = 4  # that a thread takes
 

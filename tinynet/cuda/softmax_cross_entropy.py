@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numba import types
 
+from tinynet.checks import losses as checks
 from tinynet.cuda import arrays, device
 from tinynet.cuda.arrays import added_up, empty, flat, launch, on_host
 from tinynet.cuda.device import (
@@ -27,7 +28,6 @@ from tinynet.cuda.device import (
     smaller,
 )
 from tinynet.cuda.softmax_rows import FEW, MEDIUM, MOST_ROWS, WARPS, few_classes, most_threads, rows_by_groups
-from tinynet.losses import checks
 
 # --- targets: are they classes, and how many count? -----------------------------------------------------------
 

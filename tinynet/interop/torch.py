@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import real_array
+from tinynet.checks.assignments import of_package
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer
-from tinynet.layers.guarded import of_package
 from tinynet.model import Sequential
 
 # --- where the numbers lie -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Backward, they make dz of a ReLU's dy and y as they read them.  Other activation
 
 import numpy as np
 
-from tinynet.layers import other_names
+from tinynet.checks import other_names
 from tinynet.layers.activations import ACTIVATIONS
 from tinynet.layers.base import Layer
 from tinynet.layers.initialization import initial_weights

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
-from tinynet.layers.contract import held_backward, held_build, held_forward
+from tinynet.checks.assignments import Guarded, hold, of_package
+from tinynet.checks.own_layers import held_backward, held_build, held_forward
 from tinynet.layers.declared import Declared
-from tinynet.layers.guarded import Guarded, hold, of_package
 from tinynet.layers.parameter import Parameter
 
 __all__ = ["Layer", "Parameter", "float_dtype", "number", "pair", "positive_int", "real_array"]
@@ -31,7 +31,7 @@ class Layer(Declared, Guarded):
     `buffers` the dict of the arrays that it keeps beside them (running means), `layers` the list of the layers inside
     it: each empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
     (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients and
-    buffers whole.  contract.py says what else such a layer is held to; a mistake is named with the layer's label.
+    buffers whole.  checks/own_layers.py says what else such a layer is held to; a mistake is named with the layer's label.
 
     Once built, a layer's options are fixed, and so are the places of its arrays: assigning to a parameter's value or
     to a buffer copies into it.

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from tinynet.checks.assignments import Guarded
 from tinynet.layers.base import Layer
-from tinynet.layers.guarded import Guarded
 
 
 class Activation(Guarded):

@@ -14,8 +14,7 @@ makes up for it.  Backwards the same sum runs over fan_out outputs; Glorot's var
 
 import numpy as np
 
-from tinynet.checks import real_array
-from tinynet.layers import other_names
+from tinynet.checks import other_names, real_array
 
 
 def he(shape, fan_in, fan_out, rng):

@@ -23,12 +23,12 @@ Two passes over the probabilities, of which the first only checks them, together
 
 import numpy as np
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_TARGET
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
 from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import select
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_TARGET
 from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, PROBABILITIES, elementwise
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from tinynet.layers import other_names
+from tinynet.checks import other_names
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge

@@ -14,11 +14,11 @@ import numba
 import numpy as np
 from numba import prange
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_PREDICTION, BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import chunk_count, helper, kernel
 from tinynet.kernels.vectors import load, load_some, select, splat, store, store_some, sum_of, width
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_PREDICTION, BAD_TARGET, FINE
 
 BLOCK = 1024  # numbers at a time: their sum is in their own dtype, the sum of the blocks' in float64
 

@@ -17,9 +17,9 @@ Source: Cortes and Vapnik 1995, "Support-vector networks".
 
 import numpy as np
 
+from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses.checks import BAD_TARGET, FINE
 from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 

@@ -16,9 +16,9 @@ Source: Huber 1964, "Robust estimation of a location parameter".
 
 import numpy as np
 
+from tinynet.checks import losses as checks
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import select
-from tinynet.losses import checks
 from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import elementwise
 

@@ -25,11 +25,11 @@ Source: Kullback and Leibler 1951, "On information and sufficiency".
 
 import numpy as np
 
+from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.surprisal import surprisal
-from tinynet.losses.checks import BAD_TARGET, FINE
 from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import DISTRIBUTIONS, rowwise, strange_rows
 

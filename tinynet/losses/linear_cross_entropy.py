@@ -15,8 +15,8 @@ taken at a time: see kernels/linear_cross_entropy.py.
 import numba
 import numpy as np
 
+from tinynet.checks import losses as checks
 from tinynet.kernels.linear_cross_entropy import BLOCKS, LOGITS, linear_cross_entropy_blocks
-from tinynet.losses import checks
 from tinynet.losses.rowwise import count_labels, strange_rows, total_or
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy_plain
 

@@ -17,9 +17,9 @@ Source: Weston and Watkins 1999, "Support vector machines for multi-class patter
 
 import numpy as np
 
+from tinynet.checks.losses import FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
-from tinynet.losses.checks import FINE
 from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import rowwise
 

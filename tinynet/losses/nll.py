@@ -22,10 +22,10 @@ which only checks, since `out` must not change if a row is bad.)
 
 import numpy as np
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_PREDICTION
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper, kernel
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_PREDICTION
 from tinynet.losses.declaration import declares
 from tinynet.losses.probability_rows import probability_rows
 from tinynet.losses.rowwise import EITHER, rowwise

@@ -30,9 +30,9 @@ import numba
 import numpy as np
 from numba import prange
 
+from tinynet.checks import losses as checks
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.dense import dense_forward
-from tinynet.losses import checks
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
 
 SQUARE = 32  # a square of S and its mirror image fit into the L1 cache together

@@ -5,10 +5,10 @@ A row is checked, and in the cache when its loss -sum_c a[c] log p[c] is taken.
 
 import numpy as np
 
+from tinynet.checks.losses import BAD_PREDICTION, BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import weighted
-from tinynet.losses.checks import BAD_PREDICTION, BAD_TARGET, FINE
 from tinynet.losses.elementwise import named
 from tinynet.losses.rowwise import strange_rows
 

@@ -14,10 +14,10 @@ import numba
 import numpy as np
 from numba import prange
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_TARGET, FINE
 from tinynet.losses.elementwise import named
 
 LABELS, EITHER, DISTRIBUTIONS, NUMBERS = range(4)  # the targets: labels; these or probabilities; those; any numbers

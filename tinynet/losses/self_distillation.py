@@ -33,12 +33,12 @@ Source: Caron et al. 2021, "Emerging properties in self-supervised vision transf
 
 import numpy as np
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax import softmax_row
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_TARGET, FINE
 from tinynet.losses.rowwise import NUMBERS, rowwise
 
 

@@ -21,10 +21,10 @@ A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 -
 
 import numpy as np
 
+from tinynet.checks import losses as checks
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses import checks
 from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
 

@@ -27,11 +27,11 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", with the formu
 
 import numpy as np
 
+from tinynet.checks import losses as checks
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
 from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses import checks
 from tinynet.losses.declaration import declares
 from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
 

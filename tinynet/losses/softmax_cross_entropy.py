@@ -30,11 +30,11 @@ How the rows are passed over is told in softmax_rows.py, and for few classes in 
 
 import numpy as np
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_few_classes import FEW, few_classes
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.losses import checks
-from tinynet.losses.checks import BAD_TARGET, FINE
 from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import EITHER, rowwise, strange_rows
 

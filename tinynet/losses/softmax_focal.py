@@ -29,13 +29,13 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", who have two c
 
 import numpy as np
 
+from tinynet.checks import losses as checks
+from tinynet.checks.losses import FINE
 from tinynet.kernels import floats, memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.softmax_rows import softmax_rows, weighted
 from tinynet.kernels.surprisal import surprisal
 from tinynet.layers.activations import tanh
-from tinynet.losses import checks
-from tinynet.losses.checks import FINE
 from tinynet.losses.declaration import declares
 from tinynet.losses.rowwise import rowwise
 

@@ -9,9 +9,8 @@ import math
 
 import numpy as np
 
-from tinynet.checks import batch_hint, numbers, refuse
+from tinynet.checks import batch_hint, numbers, other_names, refuse
 from tinynet.data.writing import absolute
-from tinynet.layers import other_names
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import without_options

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from tinynet.checks import copy_into, number_within, positive_int, view_of
+from tinynet.checks.assignments import Guarded
 from tinynet.kernels.compile import chunk_count, sized_kernel
-from tinynet.layers.guarded import Guarded
 from tinynet.layers.parameter import Parameter, vector_of_zeros
 
 PIECE = 4096  # elements: some microseconds of work

@@ -4,7 +4,7 @@
     forward, backward      of a layer of your own: what they return, each time; and the first time, whether they left
                            their argument as it was and wrote every gradient whole
 
-Layers of this package are tested for the last line, and pay nothing for it when they run.  guarded.py says what may be
+Layers of this package are tested for the last line, and pay nothing for it when they run.  assignments.py says what may be
 set on a layer.
 
 What a layer notes of itself for this, beside what it is:
@@ -22,7 +22,7 @@ import inspect
 import numpy as np
 
 from tinynet.checks import real_array
-from tinynet.layers.guarded import OF_A_BUILD, Fixed, setting
+from tinynet.checks.assignments import OF_A_BUILD, Fixed, setting
 from tinynet.layers.parameter import Buffers, Parameter
 
 # --- build --------------------------------------------------------------------------------------------------
