@@ -188,6 +188,7 @@ def test_leftovers_of_killed_saves_are_removed_and_nothing_else(path):
     assert all(file.exists() for file in others)
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_any_moment_leaves_one_whole_file(path):
     code = """
 import sys

@@ -18,6 +18,8 @@ import tinynet as tn
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 
+pytestmark = pytest.mark.slow
+
 # --- pieces ---------------------------------------------------------------------------------------------------
 
 PASSED_ON = {"build_tuple", "exhaust_iter", "static_getitem", "cast", "phi"}  # what makes the same pieces of pieces

@@ -816,6 +816,7 @@ def test_a_shape_that_does_not_fit_is_refused_when_the_layer_is_built(layer, sha
         layer.build(shape, np.float32, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_every_layer_runs_in_plain_python_too():
     chosen = "formula_says and (not Conv2D or 6) and not 32"
     run = subprocess.run(
