@@ -296,6 +296,7 @@ def refused(path, content, m):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_with_one_wrong_byte_anywhere_is_refused(path):
     content, m = small_file(path)
     rng = np.random.default_rng(0)
