@@ -34,7 +34,7 @@ def sigmoid_cross_entropy_plain(z, t, positive, negative, epsilon):
     q = (1 - epsilon) * t + epsilon / 2
     a, b = positive * q, negative * (1 - q)
     yes, no = np.logaddexp(0, -z), np.logaddexp(0, z)  # -log p and -log(1 - p)
-    losses = np.where(a == 0, 0, a * yes) + np.where(b == 0, 0, b * no)
+    losses = np.where((a == 0) & (yes == np.inf), 0, a * yes) + np.where((b == 0) & (no == np.inf), 0, b * no)
     return losses, b * np.exp(-yes) - a * np.exp(-no)
 
 
