@@ -1,6 +1,6 @@
 """Softmax cross-entropy of few classes: many rows side by side, transposed in registers.
 
-The formulas are those of softmax_cross_entropy.py.  What takes the time of a short row is what waits for itself: its
+The formulas are those of softmax_cross_entropy.py.  What takes the time of a short row is the latency of its
 maximum, its sum, the logarithm, the division.  Side by side, each lane of a vector has a row, and all wait at once.
 """
 
@@ -19,8 +19,8 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
     """Rows `first` to `last` of z (N, C): see softmax_rows.
 
     Number l of row c of x (C, L) is class c of the l-th of L rows, so all that is done to a row is done to L rows at
-    once, for any C.  L is two vectors: their chains of operations fill each other's waits.  Missing rows are zeros
-    with the label -1, as ignored ones have it.
+    once, for any C.  L is two vectors: the latency of one's chain of operations is hidden by the other's.  Missing rows
+    are zeros with the label -1, as ignored ones have it.
     """
     C, W, L = z.shape[1], width(z), 2 * width(z)
     logits, dz = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size)

@@ -25,7 +25,7 @@ a[n,c], whose sum over c is A[n]; z[n,c] now touched log s A[n] times, and itsel
 
 K is the number of classes that are not masked by a logit of -inf; a masked class gets no share of eps.
 
-How the rows are passed over is told in softmax_rows.py, and for few classes in softmax_few_classes.py.
+What makes it fast is in kernels/softmax_rows.py, and for few classes in kernels/softmax_few_classes.py.
 """
 
 import numpy as np
