@@ -108,19 +108,10 @@ def sigmoid_cross_entropy(
         from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 
         return cuda.sigmoid_cross_entropy(
-            logits,
-            targets,
-            weight=weight,
-            pos_weight=pos_weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            denominator=denominator,
-            grad=grad,
-            out=out,
-            stream=stream,
-            check=check,
-        )
+            logits, targets, weight=weight, pos_weight=pos_weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, reduction=reduction, denominator=denominator, grad=grad, out=out,
+            stream=stream, check=check,
+        )  # fmt: skip
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     epsilon = checks.fraction(label_smoothing, name)

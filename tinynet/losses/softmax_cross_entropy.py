@@ -133,18 +133,10 @@ def softmax_cross_entropy(
         from tinynet.cuda import softmax_cross_entropy as cuda  # numba-cuda need not be there before
 
         return cuda.softmax_cross_entropy(
-            logits,
-            targets,
-            weight=weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            denominator=denominator,
-            grad=grad,
-            out=out,
-            stream=stream,
-            check=check,
-        )
+            logits, targets, weight=weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, reduction=reduction, denominator=denominator, grad=grad, out=out,
+            stream=stream, check=check,
+        )  # fmt: skip
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     epsilon = checks.fraction(label_smoothing, name)
