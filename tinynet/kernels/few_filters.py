@@ -1,16 +1,20 @@
-"""Convolution with few filters: a vector holds neighbouring places of a row, on planes of one channel each.
+"""Convolution with few filters: a vector holds neighbouring positions of a row, on planes of one channel each.
+
+What it buys, in whole training steps of 64 images without it (2-core Xeon, Emerald Rapids): a LeNet-like network takes
+1.17 times as long, the CNN of PyTorch's CIFAR-10 tutorial 1.31; of these, the cross-correlation for dw alone accounts
+for 1.09 and 1.15.  On AVX2's 8 lanes it is never chosen for these networks: see fits.
 
     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p + i - top, q + j - left, c] w[i,j,c,k]        as in conv2d.py, stride 1
 
-In conv2d.py a vector holds the filters of one place, and six of them fill 6 of 16 lanes.  Here it holds 16 places, and
-fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must then be pixels
+In conv2d.py a vector holds the filters of one position, and six of them fill 6 of 16 lanes.  Here it holds 16
+positions, and fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must then be pixels
 of one channel, so each row of the image with its zeros is taken apart into C planes (planes.py): U rows, (U, C, V), and
 
-    z of a row p:    K filters x Q places, summed over the I C planes from p C on and over J shifts of each
+    z of a row p:    K filters x Q positions, summed over the I C planes from p C on and over J shifts of each
 
-is one small product on matmul; its K rows of places then become Q places of K filters.
+is one small product on matmul; its K rows of positions then become Q positions of K filters.
 
-Backward.  dz (P, Q, K) is taken apart alike, into (P, K, Q), and both factors of dw are then rows of places:
+Backward.  dz (P, Q, K) is taken apart alike, into (P, K, Q), and both factors of dw are then rows of positions:
 
     dw[i,j,c,k] = sum_p sum_q x[p + i, c, q + j] dz[p,k,q]        a cross-correlation of planes (matmul.py)
     db[k]       = sum_p sum_q dz[p,k,q]
@@ -23,9 +27,6 @@ swapped:
 
 Columns beyond Q, up to a whole number of vectors, are worked on and thrown away.  In dw they meet a dz of 0, and 0
 times inf is NaN: an inf or NaN pixel near the right edge also spoils weights that it meets at no output.
-
-The first layer of the CNN of PyTorch's CIFAR-10 tutorial, 6 filters 5 x 5 on (64, 32, 32, 3), takes 160 us so instead
-of 340, and its backward pass 176 instead of 330.
 """
 
 import numpy as np
