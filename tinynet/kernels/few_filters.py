@@ -7,8 +7,9 @@ for 1.09 and 1.15.  On AVX2's 8 lanes it is never chosen for these networks: see
     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p + i - top, q + j - left, c] w[i,j,c,k]        as in conv2d.py, stride 1
 
 In conv2d.py a vector holds the filters of one position, and six of them fill 6 of 16 lanes.  Here it holds 16
-positions, and fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must then be pixels
-of one channel, so each row of the image with its zeros is taken apart into C planes (planes.py): U rows, (U, C, V), and
+positions, and fills all of them: a weight is broadcast where there a pixel was.  What lies side by side in a row must
+then be pixels of one channel, so each row of the image with its zeros is taken apart into C planes (planes.py): U rows,
+(U, C, V), and
 
     z of a row p:    K filters x Q positions, summed over the I C planes from p C on and over J shifts of each
 
