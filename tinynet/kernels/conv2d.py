@@ -13,8 +13,8 @@ One image's zeros, dz and sums stay in a core's L2 cache from one product to the
 memory once, in one launch.  ReLU is done before the sums leave the registers.
 
 A vector holds the filters of one position, and six of them fill 6 lanes of 16: few filters are done in few_filters.py,
-where a vector holds positions.  A 3 x 3 window with stride 1, and channels and filters enough, is done with 4 times fewer
-multiplications in winograd.py.
+where a vector holds positions.  A 3 x 3 window with stride 1, and channels and filters enough, is done with 4 times
+fewer multiplications in winograd.py.
 """
 
 import numpy as np
