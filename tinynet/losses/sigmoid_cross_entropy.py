@@ -21,6 +21,8 @@ and so that weights fit in: with a = weight pos_weight t and b = weight (1 - t),
 A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 - eps) t + eps / 2.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -71,7 +73,7 @@ def sigmoid_cross_entropy(
     logits: ArrayLike, targets: ArrayLike, *, weight: ArrayLike | None = None, pos_weight: ArrayLike | None = None,
     ignore_index: int | None = None, label_smoothing: float = 0.0,
     reduction: str = "mean", denominator: float | None = None, sample_weight: ArrayLike | None = None,
-    grad: bool = True, out: np.ndarray | None = None, stream=None, check: bool = True,
+    grad: bool = True, out: np.ndarray | None = None, stream: Any = None, check: bool = True,
 ) -> Result:  # fmt: skip
     """The cross-entropy of sigmoid(logits) against targets, and its gradient with respect to the logits.
 
@@ -98,9 +100,9 @@ def sigmoid_cross_entropy(
     """
     name = "sigmoid_cross_entropy"
     if checks.on_device(logits, targets, weight, pos_weight, out):
+        checks.no_sample_weight(sample_weight, name)
         from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 
-        checks.no_sample_weight(sample_weight, name)
         return cuda.sigmoid_cross_entropy(
             logits, targets, weight=weight, pos_weight=pos_weight, ignore_index=ignore_index,
             label_smoothing=label_smoothing, reduction=reduction, denominator=denominator, grad=grad, out=out,

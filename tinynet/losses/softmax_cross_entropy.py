@@ -29,6 +29,8 @@ K counts the open classes, which no logit of -inf masks; a masked class gets no 
 The compiled rows are in kernels/softmax_rows.py, and for few classes in kernels/softmax_few_classes.py.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -78,7 +80,7 @@ loss = rowwise(
 def softmax_cross_entropy(
     logits: ArrayLike, targets: ArrayLike, *, weight: ArrayLike | None = None, ignore_index: int = -100,
     label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
-    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None, stream=None,
+    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None, stream: Any = None,
     check: bool = True,
 ) -> Result:  # fmt: skip
     """The cross-entropy of softmax(logits) against targets, and its gradient with respect to the logits.
@@ -102,9 +104,9 @@ def softmax_cross_entropy(
     """
     name = "softmax_cross_entropy"
     if checks.on_device(logits, targets, weight, out):
+        checks.no_sample_weight(sample_weight, name)
         from tinynet.cuda import softmax_cross_entropy as cuda  # numba-cuda need not be there before
 
-        checks.no_sample_weight(sample_weight, name)
         return cuda.softmax_cross_entropy(
             logits, targets, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
             reduction=reduction, denominator=denominator, grad=grad, out=out, stream=stream, check=check,
