@@ -33,7 +33,7 @@ and takes most of the gain away.  Pre-training pays where labels are few, and wh
 
 The two middle panels draw h in two dimensions, before and after.  Their axes are the two directions in which the
 embeddings, less their mean, vary most, called principal components: the first two rows of V.T in the singular value
-decomposition h - mean = U S V'.  The colours are the classes, which the pre-training has not seen.
+decomposition h - mean = U S V.T.  The colours are the classes, which the pre-training has not seen.
 """
 
 import gallery

@@ -8,10 +8,11 @@ x[m,c] in a batch; w, b, mu, v (C,), and each formula below is about one channel
     h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"
     y[m] = w h[m] + b
 
-Predicting, mu and v are exponential moving averages of what training saw, so that a sample's y depends on no other
-sample:
+Predicting, mu and v are exponential moving averages over the batches of the training, so that no other sample matters:
 
-    running <- momentum running + (1 - momentum) batch         for v with the unbiased estimate v M / (M - 1) (Bessel)
+    running <- momentum running + (1 - momentum) batch
+
+where a batch's v is taken as the unbiased estimate v M / (M - 1) (Bessel's correction).
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
@@ -28,8 +29,8 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
 The last line says that dx is what remains of w r dy once its mean and its part along h are taken out: moving a whole
 channel of x changes no y, and stretching it changes y through eps alone.
 
-Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x, mu and
-v are of the whole batch, and between the two parts dw, db and M are summed over all of them.
+Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x; mu, v
+and M are of the whole batch (whole_moments), and between the two parts so become dw and db (whole_sums).
 
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
@@ -148,7 +149,7 @@ class BatchNorm(Layer):
         C = x.shape[-1]
         rows, mu, S = x.reshape(-1, C), np.empty(C), np.empty(C)
         batchnorm_moments(rows, mu, S)
-        M, mu, S = self.whole_moments(len(rows), mu, S)  # of the whole batch, where x is a part of it
+        M, mu, S = self.whole_moments(len(rows), mu, S)
         if M == 1:
             raise ValueError(f"{self.label}: training needs more than one number a channel, got input {x.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
@@ -172,7 +173,7 @@ class BatchNorm(Layer):
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
             if not input_grad:
                 return None
-            dw, db = self.whole_sums(dw, db)  # likewise
+            dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self.parameters[0]._value, self.eps, dw, db, M, dx)
         return dx.reshape(shape)

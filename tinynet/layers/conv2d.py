@@ -119,9 +119,8 @@ class Conv2D(Activated):
         if len(self.input_shape) != 3:
             raise ValueError(f"{self.label}: expected images, input shape (H, W, C), got {self.input_shape}")
         (I, J), C, K = self.kernel_size, self.input_shape[2], self.filters
-        self._size, self._before = output_size(
-            self.label, self.input_shape, self.kernel_size, self.stride, self.padding
-        )
+        window = self.kernel_size, self.stride, self.padding
+        self._size, self._before = output_size(self.label, self.input_shape, *window)
         P, Q = self._size
         self._start_parameters((I, J, C, K), I * J * C, I * J * K, rng)
         self.output_shape = (P, Q, K)

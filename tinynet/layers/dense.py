@@ -5,7 +5,7 @@
 
 Backward.  L is the loss, one number.  dw is short for dL/dw and has w's shape.  The chain rule says that
 
-    dL/dw[i,o] = sum of dL/dz dz/dw[i,o] over all z that w[i,o] enters
+    dL/dw[i,o] = sum of dL/dz times dz/dw[i,o], over all z that w[i,o] enters
 
 so ask of each number: which z did it touch, and times what?  Given dy, the activation's backward pass gives first
 dz[n,o] = f'(z[n,o]) dy[n,o], number by number (f' the derivative of f: activations.py).

@@ -2,7 +2,7 @@
 
 x, y (N, ..., C), channels last: (N, S, C) with S positions, the pixels of an image or the steps of a sequence.  The C
 channels are cut into G groups of C / G that lie side by side; channel c is in group g = c G // C; w, b (C,).  With h
-("x-hat") the normalised sample, and sums and means over the M = S C / G numbers of sample n in group g:
+("x-hat") the normalised sample, and sum_(s,c) over the M = S C / G numbers of sample n in group g:
 
     mu[n,g]  = 1/M sum_(s,c) x[n,s,c]                 v[n,g] = 1/M sum_(s,c) (x[n,s,c] - mu[n,g])^2
     h[n,s,c] = r[n,g] (x[n,s,c] - mu[n,g])            r[n,g] = 1 / sqrt(v[n,g] + eps)
@@ -13,20 +13,20 @@ be small, which is what it was made for.  With one group it normalises a whole s
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
-    b[c]      touched y[n,s,c] of every n and s, times 1:          db[c]     = sum_n sum_s dy[n,s,c]
-    w[c]      touched y[n,s,c] of every n and s, times h[n,s,c]:   dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
-    h[n,s,c]  touched y[n,s,c], times w[c]:                        dh[n,s,c] = w[c] dy[n,s,c]
-    r[n,g]    touched all h of its group, times x[n,s,c] - mu[n,g]:
-                  dr[n,g]   = sum_(s,c) dh[n,s,c] (x[n,s,c] - mu[n,g])
-    v[n,g]    touched r[n,g], times -1/2 (v[n,g] + eps)^(-3/2):
-                  dv[n,g]   = -r[n,g]^3/2 dr[n,g]
-    mu[n,g]   touched all h of its group, times -r[n,g], and v[n,g], times -2/M sum_(s,c) (x[n,s,c] - mu[n,g]) = 0:
-                  dmu[n,g]  = -r[n,g] sum_(s,c) dh[n,s,c]
-    x[n,s,c]  touched h[n,s,c], times r[n,g], v[n,g], times 2/M (x[n,s,c] - mu[n,g]), and mu[n,g], times 1/M:
-                  dx[n,s,c] = r[n,g] dh[n,s,c] + 2/M (x[n,s,c] - mu[n,g]) dv[n,g] + dmu[n,g] / M
-                            = r[n,g] (dh[n,s,c] - mean of dh - h[n,s,c] mean of dh h)
+    b[c]      touched y[n,s,c] of all n and s, times 1:           db[c]     = sum_n sum_s dy[n,s,c]
+    w[c]      touched y[n,s,c] of all n and s, times h[n,s,c]:    dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
+    h[n,s,c]  touched y[n,s,c], times w[c]:                       dh[n,s,c] = w[c] dy[n,s,c]
+    r[n,g]    touched h[n,s,c] of its group, times x - mu:        dr[n,g]   = sum_(s,c) dh[n,s,c] (x[n,s,c] - mu[n,g])
+    v[n,g]    touched r[n,g], times -1/2 (v[n,g] + eps)^(-3/2):   dv[n,g]   = -r[n,g]^3/2 dr[n,g]
+    mu[n,g]   touched h[n,s,c] of its group, times -r[n,g],       dmu[n,g]  = -r[n,g] sum_(s,c) dh[n,s,c]
+              and v[n,g], times -2/M sum_(s,c) (x - mu) = 0
+    x[n,s,c]  touched h[n,s,c], times r[n,g],                     dx[n,s,c] = r[n,g] dh[n,s,c] + dmu[n,g] / M
+              v[n,g], times 2/M (x[n,s,c] - mu[n,g]),                         + 2/M (x[n,s,c] - mu[n,g]) dv[n,g]
+              and mu[n,g], times 1/M
 
-The last line puts in what dv and dmu are, with x[n,s,c] - mu[n,g] = h[n,s,c] / r[n,g].
+Put in what dv and dmu are, with x[n,s,c] - mu[n,g] = h[n,s,c] / r[n,g] and means over the group:
+
+    dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh - h[n,s,c] mean of dh h)
 
 Source: Wu and He 2018, equations 1 to 7.
 """
