@@ -188,6 +188,7 @@ def test_leftovers_of_killed_saves_are_removed_and_nothing_else(path):
     assert all(file.exists() for file in others)
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_any_moment_leaves_one_whole_file(path):
     code = """
 import sys
@@ -295,6 +296,7 @@ def refused(path, content, m):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_with_one_wrong_byte_anywhere_is_refused(path):
     content, m = small_file(path)
     rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ def run(code, **environment):
     ).stdout
 
 
+@pytest.mark.slow
 def test_importing_loads_nothing_heavy_that_numba_did_not():
     code = "import sys, {}; print(*(m for m in sys.modules if '.' not in m))"
     loaded = set(run(code.format("tinynet")).split()) - set(run(code.format("numba")).split())
@@ -33,6 +34,7 @@ def test_importing_loads_nothing_heavy_that_numba_did_not():
     assert not loaded & heavy
 
 
+@pytest.mark.slow
 def test_weights_come_from_pytorch_as_arrays_without_pytorch():
     code = """
 import sys
@@ -54,6 +56,7 @@ for call in (tn.interop.to_torch, tn.interop.to_torch_module, lambda m: tn.inter
     assert run(code).splitlines() == ["4.0 5.0 6.0", *missing]
 
 
+@pytest.mark.slow
 def test_importing_compiles_nothing():
     code = """
 import numba.core.event as event
@@ -69,6 +72,7 @@ print(len(recorder.buffer))
     assert run(code).strip() == "0"
 
 
+@pytest.mark.slow
 def test_everything_runs_as_plain_python_too():
     code = """
 import numpy as np
@@ -142,6 +146,7 @@ def test_the_version_is_written_once():
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
 
 
+@pytest.mark.slow
 def test_the_package_runs_from_a_zip_file_with_all_that_it_reads(tmp_path):
     archive, package = tmp_path / "tinynet.zip", ROOT / "tinynet"
     with zipfile.ZipFile(archive, "w") as file:  # without entries for folders, as wheels are

@@ -109,6 +109,7 @@ def test_a_csv_log_is_written_through_to_a_terminal_and_another_character_device
             assert (os.stat(path).st_ino, os.stat(path).st_rdev) == (device.st_ino, device.st_rdev)
 
 
+@pytest.mark.slow
 def test_a_csv_log_to_the_standard_output_gets_there_and_a_model_never_replaces_it(tmp_path):
     code = """
 import numpy as np

@@ -214,6 +214,7 @@ def test_where_it_keeps_to_tinynets_promises():
     assert torch_cross_entropy(masked, torch.tensor([[0.5, 0.0, 0.5]])).item() == pytest.approx(np.log(2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what it does itself
 def test_torch_compile_leaves_it_as_it_is():
     z, target = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])

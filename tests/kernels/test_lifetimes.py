@@ -19,6 +19,8 @@ from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View
 
+pytestmark = pytest.mark.slow
+
 # --- pieces ---------------------------------------------------------------------------------------------------
 
 PASSED_ON = {"build_tuple", "exhaust_iter", "static_getitem", "cast", "phi"}  # what makes the same pieces of pieces

@@ -563,6 +563,7 @@ def fuzz(first, count):
     return accepted
 
 
+@pytest.mark.slow
 def test_two_thousand_random_writes_end_in_the_right_prediction_or_an_error():
     # In a process of its own, where an index outside of an array is an error.
     checked = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_NUM_THREADS": "1"}

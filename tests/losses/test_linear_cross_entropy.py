@@ -46,6 +46,7 @@ def agree(found, expected, tolerance):
             np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 2e-5)])
 def test_it_is_the_layer_and_the_loss_apart_for_random_problems_and_options(dtype, tolerance):
     rng = np.random.default_rng(0)

@@ -304,6 +304,7 @@ def by_torch(formula, prediction, targets, options):
     return losses.detach().numpy(), x.grad.numpy()
 
 
+@pytest.mark.slow
 @EVERY
 def test_every_loss_agrees_with_torch_in_float64_over_240_configurations(name):
     loss, _, formula = FAMILY[name]
@@ -318,6 +319,7 @@ def test_every_loss_agrees_with_torch_in_float64_over_240_configurations(name):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-9, err_msg=f"seed {seed}")
 
 
+@pytest.mark.slow
 @EVERY
 def test_every_loss_agrees_with_the_reference_also_in_float32(name):
     loss = FAMILY[name][0]

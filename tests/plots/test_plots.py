@@ -399,6 +399,7 @@ def test_the_worst_may_be_asked_of_a_model_with_or_without_a_softmax():
     assert drawn_of[0][0][0].startswith(f"is {LABELS[losses.argmax()]}: ")
 
 
+@pytest.mark.slow
 def test_no_picture_opens_a_window_or_chooses_a_backend():
     code = """
 import sys

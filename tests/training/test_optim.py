@@ -11,6 +11,8 @@ import tinynet as tn
 from tinynet.layers.base import Layer, Parameter
 from tinynet.training import optim
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Weights:
     """What an optimizer needs of a model: parameters that are views of one vector.  Every other one is a bias."""

@@ -501,6 +501,7 @@ def started(path, result):
     return process
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_the_bits_are_the_same(path, tmp_path, long_run):
     result, moments = tmp_path / "result", np.random.default_rng()
     kills = finished = 0
@@ -525,6 +526,7 @@ def test_killed_at_any_moment_and_resumed_the_bits_are_the_same(path, tmp_path, 
     assert len(os.listdir(tmp_path)) <= 2  # the result, and at most what one killed save left
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_program_cleanly_and_it_can_be_resumed(path, tmp_path, long_run):
     result = tmp_path / "result"
     process = started(path, result)

@@ -1,9 +1,9 @@
-"""What the losses' doors share: every argument is checked here, before anything is computed or written.
+"""The checks of arguments that the losses share: all are made before anything is computed or written.
 
 A loss takes its arguments in as a user has them (any memory layout, byte order or integer type, lists too) and hands
 its kernels C-contiguous, aligned, writeable arrays of one dtype, so that each kernel is compiled once per dtype.
 An array that is already so passes through the first line of each check: at a batch of 256 rows of 10 classes the
-kernel takes 5 microseconds, and the whole door may not take more than 2.
+kernel takes 5 microseconds, and all checks together may not take more than 2.
 
 `name` is the loss's own name, which every message starts with.
 """
@@ -35,8 +35,8 @@ def as_array(x, name, what, accepted="must hold real numbers"):
     return numbers(x, f"{name}: {what}", accepted)
 
 
-def behaved(x, dtype):
-    """x as a plain C-contiguous, aligned, writeable array of `dtype`: x itself where it is one."""
+def carray(x, dtype):
+    """x as a C-contiguous, aligned, writeable array of `dtype`: x itself where it is one."""
     if type(x) is np.ndarray and x.dtype is dtype and x.flags.carray:
         return x
     return np.require(x, dtype, ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY"))
@@ -52,7 +52,7 @@ def prediction(x, name, what="prediction"):
                 f"{name}: {what} must be float32 or float64, got an array of dtype {x.dtype}; "
                 "give it as one, .astype(np.float32)"
             )
-        x = behaved(x, FLOAT32 if native == FLOAT32 else FLOAT64)
+        x = carray(x, FLOAT32 if native == FLOAT32 else FLOAT64)
     if x.size == 0:
         raise ValueError(f"{name}: {what} must not be empty, got shape {x.shape}")
     return x
@@ -73,7 +73,7 @@ def like_prediction(x, shape, dtype, name, what="targets"):
             elif x.shape == shape[:-1] and x.dtype.kind in "iu":
                 hint = f"; for one label a row, give one-hot rows, np.eye({shape[-1]})[targets], or use a softmax loss"
             raise ValueError(f"{name}: {what} must have the prediction's shape {shape}, got {x.shape}{hint}")
-        x = behaved(x, dtype)
+        x = carray(x, dtype)
     return x
 
 
@@ -133,7 +133,7 @@ def class_targets(targets, shape, dtype, ignore_index, name):
             )
         if t.dtype == np.uint64 and t.size and t.max() >= 2**63:  # int64 can't hold it; -2^62 is no class either
             t = np.where(t >= 2**63, np.int64(-(2**62)), t.astype(np.int64))
-    t = behaved(t, INT64)
+    t = carray(t, INT64)
     return t if t.ndim == 1 else t.reshape(-1), NOTHING[dtype, 2], whole_number(ignore_index, name)
 
 
@@ -201,7 +201,7 @@ def per_class(weight, C, dtype, name, what="weight"):
         raise TypeError(f"{name}: {what} must hold real numbers, got an array of dtype bool")
     if weight.shape != (C,):
         raise ValueError(f"{name}: {what} must have shape ({C},), one number a class, got {weight.shape}")
-    weight = behaved(weight, dtype)
+    weight = carray(weight, dtype)
     good = (weight >= 0) & (weight < np.inf)
     if not good.all():
         worst = int(good.argmin())

@@ -4,8 +4,8 @@
     forward, backward      of a layer of your own: what they return, each time; and the first time, whether they left
                            their argument as it was and wrote every gradient whole
 
-Layers of this package are tested for the last line, and pay nothing for it when they run.  assignments.py says what
-may be set on a layer.
+Layers of this package are tested for the last line, and pay nothing for it when they run.  assignments.py says what may
+be set on a layer.
 
 What a layer notes of itself for this, beside what it is:
 

@@ -49,7 +49,7 @@ def keep(compiled: Any) -> Any:
 
 
 class Cache:
-    """What Numba asks for a kernel's machine code before it compiles, and gives it afterwards."""
+    """What Numba asks for a kernel's machine code before it compiles, and what it hands over afterwards."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled

@@ -3,8 +3,8 @@
 With channels last, row i of a window is one contiguous run of J C numbers.  So on an image with its zeros around it,
 (U, V, C), everything is a product on matmul, with no matrix of windows ("im2col") in memory:
 
-    z of a row p     Q places x K filters, summed over I rows of J C numbers       a step to the right is r C numbers
-    dw of a row i    J C numbers x K filters, summed over P x Q places             a step to the right is r C numbers
+    z of a row p     Q positions x K filters, summed over I rows of J C numbers    a step to the right is r C numbers
+    dw of a row i    J C numbers x K filters, summed over P x Q positions          a step to the right is r C numbers
     dx of a row h    its pixels g = q r + j - left for one j at a time, x C channels, summed over i and k; no zeros
                      are needed around dz.  Few channels would not fill a vector: then all j at once, which
                      sum_windows adds up
@@ -12,9 +12,9 @@ With channels last, row i of a window is one contiguous run of J C numbers.  So 
 One image's zeros, dz and sums stay in a core's L2 cache from one product to the next: the whole backward pass goes over
 memory once, in one launch.  ReLU is done before the sums leave the registers.
 
-A vector holds the filters of one place, and six of them fill 6 lanes of 16: few filters are done in few_filters.py,
-where a vector holds places.  A 3 x 3 window with stride 1, and channels and filters enough, is done with 4 times fewer
-multiplications in winograd.py.
+A vector holds the filters of one position, and six of them fill 6 lanes of 16: few filters are done in few_filters.py,
+where a vector holds positions.  A 3 x 3 window with stride 1, and channels and filters enough, is done with 4 times
+fewer multiplications in winograd.py.
 """
 
 import numpy as np

@@ -172,18 +172,18 @@ def _matmul(typing_context, M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m
 def _correlate_within(size, a, b, out):
     M, N, P, Q = size
     if M > 0 and N > 0:
-        W = width(a.array)
+        LANES = width(a.array)
         if P > 0 and Q > 0:
-            within(a.array, a.first, (P - 1) * a.steps, Q * W - 1, M - 1)
-            within(b.array, b.first, (P - 1) * b.steps[0], (N - 1) * b.steps[1], Q * W - 1)
-        within(out.array, out.first, (M - 1) * out.steps[0], (N - 1) * out.steps[1], W - 1)
+            within(a.array, a.first, (P - 1) * a.steps, Q * LANES - 1, M - 1)
+            within(b.array, b.first, (P - 1) * b.steps[0], (N - 1) * b.steps[1], Q * LANES - 1)
+        within(out.array, out.first, (M - 1) * out.steps[0], (N - 1) * out.steps[1], LANES - 1)
 
 
 @emitted(_correlate_within)
 def correlate(typing_context, size, a, b, out):
     """The cross-correlation of rows: how much each shift of a row has in common with other rows, lane by lane.
 
-        out[m,n,l] += sum_p sum_q a[p, q W + l + m] b[p, n, q W + l]        size = (M, N, P, Q), l < W, a vector's lanes
+        out[m,n,l] += sum_p sum_q a[p, q LANES + l + m] b[p, n, q LANES + l]        size = (M, N, P, Q), l < LANES
 
     View a has the step of p, b those of p and n, out those of m and n.  The sum over l is needed only once, after many
     correlations.  This fills the lanes where there are few results in a row but many terms: the weight gradient of a

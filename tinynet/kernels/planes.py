@@ -6,8 +6,8 @@
 
     interleave(planes, s, s_step, pixels, r, C, count, end)           and back
 
-An image of one or three channels, convolved by few filters, is worked on in planes (few_filters.py): three channels
-fill 3 of 16 lanes, and 16 pixels all of them.
+An image of one or three channels, convolved by few filters, is worked on in planes (few_filters.py, which says what
+that buys): three channels fill 3 of 16 lanes, and 16 pixels all of them.
 
 LANES pixels of C <= R channels, for R = LANES / 4 or LANES / 2, are read as LANES lines of R numbers: those of the next
 pixel are there too, and not stored.  As R rows of whole vectors (vectors.py), transposed, they are C planes and what

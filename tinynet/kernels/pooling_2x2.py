@@ -1,5 +1,9 @@
 """2 x 2 maximum pooling, the window that nearly everybody uses: vectors that read on into the next pixel.
 
+What it buys, in whole training steps of 64 images with pooling.py instead (2-core Xeon, Emerald Rapids): a LeNet-like
+network takes 1.4 times as long, the CNN of PyTorch's CIFAR-10 tutorial 1.3, a VGG-like one 1.0; with AVX2 alone 1.5,
+1.3 and 1.2.
+
 It takes the place of pooling.py after the first convolutions of a network, where images are large and channels few.
 That runs over the channels of one pixel: six of them fill no vector, and a window costs as much as its numbers one by
 one.

@@ -50,7 +50,7 @@ def row_maximum(z):
     W, four = width(z), 4 * width(z)
     whole = z.size - z.size % four
     m0 = m1 = m2 = m3 = splat(z, -np.inf)
-    for c in range(0, whole, four):  # four, since each waits for the one before
+    for c in range(0, whole, four):  # four independent chains, to hide the latency of one
         m0, m1 = maximum(load(z, c), m0), maximum(load(z, c + W), m1)
         m2, m3 = maximum(load(z, c + 2 * W), m2), maximum(load(z, c + 3 * W), m3)
     for c in range(whole, z.size, W):
@@ -218,7 +218,7 @@ def row_gradient(m, factor, q, w, smooth, keep, soft, tail, highest, g):
 def labelled_rows(z, t, w, ignore_index, scale, losses, g, first, last):
     """softmax_rows for labels, where a row is a single block.
 
-    While the sum of a row, its logarithm and the division by it wait for each other, the next row's maximum is sought:
+    The next row's maximum is sought meanwhile, which hides the latency of this row's sum, logarithm and division:
     (4096, 1000) takes 430 microseconds so, and 490 otherwise.
     """
     C = z.shape[1]

@@ -31,7 +31,7 @@ class Layer(Declared, Guarded):
     `buffers` the dict of the arrays that it keeps beside them (running means), `layers` the list of the layers inside
     it: each empty for most.  To write one of your own: keep in forward what backward will need if `training` is true
     (and nothing otherwise, so that many threads may predict at once), return fresh arrays, overwrite gradients and
-    buffers whole.  checks/own_layers.py says what else it is held to; a mistake is named with the layer's label.
+    buffers whole.  checks/own_layers.py says what else such a layer is held to; a mistake is named with its label.
 
     Once built, a layer's options are fixed, and so are the places of its arrays: assigning to a parameter's value or
     to a buffer copies into it.

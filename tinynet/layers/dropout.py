@@ -97,7 +97,7 @@ class Dropout(Layer):
         x = self.checked(x)
         if not training:
             return x.copy()
-        y, first = np.empty_like(x), self.first_row * math.prod(self.input_shape)
+        y, first = np.empty_like(x), self.first_row * math.prod(x.shape[1:])
         self._kept = len(x), first, kernels.step_keys(self._key, self._steps)
         self._steps += 1
         dropout_forward(x.reshape(-1), *self._kept[1:], self.rate, y.reshape(-1))

@@ -17,8 +17,6 @@ The logarithms.  With log1p(u) = log(1 + u), which keeps the digits of a small u
 
     -log p       = log1p((1 - p) / p)
     -log (1 - p) = log1p(p / (1 - p))               correct for p = 1e-30, where 1 - p is 1
-
-Two passes over the probabilities, of which the first only checks them, together with the targets.
 """
 
 import numpy as np

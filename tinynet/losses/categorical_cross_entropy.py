@@ -16,9 +16,6 @@ where only the K classes of p > 0 get a share of eps.  A term with a = 0 is 0, a
 Nothing is clipped, and no small number added: p = 0 for the right class costs inf.  That is one reason to train on
 logits instead, for which the loss is exact however small p is.  Another is the detour: dp is huge where p is small,
 only for softmax's backward pass to multiply it by p again; together they are p - [c = t].
-
-One pass over the probabilities: a row is checked, and in the cache when its loss is taken.  (With out=, one more pass
-comes first, which only checks, since `out` must not change if a row is bad.)
 """
 
 import numpy as np

@@ -10,8 +10,6 @@ Backward.  z[i] touched one term, times -y[i] where the margin falls short, and 
 This is the loss of support vector machines.  The cross-entropy, log(1 + exp(-m)), is a smooth version of it, which
 never quite stops asking for more and can be read as a probability.
 
-One pass over the scores, and one over the targets before, which checks them.
-
 Source: Cortes and Vapnik 1995, "Support-vector networks".
 """
 

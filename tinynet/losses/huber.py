@@ -9,8 +9,6 @@ Backward.  y[i] touched one term, times h'(d[i]), which is d[i], cut off at -del
 
     dy[i] = c[i] / n     c = min(max(d, -delta), delta)          and so h(d) is c (d - c/2), on both sides of delta
 
-One pass over the prediction: a vector of differences gives its losses and its gradient.
-
 Source: Huber 1964, "Robust estimation of a location parameter".
 """
 

@@ -17,9 +17,6 @@ p = q.  Distillation (Hinton et al. 2015) has q from a teacher's softmax.
 The rows are softmax_cross_entropy's kernel.  A row's difference that rounding left below 0 is set to 0: no divergence
 is (Gibbs).  A class of q = 0 adds nothing, also where p = 0; one of p = 0 < q makes the loss inf.
 
-One pass over the logits, and one over q: a few rows of it are checked, and their entropy taken, in the cache.  (With
-out=, one more pass comes first, which only checks, since `out` must not change if a row of q is bad.)
-
 Source: Kullback and Leibler 1951, "On information and sufficiency".
 """
 
@@ -59,7 +56,7 @@ def rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g, first, la
     if row >= 0 or check_only:
         return row, BAD_TARGET, 0.0
     softmax_rows(z, t, q, ones, 0, 0.0, scale, losses, g, first, last)
-    for i in range(first, last):
+    for i in range(first, last):  # the row of q is still in the cache
         loss = np.float64(losses[i]) - entropy(memory.piece(q, i * C, C))
         loss = 0.0 if loss < 0.0 else loss
         losses[i] = loss

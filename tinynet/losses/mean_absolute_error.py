@@ -8,8 +8,6 @@ Backward.  y[i] touched one term, times the sign of its difference, and at y[i] 
 
 Minimising it makes y the median of the targets that belong to an input, where the squared error makes it their mean.
 The gradient doesn't shrink as y comes near t, so a fixed step keeps jumping over it: see huber.
-
-One pass over the prediction: a vector of differences gives its losses and its gradient.
 """
 
 import numpy as np

@@ -9,8 +9,6 @@ Backward.  y[i] touched one square, times 2 (y[i] - t[i]):
 Minimising it makes y the mean of the targets that belong to an input, because -log of a normal density of fixed
 width is this square and a constant.  For classes, the cross-entropies are the better choice: through a sigmoid or a
 softmax, this loss's gradient vanishes where the prediction is confidently wrong.
-
-One pass over the prediction: a vector of differences gives its squares and its gradient.
 """
 
 from tinynet.kernels.compile import helper

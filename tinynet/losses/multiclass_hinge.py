@@ -10,8 +10,6 @@ touched each of them, times -1:
 
 The division by C is PyTorch's MultiMarginLoss, whose value this is.
 
-One pass over the scores: a row is in the L1 cache when its gradient is written.
-
 Source: Weston and Watkins 1999, "Support vector machines for multi-class pattern recognition".
 """
 

@@ -15,9 +15,6 @@ where only the K classes of l > -inf get a share of eps.  A term with a = 0 is 0
 
 The name is from statistics: p[n,t[n]] is the likelihood of the label under the model.  With l = log softmax(z), this
 is softmax_cross_entropy in two parts, and it checks that l is such: that exp(l) sums to 1 in every row.
-
-One pass over l: a row is checked, and in the cache when its loss is taken.  (With out=, one more pass comes first,
-which only checks, since `out` must not change if a row is bad.)
 """
 
 import numpy as np

@@ -16,10 +16,8 @@ x[i] touched u[i] by its direction only, and the part of du along u comes to not
 
     dx[i] = (du[i] - (u[i] . du[i]) u[i]) / |x[i]|      as d(x / |x|) = dx / |x| - x (x . dx) / |x|^3
 
-Both products of matrices, S = u (u / tau)' and du = (dS + dS') u / tau, are Dense's kernel on the tile; the rest of
+Both products of matrices, S = u (u / tau).T and du = (dS + dS.T) u / tau, are Dense's kernel on the tile; the rest of
 the work is softmax_cross_entropy's.  S is stored, (2N)^2 numbers, and dS overwrites it.
-
-One pass over the embeddings; backward reads u and the norms.
 
 Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations" (SimCLR).
 """
@@ -74,7 +72,7 @@ def normalize(x, tau, norms, scaled, u):
 
 @sized_kernel(HEAVY)
 def add_transpose(S):
-    """S += S'.  A thread owns the squares from the diagonal to the right in its rows, and their mirror images.
+    """S += S.T.  A thread owns the squares from the diagonal to the right in its rows, and their mirror images.
 
     A mirror image is read and written by rows, through an array of its own: going down its columns took 1.7 times
     as long at 2N = 2048, where all numbers of a column fall into the same few places of the cache.

@@ -24,10 +24,6 @@ the first two are the same, the paper's sum is
                 total += value
                 dstudent[j] += gradient                                and divide both by 2 V - 2
 
-One pass over the student's logits and one over the teacher's: a few rows of each are divided by their temperature into
-arrays that stay in the cache, where softmax_cross_entropy's kernel takes them up.  (With out=, one more pass comes
-first, which only checks, since `out` must not change if a row of the teacher is bad.)
-
 Source: Caron et al. 2021, "Emerging properties in self-supervised vision transformers".
 """
 

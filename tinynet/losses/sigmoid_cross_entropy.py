@@ -34,7 +34,7 @@ def sigmoid_cross_entropy_plain(z, t, positive, negative, epsilon):
     q = (1 - epsilon) * t + epsilon / 2
     a, b = positive * q, negative * (1 - q)
     yes, no = np.logaddexp(0, -z), np.logaddexp(0, z)  # -log p and -log(1 - p)
-    losses = np.where(a == 0, 0, a * yes) + np.where(b == 0, 0, b * no)
+    losses = np.where((a == 0) & (yes == np.inf), 0, a * yes) + np.where((b == 0) & (no == np.inf), 0, b * no)
     return losses, b * np.exp(-yes) - a * np.exp(-no)
 
 
@@ -108,19 +108,10 @@ def sigmoid_cross_entropy(
         from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 
         return cuda.sigmoid_cross_entropy(
-            logits,
-            targets,
-            weight=weight,
-            pos_weight=pos_weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            denominator=denominator,
-            grad=grad,
-            out=out,
-            stream=stream,
-            check=check,
-        )
+            logits, targets, weight=weight, pos_weight=pos_weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, reduction=reduction, denominator=denominator, grad=grad, out=out,
+            stream=stream, check=check,
+        )  # fmt: skip
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     epsilon = checks.fraction(label_smoothing, name)

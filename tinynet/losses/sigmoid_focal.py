@@ -20,8 +20,6 @@ Stable form.  u = exp(-|z|) gives p and 1 - p as 1 / (1 + u) and u / (1 + u), on
 comes from a subtraction, and q is a sum of products of them; q^gamma = exp(-gamma (-log q)); H as in
 sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit, 0, also where f is 0.
 
-One pass over the logits, and one over the targets before, which checks and counts them.
-
 Source: Lin et al. 2017, "Focal loss for dense object detection", with the formula of torchvision for soft targets.
 """
 

@@ -25,7 +25,7 @@ a[n,c], whose sum over c is A[n]; z[n,c] now touched log s A[n] times, and itsel
 
 K is the number of classes that are not masked by a logit of -inf; a masked class gets no share of eps.
 
-How the rows are passed over is told in softmax_rows.py, and for few classes in softmax_few_classes.py.
+What makes it fast is in kernels/softmax_rows.py, and for few classes in kernels/softmax_few_classes.py.
 """
 
 import numpy as np
@@ -133,18 +133,10 @@ def softmax_cross_entropy(
         from tinynet.cuda import softmax_cross_entropy as cuda  # numba-cuda need not be there before
 
         return cuda.softmax_cross_entropy(
-            logits,
-            targets,
-            weight=weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            denominator=denominator,
-            grad=grad,
-            out=out,
-            stream=stream,
-            check=check,
-        )
+            logits, targets, weight=weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, reduction=reduction, denominator=denominator, grad=grad, out=out,
+            stream=stream, check=check,
+        )  # fmt: skip
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
     epsilon = checks.fraction(label_smoothing, name)

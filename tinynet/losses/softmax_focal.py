@@ -22,8 +22,6 @@ kernel, and gamma = 0 is that loss.  As l goes to 0, so does q, and l / q goes t
 Stable form.  All of F comes from l, whose digits softmax_cross_entropy keeps: p[t] = exp(-l), and for q, where
 1 - exp(-l) would cancel, q = 2 T / (1 + T) with T = tanh(l / 2); q^gamma = exp(-gamma (-log q)).
 
-One pass over the logits.  The gradient of a few rows is multiplied by F while it is in the cache.
-
 Source: Lin et al. 2017, "Focal loss for dense object detection", who have two classes.
 """
 
