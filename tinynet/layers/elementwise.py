@@ -13,26 +13,17 @@ class Activation(Guarded):
 
     torch      the class of torch.nn that computes the same
     forward    a kernel (x, *constants, y), and backward one (dy, y or x, *constants, dx)
-    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x
+    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x; one of its own, since a
+               loop from x to y that is given one array twice finds that they overlap, and takes number by number
     keeps      what backward needs: "output" or "input"
     init       how the weights before it start, a name of initialization.py
     constants  what the kernels take besides arrays
     """
 
     def __init__(
-        self,
-        name,
-        torch,
-        formula,
-        backward_formula,
-        forward,
-        backward,
-        in_place=None,
-        *,
-        keeps="output",
-        init="glorot",
-        constants=(),
-    ):
+        self, name, torch, formula, backward_formula, forward, backward, in_place=None,
+        *, keeps="output", init="glorot", constants=(),
+    ):  # fmt: skip
         self.name, self.formula, self.backward_formula = name, formula, backward_formula
         self.keeps, self.init, self.constants, self.torch_names = keeps, init, constants, (torch,)
         self._forward, self._backward, self._in_place = forward, backward, in_place

@@ -2,7 +2,8 @@
 
     y[n,c] = exp(x[n,c]) / sum_k exp(x[n,k])        x, y (..., C), over the last axis
 
-Stable form.  The same with every x[n,k] less their maximum: no exp can overflow, and one of them is 1.
+Stable form.  Subtracting m = max_k x[n,k] from all of them multiplies numerator and denominator by exp(-m): y stays, no
+exp can overflow, and one of them is 1.
 
 Backward.  With s = sum_k exp(x[n,k]), x[n,c] touched y[n,c] through its own exp, times exp(x[n,c]) / s = y[n,c],
 and every y[n,k] through s, times -exp(x[n,k]) exp(x[n,c]) / s^2 = -y[n,k] y[n,c]:
