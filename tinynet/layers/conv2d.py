@@ -33,6 +33,7 @@ Sources: LeCun et al. 1989 and 1998.
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import pair, positive_int
 from tinynet.checks.padding import checked_padding
@@ -127,7 +128,7 @@ class Conv2D(Activated):
         self.flops = 2 * P * Q * I * J * C * K
         return self.output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), *self.output_shape), self.dtype)
         conv2d_forward(x, w, b, self.stride, self._before, self._size, self._floor, z)
@@ -136,7 +137,7 @@ class Conv2D(Activated):
             self._keep(x, kept)
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)

@@ -23,6 +23,7 @@ import math
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
 from tinynet.kernels import dense as kernels
@@ -81,7 +82,7 @@ class Dense(Activated):
         self.output_shape = (O,)
         return self.output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), self.units), self.dtype)
         dense_forward(x, w, b, self._floor, z)
@@ -90,7 +91,7 @@ class Dense(Activated):
             self._keep(x, kept)
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)

@@ -15,6 +15,7 @@ import math
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import number, positive_int
 from tinynet.kernels import dropout as kernels
@@ -93,7 +94,7 @@ class Dropout(Layer):
         key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
         self._key, self._steps = key, steps
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             return x.copy()
@@ -103,7 +104,7 @@ class Dropout(Layer):
         dropout_forward(x.reshape(-1), *self._kept[1:], self.rate, y.reshape(-1))
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         batch, first, keys = self.kept("_kept")
         dy = self.checked_gradient(dy, batch)
         if not input_grad:

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks.assignments import Guarded
 from tinynet.layers.base import Layer
@@ -63,14 +64,14 @@ class ActivationLayer(Layer):
         self.flops = math.prod(output_shape)
         return output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = self.activation.forward(x)
         if training:
             self._kept = (y if self.activation.keeps == "output" else x).view()
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         kept = self.kept("_kept")
         dy = self.checked_gradient(dy, len(kept))
         return self.activation.backward(dy, kept) if input_grad else None

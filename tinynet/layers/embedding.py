@@ -17,6 +17,7 @@ Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import as_array, numbers, positive_int, without_objects
 from tinynet.kernels import embedding as kernels
@@ -107,7 +108,7 @@ class Embedding(Layer):
             )
         return x.astype(np.int64, order="C")
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((*x.shape, self.dim), self.dtype)
         embedding_forward(x, self.parameters[0]._value, self._padding, y)
@@ -115,7 +116,7 @@ class Embedding(Layer):
             self._x = x
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = False) -> None:
+    def backward(self, dy: ArrayLike, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
         dy = self.checked_gradient(dy, len(x))

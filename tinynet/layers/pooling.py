@@ -21,6 +21,7 @@ Sources: mean, LeCun et al. 1998 (its subsampling); max, Scherer et al. 2010; ov
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import pair
 from tinynet.kernels import pooling as kernels
@@ -110,7 +111,7 @@ class _Pool2D(Layer):
 class _Max(_Pool2D):
     torch_names = "MaxPool2d", "AdaptiveMaxPool2d"
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
         I, J = self._size
@@ -120,7 +121,7 @@ class _Max(_Pool2D):
             self._argmax = argmax
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         argmax = self.kept("_argmax")
         dy = self.checked_gradient(dy, len(argmax))
         if not input_grad:
@@ -139,7 +140,7 @@ class _Max(_Pool2D):
 class _Avg(_Pool2D):
     torch_names = "AvgPool2d", "AdaptiveAvgPool2d"
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
         avg_pool_forward(x, self._size, self._stride, y)
@@ -147,7 +148,7 @@ class _Avg(_Pool2D):
             self._batch = len(x)
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         batch = self.kept("_batch")
         dy = self.checked_gradient(dy, batch)
         if not input_grad:
