@@ -27,11 +27,11 @@ c = t and else 0; the mean divides by N.  From there on, ask of each number whic
 Write dz for dL/dz, an array like z, and so on:
 
     dz = (p - onehot(t)) / N       onehot(t) (N, 10) is 1 at the true digit and 0 elsewhere
-    dw2 = h' dz                    w2[i,o] touched z[n,o] of every image n, times h[n,i];  h' is h transposed
+    dw2 = h.T dz                   w2[i,o] touched z[n,o] of every image n, times h[n,i];  h.T is h transposed
     db2 = column sums of dz        b2[o] touched z[n,o] of every image, times 1
-    dh = dz w2'                    h[n,i] touched all ten z[n,o], times w2[i,o]
+    dh = dz w2.T                   h[n,i] touched all ten z[n,o], times w2[i,o]
     da = dh where a > 0, else 0    the slope of max(a, 0) is 1 or 0
-    dw1 = x' da                    as dw2 and db2: x is to a what h is to z
+    dw1 = x.T da                   as dw2 and db2: x is to a what h is to z
     db1 = column sums of da
 
 That is all of backpropagation.  The classes do the same, compiled: Dense is a weighted sum, and relu is max(a, 0).  So

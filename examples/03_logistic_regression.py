@@ -24,7 +24,7 @@ the chain rule,
 
     dz = 1/N (-t / p + (1 - t) / (1 - p)) p (1 - p)
        = 1/N (-t (1 - p) + (1 - t) p) = (p - t) / N      what was said, minus what is true
-    dw = x' dz        db = sum dz                        x' is x transposed: w[i] touched z[n] of every image n, times
+    dw = x.T dz       db = sum dz                        x.T is x transposed: w[i] touched z[n] of every image n, times
                                                          x[n,i], and b touched it times 1 (example 02)
 
 Gradient descent follows -dw and -db downhill in small steps.  Newton's method also uses the second derivatives.  (Here
@@ -36,7 +36,7 @@ t[n]) / N once more, by w[j], which touches p[n] times p[n] (1 - p[n]) x[n,j]:
 The quadratic with the value, the gradient dw and these second derivatives at the present w has the gradient dw + H u at
 w + u.  That is 0, and the quadratic at its lowest point, where u = -H^-1 dw, and there Newton's method jumps.
 
-How many valleys are there?  Along a line in the direction u, the second derivative of the loss is u' H u =
+How many valleys are there?  Along a line in the direction u, the second derivative of the loss is u.T H u =
 sum_n p[n] (1 - p[n]) (x u)[n]^2 / N.  That is above 0, unless x u is 0 for every image: the loss is convex, a single
 bowl without side valleys, and whoever goes downhill ends at its lowest point.  So the two methods must agree, and do.
 

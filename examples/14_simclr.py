@@ -32,8 +32,8 @@ in place of the images, as the pre-training did.  That teaches from scratch the 
 and takes most of the gain away.  Pre-training pays where labels are few, and where it is done once for many tasks.
 
 The two middle panels draw h in two dimensions, before and after.  Their axes are the two directions in which the
-embeddings, less their mean, vary most, called principal components: the first two rows of V' in the singular value
-decomposition h - mean = U S V'.  The colours are the classes, which the pre-training has not seen.
+embeddings, less their mean, vary most, called principal components: the first two rows of V.T in the singular value
+decomposition h - mean = U S V.T.  The colours are the classes, which the pre-training has not seen.
 """
 
 import gallery

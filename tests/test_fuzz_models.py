@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinynet as tn
+from tinynet.checks.padding import checked_padding
 from tinynet.layers.conv2d import conv2d_forward_plain
 from tinynet.layers.dense import dense_forward_plain
 from tinynet.layers.embedding import embedding_forward_plain
-from tinynet.layers.padding import checked_padding, output_size
+from tinynet.layers.padding import output_size
 from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
+from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers.base import Layer
 from tinynet.layers.in_a_row import (
     backward_in_a_row,
@@ -28,7 +29,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
-from tinynet.layers.parameter import Buffers, Parameter, vector_of_zeros
+from tinynet.layers.parameter import Buffers, Parameter
 
 
 class Sequential(Guarded):

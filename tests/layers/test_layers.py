@@ -358,7 +358,7 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 
 def test_these_layers_have_plain_loops(monkeypatch):
-    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax"
+    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax", "dropout"
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 

@@ -89,6 +89,15 @@ def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape):
     assert_same(kernel, plain, arguments, [dtype], close)
 
 
+def test_the_steps_of_batch_norms_chain_rule_give_the_collected_form():
+    x, dy, w = 5 + 2 * random((40, 3)), random((40, 3), seed=1), random(3, seed=2)
+    mu, S = batchnorm.batchnorm_moments_plain(x)
+    given = dy, x, mu, S / len(x)
+    dw, db = batchnorm.batchnorm_backward_plain(*given, 1e-5)
+    collected = batchnorm.batchnorm_backward_input_plain(*given, w, 1e-5, dw, db, len(x))
+    np.testing.assert_allclose(batchnorm.batchnorm_chain_plain(*given, w, 1e-5), collected, rtol=0, atol=1e-13)
+
+
 @both_dtypes
 @pytest.mark.parametrize("shape", [(1, 2), (40, 3), (7, 300), (600, 50)])
 def test_layer_norms_kernels_equal_the_plain_loops(dtype, shape):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import tinynet as tn
-from tinynet.layers.dropout import CHUNK
+from tinynet.kernels.dropout import CHUNK
 from tinynet.training.distributed import counting
 
 pytestmark = pytest.mark.slow

@@ -7,13 +7,13 @@ sum_of_chunks   the sum of parts, in order
 add_to          adds numbers to sums in float64; rounded: back to their dtype
 """
 
+import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from tinynet.kernels.compile import CHECKED, helper, implementation, kernel
+from tinynet.kernels.compile import emitted, helper, kernel
 
 # --- scratch arrays -----------------------------------------------------------------------------------------
 
@@ -32,7 +32,7 @@ def scratch(shape, like):
     return np.empty(shape, like.dtype)
 
 
-@intrinsic
+@emitted()
 def _scratch(typing_context, shape, like):
     """One array that owns its memory.
 
@@ -68,11 +68,6 @@ def _scratch(typing_context, shape, like):
     return made(shape, like), codegen
 
 
-@implementation(scratch)
-def _scratch_compiled(shape, like):
-    return lambda shape, like: _scratch(shape, like)
-
-
 # --- pieces of arrays ---------------------------------------------------------------------------------------
 
 
@@ -86,8 +81,23 @@ def piece(a, first, size):
     return a.reshape(-1)[first : first + size]
 
 
-@intrinsic
-def _view(typing_context, a, first, size):
+@helper
+def within(a, first, m, j, k):
+    """An IndexError unless a has the flat index `first`, and all that are up to m, j and k from there; each may be < 0.
+
+    What is emitted as LLVM's instructions comes after this where bounds are CHECKED: see compile.emitted.
+    """
+    if first + min(m, 0) + min(j, 0) + min(k, 0) < 0 or first + max(m, 0) + max(j, 0) + max(k, 0) >= a.size:
+        raise IndexError("a piece, or what a kernel takes from an array, lies partly outside of it")
+
+
+def _piece_within(a, first, size):
+    if size > 0:
+        within(a, first, size - 1, 0, 0)
+
+
+@emitted(_piece_within)
+def _piece(typing_context, a, first, size):
     view = types.Array(a.dtype, 1, "C")
 
     def codegen(context, builder, signature, args):
@@ -100,27 +110,8 @@ def _view(typing_context, a, first, size):
     return view(a, types.intp, types.intp), codegen
 
 
-@implementation(piece)
-def _piece(a, first, size):
-    def body(a, first, size):
-        return _view(a, first, size)
-
-    def checked(a, first, size):
-        if size > 0:
-            within(a, first, size - 1, 0, 0)
-        return _view(a, first, max(size, 0))
-
-    return checked if CHECKED else body
-
-
-@helper
-def within(a, first, m, j, k):
-    """An IndexError unless a has the flat index `first`, and all that are up to m, j and k from there; each may be < 0.
-
-    What is emitted as LLVM's instructions comes after this where bounds are CHECKED: see compile.emitted.
-    """
-    if first + min(m, 0) + min(j, 0) + min(k, 0) < 0 or first + max(m, 0) + max(j, 0) + max(k, 0) >= a.size:
-        raise IndexError("a piece, or what a kernel takes from an array, lies partly outside of it")
+if not numba.config.DISABLE_JIT:
+    scratch, piece = _scratch, _piece
 
 
 @kernel()

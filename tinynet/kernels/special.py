@@ -11,6 +11,8 @@ from numba.extending import overload
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
 
+LIGHT, HEAVY = 65536, 16384  # numbers from which two threads beat one: for a function with an exponential, fewer
+
 
 @helper
 def tanh(x):

@@ -46,9 +46,9 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import lower_builtin, overload
+from numba.extending import lower_builtin
 
-from tinynet.kernels.compile import helper
+from tinynet.kernels.compile import emitted, helper
 from tinynet.kernels.llvm import (  # noqa: F401
     FEATURES,
     I32,
@@ -75,14 +75,10 @@ from tinynet.kernels.memory import within
 int64 = types.int64
 
 
-def width(a) -> int:
-    return lanes_of(a.dtype)
-
-
-@overload(width, inline="always")
-def _width(a):
+@emitted()
+def width(typing_context, a):
     lanes = a.lanes if isinstance(a, Vector) else lanes_of(a.dtype)
-    return lambda a: lanes
+    return types.int64(a), lambda context, builder, signature, args: context.get_constant(types.int64, lanes)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What Dense and Conv2D share: y = f(z), where z is a sum of weighted inputs and f an activation, or none.
 
-Backward.  Each z touched one y, its own, times f'(z):  dz = f'(z) dy.  From dz on, the derivation is the layer's.
+Backward.  Each z touched one y, its own, times f'(z):  dz = f'(z) dy, number by number.  From dz on, the derivation is
+the layer's.
 
 A ReLU is done by the kernels that make z: they return max(z, floor), where the floor is 0, and -inf for all others.
 Backward, they make dz of a ReLU's dy and y as they read them.  Other activations are a step of their own after z.
@@ -53,6 +54,13 @@ class Activated(Layer):
         self._after.forward_in_place(z)
         return z, z
 
+    def _through_activation(self, dy, kept):
+        """(grad, y, is_relu) for the backward kernel: of a ReLU grad is dy, else dz, and y is not read."""
+        if self._is_relu:
+            return dy, kept, True
+        dz = dy if self._after is None else self._after.backward(dy, kept)
+        return dz, dz, False
+
     def _keep(self, x, kept):
         """Keep both for backward, as views: no one else can reshape these."""
         self._kept = x.view(), None if kept is None else kept.view()
@@ -78,6 +86,11 @@ class Activated(Layer):
         first = f"dz = {self.activation_name}'(z) dy, " if self.activation else ""
         rest = f"dw = {dw}, {'db = sum dz, ' if self.bias else ''}dx = {dx}"
         return first + rest if self.activation else rest.replace("dz", "dy")
+
+
+def through_relu(grad, y, is_relu):
+    """dz, for the plain loops, of what `_through_activation` returns: a ReLU's y > 0 exactly where z > 0."""
+    return np.where(y <= 0, 0, grad) if is_relu else grad
 
 
 def known_activation(name, where):

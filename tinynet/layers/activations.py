@@ -6,18 +6,21 @@
     Tanh       y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))
     GELU       y = x Phi(x)             Phi(x): the chance that a standard normal number is below x
     Swish      y = x s(x)               s(x) = 1 / (1 + exp(-x)), the sigmoid; PyTorch calls it SiLU
-    x, y (N, ...), any shape
+    x, y (N, ...), any shape; in Dense and Conv2D, x is their z
 
 Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
 
     ReLU       1 where x > 0, else 0;         slope instead of 0 for LeakyReLU
     Sigmoid    exp(-x) / (1 + exp(-x))^2  =  y (1 - y)
-    Tanh       1 - y^2
-    GELU       Phi(x) + x phi(x)              by the product rule; phi(x) = Phi'(x) = exp(-x^2/2) / sqrt(2 pi)
+    Tanh       1 - y^2                        by the quotient rule
+    GELU       Phi(x) + x phi(x)              by the product rule; phi = dPhi/dx = exp(-x^2/2) / sqrt(2 pi)
     Swish      s(x) + x s(x) (1 - s(x))       by the product rule, with the sigmoid's slope from above
 
-All but GELU and Swish know f' from y alone: y > 0 exactly where x > 0.  So they can overwrite x, and Dense and Conv2D
-do that (`activation="tanh"`).  In the kernels below, x, y, dy and dx are flat, (M,).
+f'(x) can be computed from y alone for all but GELU and Swish, which keep x (y > 0 exactly where x > 0).  With the
+others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.
+
+In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
+type(x)(0), so that float32 stays float32.
 
 Sources: LeakyReLU, Maas et al. 2013; GELU, Hendrycks and Gimpel 2016; Swish, Elfwing et al. 2018 and Ramachandran et
 al. 2017.
@@ -30,11 +33,8 @@ from numba import prange
 from tinynet.checks import number
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper, sized_kernel
-from tinynet.kernels.special import normal, tanh
+from tinynet.kernels.special import HEAVY, LIGHT, normal, tanh
 from tinynet.layers.elementwise import Activation, ActivationLayer
-
-LIGHT, HEAVY = 65536, 16384  # numbers from which two threads beat one: for one with an exponential, fewer
-
 
 # --- ReLU and LeakyReLU.  A NaN is neither <= 0 nor > 0: written this way round, it passes through. -------
 
@@ -74,8 +74,6 @@ def leaky_relu_forward(x, slope, y):
 
 @sized_kernel(LIGHT)
 def leaky_relu_in_place(slope, y):
-    # Kernels in place are kernels of their own: leaky_relu_forward(y, slope, y) would find that its arrays overlap, and
-    # take one number at a time.
     zero, slope = y.dtype.type(0), y.dtype.type(slope)
     for i in prange(y.size):
         y[i] = y[i] if y[i] > zero else slope * y[i]
@@ -101,16 +99,10 @@ class LeakyReLU(ActivationLayer):
         if not 0 <= self.slope < math.inf:
             raise ValueError(f"LeakyReLU: slope must be a finite number of at least 0, got {slope!r}")
         self.activation = Activation(
-            "leaky_relu",
-            "LeakyReLU",
-            f"y = x where x > 0, else {self.slope:g} x",
-            f"dx = dy where x > 0, else {self.slope:g} dy",
-            leaky_relu_forward,
-            leaky_relu_backward,
-            leaky_relu_in_place,
-            init="he",
-            constants=(self.slope,),
-        )
+            "leaky_relu", "LeakyReLU",
+            f"y = x where x > 0, else {self.slope:g} x", f"dx = dy where x > 0, else {self.slope:g} dy",
+            leaky_relu_forward, leaky_relu_backward, leaky_relu_in_place, init="he", constants=(self.slope,),
+        )  # fmt: skip
 
 
 # --- Sigmoid ----------------------------------------------------------------------------------------------
@@ -151,14 +143,9 @@ class Sigmoid(ActivationLayer):
     """
 
     activation = Activation(
-        "sigmoid",
-        "Sigmoid",
-        "y = 1 / (1 + exp(-x))",
-        "dx = y (1 - y) dy",
-        sigmoid_forward,
-        sigmoid_backward,
-        sigmoid_in_place,
-    )
+        "sigmoid", "Sigmoid", "y = 1 / (1 + exp(-x))", "dx = y (1 - y) dy",
+        sigmoid_forward, sigmoid_backward, sigmoid_in_place,
+    )  # fmt: skip
 
     def ending(self, before):
         return "probabilities", self.label
@@ -203,14 +190,14 @@ class Tanh(ActivationLayer):
 
 @helper
 def gelu(x):
-    below, _ = normal(x)
-    return below if below == type(x)(0) else x * below  # 0 at -inf, where -inf * 0 is NaN
+    Phi, _ = normal(x)
+    return Phi if Phi == type(x)(0) else x * Phi  # 0 at -inf, where -inf * 0 is NaN
 
 
 @helper
 def gelu_slope(x):
-    below, density = normal(x)
-    return below + (density if density == type(x)(0) else x * density)
+    Phi, phi = normal(x)
+    return Phi + (phi if phi == type(x)(0) else x * phi)
 
 
 @sized_kernel(HEAVY)
@@ -233,15 +220,9 @@ class GELU(ActivationLayer):
     """
 
     activation = Activation(
-        "gelu",
-        "GELU",
-        "y = x Phi(x)",
-        "dx = (Phi(x) + x phi(x)) dy",
-        gelu_forward,
-        gelu_backward,
-        keeps="input",
-        init="he",
-    )
+        "gelu", "GELU", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy",
+        gelu_forward, gelu_backward, keeps="input", init="he",
+    )  # fmt: skip
 
 
 # --- Swish ------------------------------------------------------------------------------------------------
@@ -280,15 +261,9 @@ class Swish(ActivationLayer):
     """
 
     activation = Activation(
-        "swish",
-        "SiLU",
-        "y = x sigmoid(x)",
-        "dx = (s + x s (1 - s)) dy, s = sigmoid(x)",
-        swish_forward,
-        swish_backward,
-        keeps="input",
-        init="he",
-    )
+        "swish", "SiLU", "y = x sigmoid(x)", "dx = (s + x s (1 - s)) dy, s = sigmoid(x)",
+        swish_forward, swish_backward, keeps="input", init="he",
+    )  # fmt: skip
 
 
 ACTIVATIONS = {layer.activation.name: layer.activation for layer in (ReLU, LeakyReLU(), Sigmoid, Tanh, GELU, Swish)}

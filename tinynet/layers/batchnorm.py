@@ -8,9 +8,11 @@ x[m,c] in a batch; w, b, mu, v (C,), and each formula below is about one channel
     h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"
     y[m] = w h[m] + b
 
-Predicting, mu and v are running averages of what training saw, so that a sample's y depends on no other sample:
+Predicting, mu and v are exponential moving averages over the batches of the training, so that no other sample matters:
 
-    running <- momentum running + (1 - momentum) batch         with v M / (M - 1), which is right on average, for v
+    running <- momentum running + (1 - momentum) batch
+
+where a batch's v is taken as the unbiased estimate v M / (M - 1) (Bessel's correction).
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
@@ -24,12 +26,11 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
     x[m]  touched h[m], times r,                      dx[m] = r dh[m] + 2/M (x[m] - mu) dv + dmu / M
           v, times 2/M (x[m] - mu), and mu, times 1/M       = w r (dy[m] - db / M - h[m] dw / M)
 
-The last line says that dx is what remains of dy once its mean and its part along h are taken out: moving or
-stretching a whole channel of x changes no y.
+The last line says that dx is what remains of w r dy once its mean and its part along h are taken out: moving a whole
+channel of x changes no y, and stretching it changes y through eps alone.
 
-The running statistics are in float64: float32 numbers of 1e20 have a variance of 1e40, which in float32 would be
-infinite, and all predictions b.  What the model's dtype can hold is rounded to it, so that another framework, which has
-one dtype for all of a model, can take it and return it.
+Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x; mu, v
+and M are of the whole batch (whole_moments), and between the two parts so become dw and db (whole_sums).
 
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
@@ -46,44 +47,41 @@ from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
+# In these functions x, dy and h are (M, C), and what belongs to a channel is (C,).
+
 
 def batchnorm_moments_plain(x):
     """The means mu, and S = M v, the sums of squared deviations."""
-    M, C = x.shape
-    mu, S = np.zeros(C), np.zeros(C)
-    for c in range(C):
-        mu[c] = x[:, c].sum(dtype=np.float64) / max(M, 1)  # no rows have the mean 0
-        S[c] = ((x[:, c] - mu[c]) ** 2).sum()
+    mu = x.sum(axis=0, dtype=np.float64) / max(len(x), 1)  # no rows have the mean 0
+    S = ((x - mu) ** 2).sum(axis=0)
     return mu, S
 
 
 def batchnorm_forward_plain(x, mu, v, w, b, eps):
-    y = np.empty(x.shape)
-    for c in range(x.shape[1]):
-        r = 1 / np.sqrt(v[c] + eps) if v[c] < np.inf else np.nan  # of an infinite variance, all y would be b
-        for m in range(x.shape[0]):
-            y[m, c] = w[c] * r * (x[m, c] - mu[c]) + b[c]
-    return y
+    r = 1 / np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # infinity gives r = 0 and would hide in y = b: show NaN
+    h = r * (x - mu)
+    return w * h + b
 
 
 def batchnorm_backward_plain(dy, x, mu, v, eps):
-    C = mu.size
-    dw, db = np.zeros(C), np.zeros(C)
-    for c in range(C):
-        h = (x[:, c] - mu[c]) / np.sqrt(v[c] + eps)
-        dw[c] = (dy[:, c] * h).sum()
-        db[c] = dy[:, c].sum(dtype=np.float64)
-    return dw, db
+    h = (x - mu) / np.sqrt(v + eps)
+    return (dy * h).sum(axis=0), dy.sum(axis=0, dtype=np.float64)  # dw, db
 
 
 def batchnorm_backward_input_plain(dy, x, mu, v, w, eps, dw, db, M):
-    """M, dw and db are of the whole batch, of which x may be a part."""
-    dx = np.empty(x.shape)
-    for c in range(mu.size):
-        r = 1 / np.sqrt(v[c] + eps)
-        h = r * (x[:, c] - mu[c])
-        dx[:, c] = w[c] * r * (dy[:, c] - db[c] / M - h * dw[c] / M)
-    return dx
+    r = 1 / np.sqrt(v + eps)
+    h = r * (x - mu)
+    return w * r * (dy - db / M - h * dw / M)  # dx
+
+
+def batchnorm_chain_plain(dy, x, mu, v, w, eps):
+    """The same dx, of a whole batch x, by the steps of the derivation; nothing calls it but a test that they agree."""
+    M, r = len(x), 1 / np.sqrt(v + eps)
+    dh = w * dy
+    dr = (dh * (x - mu)).sum(axis=0)
+    dv = -(r**3) / 2 * dr
+    dmu = -r * dh.sum(axis=0)
+    return r * dh + 2 / M * (x - mu) * dv + dmu / M
 
 
 batchnorm_moments = either(batchnorm_moments_plain, kernels.batchnorm_moments)
@@ -102,14 +100,15 @@ def _checked_momentum(layer, momentum):
 class BatchNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
-    momentum  what stays of the running statistics at a step, 0.9: running = 0.9 running + 0.1 batch.  PyTorch calls
-              the other part so: its momentum is 1 - this one, and its default, 0.1, is the same as here
-    eps       added to the variance, which may be 0
+    momentum  what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
+              (its 0.1 is 0.9 here)
+    eps       added to the variance, keeps the division finite where that is 0
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
-    decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64: forward(x, training=True) moves
-    them, forward(x) uses them in place of the batch's own.  As in PyTorch, a NaN or an infinity in a channel makes NaN
-    of the whole channel of y, and its running statistics are not finite from then on.  In training it keeps x.
+    decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64, since float32 may not hold the
+    variance of float32 numbers: forward(x, training=True) moves them, forward(x) uses them in place of the batch's own.
+    As in PyTorch, a NaN or an infinity in a channel makes NaN of the whole channel of y, and its running statistics are
+    not finite from then on.  In training it keeps x.
 
     Raises ValueError in training for a batch of one number a channel, whose variance says nothing.
 
@@ -159,8 +158,8 @@ class BatchNorm(Layer):
                 for name, batch in (("running_mean", mu), ("running_var", S / (M - 1))):
                     running = self.buffers._arrays[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
-                    narrow = running.astype(self.dtype)
-                    np.copyto(running, narrow, where=np.isfinite(narrow))
+                    narrow = running.astype(self.dtype)  # other frameworks have one dtype for all of a model: what
+                    np.copyto(running, narrow, where=np.isfinite(narrow))  # that can hold is rounded to it
             self._kept = x.view(), M, mu, v
             return self._normalized(x, mu, v)
 

@@ -9,16 +9,16 @@
 
 Backward.  Ask first which y a branch's output touched, then which branches x touched.
 
-    a sum      fi(x)[n,j] touched y[n,j], times 1:   every branch is given dy, whole
+    a sum      fi(x)[n,c] touched y[n,c], times 1:   every branch is given dy, whole
     beside     fi(x)[n,c] touched one y, times 1:    every branch is given the part of dy in its own columns
 
-A branch turns what it is given into its share of dx, as a model does: from its last layer to its first.  x went into
-every branch, so its gradient is the sum of their shares; the share of x itself, a branch of no layers, is just what
-it was given:
+A branch turns what it is given into its share of dx as a model does, from its last layer to its first (in_a_row.py).  x
+went into every branch, so its gradient is the sum of their shares; the share of x itself, a branch of no layers, is
+just what it was given:
 
     Residual    dx = dy + df        df, ds: what f's and s's layers make of dy
                 dx = ds + df
-    Concat      dx = dy[x's columns] + df, of dy[f's columns]
+    Concat      dx = dy[x's columns] + df        df: what f's layers make of dy[f's columns]
     Parallel    dx = df1 + ... + dfk
 
 That dy in Residual's sum is why deep stacks of them train: whatever f does to its share, dy reaches x undiminished.

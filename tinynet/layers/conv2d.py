@@ -6,72 +6,74 @@
     s and r the stride, down and to the right; top and left the rows and columns of zeros there
     P = (H + padding above and below - I) // s + 1, and Q alike with W, J and r; x is 0 outside the image
 
-Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
-did it touch, and times what?
+Backward.  As in dense.py: given dy, dz[n,p,q,k] = f'(z[n,p,q,k]) dy[n,p,q,k].  Then ask of each number: which z did
+it touch, and times what?
 
     w[i,j,c,k]  touched z[n,p,q,k] of every image and position, times the pixel under it there:
                     dw[i,j,c,k] = sum_n sum_p sum_q x[n, p s + i - top, q r + j - left, c] dz[n,p,q,k]
-    b[k]        touched all z[..,k], times 1:
+    b[k]        touched z[n,p,q,k] of every image and position, times 1:
                     db[k] = sum_n sum_p sum_q dz[n,p,q,k]
-    x[n,h,g,c]  touched z[n,p,q,k] wherever p s + i - top = h and q r + j - left = g for an (i, j), times w[i,j,c,k]
+    x[n,h,g,c]  the pixel in row h, column g: touched z[n,p,q,k] once for each offset (i, j) with p s + i - top = h and
+                q r + j - left = g, times w[i,j,c,k]:
+                    dx[n,h,g,c] = sum of dz[n,p,q,k] w[i,j,c,k] over those p, q, i, j, and all k
 
-The loops below need no formula for dx: they go over all positions (n, p, q) and window offsets (i, j), as forward
-does, and scatter w dz to the pixel that met w there.  To gather instead, go over the pixels and solve for the position,
-which for stride 1 is p = h + top - i and q = g + left - j:
+The loops below go over all positions (n, p, q) and offsets (i, j), as forward does, and scatter w dz to the pixel that
+met w there.  To gather instead, go over the pixels and solve for the position.  For stride 1, with dz = 0 outside
+0 <= p < P and 0 <= q < Q:
 
     dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + top - i, g + left - j, k] w[i,j,c,k]
 
-This is a convolution too, of dz: i and j count backwards in it, so its kernel is w flipped, upside down and left to
-right, with channels and filters exchanged.  (For a larger stride, dz first gets s - 1 rows and r - 1 columns of zeros
-between its own.)
+Put i' = I-1-i and j' = J-1-j; then p = h + i' - (I-1-top) and q = g + j' - (J-1-left).  That is the forward formula
+with stride 1, input dz, padding I-1-top and J-1-left, and the kernel w[I-1-i', J-1-j', c, k]: w turned by 180 degrees,
+with C and K exchanged.  (For a larger stride, dz first gets s - 1 rows and r - 1 columns of zeros between its own.)
+
+Sources: LeCun et al. 1989 and 1998.
 """
 
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import pair, positive_int
+from tinynet.checks.padding import checked_padding
 from tinynet.kernels import convolution
 from tinynet.kernels.compile import either
-from tinynet.layers.activated import Activated
-from tinynet.layers.padding import checked_padding, output_size
+from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.padding import output_size
 
 
-def conv2d_forward_plain(x, w, b, stride, before, size, floor):  # before (top, left), size (P, Q)
-    (N, H, W, _), (I, J, _, K), (s, r), (top, left), (P, Q) = x.shape, w.shape, stride, before, size
+def conv2d_forward_plain(x, w, b, stride, before, size, floor):
+    (N, H, W, _), (I, J, _, K) = x.shape, w.shape
+    (s, r), (top, left), (P, Q) = stride, before, size
     z = np.zeros((N, P, Q, K), x.dtype) + b
     for n, p, q in np.ndindex(N, P, Q):
         for i, j in np.ndindex(I, J):
             h, g = p * s + i - top, q * r + j - left
             if 0 <= h < H and 0 <= g < W:
-                z[n, p, q] += x[n, h, g] @ w[i, j]
-    return np.maximum(z, floor)  # a floor of 0 is a ReLU, -inf is none
+                z[n, p, q] += x[n, h, g] @ w[i, j]  # @ sums over c
+    return np.maximum(z, floor)  # f: ReLU for floor 0, identity for -inf; other activations are applied afterwards
 
 
 def conv2d_backward_plain(x, w, dz, stride, before):
-    (_, H, W, _), (I, J, _, _), (s, r), (top, left) = x.shape, w.shape, stride, before
+    (_, H, W, _), (I, J, _, _) = x.shape, w.shape
+    (s, r), (top, left) = stride, before
     dw, db, dx = np.zeros_like(w), dz.sum(axis=(0, 1, 2)), np.zeros_like(x)
     for n, p, q in np.ndindex(dz.shape[:3]):
         for i, j in np.ndindex(I, J):
             h, g = p * s + i - top, q * r + j - left
             if 0 <= h < H and 0 <= g < W:
                 dw[i, j] += np.outer(x[n, h, g], dz[n, p, q])  # w[i,j] touched this z, times this x,
-                dx[n, h, g] += w[i, j] @ dz[n, p, q]  # and this x touched it, times this w
+                dx[n, h, g] += w[i, j] @ dz[n, p, q]  # and this x touched it, times this w; @ sums over k
     return dw, db, dx
 
 
-# The kernels do a ReLU's backward pass on the way, and leave out a dx that nobody wants.
+# As in dense.py, the backward kernel makes a ReLU's dz itself, and leaves out dx if not input_grad.
 conv2d_forward = either(conv2d_forward_plain, convolution.conv2d_forward)
 conv2d_backward = either(
     conv2d_backward_plain,
     convolution.conv2d_backward,
-    lambda x, w, dy, y, is_relu, stride, before, input_grad: (
-        x,
-        w,
-        np.where(y <= 0, 0, dy) if is_relu else dy,
-        stride,
-        before,
-    ),
+    lambda x, w, grad, y, is_relu, stride, before, _: (x, w, through_relu(grad, y, is_relu), stride, before),
 )
 
 
@@ -81,13 +83,16 @@ class Conv2D(Activated):
     kernel_size  the window, a whole number or a pair (I, J)
     stride       how far it moves from one position to the next, a whole number or a pair
     padding      "valid": only positions where the whole window is inside; "same": zeros around, so that the output has
-                 ceil(H / stride) rows, the odd one below and to the right; a whole number: that many on every side
+                 ceil(H / stride) rows; an odd row or column of zeros goes below or to the right; a whole number: that
+                 many on every side
     activation   None, or the name of one in activations.py: "relu", "tanh", ...
     bias         False leaves b out
     init         how w starts, as in Dense
 
     As is usual in the field this is a cross-correlation: the kernel isn't flipped.  w starts with He's variance for
     ReLU-like activations, Glorot's otherwise (initialization.py), b at 0.
+
+    Raises ValueError for inputs that are not images (N, H, W, C), and where the window does not fit into them.
 
     >>> tn.Sequential([tn.Conv2D(8, 3)], (28, 28, 1)).output_shape
     (26, 26, 8)
@@ -115,16 +120,15 @@ class Conv2D(Activated):
         if len(self.input_shape) != 3:
             raise ValueError(f"{self.label}: expected images, input shape (H, W, C), got {self.input_shape}")
         (I, J), C, K = self.kernel_size, self.input_shape[2], self.filters
-        self._size, self._before = output_size(
-            self.label, self.input_shape, self.kernel_size, self.stride, self.padding
-        )
+        window = self.kernel_size, self.stride, self.padding
+        self._size, self._before = output_size(self.label, self.input_shape, *window)
         P, Q = self._size
         self._start_parameters((I, J, C, K), I * J * C, I * J * K, rng)
         self.output_shape = (P, Q, K)
         self.flops = 2 * P * Q * I * J * C * K
         return self.output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), *self.output_shape), self.dtype)
         conv2d_forward(x, w, b, self.stride, self._before, self._size, self._floor, z)
@@ -133,13 +137,12 @@ class Conv2D(Activated):
             self._keep(x, kept)
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
-        dz = dy if self._after is None else self._after.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
-        y, is_relu = (kept, True) if self._is_relu else (dz, False)
-        conv2d_backward(x, w, dz, y, is_relu, self.stride, self._before, input_grad, dw, db, dx)
+        grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
+        conv2d_backward(x, w, grad, y, is_relu, self.stride, self._before, input_grad, dw, db, dx)
         return dx if input_grad else None
 
     def formula(self):
@@ -160,12 +163,11 @@ class Conv2D(Activated):
     @property
     def zeros_around(self):
         """((top, bottom), (left, right))."""
-        first = []
-        for axis, (P, before) in enumerate(zip(self._size, self._before, strict=True)):
-            covered = (P - 1) * self.stride[axis] + self.kernel_size[axis]  # the last zeros of "same" are as it needs
-            behind = before if self.padding != "same" else max(covered - self.input_shape[axis], 0) - before
-            first.append((before, behind))
-        return tuple(first)
+        if self.padding != "same":
+            return tuple((before, before) for before in self._before)
+        reach = ((P - 1) * s + I for P, s, I in zip(self._size, self.stride, self.kernel_size, strict=True))
+        sides = zip(reach, self.input_shape[:2], self._before, strict=True)
+        return tuple((before, max(rows - H, 0) - before) for rows, H, before in sides)  # as far as the last window
 
     def torch_module(self, nn):
         (top, bottom), (left, right) = self.zeros_around

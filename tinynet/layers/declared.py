@@ -14,7 +14,9 @@ class Declared:
     takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
     of_batch = False  # whether a sample's y depends on the batch's other samples, through moments: see whole_moments
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
-    state = None  # what its random numbers follow from, where it draws some: saved with a run, and set again
+    state: tuple[int, int] | None = (
+        None  # what its random numbers follow from, where it draws some: saved with a run, and set again
+    )
     first_row = None  # where x begins in its batch, where random numbers go by rows: set where x is a part of one
     activation = None  # the activations.Activation that its forward pass ends in
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):

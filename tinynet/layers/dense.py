@@ -3,41 +3,50 @@
     y = f(x w + b)      z[n,o] = b[o] + sum_i x[n,i] w[i,o]      y = f(z), the activation
     x (N, I)   w (I, O)   b (O,)   z, y (N, O)
 
-Backward.  Given dy = dL/dy, the activation's backward pass gives dz = f'(z) dy.  Then ask of each number: which z
-did it touch, and times what?
+Backward.  L is the loss, one number.  dw is short for dL/dw and has w's shape.  The chain rule says that
+
+    dL/dw[i,o] = sum of dL/dz times dz/dw[i,o], over all z that w[i,o] enters
+
+so ask of each number: which z did it touch, and times what?  Given dy, the activation's backward pass gives first
+dz[n,o] = f'(z[n,o]) dy[n,o], number by number (f' the derivative of f: activations.py).
 
     w[i,o]  touched z[n,o] of every sample n, times x[n,i]:   dw[i,o] = sum_n x[n,i] dz[n,o]
     b[o]    touched z[n,o] of every sample n, times 1:        db[o]   = sum_n dz[n,o]
     x[n,i]  touched z[n,o] of every output o, times w[i,o]:   dx[n,i] = sum_o dz[n,o] w[i,o]
 
 As matrices:  dw = x.T dz     db = column sums of dz     dx = dz w.T
+
+Source: Rumelhart, Hinton and Williams 1986.
 """
 
 import math
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
 from tinynet.kernels import dense as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.activated import Activated
+from tinynet.layers.activated import Activated, through_relu
 
 
 def dense_forward_plain(x, w, b, floor):
-    return np.maximum(x @ w + b, floor)  # a floor of 0 is a ReLU, -inf is none
+    z = x @ w + b
+    return np.maximum(z, floor)  # f: ReLU for floor 0, identity for -inf; other activations are applied afterwards
 
 
 def dense_backward_plain(x, w, dz):
     return x.T @ dz, dz.sum(axis=0), dz @ w.T  # dw, db, dx
 
 
-# The kernels do a ReLU's backward pass on the way, and leave out a dx that nobody wants.
+# The backward kernel takes more than the plain loops: it makes a ReLU's dz itself, and leaves out dx if not input_grad,
+# as for a model's first layer.  The lambda turns its arguments into theirs.
 dense_forward = either(dense_forward_plain, kernels.dense_forward)
 dense_backward = either(
     dense_backward_plain,
     kernels.dense_backward,
-    lambda x, w, dy, y, is_relu, input_grad: (x, w, np.where(y <= 0, 0, dy) if is_relu else dy),
+    lambda x, w, grad, y, is_relu, input_grad: (x, w, through_relu(grad, y, is_relu)),
 )
 
 
@@ -73,7 +82,7 @@ class Dense(Activated):
         self.output_shape = (O,)
         return self.output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x, (w, b) = self.checked(x), self._values()
         z = np.empty((len(x), self.units), self.dtype)
         dense_forward(x, w, b, self._floor, z)
@@ -82,13 +91,12 @@ class Dense(Activated):
             self._keep(x, kept)
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
         dy = self.checked_gradient(dy, len(x))
-        dz = dy if self._after is None else self._after.backward(dy, kept)  # of a ReLU, the kernel makes dz
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
-        y, is_relu = (kept, True) if self._is_relu else (dz, False)
-        dense_backward(x, w, dz, y, is_relu, input_grad, dw, db, dx)
+        grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
+        dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
         return dx if input_grad else None
 
     def formula(self):

@@ -1,72 +1,43 @@
-"""Dropout: in training, drop each number with probability r and scale the others up.
+"""Dropout: in training, drop each number with a probability, the rate, and scale the others up.
 
-    y[i] = x[i] m[i],   m[i] = 0 with probability r, else 1 / (1 - r)          x, y (N, ...), any shape
+    y[i] = x[i] m[i],   m[i] = 0 with probability rate, else 1 / (1 - rate)        x, y, m (N, ...), any shape
 
 The mean of m is 1, so y is x on average, and predicting needs no correction: there y = x ("inverted" dropout).
 
-Backward.  x[i] touched y[i] alone, times m[i]:  dx[i] = m[i] dy[i]
+Backward.  x[i] touched y[i] alone, times m[i]:  dx[i] = m[i] dy[i], with the m of the forward pass.
 
-The mask.  Nothing is stored: the i-th random number of a step is a hash of (key, step, i), and backward
-computes it again.  So threads need no order among them, and two numbers bring back the whole sequence of masks:
-the key, drawn once when the layer is built, and the number of steps so far.
+The random numbers come from a counter, the number of training steps so far: kernels/dropout.py says how.
 
-Sources: dropout, Srivastava et al. 2014; counters instead of a generator's state, Salmon et al. 2011; the hash
-of a step, SplitMix64 (Steele et al. 2014); the hash of an element, Wellons' lowbias32.
+Source: Srivastava et al. 2014.
 """
 
 import math
 from types import MappingProxyType
 
 import numpy as np
-from numba import prange
+from numpy.typing import ArrayLike
 
 from tinynet.checks import number, positive_int
-from tinynet.kernels.compile import helper, kernel, sized_kernel
+from tinynet.kernels import dropout as kernels
+from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
 
-THREADS_FROM = 16384  # elements from which two threads beat one
-CHUNK = 4096  # elements that share a chunk's pair of keys
-LOW = 0xFFFFFFFF  # the lowest 32 bits, of integers that have more
+
+def dropout_forward_plain(x, m):
+    return np.where(m > 0, x, 0) * m  # x m, but 0 where a NaN is dropped: NaN times 0 would be NaN
 
 
-def step_keys(key, step):
-    """Two numbers of 32 bits: the step-th output of the generator SplitMix64 with the seed `key`."""
-    low = 0xFFFFFFFFFFFFFFFF
-    z = (key + (step + 1) * 0x9E3779B97F4A7C15) & low
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & low
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & low
-    z ^= z >> 31
-    return z & LOW, z >> 32
+def dropout_backward_plain(dy, m):
+    return np.where(m > 0, dy, 0) * m
 
 
-@helper
-def scramble(h, key):
-    """One of 2^32 ways, chosen by `key`, to mix 32 bits such that each bit of h turns half of the result's."""
-    h = ((h ^ (h >> 16)) * 0x7FEB352D) & LOW
-    h = ((h ^ (h >> 15) ^ key) * 0x846CA68B) & LOW
-    return h ^ (h >> 16)
+def with_mask(x, first, keys, rate):
+    return x, kernels.mask(x, first, keys, rate)
 
 
-@kernel()
-def dropout_chunk(x, start, key0, key1, limit, scale, y):
-    zero, scale = x.dtype.type(0), x.dtype.type(scale)
-    for i in range(x.size):
-        y[i] = zero if scramble((start + i) ^ key0, key1) < limit else scale * x[i]
-
-
-@sized_kernel(THREADS_FROM)
-def dropout(x, first, key0, key1, limit, scale, y):
-    """y = m x: forward, and given dy backward.  A number is dropped where its 32 random bits are below `limit`.
-
-    The i-th number of x is number first + i of the step.  A thread owns a chunk of these.
-    """
-    skipped = first // CHUNK
-    for k in prange((first + x.size + CHUNK - 1) // CHUNK - skipped):
-        chunk = skipped + k
-        begin, end = max(chunk * CHUNK - first, 0), min((chunk + 1) * CHUNK - first, x.size)
-        start = first + begin - chunk * CHUNK
-        keys = scramble(chunk ^ key0, key1), scramble(chunk ^ key1, key0)
-        dropout_chunk(x[begin:end], start, keys[0], keys[1], limit, scale, y[begin:end])
+# The kernel draws m as it goes; with_mask makes of its arguments what the plain loops take.
+dropout_forward = either(dropout_forward_plain, kernels.dropout, with_mask)
+dropout_backward = either(dropout_backward_plain, kernels.dropout, with_mask)
 
 
 def _checked_rate(layer, rate):
@@ -123,31 +94,30 @@ class Dropout(Layer):
         key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
         self._key, self._steps = key, steps
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             return x.copy()
-        self._kept = len(x), self.first_row, step_keys(self._key, self._steps)
+        y, first = np.empty_like(x), self.first_row * math.prod(x.shape[1:])
+        self._kept = len(x), first, kernels.step_keys(self._key, self._steps)
         self._steps += 1
-        return self._masked(x)
+        dropout_forward(x.reshape(-1), *self._kept[1:], self.rate, y.reshape(-1))
+        return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
-        dy = self.checked_gradient(dy, self.kept("_kept")[0])
-        return self._masked(dy) if input_grad else None
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
+        batch, first, keys = self.kept("_kept")
+        dy = self.checked_gradient(dy, batch)
+        if not input_grad:
+            return None
+        dx = np.empty_like(dy)
+        dropout_backward(dy.reshape(-1), first, keys, self.rate, dx.reshape(-1))
+        return dx
 
     def formula(self):
         return f"y = x m, m = 0 with probability {self.rate:g}, else {1 / (1 - self.rate):g}"
 
     def backward_formula(self):
         return "dx = dy m"
-
-    def _masked(self, x):
-        y = np.empty_like(x)
-        limit = min(round(self.rate * 2**32), LOW)
-        _, row, keys = self._kept
-        first = row * math.prod(self.input_shape)
-        dropout(x.reshape(-1), first, *keys, limit, 1 / (1 - self.rate), y.reshape(-1))
-        return y
 
     # What others ask of it.
 

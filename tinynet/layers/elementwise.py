@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks.assignments import Guarded
 from tinynet.layers.base import Layer
@@ -13,26 +14,17 @@ class Activation(Guarded):
 
     torch      the class of torch.nn that computes the same
     forward    a kernel (x, *constants, y), and backward one (dy, y or x, *constants, dx)
-    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x
+    in_place   a kernel (*constants, x) that overwrites x with y, where backward needs no x; one of its own, since a
+               loop from x to y that is given one array twice finds that they overlap, and takes number by number
     keeps      what backward needs: "output" or "input"
     init       how the weights before it start, a name of initialization.py
     constants  what the kernels take besides arrays
     """
 
     def __init__(
-        self,
-        name,
-        torch,
-        formula,
-        backward_formula,
-        forward,
-        backward,
-        in_place=None,
-        *,
-        keeps="output",
-        init="glorot",
-        constants=(),
-    ):
+        self, name, torch, formula, backward_formula, forward, backward, in_place=None,
+        *, keeps="output", init="glorot", constants=(),
+    ):  # fmt: skip
         self.name, self.formula, self.backward_formula = name, formula, backward_formula
         self.keeps, self.init, self.constants, self.torch_names = keeps, init, constants, (torch,)
         self._forward, self._backward, self._in_place = forward, backward, in_place
@@ -72,14 +64,14 @@ class ActivationLayer(Layer):
         self.flops = math.prod(output_shape)
         return output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = self.activation.forward(x)
         if training:
             self._kept = (y if self.activation.keeps == "output" else x).view()
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         kept = self.kept("_kept")
         dy = self.checked_gradient(dy, len(kept))
         return self.activation.backward(dy, kept) if input_grad else None

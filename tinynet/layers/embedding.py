@@ -1,10 +1,10 @@
 """Embedding: a vector for each word, looked up by the word's number.
 
     y[n,t,d] = w[x[n,t], d]           0 where x[n,t] is the padding, the number that fills up short texts
-    x (N, T) whole numbers from 0 to V - 1   w (V, D)   y (N, T, D)      T may be any axes, or none
+    x (N, T) whole numbers from 0 to V - 1   w (V, D)   y (N, T, D)      x may have any shape (...), then y is (..., D)
 
-It is a Dense layer without bias on one-hot rows, o[n,t,v] = [v = x[n,t]], 1 where that is true and 0
-elsewhere: of its V products all but one are with 0.
+It is a Dense layer without bias on one-hot rows, o[n,t,v] = [v = x[n,t]], 1 where that is true and 0 elsewhere: of its
+V products all but one are with 0.  So dw = o.T dy, which only adds rows of dy.
 
 Backward.  w[v,d] touched y[n,t,d] wherever v is the word, times 1:
 
@@ -17,6 +17,7 @@ Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import as_array, numbers, positive_int, without_objects
 from tinynet.kernels import embedding as kernels
@@ -53,8 +54,7 @@ class Embedding(Layer):
 
     It can only be a model's first layer (or the first of a branch there), and has no gradient for x.  w starts normal
     with deviation 0.1, not 1: most words are rare, and what few examples teach them must not drown in their random
-    start.  Six epochs over movie reviews, by windows of three widths, got 76 % of other reviews right; from 1, 55 %.
-    For vectors trained elsewhere, write them into the parameter: `model.parameters()[0].value[...] = vectors`.
+    start.  For vectors trained elsewhere, write them into the parameter: `model.parameters()[0].value[...] = vectors`.
 
     Raises TypeError for x of another dtype than integers, whole floats too, and ValueError for numbers out of range.
 
@@ -108,7 +108,7 @@ class Embedding(Layer):
             )
         return x.astype(np.int64, order="C")
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((*x.shape, self.dim), self.dtype)
         embedding_forward(x, self.parameters[0]._value, self._padding, y)
@@ -116,7 +116,7 @@ class Embedding(Layer):
             self._x = x
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = False) -> None:
+    def backward(self, dy: ArrayLike, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
         dy = self.checked_gradient(dy, len(x))

@@ -1,23 +1,32 @@
 """GroupNorm: in every sample, each group of channels has mean 0 and variance 1; then a scale and a shift, trained.
 
-x, y (N, ..., C), channels last: (N, S, C) with S places, the pixels of an image or the steps of a sequence.  The C
-channels are cut into G groups of D = C / G that lie side by side; channel c is in group g = c // D; w, b (C,).  With
-h ("x-hat") the normalised sample, and sums over the S D numbers of a group:
+x, y (N, ..., C), channels last: (N, S, C) with S positions, the pixels of an image or the steps of a sequence.  The C
+channels are cut into G groups of C / G that lie side by side; channel c is in group g = c G // C; w, b (C,).  With h
+("x-hat") the normalised sample, and sum_(s,c) over the M = S C / G numbers of sample n in group g:
 
-    mu[n,g]  = 1/(S D) sum_s sum_(c in g) x[n,s,c]        v[n,g] = 1/(S D) sum_s sum_(c in g) (x[n,s,c] - mu[n,g])^2
-    h[n,s,c] = r[n,g] (x[n,s,c] - mu[n,g])                r[n,g] = 1 / sqrt(v[n,g] + eps)
+    mu[n,g]  = 1/M sum_(s,c) x[n,s,c]                 v[n,g] = 1/M sum_(s,c) (x[n,s,c] - mu[n,g])^2
+    h[n,s,c] = r[n,g] (x[n,s,c] - mu[n,g])            r[n,g] = 1 / sqrt(v[n,g] + eps)
     y[n,s,c] = w[c] h[n,s,c] + b[c]
 
 A sample depends on no other one: there is nothing to keep running, predicting is the same as training, and a batch may
 be small, which is what it was made for.  With one group it normalises a whole sample, with C groups each channel of it.
 
-Backward.  As in layernorm.py, where the row is now a group:
+Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
-    b[c]      touched y[n,s,c] everywhere, times 1:           db[c]     = sum_n sum_s dy[n,s,c]
-    w[c]      touched y[n,s,c] everywhere, times h[n,s,c]:    dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
-    h[n,s,c]  touched y[n,s,c], times w[c]:                   dh[n,s,c] = w[c] dy[n,s,c]
-    x[n,s,c]  touched h[n,s,c], times r[n,g], and all h of its group through mu[n,g] and v[n,g]:
-              dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh in the group - h[n,s,c] mean of dh h in the group)
+    b[c]      touched y[n,s,c] of all n and s, times 1:           db[c]     = sum_n sum_s dy[n,s,c]
+    w[c]      touched y[n,s,c] of all n and s, times h[n,s,c]:    dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
+    h[n,s,c]  touched y[n,s,c], times w[c]:                       dh[n,s,c] = w[c] dy[n,s,c]
+    r[n,g]    touched h[n,s,c] of its group, times x - mu:        dr[n,g]   = sum_(s,c) dh[n,s,c] (x[n,s,c] - mu[n,g])
+    v[n,g]    touched r[n,g], times -1/2 (v[n,g] + eps)^(-3/2):   dv[n,g]   = -r[n,g]^3/2 dr[n,g]
+    mu[n,g]   touched h[n,s,c] of its group, times -r[n,g],       dmu[n,g]  = -r[n,g] sum_(s,c) dh[n,s,c]
+              and v[n,g], times -2/M sum_(s,c) (x - mu) = 0
+    x[n,s,c]  touched h[n,s,c], times r[n,g],                     dx[n,s,c] = r[n,g] dh[n,s,c] + dmu[n,g] / M
+              v[n,g], times 2/M (x[n,s,c] - mu[n,g]),                         + 2/M (x[n,s,c] - mu[n,g]) dv[n,g]
+              and mu[n,g], times 1/M
+
+Put in what dv and dmu are, with x[n,s,c] - mu[n,g] = h[n,s,c] / r[n,g] and means over the group:
+
+    dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh - h[n,s,c] mean of dh h)
 
 Source: Wu and He 2018, equations 1 to 7.
 """
@@ -36,29 +45,28 @@ from tinynet.layers.parameter import Parameter
 
 
 def groupnorm_forward_plain(x, w, b, G, eps):
-    N, _, C = x.shape
+    N, C = len(x), w.size
     mu, r, y = np.empty((N, G)), np.empty((N, G)), np.empty(x.shape)
     for n, g in np.ndindex(N, G):
-        c = slice(g * C // G, (g + 1) * C // G)  # the group's channels
-        mu[n, g] = x[n, :, c].mean(dtype=np.float64)
-        v = ((x[n, :, c] - mu[n, g]) ** 2).mean()
-        r[n, g] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # of an infinite variance, all y would be b
-        h = r[n, g] * (x[n, :, c] - mu[n, g])
-        y[n, :, c] = w[c] * h + b[c]
+        group = slice(g * C // G, (g + 1) * C // G)  # its channels
+        mu[n, g] = x[n, :, group].mean(dtype=np.float64)
+        v = ((x[n, :, group] - mu[n, g]) ** 2).mean()
+        r[n, g] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # r = 0 would hide in y = b: show NaN
+        h = r[n, g] * (x[n, :, group] - mu[n, g])
+        y[n, :, group] = w[group] * h + b[group]
     return mu, r, y
 
 
 def groupnorm_backward_plain(dy, x, w, mu, r):
-    N, _, C = x.shape
-    G = mu.shape[1]
+    N, C, G = len(x), w.size, mu.shape[1]
     dw, db, dx = np.zeros(C), np.zeros(C), np.empty(x.shape)
     for n, g in np.ndindex(N, G):
-        c = slice(g * C // G, (g + 1) * C // G)
-        h = r[n, g] * (x[n, :, c] - mu[n, g])
-        dw[c] += (dy[n, :, c] * h).sum(axis=0)
-        db[c] += dy[n, :, c].sum(axis=0, dtype=np.float64)
-        dh = w[c] * dy[n, :, c].astype(np.float64)
-        dx[n, :, c] = r[n, g] * (dh - dh.mean() - h * (dh * h).mean())
+        group = slice(g * C // G, (g + 1) * C // G)  # its channels
+        h = r[n, g] * (x[n, :, group] - mu[n, g])
+        dw[group] += (dy[n, :, group] * h).sum(axis=0)
+        db[group] += dy[n, :, group].sum(axis=0, dtype=np.float64)
+        dh = w[group] * dy[n, :, group].astype(np.float64)
+        dx[n, :, group] = r[n, g] * (dh - dh.mean() - h * (dh * h).mean())
     return dw, db, dx
 
 
@@ -70,7 +78,7 @@ class GroupNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over a sample's group of channels: (N, ..., C).
 
     groups  into how many groups the channels are cut; it must divide their number
-    eps     added to the variance, which may be 0
+    eps     added to the variance, keeps the division finite where that is 0
 
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), (C,), both without weight decay.  A group with a
     NaN or an infinity gives NaN.  In training it keeps x, and two numbers a group.
@@ -107,8 +115,8 @@ class GroupNorm(Layer):
         w, b = (parameter._value for parameter in self.parameters)
         mu, r = np.empty((2, len(x), self.groups))
         y = np.empty_like(x)
-        places = self._places(x)
-        groupnorm_forward(x.reshape(places), w, b, self.groups, self.eps, mu, r, y.reshape(places))
+        positions = self._positions(x)
+        groupnorm_forward(x.reshape(positions), w, b, self.groups, self.eps, mu, r, y.reshape(positions))
         if training:
             self._kept = x.view(), mu, r
         return y
@@ -116,15 +124,15 @@ class GroupNorm(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         x, mu, r = self.kept("_kept")
         dy = self.checked_gradient(dy, len(x))
-        w, places = self.parameters[0]._value, self._places(x)
+        w, positions = self.parameters[0]._value, self._positions(x)
         dw, db = np.empty((2, w.size))
-        dx = np.empty(places if input_grad else (0, 0, 0), x.dtype)
-        groupnorm_backward(dy.reshape(places), x.reshape(places), w, mu, r, dw, db, dx)
+        dx = np.empty(positions if input_grad else (0, 0, 0), x.dtype)
+        groupnorm_backward(dy.reshape(positions), x.reshape(positions), w, mu, r, dw, db, dx)
         with np.errstate(over="ignore"):
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
         return dx.reshape(x.shape) if input_grad else None
 
-    def _places(self, x):
+    def _positions(self, x):
         """The shape (N, S, C)."""
         return len(x), math.prod(self.input_shape[:-1]), self.input_shape[-1]
 

@@ -9,14 +9,22 @@ x, y (..., C), where a row is what lies along the last axis; w, b (C,).  With h 
 It is BatchNorm with the mean taken over the other axis: a row depends on no other row, so there is nothing to keep
 running, and predicting is the same as training.
 
-Backward.  The same question as in batchnorm.py, step by step, gives the same answer, but for w, which now differs
-from number to number of a row and stays inside the sums:
+Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
-    b[c]    touched y[n,c] of every row, times 1:        db[c]   = sum_n dy[n,c]
-    w[c]    touched y[n,c] of every row, times h[n,c]:   dw[c]   = sum_n dy[n,c] h[n,c]
-    h[n,c]  touched y[n,c], times w[c]:                  dh[n,c] = w[c] dy[n,c]
-    x[n,c]  touched h[n,c], times r[n], and all h of its row through mu[n] and v[n]:
-            dx[n,c] = r[n] (dh[n,c] - 1/C sum_k dh[n,k] - h[n,c] 1/C sum_k dh[n,k] h[n,k])
+    b[c]    touched y[n,c] of every row n, times 1:             db[c]   = sum_n dy[n,c]
+    w[c]    touched y[n,c] of every row n, times h[n,c]:        dw[c]   = sum_n dy[n,c] h[n,c]
+    h[n,c]  touched y[n,c], times w[c]:                         dh[n,c] = w[c] dy[n,c]
+    r[n]    touched h[n,c] of every c, times x[n,c] - mu[n]:    dr[n]   = sum_c dh[n,c] (x[n,c] - mu[n])
+    v[n]    touched r[n], times -1/2 (v[n] + eps)^(-3/2):       dv[n]   = -r[n]^3/2 dr[n]
+    mu[n]   touched h[n,c] of every c, times -r[n],             dmu[n]  = -r[n] sum_c dh[n,c]
+            and v[n], times -2/C sum_c (x[n,c] - mu[n]) = 0
+    x[n,c]  touched h[n,c], times r[n],                         dx[n,c] = r[n] dh[n,c] + 2/C (x[n,c] - mu[n]) dv[n]
+            v[n], times 2/C (x[n,c] - mu[n]),                             + dmu[n] / C
+            and mu[n], times 1/C
+
+Put in what dv and dmu are, with x[n,c] - mu[n] = h[n,c] / r[n] and means over the row n:
+
+    dx[n,c] = r[n] (dh[n,c] - mean of dh - h[n,c] mean of dh h)
 
 Source: Ba, Kiros and Hinton 2016, section 3.
 """
@@ -34,15 +42,14 @@ from tinynet.layers.parameter import Parameter
 
 
 def layernorm_forward_plain(x, w, b, eps):
-    N, C = x.shape
-    mu, r, y = np.empty(N), np.empty(N), np.empty((N, C))
+    N = len(x)
+    mu, r, y = np.empty(N), np.empty(N), np.empty(x.shape)
     for n in range(N):
-        mu[n] = x[n].sum(dtype=np.float64) / C
-        v = ((x[n] - mu[n]) ** 2).sum() / C
-        r[n] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # of an infinite variance, all y would be b
-        for c in range(C):
-            h = r[n] * (x[n, c] - mu[n])
-            y[n, c] = w[c] * h + b[c]
+        mu[n] = x[n].mean(dtype=np.float64)
+        v = ((x[n] - mu[n]) ** 2).mean()
+        r[n] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # r = 0 would hide in y = b: show NaN
+        h = r[n] * (x[n] - mu[n])
+        y[n] = w * h + b
     return mu, r, y
 
 
@@ -54,7 +61,7 @@ def layernorm_backward_plain(dy, x, w, mu, r):
         dw += dy[n] * h
         db += dy[n]
         dh = w * dy[n].astype(np.float64)
-        dx[n] = r[n] * (dh - dh.sum() / C - h * (dh * h).sum() / C)
+        dx[n] = r[n] * (dh - dh.mean() - h * (dh * h).mean())
     return dw, db, dx
 
 
@@ -65,7 +72,7 @@ layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward
 class LayerNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
-    eps  added to the variance, which may be 0
+    eps  added to the variance, keeps the division finite where that is 0
 
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), both without weight decay.  A row with a NaN or an
     infinity gives NaN.  In training it keeps x, and two numbers a row.

@@ -7,35 +7,6 @@ P = (H + zeros above and below - I) // s + 1        a window of I rows moves dow
 two numbers   so many above and below, so many left and right
 """
 
-import numpy as np
-
-from tinynet.checks import pair
-
-
-def checked_padding(padding, what):
-    """padding as "valid", "same" or a pair of whole numbers; `what` says whose it is, for the message."""
-    if isinstance(padding, str) and padding in ("valid", "same"):
-        return padding
-    expected = f'{what} must be "valid", "same", a whole number, or a pair of them for height and width'
-    if isinstance(padding, str):
-        hint = ""
-        if padding.lower() in ("valid", "same"):
-            hint = f'; did you mean "{padding.lower()}"?'
-        elif padding.lower() == "full":
-            hint = "; that is one less than the kernel's size on every side: padding=2 for 3"
-        elif padding.lower() in ("reflect", "replicate", "circular", "symmetric", "edge", "wrap", "causal", "constant"):
-            hint = "; it puts zeros on both sides; for others, np.pad the images before"
-        raise ValueError(f"{expected}, got {padding!r}{hint}")
-    sides = padding if isinstance(padding, (tuple, list)) else ()
-    if len(sides) == 4 or any(isinstance(side, (tuple, list)) for side in sides):
-        raise ValueError(
-            f"{expected}, got {padding!r}; it is the same on both sides; for others, "
-            "np.pad(x, ((0, 0), (above, below), (left, right), (0, 0))) before"
-        )
-    if not isinstance(padding, (int, np.integer, tuple, list)) or isinstance(padding, bool):
-        raise TypeError(f"{expected}, got {padding!r}")
-    return pair(padding, what, least=0)
-
 
 def output_size(label, image, window, stride, padding):
     """(P, Q) for an image (H, W, C) and a window (I, J), and the zeros above and to the left of it, (top, left).

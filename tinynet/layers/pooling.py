@@ -8,15 +8,20 @@
 
 Backward.  x[n,h,g,c] touched y[n,p,q,c] of every window (p, q) that it lies in:
 
-    max    times 1 where it is the maximum, else 0:  dx[n,h,g,c] = sum of dy[n,p,q,c] over those where it is
-    mean   times 1 / (I J):                          dx[n,h,g,c] = sum of dy[n,p,q,c] / (I J) over all of these
+    max    times 1 where it is the maximum, else 0:
+               dx[n,h,g,c] = sum of dy[n,p,q,c] over the windows whose maximum it is
+    mean   times 1 / (I J):
+               dx[n,h,g,c] = sum of dy[n,p,q,c] / (I J) over all windows that it lies in
 
 So the loops scatter each dy over its window.  For that, the forward pass of max keeps the argmax of each window, where
-its maximum was: i J + j.  Of equal numbers that is the first.  A NaN is greater than any number, and the last of
-several is kept.
+its maximum was: i J + j.  Of equal numbers that is the first.  NaN counts as larger than any number; of several NaNs
+the last is kept.
+
+Sources: mean, LeCun et al. 1998 (its subsampling); max, Scherer et al. 2010; over the whole image, Lin et al. 2014.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import pair
 from tinynet.kernels import pooling as kernels
@@ -41,7 +46,7 @@ def max_pool_backward_plain(dy, argmax, size, stride, shape):  # the shape of x,
     (_, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
     for n, p, q, c in np.ndindex(dy.shape):
         i, j = divmod(int(argmax[n, p, q, c]), J)
-        dx[n, p * s + i, q * r + j, c] += dy[n, p, q, c]
+        dx[n, p * s + i, q * r + j, c] += dy[n, p, q, c]  # +=: windows overlap where the stride is less than the size
     return dx
 
 
@@ -106,7 +111,7 @@ class _Pool2D(Layer):
 class _Max(_Pool2D):
     torch_names = "MaxPool2d", "AdaptiveMaxPool2d"
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
         I, J = self._size
@@ -116,7 +121,7 @@ class _Max(_Pool2D):
             self._argmax = argmax
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         argmax = self.kept("_argmax")
         dy = self.checked_gradient(dy, len(argmax))
         if not input_grad:
@@ -135,7 +140,7 @@ class _Max(_Pool2D):
 class _Avg(_Pool2D):
     torch_names = "AvgPool2d", "AdaptiveAvgPool2d"
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
         avg_pool_forward(x, self._size, self._stride, y)
@@ -143,7 +148,7 @@ class _Avg(_Pool2D):
             self._batch = len(x)
         return y.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         batch = self.kept("_batch")
         dy = self.checked_gradient(dy, batch)
         if not input_grad:
@@ -163,8 +168,10 @@ class _Avg(_Pool2D):
 class MaxPool2D(_Max):
     """The maximum of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
 
-    size, stride: a whole number, or a pair (height, width); stride defaults to size.
-    Of equal numbers the first gets the gradient.
+    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Of equal numbers the first gets
+    the gradient.
+
+    Raises ValueError for inputs that are not images (N, H, W, C), and for windows larger than they are.
 
     >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
     >>> tn.Sequential([tn.MaxPool2D(2)], (2, 4, 1)).forward(image).ravel()
@@ -180,7 +187,7 @@ class MaxPool2D(_Max):
 class AvgPool2D(_Avg):
     """The mean of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
 
-    size, stride: a whole number, or a pair (height, width); stride defaults to size.
+    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Raises ValueError as MaxPool2D.
 
     >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
     >>> tn.Sequential([tn.AvgPool2D(2)], (2, 4, 1)).forward(image).ravel()

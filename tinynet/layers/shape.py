@@ -11,6 +11,7 @@ image (N, H, W, C), Flatten puts the C numbers of a pixel next to each other.
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
 from tinynet.layers.base import Layer
@@ -43,13 +44,13 @@ class Reshape(Layer):
         self.output_shape = tuple(count // known if size == -1 else size for size in self.shape)
         return self.output_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if training:
             self._batch = len(x)
         return x.reshape(len(x), *self.output_shape)
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         batch = self.kept("_batch")
         dy = self.checked_gradient(dy, batch)
         return dy.reshape(batch, *self.input_shape) if input_grad else None

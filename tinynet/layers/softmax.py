@@ -2,7 +2,8 @@
 
     y[n,c] = exp(x[n,c]) / sum_k exp(x[n,k])        x, y (..., C), over the last axis
 
-Stable form.  The same with every x[n,k] less their maximum: no exp can overflow, and one of them is 1.
+Stable form.  Subtracting m = max_k x[n,k] from all of them multiplies numerator and denominator by exp(-m): y stays, no
+exp can overflow, and one of them is 1.
 
 Backward.  With s = sum_k exp(x[n,k]), x[n,c] touched y[n,c] through its own exp, times exp(x[n,c]) / s = y[n,c],
 and every y[n,k] through s, times -exp(x[n,k]) exp(x[n,c]) / s^2 = -y[n,k] y[n,c]:
@@ -19,6 +20,7 @@ To train a classifier, end the model in the logits instead: softmax_cross_entrop
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.kernels import softmax as kernels
 from tinynet.kernels.compile import either
@@ -68,7 +70,7 @@ class Softmax(Layer):
         self.flops = 4 * math.prod(input_shape)  # subtract, exponentiate, add, scale
         return input_shape
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty_like(x)
         rows = (-1, x.shape[-1])
@@ -77,7 +79,7 @@ class Softmax(Layer):
             self._y = y.view()
         return y
 
-    def backward(self, dy: np.ndarray, input_grad: bool = True) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         y = self.kept("_y")
         dy = self.checked_gradient(dy, len(y))
         if not input_grad:

@@ -15,8 +15,9 @@ import numpy as np
 
 from tinynet.checks import copy_into, number_within, positive_int, view_of
 from tinynet.checks.assignments import Guarded
+from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.kernels.compile import chunk_count, sized_kernel
-from tinynet.layers.parameter import Parameter, vector_of_zeros
+from tinynet.layers.parameter import Parameter
 
 PIECE = 4096  # elements: some microseconds of work
 HEAVY = 16 * PIECE  # elements from which threads pay: SGD's whole step takes 7 us here, and starting them 2 to 6 us
