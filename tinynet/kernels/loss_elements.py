@@ -13,11 +13,11 @@ from tinynet.kernels import memory
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.vectors import load, load_some, select, splat, store, store_some, sum_of, width
 
-BLOCK = 1024  # numbers
+BLOCK = 1024  # numbers, of whose losses the sum is in their own dtype
 
 
 # --- targets: are they what they should be, and how many count? -------------------------------------------------
-# Each returns three counts; those of all chunks are added up, and the last three functions say what they mean.
+# Each returns three counts; those of all chunks are added up, and the functions below say what they mean.
 
 
 @kernel(fast=True)

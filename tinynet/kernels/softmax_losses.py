@@ -110,9 +110,9 @@ def centered_and_divided(x, center, tau, y):
 
 @kernel()
 def distillation_rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
-    (tau_s, tau_t, given), K, n = options, s.shape[1], last - first
+    (tau_s, tau_t, centers), K, n = options, s.shape[1], last - first
     z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
-    center = memory.piece(given, 0, K)
+    center = memory.piece(centers, 0, K)
     for r in range(n):
         row = memory.piece(shifted, r * K, K)
         centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)
@@ -122,5 +122,5 @@ def distillation_rows(s, t, T, ones, ignore_index, options, scale, check_only, l
         divided(memory.piece(s, (first + r) * K, K), tau_s, memory.piece(z, r * K, K))
     if check_only:
         return -1, FINE, 0.0
-    own, dz = losses[first:last] if losses.size else losses, g[first:last] if g.size else g
-    return -1, FINE, softmax_rows(z, t, P, ones, 0, 0.0, scale / tau_s, own, dz, 0, n)
+    some_losses, dz = losses[first:last] if losses.size else losses, g[first:last] if g.size else g
+    return -1, FINE, softmax_rows(z, t, P, ones, 0, 0.0, scale / tau_s, some_losses, dz, 0, n)

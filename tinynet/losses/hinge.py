@@ -58,8 +58,8 @@ def hinge(
 ) -> Result:  # fmt: skip
     """The hinge loss of scores against targets of two sides, and its gradient with respect to the scores.
 
-    scores       any shape, float32 or float64; above 0 means +1
-    targets      the same shape: -1 and +1, or 0 and 1, of any type
+    scores   any shape, float32 or float64; above 0 means +1
+    targets  the same shape: -1 and +1, or 0 and 1, of any type
 
     For the options and what is returned, see tinynet.losses.
 

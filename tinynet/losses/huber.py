@@ -52,9 +52,8 @@ def huber(
 ) -> Result:  # fmt: skip
     """Huber's loss of prediction - targets, and its gradient with respect to the prediction.
 
-    prediction   any shape, float32 or float64
-    targets      the same shape, real numbers; nothing is broadcast
-    delta        the difference at which the parabola goes over into a line; above 0
+    prediction, targets  as in mean_squared_error
+    delta                the difference at which the parabola goes over into a line; above 0
 
     For the options and what is returned, see tinynet.losses.
 

@@ -38,15 +38,9 @@ def kl_divergence_plain(z, q):
 
 
 loss = rowwise(
-    "kl_divergence",
-    "logits",
-    kl_divergence_plain,
-    divergence_rows,
-    16384,
-    16384,
-    targets=DISTRIBUTIONS,
+    "kl_divergence", "logits", kl_divergence_plain, divergence_rows, 16384, 16384, targets=DISTRIBUTIONS,
     keeps_losses=True,
-)
+)  # fmt: skip
 
 
 @declares("logits", "L = 1/N sum t log(t / p), p = softmax(z)", "dz = (p - t) / N", "kl kldiv kld kldivloss")

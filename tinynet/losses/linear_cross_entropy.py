@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
-from tinynet.kernels.linear_cross_entropy import BLOCKS, LOGITS, linear_cross_entropy_blocks
+from tinynet.kernels.linear_cross_entropy import linear_cross_entropy_fused
 from tinynet.kernels.loss_rows import bad_row, count_labels, total_or
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy_plain
 
@@ -78,14 +78,11 @@ def linear_cross_entropy(
     flat = x.reshape(N, D)
     if t.size and not np.isfinite(flat[t == ignore_index]).all():  # in dw, 0 times NaN would be NaN
         flat = np.where((t == ignore_index)[:, None], dtype.type(0), flat)
-    rows = LOGITS // (C * dtype.itemsize)
-    rows = max(1, min(N, rows - rows % (96 if rows >= 96 else 12)))  # whole tiles, of z and of dx
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
     dw, db = (np.empty((D, C), dtype), np.empty(C, dtype)) if grad else (dx, checks.NOTHING[dtype, 1])
-    rounding = np.zeros_like(dw if BLOCKS * rows < N else dw[:0])
-    run = without_jit if numba.config.DISABLE_JIT else linear_cross_entropy_blocks
-    value = run(flat, w, bias, t, q, classes, ignore_index, eps, scale, rows, losses, dx, dw, db, rounding)
+    run = without_jit if numba.config.DISABLE_JIT else linear_cross_entropy_fused
+    value = run(flat, w, bias, t, q, classes, ignore_index, eps, scale, losses, dx, dw, db)
     if reduction == "none":
         value = losses.reshape(shape[:-1])
     if not grad:
@@ -93,7 +90,7 @@ def linear_cross_entropy(
     return value, dx.reshape(x.shape), dw, None if b is None else db
 
 
-def without_jit(x, w, b, t, q, weight, ignore_index, eps, scale, rows, losses, dx, dw, db, rounding):
+def without_jit(x, w, b, t, q, weight, ignore_index, eps, scale, losses, dx, dw, db):
     """What the kernel does, by the plain formula: for NUMBA_DISABLE_JIT=1."""
     counts = t != ignore_index if t.size else np.ones(len(x), bool)
     weight = weight if weight.size else np.ones(len(b))

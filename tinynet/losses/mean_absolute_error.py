@@ -41,10 +41,7 @@ def mean_absolute_error(
 ) -> Result:  # fmt: skip
     """The mean of |prediction - targets|, and its gradient with respect to the prediction.
 
-    prediction   any shape, float32 or float64
-    targets      the same shape, real numbers; nothing is broadcast
-
-    For the options and what is returned, see tinynet.losses.
+    Arguments are mean_squared_error's; for the options and what is returned, see tinynet.losses.
 
     >>> tn.mean_absolute_error(np.array([1.0, 4.0]), [1, 2])
     (1.0, array([0. , 0.5]))

@@ -42,8 +42,8 @@ def mean_squared_error(
 ) -> Result:  # fmt: skip
     """The mean of (prediction - targets)^2, and its gradient with respect to the prediction.
 
-    prediction   any shape, float32 or float64
-    targets      the same shape, real numbers; nothing is broadcast
+    prediction  any shape, float32 or float64
+    targets     the same shape, real numbers; nothing is broadcast
 
     For the options and what is returned, see tinynet.losses.
 

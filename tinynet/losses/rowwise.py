@@ -60,17 +60,9 @@ def rowwise(
     errors = errors or {}
 
     def loss(
-        prediction,
-        target,
-        reduction,
-        denominator,
-        grad,
-        out,
-        sample_weight,
-        options=0.0,
-        weight=None,
+        prediction, target, reduction, denominator, grad, out, sample_weight, options=0.0, weight=None,
         ignore_index=-100,
-    ):
+    ):  # fmt: skip
         x = checks.prediction(prediction, name, prediction_name)
         shape, dtype = x.shape, x.dtype
         if not shape:

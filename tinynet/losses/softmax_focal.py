@@ -5,8 +5,8 @@
     q[n]   = 1 - p[n,t[n]]                          the chance of being wrong
     L      = 1/N sum_n q[n]^gamma H[n]
 
-Backward.  Everything about row n goes through the one number p[n,t].  Leaving out n, and with [c = t], which is 1 for
-the right class and 0 for the others,
+Backward.  Everything about row n goes through the one number p[n,t].  Leaving out n and 1/N, and with [c = t], which is
+1 for the right class and 0 for the others,
 
     d log p[t] / dz[c] = [c = t] - p[c]             as in softmax_cross_entropy
 
