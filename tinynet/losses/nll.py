@@ -1,20 +1,20 @@
 """Negative log-likelihood: the cross-entropy for those who already have log p.
 
-    L = -1/N sum_n l[n,t[n]]           l = log p, the logarithms of probabilities (N, C)   t labels (N,)
+    L = -1/N sum_n log_p[n,t[n]]       log_p, the logarithms of probabilities (N, C)   t labels (N,)
 
-Backward.  Each l[n,t[n]], the right class's log-probability, touched L, times -1/N; the others touched nothing:
+Backward.  Each log_p[n,t[n]], the right class's log-probability, touched L, times -1/N; the others touched nothing:
 
-    dl[n,c] = -[c = t[n]] / N          where [c = t] is 1 for the right class and 0 for the others
+    dlog_p[n,c] = -[c = t[n]] / N      where [c = t] is 1 for the right class and 0 for the others
 
 Weights of the classes (C,), soft targets q (N, C) and label smoothing make a sum of it, as in softmax_cross_entropy:
 
-    L[n]    = -sum_c a[n,c] l[n,c]                  a[n,c] = weight[c] ((1 - eps) q[n,c] + eps / K)
-    dl[n,c] = -a[n,c]                               q[n,c] = [c = t[n]] for labels
+    L[n]        = -sum_c a[n,c] log_p[n,c]          a[n,c] = weight[c] ((1 - eps) q[n,c] + eps / K)
+    dlog_p[n,c] = -a[n,c]                           q[n,c] = [c = t[n]] for labels
 
-where only the K open classes, of l > -inf, get a share of eps.  A term with a = 0 is 0, also at l = -inf.
+where only the K open classes, of log_p > -inf, get a share of eps.  A term with a = 0 is 0, also at log_p = -inf.
 
-The name is from statistics: p[n,t[n]] is the likelihood of the label under the model.  With l = log softmax(z), this
-is softmax_cross_entropy in two parts, and it checks that l is such: that exp(l) sums to 1 in every row.
+The name is from statistics: p[n,t[n]] is the likelihood of the label under the model.  With log_p = log softmax(z),
+this is softmax_cross_entropy in two parts, and it checks that log_p is such: that exp(log_p) sums to 1 in every row.
 """
 
 import numpy as np
@@ -27,26 +27,26 @@ from tinynet.losses.declaration import Result, declares
 from tinynet.losses.rowwise import EITHER, rowwise
 
 
-def nll_plain(l, q, weight, eps):
+def nll_plain(log_p, q, weight, eps):
     """The rows' losses and gradients, before the mean: 1/N, or 1 / sum of weights, multiplies both in rowwise.py.
 
     q[n,c] = [c = t[n]] for labels.
     """
-    losses, dl = np.empty(len(l)), np.empty(l.shape)
-    for n in range(len(l)):
-        is_open = l[n] != -np.inf
+    losses, dlog_p = np.empty(len(log_p)), np.empty(log_p.shape)
+    for n in range(len(log_p)):
+        is_open = log_p[n] != -np.inf
         a = weight * ((1 - eps) * q[n] + eps * is_open / is_open.sum())
-        losses[n] = -np.where(a == 0, 0, a * l[n]).sum()
-        dl[n] = -a
-    has_nan = np.isnan(l).any(axis=1)
-    losses[has_nan], dl[has_nan] = np.nan, np.nan
-    return losses, dl
+        losses[n] = -np.where(a == 0, 0, a * log_p[n]).sum()
+        dlog_p[n] = -a
+    has_nan = np.isnan(log_p).any(axis=1)
+    losses[has_nan], dlog_p[has_nan] = np.nan, np.nan
+    return losses, dlog_p
 
 
-def log_probabilities_error(l, q, position, name):
-    """The ValueError for row number `position` of l (..., C)."""
-    where = tuple(int(axis) for axis in np.unravel_index(position, l.shape[:-1]))
-    row, hint = l[where], "Are they logits, or probabilities? See softmax_cross_entropy, categorical_cross_entropy."
+def log_probabilities_error(log_p, q, position, name):
+    """The ValueError for row number `position` of log_p (..., C)."""
+    where = tuple(int(axis) for axis in np.unravel_index(position, log_p.shape[:-1]))
+    row, hint = log_p[where], "Are they logits, or probabilities? See softmax_cross_entropy, categorical_cross_entropy."
     worst = int(np.argmax(row))
     if row[worst] > 1e-6:
         return ValueError(
