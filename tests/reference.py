@@ -32,17 +32,17 @@ def of_rows(plain, soft=True):
         labels = targets.ndim == 1
         counts = targets != ignore_index if labels else np.ones(N, bool)
         q = np.eye(C)[targets[counts]] if labels and soft else targets[counts]
-        options = [*options, *named.values()] or [DEFAULTS[name] for name in takes if name != "w"]
+        options = [*options, *named.values()] or [DEFAULTS[name] for name in takes if name != "weight"]
         losses, dx = np.zeros(N), np.zeros((N, C))
         with np.errstate(all="ignore"):
-            losses[counts], dx[counts] = plain(x[counts], q, *([w] if "w" in takes else []), *options)
+            losses[counts], dx[counts] = plain(x[counts], q, *([w] if "weight" in takes else []), *options)
         count = w[targets[counts]].sum() if labels else N
         return _reduced(losses, dx, count, reduction, denominator)
 
     return loss
 
 
-DEFAULTS = {"epsilon": 0.0, "gamma": 2.0}
+DEFAULTS = {"eps": 0.0, "gamma": 2.0}
 
 
 def of_elements(plain, **defaults):

@@ -67,3 +67,10 @@ assert_type(vocabulary.encode(sentences, length=32), np.ndarray)
 tn.save(model, "model")
 tn.load(model, "model")
 state: dict[str, Any] = adam.state_dict()
+
+# A loss by itself: a number and an array, unless its options say otherwise.
+value, gradient = tn.huber(
+    model.predict(x_test), np.zeros((len(x_test), 10)), delta=0.5, sample_weight=[1.0] * len(x_test)
+)
+assert value > 0
+assert gradient.shape == (len(x_test), 10)

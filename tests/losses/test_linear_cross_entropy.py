@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tinynet.losses import linear_cross_entropy as module
+from tinynet.kernels import linear_cross_entropy as module
 from tinynet.losses.linear_cross_entropy import linear_cross_entropy
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 

@@ -223,7 +223,7 @@ def test_mean_squared_error_agrees_with_torch(reduction):
         expected, expected_gradient = with_torch(functional.mse_loss, y, t, {"reduction": reduction})
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12)
-        np.testing.assert_allclose(value, reference.mean_squared_error(y, t, reduction)[0], rtol=1e-12)
+        np.testing.assert_allclose(value, reference.mean_squared_error(y, t, reduction=reduction)[0], rtol=1e-12)
 
 
 def test_the_separate_way_through_softmax_its_jacobian_and_the_logarithm_is_the_fused_one():

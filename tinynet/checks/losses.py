@@ -209,6 +209,34 @@ def per_class(weight, C, dtype, name, what="weight"):
     return weight
 
 
+def sample_weight(weight, shape, name):
+    """Weights of this shape, one number a row, finite and not negative, in float64."""
+    weight = as_array(weight, name, "sample_weight")
+    if weight.dtype.kind == "b":
+        raise TypeError(f"{name}: sample_weight must hold real numbers, got an array of dtype bool")
+    if weight.shape != shape:
+        hint = ""
+        if weight.shape == (*shape, 1):
+            hint = "; drop the last axis: sample_weight[..., 0]"
+        elif shape[1:] and weight.shape == shape[:1]:
+            hint = "; for one number a sample, repeat it for all of the sample's rows: see np.broadcast_to"
+        raise ValueError(f"{name}: sample_weight must have shape {shape}, one number a row, got {weight.shape}{hint}")
+    weight = weight.astype(np.float64)
+    good = (weight >= 0) & (weight < np.inf)
+    if not good.all():
+        where = tuple(int(axis) for axis in np.unravel_index(int(good.argmin()), shape))
+        raise ValueError(
+            f"{name}: sample_weight must be finite and at least 0, got {weight[where]} at position {where}"
+        )
+    return weight
+
+
+def no_sample_weight(weight, name):
+    """A TypeError where weights of samples come with device arrays."""
+    if weight is not None:
+        raise TypeError(f"{name}: sample_weight belongs to arrays on the host, and some of these are on a device")
+
+
 def fraction(value, name, what="label_smoothing"):
     """A number in [0, 1], as a float."""
     if type(value) is float and 0.0 <= value <= 1.0:

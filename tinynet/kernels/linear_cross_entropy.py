@@ -143,3 +143,13 @@ def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, sc
             for k in range(size):
                 row[k] += rest[k]
     return value * scale
+
+
+def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, scale, losses, dx, dw, db):
+    """linear_cross_entropy_blocks in blocks of a size that suits C, and with `lost` where they are many."""
+    N, rows = len(x), LOGITS // (w.shape[1] * x.dtype.itemsize)
+    rows = max(1, min(N, rows - rows % (96 if rows >= 96 else 12)))  # whole tiles, of z and of dx
+    lost = np.zeros_like(dw if BLOCKS * rows < N else dw[:0])
+    return linear_cross_entropy_blocks(
+        x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost
+    )

@@ -1,13 +1,15 @@
 """Binary cross-entropy of probabilities: sigmoid_cross_entropy for those who already have p.
 
-    L = -t log p - (1 - t) log(1 - p)               p probabilities, t targets in [0, 1], of one shape
+    H = -t log p - (1 - t) log(1 - p)               p probabilities, t targets in [0, 1], of one shape with n elements
+    L = 1/n sum_i H[i]
 
-Backward.  p touched the first logarithm, times -t/p, and the second, times (1 - t) / (1 - p):
+Backward.  p[i] touched the first logarithm, times -t/p, and the second, times (1 - t) / (1 - p):
 
-    dp = -t / p + (1 - t) / (1 - p)
+    dp[i] = (-t / p + (1 - t) / (1 - p)) / n
 
-Weights as in the logit form: with a = w w_pos t and b = w (1 - t), L = -a log p - b log(1 - p), and a term whose
-factor is 0 is 0, even where its logarithm is infinite.  Label smoothing moves t to (1 - eps) t + eps / 2.
+Weights as in sigmoid_cross_entropy: with a = weight pos_weight t and b = weight (1 - t), H = -a log p - b log(1 - p),
+and a term whose factor is 0 is 0, even where its logarithm is infinite.  Label smoothing moves t to
+(1 - eps) t + eps / 2.
 
 Nothing is clipped, and no small number added: p = 0 where t = 1 costs inf, and has the gradient -inf.  That is one
 reason to train on logits instead.  Others: a float p is 1 from the logit 17 on (float32), so that what happens beyond
@@ -20,28 +22,33 @@ The logarithms.  With log1p(u) = log(1 + u), which keeps the digits of a small u
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.checks.losses import BAD_TARGET
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
+from tinynet.kernels.loss_elements import BLOCK, PROBABILITIES
 from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import select
-from tinynet.losses.declaration import declares
-from tinynet.losses.elementwise import BLOCK, PROBABILITIES, elementwise
+from tinynet.losses.declaration import Result, declares
+from tinynet.losses.elementwise import elementwise
 
 
-def binary_cross_entropy_plain(p, t, positive, negative, epsilon):
-    """The losses, and the slope of each; positive is w w_pos, and negative is w."""
-    q = (1 - epsilon) * t + epsilon / 2
+def binary_cross_entropy_plain(p, t, positive, negative, eps):
+    """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py.
+
+    positive is weight pos_weight, and negative is weight.
+    """
+    q = (1 - eps) * t + eps / 2
     a, b = positive * q, negative * (1 - q)
     losses = -np.where(a > 0, a * np.log(p), 0) - np.where(b > 0, b * np.log1p(-p), 0)
     return losses, np.where(b > 0, b / (1 - p), 0) - np.where(a > 0, a / p, 0)
 
 
 @helper
-def element(p, t, positive, negative, epsilon):
-    q = (1 - epsilon) * t + epsilon * 0.5
+def element(p, t, positive, negative, eps):
+    q = (1 - eps) * t + eps * 0.5
     rest = 1 - p
     a, b = positive * q, negative * (1 - q)
     no = select(rest == 0, np.inf, floats.log1p(p / rest))
@@ -69,39 +76,26 @@ loss = elementwise(
 
 @declares("probabilities", "L = mean of -t log p - (1-t) log(1-p)", "dp = ((1-t) / (1-p) - t / p) / n")
 def binary_cross_entropy(
-    probabilities,
-    targets,
-    *,
-    weight=None,
-    pos_weight=None,
-    ignore_index=None,
-    label_smoothing=0.0,
-    reduction="mean",
-    denominator=None,
-    grad=True,
-    out=None,
-):
+    probabilities: ArrayLike, targets: ArrayLike, *, weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None, ignore_index: int | None = None, label_smoothing: float = 0.0,
+    reduction: str = "mean", denominator: float | None = None, sample_weight: ArrayLike | None = None,
+    grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The cross-entropy of probabilities against targets, and its gradient with respect to the probabilities.
 
-    probabilities    any shape, float32 or float64, in [0, 1]: what a sigmoid gave.  To train, leave the sigmoid out
-                     and use sigmoid_cross_entropy: it is exact where this one is infinite
-    targets          the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
-    weight           factors of the losses; one number, or one for each index of the last axis (C,)
-    pos_weight       further factors of the terms -t log p, of the same shapes: above 1, a missed yes costs more
-    ignore_index     targets with this value, say -1 for "unknown", add no loss and no gradient, and don't count
-    label_smoothing  eps: targets become (1 - eps) t + eps / 2
-    reduction        "mean" over the targets that count (0 where there are none), "sum", or "none"
-    denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
-    grad             False: the gradient isn't returned, but None in its place
-    out              the array that receives the gradient; may be `probabilities`
+    probabilities  any shape, float32 or float64, in [0, 1]: what a sigmoid gave.  To train, leave the sigmoid out and
+                   use sigmoid_cross_entropy: it is exact where this one is infinite
+    targets        the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
+    weight, pos_weight, ignore_index, label_smoothing  as in sigmoid_cross_entropy
 
-    Returns (value, gradient): a float, or an array like probabilities for "none"; an array like probabilities, the
-    gradient of the value (of its sum for "none").  A probability of exactly 0 for what is true gives inf; a NaN gives
-    NaN.  Raises ValueError or TypeError for what it can't use, before anything is written.
+    For the other options and what is returned, see tinynet.losses; "mean" is over the targets that count, whatever
+    their weight.  A probability of exactly 0 for what is true gives inf.
 
     >>> loss, gradient = tn.binary_cross_entropy(np.array([0.25]), [1])
     >>> round(loss, 4), gradient
     (1.3863, array([-4.]))
     """
-    epsilon = checks.fraction(label_smoothing, "binary_cross_entropy")
-    return loss(probabilities, targets, reduction, denominator, grad, out, epsilon, ignore_index, weight, pos_weight)
+    eps = checks.fraction(label_smoothing, "binary_cross_entropy")
+    return loss(
+        probabilities, targets, reduction, denominator, grad, out, sample_weight, eps, ignore_index, weight, pos_weight
+    )

@@ -1,6 +1,12 @@
 """What a loss declares of itself, for those who would otherwise have to know each loss by name."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# What a loss returns: a float, or an array for reduction="none"; and an array, or None for grad=False.  "| Any" lets a
+# type checker take the usual one for granted, as in model.backward(gradient).
+Result = tuple[float | Any, np.ndarray | Any]
 
 
 class Declaration(NamedTuple):

@@ -14,16 +14,17 @@ Source: Cortes and Vapnik 1995, "Support-vector networks".
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tinynet.checks.losses import BAD_TARGET, FINE
-from tinynet.kernels.compile import helper, kernel
+from tinynet.kernels.compile import helper
+from tinynet.kernels.loss_elements import TWO_SIDES
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses.declaration import declares
+from tinynet.losses.declaration import Result, declares
 from tinynet.losses.elementwise import elementwise
 
 
 def hinge_plain(z, t):
-    """The losses, and the slope of each."""
+    """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py."""
     y = np.where(t > 0, 1, -1)
     margin = y * z
     return np.maximum(0, 1 - margin), np.where(margin >= 1, 0, np.where(np.isnan(margin), margin, -y))
@@ -37,23 +38,6 @@ def element(z, t):
     return maximum(t - t, short), slope
 
 
-@kernel(fast=True)
-def count_sides(z, t, ignored):
-    """How many of t are -1, how many 0, and how many neither of them nor 1."""
-    zero, one = t.dtype.type(0), t.dtype.type(1)
-    below = zeros = others = 0
-    for i in range(t.size):
-        below += t[i] == -one
-        zeros += t[i] == zero
-        others += not (t[i] == -one or t[i] == zero or t[i] == one)
-    return below, zeros, others
-
-
-@helper
-def reason_of(below, zeros, others):
-    return BAD_TARGET if others > 0 or (below > 0 and zeros > 0) else FINE
-
-
 def sides_error(z, t, ignore_index, reason, name):
     """The ValueError for targets t that are neither all -1 or +1, nor all 0 or 1."""
     good = (t == -1) | (t == 0) | (t == 1)
@@ -64,26 +48,22 @@ def sides_error(z, t, ignore_index, reason, name):
     return ValueError(f"{name}: targets must be -1 and +1, or 0 and 1, got {t[where]} at position {where}{but}")
 
 
-loss = elementwise(
-    "hinge", "scores", hinge_plain, element, 65536, targets=(count_sides, reason_of), error=sides_error, padding=(1, 1)
-)
+loss = elementwise("hinge", "scores", hinge_plain, element, 65536, targets=TWO_SIDES, error=sides_error, padding=(1, 1))
 
 
 @declares("scores", "L = mean of max(0, 1 - t z)", "dz = -t / n where t z < 1, else 0")
-def hinge(scores, targets, *, reduction="mean", denominator=None, grad=True, out=None):
+def hinge(
+    scores: ArrayLike, targets: ArrayLike, *, reduction: str = "mean", denominator: float | None = None,
+    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The hinge loss of scores against targets of two sides, and its gradient with respect to the scores.
 
-    scores       any shape, float32 or float64; above 0 means +1
-    targets      the same shape: -1 and +1, or 0 and 1, of any type
-    reduction    "mean" over all elements, "sum", or "none"
-    denominator  what "mean" divides by instead: a whole batch's number of elements for one of its shards, say
-    grad         False: the gradient isn't returned, but None in its place
-    out          the array that receives the gradient; may be `scores`
+    scores   any shape, float32 or float64; above 0 means +1
+    targets  the same shape: -1 and +1, or 0 and 1, of any type
 
-    Returns (value, gradient): a float, or an array like scores for "none"; an array like scores, the gradient of the
-    value (of its sum for "none").  Raises ValueError or TypeError for what it can't use, before anything is written.
+    For the options and what is returned, see tinynet.losses.
 
     >>> tn.hinge(np.array([0.5, -3.0]), [1, -1])  # the second is on its side, and far enough
     (0.25, array([-0.5,  0. ]))
     """
-    return loss(scores, targets, reduction, denominator, grad, out)
+    return loss(scores, targets, reduction, denominator, grad, out, sample_weight)

@@ -13,16 +13,17 @@ Source: Huber 1964, "Robust estimation of a location parameter".
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.kernels.compile import helper
 from tinynet.kernels.vectors import select
-from tinynet.losses.declaration import declares
+from tinynet.losses.declaration import Result, declares
 from tinynet.losses.elementwise import elementwise
 
 
 def huber_plain(y, t, delta):
-    """The losses, and the slope of each."""
+    """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py."""
     d = y - t
     losses = np.where(abs(d) <= delta, d**2 / 2, delta * (abs(d) - delta / 2))
     return losses, np.clip(d, -delta, delta)
@@ -44,22 +45,20 @@ loss = elementwise("huber", "prediction", huber_plain, element, 65536)
     "dy = d / n, cut off at -delta / n and delta / n",
     "smoothl1 smoothl1loss huberloss",
 )
-def huber(prediction, targets, delta=1.0, *, reduction="mean", denominator=None, grad=True, out=None):
+def huber(
+    prediction: ArrayLike, targets: ArrayLike, delta: float = 1.0, *, reduction: str = "mean",
+    denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
+    out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """Huber's loss of prediction - targets, and its gradient with respect to the prediction.
 
-    prediction   any shape, float32 or float64
-    targets      the same shape, real numbers; nothing is broadcast
-    delta        the difference at which the parabola goes over into a line; above 0
-    reduction    "mean" over all elements, "sum", or "none"
-    denominator  what "mean" divides by instead: a whole batch's number of elements for one of its shards, say
-    grad         False: the gradient isn't returned, but None in its place
-    out          the array that receives the gradient; may be `prediction`
+    prediction, targets  as in mean_squared_error
+    delta                the difference at which the parabola goes over into a line; above 0
 
-    Returns (value, gradient): a float, or an array like prediction for "none"; an array like prediction, the gradient
-    of the value (of its sum for "none").  Raises ValueError or TypeError for what it can't use.
+    For the options and what is returned, see tinynet.losses.
 
     >>> tn.huber(np.array([0.5, 3.0]), [0, 0])  # the mean of 0.5^2 / 2 and 3 - 1/2
     (1.3125, array([0.25, 0.5 ]))
     """
     delta = checks.real_number(delta, "huber", "delta")
-    return loss(prediction, targets, reduction, denominator, grad, out, delta)
+    return loss(prediction, targets, reduction, denominator, grad, out, sample_weight, delta)

@@ -2,85 +2,45 @@
 
     L = -1/N sum_n l[n,t[n]]           l = log p, the logarithms of probabilities (N, C)   t labels (N,)
 
-Backward.  The number of the right class touched the loss, times -1; the others touched nothing:
+Backward.  Each l[n,t[n]], the right class's log-probability, touched L, times -1/N; the others touched nothing:
 
-    dl[n,c] = -[c = t[n]] / N
+    dl[n,c] = -[c = t[n]] / N          where [c = t] is 1 for the right class and 0 for the others
 
-Weights w (C,), soft targets q (N, C) and label smoothing make a sum of it, as in softmax_cross_entropy:
+Weights of the classes (C,), soft targets q (N, C) and label smoothing make a sum of it, as in softmax_cross_entropy:
 
-    L[n]    = -sum_c a[n,c] l[n,c]                  a[n,c] = w[c] ((1 - eps) q[n,c] + eps / K)
+    L[n]    = -sum_c a[n,c] l[n,c]                  a[n,c] = weight[c] ((1 - eps) q[n,c] + eps / K)
     dl[n,c] = -a[n,c]                               q[n,c] = [c = t[n]] for labels
 
-where only the K classes of l > -inf get a share of eps.  A term with a = 0 is 0, also at l = -inf.
+where only the K open classes, of l > -inf, get a share of eps.  A term with a = 0 is 0, also at l = -inf.
 
 The name is from statistics: p[n,t[n]] is the likelihood of the label under the model.  With l = log softmax(z), this
 is softmax_cross_entropy in two parts, and it checks that l is such: that exp(l) sums to 1 in every row.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.checks.losses import BAD_PREDICTION
-from tinynet.kernels import floats
-from tinynet.kernels.compile import helper, kernel
-from tinynet.losses.declaration import declares
-from tinynet.losses.probability_rows import probability_rows
+from tinynet.kernels.probability_rows import nll_rows
+from tinynet.losses.declaration import Result, declares
 from tinynet.losses.rowwise import EITHER, rowwise
 
 
-def nll_plain(l, q, w, epsilon):
-    """The rows' losses, and their gradients; q[n,c] = [c = t[n]] for labels."""
+def nll_plain(l, q, weight, eps):
+    """The rows' losses and gradients, before the mean: 1/N, or 1 / sum of weights, multiplies both in rowwise.py.
+
+    q[n,c] = [c = t[n]] for labels.
+    """
     losses, dl = np.empty(len(l)), np.empty(l.shape)
     for n in range(len(l)):
-        possible = l[n] != -np.inf
-        a = w * ((1 - epsilon) * q[n] + epsilon * possible / possible.sum())
+        is_open = l[n] != -np.inf
+        a = weight * ((1 - eps) * q[n] + eps * is_open / is_open.sum())
         losses[n] = -np.where(a == 0, 0, a * l[n]).sum()
         dl[n] = -a
-    lost = np.isnan(l).any(axis=1)
-    losses[lost], dl[lost] = np.nan, np.nan
+    has_nan = np.isnan(l).any(axis=1)
+    losses[has_nan], dl[has_nan] = np.nan, np.nan
     return losses, dl
-
-
-@kernel(fast=True)
-def check_row(l):
-    """How many of l (C,) are above 0, how many aren't -inf, and the sum of exp(l): NaN if one of them is.
-
-    What rounding may have left of log 1 passes for 0.
-    """
-    most, masked, zero = l.dtype.type(1e-6), l.dtype.type(-np.inf), l.dtype.type(0)
-    above, possible, total = 0, 0, zero
-    for c in range(l.size):
-        above += l[c] > most
-        possible += l[c] > masked
-        total += floats.exp(l[c])
-    return above, possible, total
-
-
-@kernel(fast=True)
-def row_loss(l, q, w, keep, soft):
-    zero, masked, total = l.dtype.type(0), l.dtype.type(-np.inf), 0.0
-    for c in range(l.size):
-        a = w[c] * (keep * q[c] + (soft if l[c] > masked else zero))
-        term = zero if a == zero else a * l[c]
-        total -= term
-    return total
-
-
-@kernel()
-def row_gradient(l, q, w, keep, soft, scale, g):
-    zero, masked = l.dtype.type(0), l.dtype.type(-np.inf)
-    for c in range(l.size):
-        g[c] = -scale * (w[c] * (keep * q[c] + (soft if l[c] > masked else zero)))
-
-
-@helper
-def surprise(l):
-    return -l
-
-
-@helper
-def slope(a, l):
-    return -a
 
 
 def log_probabilities_error(l, q, position, name):
@@ -99,45 +59,28 @@ def log_probabilities_error(l, q, position, name):
 
 
 loss = rowwise(
-    "nll", "log_probabilities", nll_plain,
-    probability_rows("nll", check_row, surprise, slope, row_loss, row_gradient), 32768, 8192, groups=64,
-    targets=EITHER, examines=True, errors={BAD_PREDICTION: log_probabilities_error},
+    "nll", "log_probabilities", nll_plain, nll_rows, 32768, 8192, groups=64, targets=EITHER, examines=True,
+    errors={BAD_PREDICTION: log_probabilities_error}, uniform=lambda C: -np.log(C),
 )  # fmt: skip
 
 
 @declares("log-probabilities", "L = mean of -z[t], z = log p", "dz[c] = -[c = t] / N", "nllloss negativeloglikelihood")
 def nll(
-    log_probabilities,
-    targets,
-    *,
-    weight=None,
-    ignore_index=-100,
-    label_smoothing=0.0,
-    reduction="mean",
-    denominator=None,
-    grad=True,
-    out=None,
-):
+    log_probabilities: ArrayLike, targets: ArrayLike, *, weight: ArrayLike | None = None, ignore_index: int = -100,
+    label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
+    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The negative log-likelihood of targets, and its gradient with respect to the logarithms of the probabilities.
 
     log_probabilities  (..., C), float32 or float64: logarithms of numbers of which each row sums to 1 (to 1e-3)
     targets            (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities
-    weight             (C,) factors of the classes' terms
-    ignore_index       a label with this value adds no loss and no gradient, and does not count; its row isn't checked
-    label_smoothing    eps: targets become (1 - eps) q + eps / K, for the K classes that aren't at -inf
-    reduction          "mean": over the weights w[t] of the labels that count (0 where there are none), or over the
-                       rows of target probabilities; "sum"; or "none", one loss for each row
-    denominator        what "mean" divides by instead: a whole batch's count for one of its shards, say
-    grad               False: the gradient isn't computed, and None is returned for it
-    out                the array that receives the gradient; may be `log_probabilities`
 
-    Returns (value, gradient): a float, or an array (...) for "none"; an array like log_probabilities, the gradient of
-    the value (of its sum for "none").  A right class at -inf gives inf; a row with a NaN has NaN for both.  Raises
-    ValueError or TypeError for what it can't use, before anything is written.
+    For the options and what is returned, see tinynet.losses.  A right class at -inf gives inf, and a class at -inf gets
+    no share of label_smoothing; an ignored row isn't checked.
 
     >>> loss, gradient = tn.nll(np.log([[0.25, 0.75]]), [0])
     >>> round(loss, 4), gradient
     (1.3863, array([[-1.,  0.]]))
     """
-    epsilon = checks.fraction(label_smoothing, "nll")
-    return loss(log_probabilities, targets, reduction, denominator, grad, out, epsilon, weight, ignore_index)
+    eps = checks.fraction(label_smoothing, "nll")
+    return loss(log_probabilities, targets, reduction, denominator, grad, out, sample_weight, eps, weight, ignore_index)

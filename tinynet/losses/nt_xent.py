@@ -16,29 +16,22 @@ x[i] touched u[i] by its direction only, and the part of du along u comes to not
 
     dx[i] = (du[i] - (u[i] . du[i]) u[i]) / |x[i]|      as d(x / |x|) = dx / |x| - x (x . dx) / |x|^3
 
-Both products of matrices, S = u (u / tau).T and du = (dS + dS.T) u / tau, are Dense's kernel on the tile; the rest of
-the work is softmax_cross_entropy's.  S is stored, (2N)^2 numbers, and dS overwrites it.
-
 Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations" (SimCLR).
 """
 
-import math
-
 import numba
 import numpy as np
-from numba import prange
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
-from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.dense import dense_forward
+from tinynet.kernels.nt_xent import add_transpose, normalize, normalize_backward
+from tinynet.losses.declaration import Result
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
-
-SQUARE = 32  # a square of S and its mirror image fit into the L1 cache together
-HEAVY = 16384  # numbers from which two threads beat one
 
 
 def nt_xent_plain(x, tau):
-    """The rows' losses, and the gradient of their sum."""
+    """The rows' losses, and the gradient of their sum: 1/2N multiplies both afterwards."""
     M = len(x)
     norms = np.sqrt((x**2).sum(axis=1, keepdims=True))
     u, partner = x / norms, (np.arange(M) + M // 2) % M
@@ -49,78 +42,18 @@ def nt_xent_plain(x, tau):
     return losses, (du - (u * du).sum(axis=1, keepdims=True) * u) / norms
 
 
-@sized_kernel(HEAVY)
-def normalize(x, tau, norms, scaled, u):
-    """u = x / |x| by rows, scaled = u / tau, norms = |x| in float64.
-
-    Squares are taken of x / max |x|, so that they neither overflow nor vanish.  A NaN reaches the norm through them.
-    """
-    D = x.shape[1]
-    for i in prange(x.shape[0]):
-        largest = x.dtype.type(0)
-        for d in range(D):
-            largest = abs(x[i, d]) if abs(x[i, d]) > largest else largest
-        unit, squares = np.float64(largest) if largest > 0 else 1.0, 0.0
-        for d in range(D):
-            part = x[i, d] / unit
-            squares += part * part
-        norms[i] = unit * math.sqrt(squares)
-        for d in range(D):
-            u[i, d] = x[i, d] / norms[i]
-            scaled[i, d] = u[i, d] / tau
-
-
-@sized_kernel(HEAVY)
-def add_transpose(S):
-    """S += S.T.  A thread owns the squares from the diagonal to the right in its rows, and their mirror images.
-
-    A mirror image is read and written by rows, through an array of its own: going down its columns took 1.7 times
-    as long at 2N = 2048, where all numbers of a column fall into the same few places of the cache.
-    """
-    M = S.shape[0]
-    for k in prange((M + SQUARE - 1) // SQUARE):
-        mirror, i0 = np.empty((SQUARE, SQUARE), S.dtype), k * SQUARE
-        height = min(SQUARE, M - i0)
-        for j0 in range(i0, M, SQUARE):
-            width = min(SQUARE, M - j0)
-            for j in range(width):
-                for i in range(height):
-                    mirror[j, i] = S[j0 + j, i0 + i]
-            for i in range(height):
-                for j in range(width):
-                    S[i0 + i, j0 + j] += mirror[j, i]
-                    mirror[j, i] = S[i0 + i, j0 + j]
-            if j0 > i0:
-                for j in range(width):
-                    for i in range(height):
-                        S[j0 + j, i0 + i] = mirror[j, i]
-
-
-@sized_kernel(HEAVY)
-def normalize_backward(du, u, norms, tau, dx):
-    """dx = (du - (u . du) u) / (tau |x|), where du is still to be divided by tau."""
-    for i in prange(u.shape[0]):
-        along = 0.0
-        for d in range(u.shape[1]):
-            along += np.float64(u[i, d]) * du[i, d]
-        for d in range(u.shape[1]):
-            dx[i, d] = (du[i, d] - along * u[i, d]) / (tau * norms[i])
-
-
-def nt_xent(embeddings, temperature=0.5, *, reduction="mean", denominator=None, grad=True, out=None):
+def nt_xent(
+    embeddings: ArrayLike, temperature: float = 0.5, *, reduction: str = "mean", denominator: float | None = None,
+    grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The contrastive loss of pairs of embeddings, and its gradient with respect to the embeddings.
 
     embeddings   (2N, D), float32 or float64, not normalised; rows i and i + N are a pair
     temperature  tau, above 0: the lower, the more the most similar others count
-    reduction    "mean" over the 2N rows, "sum", or "none", one loss for each row
-    denominator  what "mean" divides by instead
-    grad         False: the gradient isn't computed, and None is returned for it
-    out          the array that receives the gradient; may be `embeddings`
 
-    Returns (value, gradient): a float, or an array (2N,) for "none"; an array (2N, D), the gradient of the value (of
-    its sum for "none").  Needs memory for (2N)^2 similarities.  Every embedding is compared with all others, so a NaN
-    or inf in one makes all losses NaN.  Raises ValueError for an embedding of zeros, which has no direction, and
-    ValueError or TypeError for what else it can't use, before anything is written.
+    For the options and what is returned, see tinynet.losses; there is no sample_weight.  Needs memory for (2N)^2
+    similarities.  Every embedding is compared with all others, so a NaN or inf in one makes all losses NaN.  Raises
+    ValueError for an embedding of zeros, which has no direction.
 
     >>> embeddings = np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 2.0]])  # rows 0 and 2 agree, and rows 1 and 3
     >>> loss, gradient = tn.nt_xent(embeddings)

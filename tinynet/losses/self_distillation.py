@@ -28,18 +28,17 @@ Source: Caron et al. 2021, "Emerging properties in self-supervised vision transf
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
-from tinynet.checks.losses import BAD_TARGET, FINE
-from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel
-from tinynet.kernels.softmax import softmax_row
-from tinynet.kernels.softmax_rows import softmax_rows
+from tinynet.checks.losses import BAD_TARGET
+from tinynet.kernels.softmax_losses import distillation_rows
+from tinynet.losses.declaration import Result
 from tinynet.losses.rowwise import NUMBERS, rowwise
 
 
 def self_distillation_plain(s, T, tau_s, tau_t, center):
-    """The rows' losses, and their gradients."""
+    """The rows' losses and gradients, before the mean: 1/N multiplies both in rowwise.py."""
     P, S = softmax((T - center) / tau_t), softmax(s / tau_s)
     z = s / tau_s - (s / tau_s).max(axis=1, keepdims=True)
     log_S = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -49,36 +48,6 @@ def self_distillation_plain(s, T, tau_s, tau_t, center):
 def softmax(x):
     e = np.exp(x - x.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
-
-
-@kernel()
-def divided(x, tau, y):
-    for k in range(x.size):
-        y[k] = x[k] / tau
-
-
-@kernel()
-def centered_and_divided(x, center, tau, y):
-    for k in range(x.size):
-        y[k] = (x[k] - center[k]) / tau
-
-
-@kernel()
-def rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
-    (tau_s, tau_t, given), K, n = options, s.shape[1], last - first
-    z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
-    center = memory.piece(given, 0, K)
-    for r in range(n):
-        row = memory.piece(shifted, r * K, K)
-        centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)
-        softmax_row(row, memory.piece(P, r * K, K))
-        if P[r, 0] != P[r, 0]:
-            return first + r, BAD_TARGET, 0.0
-        divided(memory.piece(s, (first + r) * K, K), tau_s, memory.piece(z, r * K, K))
-    if check_only:
-        return -1, FINE, 0.0
-    own, dz = losses[first:last] if losses.size else losses, g[first:last] if g.size else g
-    return -1, FINE, softmax_rows(z, t, P, ones, 0, 0.0, scale / tau_s, own, dz, 0, n)
 
 
 def finite_center(center, shape, dtype, name):
@@ -101,23 +70,16 @@ def teacher_error(s, T, row, name):
 
 
 loss = rowwise(
-    "self_distillation", "student_logits", self_distillation_plain, rows, 16384, 16384, targets=NUMBERS,
-    errors={BAD_TARGET: teacher_error}, classes="K", target="teacher_logits",
+    "self_distillation", "student_logits", self_distillation_plain, distillation_rows, 16384, 16384, targets=NUMBERS,
+    errors={BAD_TARGET: teacher_error}, classes="K", target_name="teacher_logits",
 )  # fmt: skip
 
 
 def self_distillation(
-    student_logits,
-    teacher_logits,
-    student_temperature=0.1,
-    teacher_temperature=0.04,
-    center=None,
-    *,
-    reduction="mean",
-    denominator=None,
-    grad=True,
-    out=None,
-):
+    student_logits: ArrayLike, teacher_logits: ArrayLike, student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04, center: ArrayLike | None = None, *, reduction: str = "mean",
+    denominator: float | None = None, grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The cross-entropy of the student's softmax against the teacher's, and its gradient for the student's logits.
 
     student_logits       (..., K), float32 or float64
@@ -125,15 +87,10 @@ def self_distillation(
     student_temperature  what the logits are divided by, above 0
     teacher_temperature  likewise; lower than the student's, it sharpens the targets
     center               (K,), subtracted from the teacher's logits first; None for zeros
-    reduction            "mean" over the rows, "sum", or "none", one loss for each row
-    denominator          what "mean" divides by instead: a whole batch's number of rows for one of its shards, say
-    grad                 False: the gradient isn't computed, and None is returned for it
-    out                  the array that receives the gradient; may be `student_logits`
 
-    Returns (value, gradient): a float, or an array (...) for "none"; an array like student_logits, the gradient of the
-    value (of its sum for "none").  Infinite logits and NaN of the student as in softmax_cross_entropy.  Raises
-    ValueError for a row of the teacher that has no softmax (a NaN or +inf in it, or nothing but -inf), and ValueError
-    or TypeError for what else it can't use, before anything is written.
+    For the options and what is returned, see tinynet.losses; there is no sample_weight.  Infinite logits of the student
+    as in softmax_cross_entropy.  Raises ValueError for a row of the teacher that has no softmax: a NaN or +inf in it,
+    or nothing but -inf.
 
     >>> loss, gradient = tn.self_distillation(np.array([[0.3, 0.1]]), np.array([[0.2, 0.1]]))
     >>> round(loss, 4), gradient.round(3)
@@ -144,4 +101,4 @@ def self_distillation(
     tau_t = checks.real_number(teacher_temperature, name, "teacher_temperature")
     s = checks.prediction(student_logits, name, "student_logits")
     options = s.dtype.type(tau_s), s.dtype.type(tau_t), finite_center(center, s.shape[-1:], s.dtype, name)
-    return loss(student_logits, teacher_logits, reduction, denominator, grad, out, options)
+    return loss(student_logits, teacher_logits, reduction, denominator, grad, out, None, options)

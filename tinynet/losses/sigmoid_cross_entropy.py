@@ -1,37 +1,46 @@
 """Sigmoid cross-entropy, fused: each output is a yes-or-no question of its own.
 
-    p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape
-    L = -t log p - (1 - t) log(1 - p)
+    p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape with n elements
+    H = -t log p - (1 - t) log(1 - p)               of each element
+    L = 1/n sum_i H[i]
 
 Stable form.  With u = exp(-|z|) <= 1, nothing overflows, and log1p loses no digit of a small u:
 
     -log p       = log(1 + exp(-z)) = max(-z, 0) + log1p(u)
     -log (1 - p) = log(1 + exp(z))  = max( z, 0) + log1p(u)
 
-Backward.  d log(1 + exp(z)) / dz = p and d log(1 + exp(-z)) / dz = -(1 - p), so
+Backward, of one element.  d log(1 + exp(z)) / dz = p and d log(1 + exp(-z)) / dz = -(1 - p), so
 
-    dz = (1 - t) p - t (1 - p) = p - t              p and 1 - p are 1 / (1 + u) and u / (1 + u), one or the other way
+    dH/dz = (1 - t) p - t (1 - p) = p - t           dz[i] = (p[i] - t[i]) / n
 
-Kept as two products, so that neither cancels, and so that weights fit in: with a = w w_pos t and b = w (1 - t),
+p = 1 / (1 + u) for z >= 0, else u / (1 + u); 1 - p is the other one.  Kept as two products, so that neither cancels,
+and so that weights fit in: with a = weight pos_weight t and b = weight (1 - t),
 
-    L  = a max(-z, 0) + b max(z, 0) + (a + b) log1p(u)                      dz = b p - a (1 - p)
+    H  = a max(-z, 0) + b max(z, 0) + (a + b) log1p(u)                      dH/dz = b p - a (1 - p)
 
 A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 - eps) t + eps / 2.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
+from tinynet.kernels.loss_elements import BLOCK, UNIT_INTERVAL
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses.declaration import declares
-from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
+from tinynet.losses.declaration import Result, declares
+from tinynet.losses.elementwise import elementwise
 
 
-def sigmoid_cross_entropy_plain(z, t, positive, negative, epsilon):
-    """The losses, and the slope of each; positive is w w_pos, and negative is w."""
-    q = (1 - epsilon) * t + epsilon / 2
+def sigmoid_cross_entropy_plain(z, t, positive, negative, eps):
+    """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py.
+
+    positive is weight pos_weight, and negative is weight.
+    """
+    q = (1 - eps) * t + eps / 2
     a, b = positive * q, negative * (1 - q)
     yes, no = np.logaddexp(0, -z), np.logaddexp(0, z)  # -log p and -log(1 - p)
     losses = np.where((a == 0) & (yes == np.inf), 0, a * yes) + np.where((b == 0) & (no == np.inf), 0, b * no)
@@ -39,8 +48,8 @@ def sigmoid_cross_entropy_plain(z, t, positive, negative, epsilon):
 
 
 @helper
-def element(z, t, positive, negative, epsilon):
-    q = (1 - epsilon) * t + epsilon * 0.5
+def element(z, t, positive, negative, eps):
+    q = (1 - eps) * t + eps * 0.5
     a, b, size = positive * q, negative * (1 - q), maximum(0 - z, z)
     u, above = floats.exp(0 - size), z > 0
     factor, p, rest = select(above, b, a), select(above, 1, u), select(above, u, 1)
@@ -61,43 +70,29 @@ loss = elementwise(
     "sigmoid bcewithlogits bcewithlogitsloss",
 )
 def sigmoid_cross_entropy(
-    logits,
-    targets,
-    *,
-    weight=None,
-    pos_weight=None,
-    ignore_index=None,
-    label_smoothing=0.0,
-    reduction="mean",
-    denominator=None,
-    grad=True,
-    out=None,
-    stream=None,
-    check=True,
-):
+    logits: ArrayLike, targets: ArrayLike, *, weight: ArrayLike | None = None, pos_weight: ArrayLike | None = None,
+    ignore_index: int | None = None, label_smoothing: float = 0.0,
+    reduction: str = "mean", denominator: float | None = None, sample_weight: ArrayLike | None = None,
+    grad: bool = True, out: np.ndarray | None = None, stream: Any = None, check: bool = True,
+) -> Result:  # fmt: skip
     """The cross-entropy of sigmoid(logits) against targets, and its gradient with respect to the logits.
 
     logits           any shape, float32 or float64
     targets          the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
     weight           factors of the losses; one number, or one for each index of the last axis (C,)
     pos_weight       further factors of the terms -t log p, of the same shapes: above 1, a missed yes costs more
-    ignore_index     targets with this value, say -1 for "unknown", add no loss and no gradient, and don't count
+    ignore_index     say -1, for targets that mark what is unknown
     label_smoothing  eps: targets become (1 - eps) t + eps / 2
-    reduction        "mean" over the targets that count (0 where there are none), "sum", or "none"
-    denominator      what "mean" divides by instead: a whole batch's count for one of its shards, say
-    grad             False: the gradient isn't computed, and None is returned for it
-    out              the array that receives the gradient; may be `logits`
     stream, check    for device arrays only, see below
 
-    Returns (value, gradient): a float, or an array like logits for "none"; an array like logits, the gradient of the
-    value (of its sum for "none").  Logits of +-inf give the limits: 0 where the target agrees, else inf.  Raises
-    ValueError or TypeError for what it can't use, before anything is written.
+    For the other options and what is returned, see tinynet.losses; "mean" is over the targets that count, whatever
+    their weight.  Logits of +-inf give the limits: 0 where the target agrees, else inf.
 
     Arrays on a GPU (PyTorch's, CuPy's, Numba's: whatever has __cuda_array_interface__) are worked on there, which needs
     the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else
     on the stream that the logits' interface states, else on the default stream: PyTorch's interface states none.
     To raise an error for bad targets or weights, the call waits for the GPU; with check=False it doesn't, and they
-    are used as they are.
+    are used as they are.  They have no sample_weight.
 
     >>> loss, gradient = tn.sigmoid_cross_entropy(np.zeros(1), [1])  # yes and no equally likely
     >>> round(loss, 4), gradient
@@ -105,6 +100,7 @@ def sigmoid_cross_entropy(
     """
     name = "sigmoid_cross_entropy"
     if checks.on_device(logits, targets, weight, pos_weight, out):
+        checks.no_sample_weight(sample_weight, name)
         from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 
         return cuda.sigmoid_cross_entropy(
@@ -114,5 +110,7 @@ def sigmoid_cross_entropy(
         )  # fmt: skip
     if stream is not None:
         raise TypeError(f"{name}: stream belongs to device arrays, and the logits are on the host")
-    epsilon = checks.fraction(label_smoothing, name)
-    return loss(logits, targets, reduction, denominator, grad, out, epsilon, ignore_index, weight, pos_weight)
+    eps = checks.fraction(label_smoothing, name)
+    return loss(
+        logits, targets, reduction, denominator, grad, out, sample_weight, eps, ignore_index, weight, pos_weight
+    )

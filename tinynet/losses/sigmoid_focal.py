@@ -1,22 +1,22 @@
-"""Sigmoid focal loss: cross-entropy that looks away from what is already right.
+"""Sigmoid focal loss: cross-entropy with less weight on what is already right.
 
-    p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape
-    H = -t log p - (1 - t) log(1 - p)               the cross-entropy
+    p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape with n elements
+    H = -t log p - (1 - t) log(1 - p)               the cross-entropy of each
     q = t (1 - p) + (1 - t) p                       the chance of being wrong
-    L = f q^gamma H                                 f = alpha t + (1 - alpha) (1 - t)
+    L = 1/n sum_i f q^gamma H                       f = alpha t + (1 - alpha) (1 - t)
 
 An object detector asks some 100,000 times whether there is an object, and nearly always there is none, which it soon
 knows.  In the cross-entropy the many small losses drown the few large ones; with gamma = 2, a loss at p = 0.99 is
 divided by 10,000.  gamma = 0 leaves f H.
 
-Backward.  z touched H, times p - t, and q, whose slope is (1 - 2 t) p (1 - p):
+Backward, of one element.  z touched H, times p - t, and q, times (1 - 2t) p (1 - p); so its slope is
 
-    dz = f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H)
-       = f q^gamma ((1 - t) p - t (1 - p) + gamma r H)              r = (1 - 2t) p (1 - p) / q
+    f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H)                        and dz is that, divided by n
+    = f q^gamma ((1 - t) p - t (1 - p) + gamma r H)      r = (1 - 2t) p (1 - p) / q
 
 For t = 1, r = -p, and for t = 0, r = 1 - p; so r stays finite where q goes to 0, also for gamma < 1.
 
-Stable form.  u = exp(-|z|) gives p and 1 - p as 1 / (1 + u) and u / (1 + u), one or the other way, so that neither
+Stable form.  With u = exp(-|z|), p = 1 / (1 + u) for z >= 0, else u / (1 + u); 1 - p is the other one.  So neither
 comes from a subtraction, and q is a sum of products of them; q^gamma = exp(-gamma (-log q)); H as in
 sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit, 0, also where f is 0.
 
@@ -24,18 +24,23 @@ Source: Lin et al. 2017, "Focal loss for dense object detection", with the formu
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.kernels import floats
 from tinynet.kernels.compile import helper
+from tinynet.kernels.loss_elements import BLOCK, UNIT_INTERVAL
 from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import maximum, select
-from tinynet.losses.declaration import declares
-from tinynet.losses.elementwise import BLOCK, UNIT_INTERVAL, elementwise
+from tinynet.losses.declaration import Result, declares
+from tinynet.losses.elementwise import elementwise
 
 
 def sigmoid_focal_plain(z, t, gamma, yes, no):
-    """The losses, and the slope of each, for f = yes t + no (1 - t)."""
+    """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py.
+
+    f = yes t + no (1 - t).
+    """
     p, rest = np.exp(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))  # rest is 1 - p
     H = -t * np.log(p) - (1 - t) * np.log(rest)
     f, q = yes * t + no * (1 - t), t * rest + (1 - t) * p
@@ -82,32 +87,20 @@ loss = elementwise(
     "dz = f (q^gamma (p - t) + gamma q^(gamma-1) (1 - 2t) p (1 - p) H) / n",
 )
 def sigmoid_focal(
-    logits,
-    targets,
-    gamma=2.0,
-    alpha=0.25,
-    *,
-    ignore_index=None,
-    reduction="mean",
-    denominator=None,
-    grad=True,
-    out=None,
-):
+    logits: ArrayLike, targets: ArrayLike, gamma: float = 2.0, alpha: float | None = 0.25, *,
+    ignore_index: int | None = None, reduction: str = "mean", denominator: float | None = None,
+    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
+) -> Result:  # fmt: skip
     """The focal loss of sigmoid(logits) against targets, and its gradient with respect to the logits.
 
     logits        any shape, float32 or float64
     targets       the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
     gamma         how strongly what is right is left out; at least 0, where 0 is the cross-entropy
     alpha         the weight of the 1s in [0, 1], where the 0s have 1 - alpha; None for no weights at all
-    ignore_index  targets with this value, say -1 for "unknown", add no loss and no gradient, and don't count
-    reduction     "mean" over the targets that count (0 where there are none), "sum", or "none"
-    denominator   what "mean" divides by instead; Lin et al. take the number of objects, max(1, targets.sum())
-    grad          False: the gradient isn't returned, but None in its place
-    out           the array that receives the gradient; may be `logits`
+    ignore_index  say -1, for targets that mark what is unknown
 
-    Returns (value, gradient): a float, or an array like logits for "none"; an array like logits, the gradient of the
-    value (of its sum for "none").  Logits of +-inf give the limits: 0 where the target agrees, else inf.  Raises
-    ValueError or TypeError for what it can't use, before anything is written.
+    For the other options and what is returned, see tinynet.losses; as `denominator`, Lin et al. take the number of
+    objects, max(1, targets.sum()).  Logits of +-inf give the limits: 0 where the target agrees, else inf.
 
     >>> losses, gradients = tn.sigmoid_focal(np.array([0.0, 3.0]), [1, 1], reduction="none")
     >>> losses.round(5).tolist()  # the second is right and sure
@@ -117,4 +110,4 @@ def sigmoid_focal(
     gamma = checks.real_number(gamma, name, "gamma", zero=True)
     yes = 1.0 if alpha is None else checks.fraction(alpha, name, "alpha")
     options = gamma, yes, 1.0 if alpha is None else 1.0 - yes
-    return loss(logits, targets, reduction, denominator, grad, out, options, ignore_index)
+    return loss(logits, targets, reduction, denominator, grad, out, sample_weight, options, ignore_index)

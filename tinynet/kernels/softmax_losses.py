@@ -1,0 +1,126 @@
+"""The rows of softmax_cross_entropy, and of the losses that are softmax cross-entropy with something around it.
+
+Each is what losses/rowwise.py wants of a loss, and takes softmax_rows for the work.  The formulas are those of the
+losses' own files.
+"""
+
+import numpy as np
+
+from tinynet.checks.losses import BAD_TARGET, FINE
+from tinynet.kernels import floats, memory
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.loss_rows import bad_row
+from tinynet.kernels.softmax import softmax_row
+from tinynet.kernels.softmax_few_classes import few_classes
+from tinynet.kernels.softmax_rows import softmax_rows, weighted
+from tinynet.kernels.special import tanh
+from tinynet.kernels.surprisal import surprisal
+
+ROWS = 64  # of the focal loss at a time; softmax_rows takes 32 side by side, or 16, where classes are few
+
+
+@kernel()
+def cross_entropy_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
+    row = bad_row(q, first, last) if q.size else -1
+    if row >= 0 or check_only:
+        return row, BAD_TARGET, 0.0
+    return -1, FINE, softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
+
+
+@kernel()
+def cross_entropy_few_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
+    """The same for labels of few classes: by itself, because it takes 2 s to compile and all the rest 4 s more."""
+    return -1, FINE, few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+
+
+@kernel()
+def focus(losses, gamma, F):
+    """Losses (n,) go from H = -log p to q^gamma H; fills F (n,).  q^gamma = exp(-gamma (-log q)); no digit cancels."""
+    one, two, zero, half = losses.dtype.type(1), losses.dtype.type(2), losses.dtype.type(0), losses.dtype.type(0.5)
+    for i in range(losses.size):
+        H = losses[i]
+        y = tanh(half * H)
+        q, p = two * y / (one + y), floats.exp(-H)
+        power = one if gamma == zero else floats.exp(-gamma * surprisal(q))
+        share = zero if p == zero else p * H / q  # p H goes to 0 as H goes to infinity
+        share = one if zero == H else share
+        losses[i] = power * H
+        F[i] = power * (one + gamma * share)
+
+
+@kernel()
+def focal_rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, first, last):
+    """A few at a time: their gradient is the cross-entropy's, which is multiplied by F while it is in the cache."""
+    if check_only:
+        return -1, FINE, 0.0
+    total, C, F = 0.0, z.shape[1], np.empty(min(ROWS, last - first), z.dtype)
+    for group in range(first, last, ROWS):
+        end = min(group + ROWS, last)
+        softmax_rows(z, t, z[:0], w[:0], ignore_index, 0.0, 1.0, losses, g, group, end)
+        focus(memory.piece(losses, group, end - group), z.dtype.type(gamma), F)
+        for i in range(group, end):
+            a = 0.0
+            if t[i] != ignore_index:
+                a = np.float64(w[t[i]]) if w.size else 1.0
+            loss = weighted(a, np.float64(losses[i]))
+            losses[i] = loss
+            total += loss
+            factor = z.dtype.type(a * scale * F[i - group])
+            dz = memory.piece(g, i * C, C if g.size else 0)
+            for c in range(dz.size):
+                dz[c] *= factor
+    return -1, FINE, total
+
+
+@kernel(fast=True)
+def entropy(q):
+    """H(q) = -sum_c q[c] log q[c], in float64; 0 log 0 is 0."""
+    zero, total = q.dtype.type(0), 0.0
+    for c in range(q.size):
+        term = zero if q[c] == zero else q[c] * surprisal(q[c])
+        total += term
+    return total
+
+
+@kernel()
+def divergence_rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g, first, last):
+    row, C, total = bad_row(q, first, last), z.shape[1], 0.0
+    if row >= 0 or check_only:
+        return row, BAD_TARGET, 0.0
+    softmax_rows(z, t, q, ones, 0, 0.0, scale, losses, g, first, last)
+    for i in range(first, last):  # the row of q is still in the cache
+        loss = np.float64(losses[i]) - entropy(memory.piece(q, i * C, C))
+        loss = 0.0 if loss < 0.0 else loss
+        losses[i] = loss
+        total += loss
+    return -1, FINE, total
+
+
+@kernel()
+def divided(x, tau, y):
+    for k in range(x.size):
+        y[k] = x[k] / tau
+
+
+@kernel()
+def centered_and_divided(x, center, tau, y):
+    for k in range(x.size):
+        y[k] = (x[k] - center[k]) / tau
+
+
+@kernel()
+def distillation_rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
+    (tau_s, tau_t, centers), K, n = options, s.shape[1], last - first
+    z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
+    center = memory.piece(centers, 0, K)
+    for r in range(n):
+        row = memory.piece(shifted, r * K, K)
+        centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)
+        softmax_row(row, memory.piece(P, r * K, K))
+        if P[r, 0] != P[r, 0]:
+            return first + r, BAD_TARGET, 0.0
+        divided(memory.piece(s, (first + r) * K, K), tau_s, memory.piece(z, r * K, K))
+    if check_only:
+        return -1, FINE, 0.0
+    some_losses, dz = losses[first:last] if losses.size else losses, g[first:last] if g.size else g
+    return -1, FINE, softmax_rows(z, t, P, ones, 0, 0.0, scale / tau_s, some_losses, dz, 0, n)
