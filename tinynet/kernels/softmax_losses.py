@@ -110,9 +110,8 @@ def centered_and_divided(x, center, tau, y):
 
 @kernel()
 def distillation_rows(s, t, T, ones, ignore_index, options, scale, check_only, losses, g, first, last):
-    (tau_s, tau_t, centers), K, n = options, s.shape[1], last - first
+    (tau_s, tau_t, center), K, n = options, s.shape[1], last - first
     z, P, shifted = np.empty((n, K), s.dtype), np.empty((n, K), s.dtype), np.empty((n, K), s.dtype)
-    center = memory.piece(centers, 0, K)
     for r in range(n):
         row = memory.piece(shifted, r * K, K)
         centered_and_divided(memory.piece(T, (first + r) * K, K), center, tau_t, row)

@@ -165,9 +165,9 @@ class Conv2D(Activated):
         """((top, bottom), (left, right))."""
         if self.padding != "same":
             return tuple((before, before) for before in self._before)
-        reach = ((P - 1) * s + I for P, s, I in zip(self._size, self.stride, self.kernel_size, strict=True))
-        sides = zip(reach, self.input_shape[:2], self._before, strict=True)
-        return tuple((before, max(rows - H, 0) - before) for rows, H, before in sides)  # as far as the last window
+        # "same" pads after only as far as the last window reaches.
+        sides = zip(self._size, self.stride, self.kernel_size, self.input_shape[:2], self._before, strict=True)
+        return tuple((top, max((P - 1) * s + I - H, 0) - top) for P, s, I, H, top in sides)
 
     def torch_module(self, nn):
         (top, bottom), (left, right) = self.zeros_around
