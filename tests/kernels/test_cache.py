@@ -467,6 +467,18 @@ if sys.platform == "linux":  # root may write everywhere
 """
 
 
+def test_group_norm_has_the_same_bits_compiled_and_from_the_cache(project):
+    code = """
+import numpy as np
+import tinynet as tn
+layer, rng = tn.GroupNorm(5), np.random.default_rng(0)
+layer.build((9, 20), "float64", rng)
+y = layer.forward(rng.standard_normal((7, 9, 20)), training=True)
+print(layer.backward(rng.standard_normal(y.shape)).tobytes().hex())
+"""
+    assert run(code)[0] == run(code)[0]
+
+
 def test_a_read_only_folder_is_used_where_it_is_warm_and_named_where_it_is_cold(project, folder):
     nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null"}
     for chosen, place in ((str(folder), folder), ("", project / "__pycache__")):
