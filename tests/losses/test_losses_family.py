@@ -23,7 +23,7 @@ from tinynet.losses.nll import nll
 from tinynet.losses.nt_xent import nt_xent
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
-from tinynet.losses.sigmoid_focal import sigmoid_focal
+from tinynet.losses.sigmoid_focal import sigmoid_focal, sigmoid_focal_plain
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.losses.softmax_focal import softmax_focal
 
@@ -397,6 +397,18 @@ def test_values_that_can_be_checked_on_paper():
     x = np.array([[2.0, 0], [0, 3.0], [5.0, 0], [0, 1.0]])
     assert nt_xent(x, 1.0)[0] == pytest.approx(math.log(1 + 2 / math.e))
     assert self_distillation(np.zeros((1, 4)), np.zeros((1, 4)))[0] == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("alpha", [None, 0, 0.3, 1])
+@pytest.mark.parametrize("gamma", [0, 0.5, 2, 3.5])
+def test_the_plain_focal_loss_has_the_kernels_limits(gamma, alpha):
+    z = np.array([np.inf, -np.inf, 1e30, -1e30, 800, -800, 0, 3, -3, np.nan])
+    yes, no = (1, 1) if alpha is None else (alpha, 1 - alpha)
+    for t in (0, 0.3, 1):
+        expected = sigmoid_focal(z, np.full_like(z, t), gamma=gamma, alpha=alpha, reduction="none")
+        with np.errstate(all="ignore"):
+            found = sigmoid_focal_plain(z, np.full_like(z, t), gamma, yes, no)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-30)
 
 
 # --- what is equal to what ----------------------------------------------------------------------------------------

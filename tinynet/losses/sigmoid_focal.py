@@ -41,11 +41,13 @@ def sigmoid_focal_plain(z, t, gamma, yes, no):
 
     f = yes t + no (1 - t).
     """
-    p, rest = np.exp(-np.logaddexp(0, -z)), np.exp(-np.logaddexp(0, z))  # rest is 1 - p
-    H = -t * np.log(p) - (1 - t) * np.log(rest)
+    yes_term, no_term = np.logaddexp(0, -z), np.logaddexp(0, z)  # -log p, -log(1 - p)
+    p, rest = np.exp(-yes_term), np.exp(-no_term)  # rest is 1 - p
+    H = np.where(t == 0, 0, t * yes_term) + np.where(t == 1, 0, (1 - t) * no_term)
     f, q = yes * t + no * (1 - t), t * rest + (1 - t) * p
-    dq = (1 - 2 * t) * p * rest
-    return f * q**gamma * H, f * (q**gamma * (p - t) + gamma * q ** (gamma - 1) * dq * H)
+    r = np.where(q == 0, 0, (1 - 2 * t) * p * rest / q)
+    losses = np.where((f == 0) & np.isinf(H), 0, f * q**gamma * H)
+    return losses, f * q**gamma * (p - t + gamma * np.where(r == 0, 0, r * H))
 
 
 @helper
