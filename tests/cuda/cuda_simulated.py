@@ -1,6 +1,6 @@
 """The CUDA kernels in Numba's simulator, against the CPU's.  test_cuda_simulator.py runs this in processes of its own,
 
-    NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda_simulated.py
+    NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda/cuda_simulated.py
 
 since the simulator is chosen once for a process.  Every CUDA thread is a thread of Python there, so arrays are small.
 """

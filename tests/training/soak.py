@@ -1,6 +1,6 @@
 """Hours of training in one process: memory must stay where it is, and a step must take as long as at the start.
 
-    python tests/soak.py --minutes 60
+    python tests/training/soak.py --minutes 60
 
 Rounds of the same work follow each other: steps of a small CNN, forward and backward passes of batches of changing
 sizes, a `fit` with a checkpoint that is then resumed, and tiny calls of softmax_cross_entropy.  Before them, a million
