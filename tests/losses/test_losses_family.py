@@ -24,7 +24,7 @@ from tinynet.losses.nt_xent import nt_xent
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal, sigmoid_focal_plain
-from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
 from tinynet.losses.softmax_focal import softmax_focal
 
 NAN, INF = float("nan"), float("inf")
@@ -397,6 +397,18 @@ def test_values_that_can_be_checked_on_paper():
     x = np.array([[2.0, 0], [0, 3.0], [5.0, 0], [0, 1.0]])
     assert nt_xent(x, 1.0)[0] == pytest.approx(math.log(1 + 2 / math.e))
     assert self_distillation(np.zeros((1, 4)), np.zeros((1, 4)))[0] == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("z", [[INF, 0], [INF, INF], [INF, -INF], [0, INF], [NAN, 0], [0, NAN]])
+@pytest.mark.parametrize("q", [[1, 0], [0, 1], [0.3, 0.7]])
+@pytest.mark.parametrize("eps", [0, 0.1])
+def test_the_plain_cross_entropy_makes_nan_of_an_infinite_logit_as_the_kernel_does(z, q, eps):
+    z, q = np.array([z], float), np.array([q], float)
+    with np.errstate(all="ignore"):
+        found = softmax_cross_entropy_plain(z, q, np.ones(2), eps)
+    for plain, compiled in zip(found, softmax_cross_entropy(z, q, label_smoothing=eps, reduction="none"), strict=True):
+        assert np.isnan(plain).all()
+        assert np.isnan(compiled).all()
 
 
 @pytest.mark.parametrize("alpha", [None, 0, 0.3, 1])

@@ -50,7 +50,7 @@ def softmax_cross_entropy_plain(z, q, weight, eps):
     for n in range(len(z)):
         top = z[n].argmax()
         e = np.exp(z[n] - z[n, top])
-        r = np.delete(e, top).sum()
+        r = np.delete(e, top).sum() + (e[top] - 1)  # e[top] is 1, and NaN for a logit of infinity
         is_open = z[n] != -np.inf
         a = weight * ((1 - eps) * q[n] + eps * is_open / is_open.sum())
         losses[n] = np.where(a == 0, 0, a * ((z[n, top] - z[n]) + np.log1p(r))).sum()
