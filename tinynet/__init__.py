@@ -53,13 +53,23 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
-from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, distributed, fit, optim
+from tinynet.training import (
+    Checkpoint,
+    CSVLog,
+    EarlyStopping,
+    History,
+    NonFiniteError,
+    distributed,
+    fit,
+    history,
+    optim,
+)
 from tinynet.training.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
 
 __version__ = "0.1.0"
 
-# `import tinynet.optim` finds it too.
-for _module in (optim, distributed):
+# `import tinynet.optim` finds it too, and so does the pickle of a History that 0.1 made.
+for _module in (optim, distributed, history):
     sys.modules[f"tinynet.{_module.__name__.rpartition('.')[2]}"] = _module
 
 __all__ = [

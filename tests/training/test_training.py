@@ -3,6 +3,7 @@
 import csv
 import inspect
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -754,3 +755,9 @@ def test_pictures_refuse_what_they_cannot_draw(draw, message):
 def test_every_loss_is_known_by_its_name():
     for name, function in LOSSES.items():
         assert function.__name__ == name
+
+
+def test_the_pickle_of_an_early_versions_history_loads():
+    history = pickle.loads(b"\x80\x02ctinynet.history\nHistory\n)\x81U\x04loss(F0.5\nls.")
+    assert type(history) is History
+    assert history == {"loss": [0.5]}
