@@ -20,6 +20,7 @@ from tinynet.kernels.loss_rows import count_labels, row_kernels, total_or
 from tinynet.losses.sample_weights import weighted_rows
 
 LABELS, EITHER, DISTRIBUTIONS, NUMBERS = range(4)  # the targets: labels; these or probabilities; those; any numbers
+NOTHING, NOTHING_64 = checks.NOTHING[checks.FLOAT32, 1], checks.NOTHING[checks.FLOAT64, 1]
 
 
 def share_of_rows(t, weight, ignore_index, rows):
@@ -67,7 +68,7 @@ def rowwise(
         shape, dtype = x.shape, x.dtype
         if not shape:
             raise ValueError(f"{name}: {prediction_name} must have shape (..., {classes}), got one number")
-        C, nothing = shape[-1], checks.NOTHING[dtype, 1]
+        C, nothing = shape[-1], NOTHING if dtype is checks.FLOAT32 else NOTHING_64
         divisor = checks.divisor(reduction, denominator, name)
         if reduction != "mean":
             divisor = 1.0
@@ -95,29 +96,30 @@ def rowwise(
                 s, share_of_rows(t, weight, ignore_index, s.size).reshape(s.shape), reduction,
                 divisor if denominator is not None else 0.0, out,
             )  # fmt: skip
+        soft, size = q.size, x.size
         if weight is not None:
             w = checks.per_class(weight, C, dtype, name)
-        elif q.size or (targets == EITHER and options > 0.0):
+        elif soft or (targets == EITHER and options > 0.0):
             w = checks.ones(dtype, C)
         else:
             w = nothing
         gradient = checks.gradient(grad, out, prediction, x, (t, q, w), name)
-        N, none = x.size // C, reduction == "none"
+        N, none = size // C, reduction == "none"
         losses = np.empty(N, dtype) if none or keeps_losses else nothing
         if x.ndim != 2:
             x, gradient_rows = x.reshape(N, C), gradient.reshape(-1, C)
         else:
             gradient_rows = gradient
 
-        threads = N > 1 and x.size >= threads_from
+        threads = N > 1 and size >= threads_from
         step = N
         if threads:
             step = max(1, numbers // C, -(-N // groups))
             step += -step % multiple
-        is_few = few_classes >= C and not q.size and options == 0.0
+        is_few = few_classes >= C and not soft and options == 0.0
         run = (few_kernels if is_few else kernels)[threads]
         row = -1
-        if out is not None and (examines or q.size):  # which must not change if a row is bad
+        if out is not None and (examines or soft):  # which must not change if a row is bad
             some, g = losses if keeps_losses else nothing, checks.NOTHING[dtype, 2]
             row, reason, value = run(x, t, q, w, ignore_index, options, divisor, step, True, some, g)
         if row < 0:

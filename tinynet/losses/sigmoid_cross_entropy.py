@@ -99,7 +99,10 @@ def sigmoid_cross_entropy(
     (0.6931, array([-0.5]))
     """
     name = "sigmoid_cross_entropy"
-    if checks.on_device(logits, targets, weight, pos_weight, out):
+    arrays = type(logits) is type(targets) is np.ndarray and weight is pos_weight is None
+    if not (arrays and type(out) in (np.ndarray, type(None))) and checks.on_device(
+        logits, targets, weight, pos_weight, out
+    ):
         checks.no_sample_weight(sample_weight, name)
         from tinynet.cuda import sigmoid_cross_entropy as cuda  # numba-cuda need not be there before
 

@@ -103,7 +103,8 @@ def softmax_cross_entropy(
     (1.3863, array([[ 0.25,  0.25, -0.75,  0.25]]))
     """
     name = "softmax_cross_entropy"
-    if checks.on_device(logits, targets, weight, out):
+    arrays = type(logits) is type(targets) is np.ndarray and weight is None and type(out) in (np.ndarray, type(None))
+    if not arrays and checks.on_device(logits, targets, weight, out):
         checks.no_sample_weight(sample_weight, name)
         from tinynet.cuda import softmax_cross_entropy as cuda  # numba-cuda need not be there before
 
