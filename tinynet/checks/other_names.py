@@ -1,4 +1,4 @@
-"""What other libraries call what is here: who types such a name is told what to type instead.
+"""What other libraries call what is here: whoever types such a name learns what to type instead.
 
 The nearest of the names would not do: of "elu" that is "relu".
 """

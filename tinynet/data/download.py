@@ -60,7 +60,7 @@ def _fetched(name: str, folder: Path, mirrors: Iterable[str], size: int, sha256:
         with tempfile.TemporaryDirectory(prefix=OWN, dir=folder) as own:
             failures = _fetch(Path(own), name, mirrors, size, sha256)
             if failures:
-                answers = "".join(f"\n  {url}: {failure}" for url, failure in failures)
+                answers = "".join(f"\n  {url}: {_reason(failure)}" for url, failure in failures)
                 message = f"{name} could not be downloaded:{answers}\nFetch it by hand from one of these, and {advice}"
                 raise DatasetError(message) from failures[-1][1]
             yield Path(own, name)
@@ -84,6 +84,12 @@ def _fetch(folder, name, mirrors, size, sha256):
                 if not isinstance(error, ChunkedEncodingError):  # which says that the connection broke off
                     break
     return failures
+
+
+def _reason(error):
+    """What went wrong, in words: requests hands on what urllib3 wrapped, behind the names of their objects."""
+    inner = getattr(error.args[0] if error.args else None, "reason", None)
+    return error if inner is None else str(inner).rpartition("): ")[2] or inner
 
 
 def _transfer(url, path, _, size):

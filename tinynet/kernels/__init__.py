@@ -1,1 +1,1 @@
-"""What makes the layers and losses fast.  How they work is told in layers/ and losses/; nothing here adds to that."""
+"""What makes the layers and losses fast.  How they work stands in layers/ and losses/; nothing here adds to that."""

@@ -27,8 +27,9 @@ def multiclass_hinge_plain(z, t):
     for n in range(N):
         for c in range(C):
             h = 1 - z[n, t[n]] + z[n, c]
-            if c != t[n] and h > 0:
+            if c != t[n] and not h <= 0:  # a NaN is neither: the difference of two masked scores
                 losses[n] += h / C
+            if c != t[n] and h > 0:
                 dz[n, c] += 1 / C
                 dz[n, t[n]] -= 1 / C
         if np.isnan(z[n]).any():

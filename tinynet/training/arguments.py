@@ -117,7 +117,7 @@ def check_samples(x, model, augment):
 
 
 def check_monitors(callbacks, metrics, validation):
-    """Callbacks may watch only what the history will have, and are told which way is better there."""
+    """Callbacks may watch only what the history will have, and learn which way is better there."""
     better = {"loss": "min", **{name: metric.better for name, metric in metrics.items()}}
     if validation is not None:
         better |= {f"val_{name}": way for name, way in better.items()}

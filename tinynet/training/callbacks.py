@@ -8,7 +8,7 @@ A function will do.  An object may have more, each of which fit uses if it is th
     watch(better)            called with a monitor, before anything is trained: better[name] is "max" or "min" for what
                              the history will have, or None, where nobody but the user knows which way is better
     state_dict()             dicts and lists of arrays, numbers, strings and None, which fit's checkpoint then holds ...
-    load_state_dict(state)   ... and a resumed run gives back
+    load_state_dict(state)   ... and a resumed run sets again
 """
 
 import csv

@@ -192,7 +192,7 @@ class Ranks(OneProcess):
                 raise ValueError(f"fit: rank {rank} was given another run than rank 0: there {text}")
 
     def known(self, error):
-        """The error, which all ranks raise: nobody has to be told."""
+        """The error, which all ranks raise: none has to send it."""
         self._all_know = True
         return error
 

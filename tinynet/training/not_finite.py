@@ -20,7 +20,7 @@ class NonFiniteError(ArithmeticError):
 
     `epoch` and `step` count from 1 and over the whole training; `layer` is the label of the one where it began,
     such as "Dense (layer 3)", or None.  `rows` are those of the batch whose input, output or loss is not finite, where
-    that can be told, and `samples` the same ones as they are numbered in x.
+    that can be said, and `samples` the same ones as they are numbered in x.
     """
 
     def __init__(self, message, *, epoch=None, step=None, layer=None, rows=(), samples=()):
@@ -49,7 +49,7 @@ def _listed(numbers, most=8):
 
 
 def first_not_finite(model, x, y, loss):
-    """In words, the layer's label, and which rows of the batch, as far as that can be told."""
+    """In words, the layer's label, and which rows of the batch, as far as that can be said."""
     rows = rows_not_finite(x)
     if rows:
         return "the input is not finite", None, rows
