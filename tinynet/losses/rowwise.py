@@ -114,7 +114,7 @@ def rowwise(
         threads = N > 1 and size >= threads_from
         step = N
         if threads:
-            step = max(1, numbers // C, -(-N // groups))
+            step = -(-N // max(1, min(groups, size // numbers)))  # all groups of nearly the same size
             step += -step % multiple
         is_few = few_classes >= C and not soft and options == 0.0
         run = (few_kernels if is_few else kernels)[threads]
