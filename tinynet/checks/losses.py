@@ -10,7 +10,7 @@ kernel takes 5 microseconds, and all checks together may not take more than 2.
 
 import numpy as np
 
-from tinynet.checks import numbers
+from tinynet.checks import channels_last, fraction, labels_hint, numbers, real_number, whole_number  # noqa: F401
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
@@ -78,27 +78,9 @@ def like_prediction(x, shape, dtype, name, what="targets"):
     return x
 
 
-def channels_last(shape):
-    """The shape of what has this one with its channels first, (N, C, ...): (N, ..., C)."""
-    return (*shape[:1], *shape[2:], *shape[1:2])
-
-
 def channels_first(shape):
     """The shape that what has this one, (N, ..., C), has with its channels first: (N, C, ...)."""
     return (*shape[:1], *shape[-1:], *shape[1:-1])
-
-
-def labels_hint(given, shape, labels="targets", scores="logits"):
-    """What may be wrong with labels of shape `given`, for scores of `shape` (..., C)."""
-    if given == (*shape[:-1], 1):
-        return f"; drop the last axis: {labels}[..., 0]"
-    if given == shape:
-        return f"; for one-hot rows, give {labels}.argmax(-1), or floats"
-    if len(shape) > 2 and given == channels_last(shape)[:-1]:
-        return f"; are the channels first? np.moveaxis({scores}, 1, -1)"
-    if len(shape) > 2 and given == shape[:1]:
-        return "; for one label a sample, the model must end in (N, C)"
-    return ""
 
 
 def class_targets(targets, shape, dtype, ignore_index, name):
@@ -237,37 +219,6 @@ def no_sample_weight(weight, name):
     """A TypeError where weights of samples come with device arrays."""
     if weight is not None:
         raise TypeError(f"{name}: sample_weight belongs to arrays on the host, and some of these are on a device")
-
-
-def fraction(value, name, what="label_smoothing"):
-    """A number in [0, 1], as a float."""
-    if type(value) is float and 0.0 <= value <= 1.0:
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {what} must be a number in [0, 1], got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: {what} must be in [0, 1], got {value}")
-    return float(value)
-
-
-def real_number(value, name, what, zero=False):
-    """A finite number above 0, or at least 0 where `zero` may be given, as a float."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {what} must be a number, got {value!r}")
-    if not (0 <= value < np.inf if zero else 0 < value < np.inf):
-        raise ValueError(f"{name}: {what} must be finite and {'at least' if zero else 'above'} 0, got {value}")
-    return float(value)
-
-
-def whole_number(value, name, what="ignore_index"):
-    """A whole number that int64 holds, as an int."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: {what} must be a whole number, got {value!r}")
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name}: {what} must fit into 64 bits, got {value}")
-    return int(value)
 
 
 def divisor(reduction, denominator, name):

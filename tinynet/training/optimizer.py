@@ -86,7 +86,8 @@ class Optimizer(Guarded):
         self._sums = np.empty(chunk_count(values.size, PIECE))
 
     def _numbers(self, scale: float) -> tuple:
-        raise NotImplementedError
+        """What the rule's kernel takes behind the vectors; `scale` multiplies the gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no _numbers(scale)")
 
     def step(self) -> None:
         """Change model.flat_values, once, by what model.flat_grads says."""
