@@ -71,7 +71,7 @@ def rows_at_once(Q, K):
 
 @kernel()
 def backward_weights_of_image(source, dz, stride, count, zeros, dw, wide):
-    """dw += the sum over the places of one image; `source` is x with its zeros around.
+    """dw += the sum over the positions of one image; `source` is x with its zeros around.
 
     `count` is how many sums are in dw so far; where it is 0, dw is written over.  Returns the new one.  SUMS of them go
     into wide, in float64, unless that is empty.
@@ -223,7 +223,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
                 with_zeros_around(source, -top, left, padded)
                 source = padded
             count = backward_weights_of_image(source, dz, stride, count, zeros, dw_here, wide)
-            # The bias is a weight whose input is always 1.  Rows are added to a row, and its places only after SUMS
+            # The bias is a weight whose input is always 1.  Rows are added to a row, and its positions only after SUMS
             # images: a place after the other, each sum would wait for the one before.
             ones, start = View(one, 0, (0, 0)), View(zeros if (n - n0) % SUMS == 0 else bias_sums, 0, 0)
             out = View(bias_sums, 0, 0)

@@ -37,7 +37,7 @@ def add_transpose(S):
     """S += S.T.  A thread owns the squares from the diagonal to the right in its rows, and their mirror images.
 
     A mirror image is read and written by rows, through an array of its own: going down its columns took 1.7 times
-    as long at 2N = 2048, where all numbers of a column fall into the same few places of the cache.
+    as long at 2N = 2048, where all numbers of a column fall into the same few sets of the cache.
     """
     M = S.shape[0]
     for k in prange((M + SQUARE - 1) // SQUARE):
