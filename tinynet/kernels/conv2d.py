@@ -224,7 +224,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
                 source = padded
             count = backward_weights_of_image(source, dz, stride, count, zeros, dw_here, wide)
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its positions only after SUMS
-            # images: a place after the other, each sum would wait for the one before.
+            # images: position after position, each sum would wait for the one before.
             ones, start = View(one, 0, (0, 0)), View(zeros if (n - n0) % SUMS == 0 else bias_sums, 0, 0)
             out = View(bias_sums, 0, 0)
             matmul((1, Q * K, P), ones, View(dz, 0, Q * K), start=start, out=out, floor=no_floor)
