@@ -284,7 +284,7 @@ def block_shape(M, N, count, itemsize):
     for down in range(1, count + 1):
         across = (count + down - 1) // down
         tall, broad = (units_m + down - 1) // down * ROWS, (units_n + across - 1) // across * C
-        cost = tall * broad * (1.0 + 8 * ROWS / tall + 8 * ROWS / broad)
+        cost = tall * broad / PACKED + COPY_A * tall + COPY_B * broad
         if cost < least:
             rows, columns, least = tall, broad, cost
     return rows, columns
