@@ -139,19 +139,27 @@ def measure(sides, rounds, at_least):
     return measure_several({name: {"": function} for name, function in sides.items()}, rounds, at_least)[""]
 
 
+REST = 0.12  # seconds between sides: the threads of the one before spin on, waiting for work; OpenBLAS's for 70 ms
+SLOW = 0.2  # seconds of a call before which no other is needed
+ENOUGH = 8  # seconds of rounds, after which three are enough
+
+
 def measure_several(sides, rounds, at_least):
     """{side: {work: function}} -> {work: {side: its seconds in each round}}: a side's works one after the other."""
-    for works in sides.values():  # compile, fault memory in, fill caches
-        for function in works.values():
+    once = {}
+    for side, works in sides.items():
+        for work, function in works.items():  # compile, fault memory in, fill caches
             function()
-            function()
-    times = {work: {side: [] for side in sides} for works in sides.values() for work in works}
+            once[side, work] = seconds(function, 0)
+    rounds = min(rounds, max(3, int(ENOUGH / sum(once.values()))))
+    times = {work: {side: [] for side in sides} for _, work in once}
     for _ in range(rounds):
         for side, works in sides.items():
             if tn.get_num_threads() > 1:
-                time.sleep(0.12)  # the threads of the side before spin on, waiting for work: OpenBLAS's for 70 ms
+                time.sleep(REST)
             for work, function in works.items():
-                function()  # memory that a virtual machine gave back meanwhile is slow to come again
+                if once[side, work] < SLOW:
+                    function()  # memory that a virtual machine gave back meanwhile is slow to come again
                 times[work][side].append(seconds(function, at_least))
     return times
 
