@@ -139,9 +139,21 @@ def measure(sides, rounds, at_least):
     return measure_several({name: {"": function} for name, function in sides.items()}, rounds, at_least)[""]
 
 
-REST = 0.12  # seconds between sides: the threads of the one before spin on, waiting for work; OpenBLAS's for 70 ms
 SLOW = 0.2  # seconds of a call before which no other is needed
-ENOUGH = 8  # seconds of rounds, after which three are enough
+ENOUGH = 5  # seconds of rounds, after which three are enough
+
+
+def rest(most=1.0):
+    """Wait until no thread of the side before spins on, waiting for work.
+
+    OpenMP's stop within 10 ms, OpenBLAS's after 70 to 300.  While any does, the process uses up processor time.
+    """
+    until = time.perf_counter() + most
+    while time.perf_counter() < until:
+        before = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before < 0.004:
+            return
 
 
 def measure_several(sides, rounds, at_least):
@@ -155,8 +167,7 @@ def measure_several(sides, rounds, at_least):
     times = {work: {side: [] for side in sides} for _, work in once}
     for _ in range(rounds):
         for side, works in sides.items():
-            if tn.get_num_threads() > 1:
-                time.sleep(REST)
+            rest()
             for work, function in works.items():
                 if once[side, work] < SLOW:
                     function()  # memory that a virtual machine gave back meanwhile is slow to come again
@@ -215,7 +226,7 @@ def parts_of(what, times, work, most, rivals, **more):
     `times` is as measure_several returns it, work and more of each part: {part: operations}.  The line has GFLOP/s,
     the share of the FMA peak, and the ratio to the fastest rival, which is named.
     """
-    rows, text = [], f"{what:34}"
+    rows, text = [], f"{what:42}"
     for part, taken in times.items():
         share = work[part] / statistics.median(taken["tinynet"]) / 1e9 / most["GFLOP/s"]
         row = as_row(f"{what}, {part}", taken, work=work[part], share=share, rivals=rivals)
