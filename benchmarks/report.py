@@ -34,13 +34,14 @@ SCRIPTS = {
     "convolutions": "Convolutions",
     "training": "Training steps and inference",
     "startup": "Start-up",
+    "busy": "Beside other programs",
     "growth": "Growth",
 }
 RESTRICTED = "losses", "products", "convolutions", "training"  # run in all settings
 MANY = "products", "convolutions"  # whose rows are too many for lines of their own
 # What they take on two processors: natively on all threads, and in another setting.
 MINUTES = {"losses": (3, 1), "products": (2, 1), "convolutions": (3, 1), "training": (5, 3)}
-MINUTES |= {"startup": (2, 0), "growth": (1, 0)}
+MINUTES |= {"startup": (2, 0), "busy": (1, 0), "growth": (1, 0)}
 START, END = "<!-- benchmarks -->", "<!-- end -->"
 NATIVE = "native, all"
 
@@ -79,7 +80,8 @@ def measured(options, folder):
 
 
 def rows_of(data):
-    return [row for script in data.values() for row in script["rows"]]
+    """All rows of a setting that compare sides; those of busy.py compare each side with itself."""
+    return [row for script, saved in data.items() if script != "busy" for row in saved["rows"]]
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -117,6 +119,16 @@ def table_of_parts(rows):
             cell += f": {verdict(row['ratio'])} than {row['fastest'].removeprefix('PyTorch ')}"
         works.setdefault(row["what"].removesuffix(f", {row['part']}"), {})[row["part"]] = cell
     return markdown(["work", *parts], [[work, *(cells[part] for part in parts)] for work, cells in works.items()])
+
+
+def busy_table(rows):
+    """A line for each work and side: seconds a step alone and in company, and how many times as long as alone."""
+    company, cells = list(next(iter(rows[0]["sides"].values()))), []
+    for row in rows:
+        for name, taken in row["sides"].items():
+            several = [f"{duration(t)} ({t / taken['alone']:.2f}x)" for t in taken.values()]
+            cells.append([row["what"], name, *several])
+    return markdown(["work", "side", *company], cells)
 
 
 def fastest(row):
@@ -186,7 +198,7 @@ def slower(found):
             return ["No peer was installed, so there is nothing to compare with."]
         lines += [f"With {in_words(setting)}, tinynet was {lost(rows)}{':' if losses_to(rows) else '.'}", ""]
         for script, title in SCRIPTS.items():
-            of_script = data.get(script, {"rows": []})["rows"]
+            of_script = rows_of({script: data[script]} if script in data else {})
             if script in MANY and losses_to(of_script):
                 what, peer, ratio = losses_to(of_script)[0]
                 lines.append(f"- {title}: {lost(of_script)}, at worst {compared(ratio)} than {peer} ({what})")
@@ -321,7 +333,8 @@ def section(found):
         for script, title in SCRIPTS.items():
             if rows := data.get(script, {"rows": []})["rows"]:
                 lines += ["", f"### {title}: {in_words(setting)}", ""]
-                lines += table_of_parts(rows) if script in MANY else table(rows) + memory_table(rows)
+                make = table_of_parts if script in MANY else busy_table if script == "busy" else table
+                lines += make(rows) + memory_table(rows)
     lines += ["", "### Growth", ""]
     lines += [
         "The last column is the steepest place: by how much more than the work the time grew from one size to the next",

@@ -110,7 +110,7 @@ def tinynet_step(build, batches):
 
 
 def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
-    """{"PyTorch " + mode: (step, forward, network)}, each with the model's weights."""
+    """{"PyTorch " + mode: (step, forward)}, each with the model's weights."""
     found = {}
     for mode in modes:
         network = tn.interop.to_torch_module(model)
@@ -126,7 +126,7 @@ def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
             forward = compiled(network.eval(), inputs[0][0])  # in training, a look would move BatchNorm's statistics
             if forward is None:
                 continue
-        found[f"PyTorch {mode}"] = torch_step(forward, optimizer, iter_forever(inputs)), forward, network
+        found[f"PyTorch {mode}"] = torch_step(forward, optimizer, iter_forever(inputs)), forward
     return found
 
 
@@ -211,9 +211,9 @@ def run(name, sizes, options, most):
     # Inference first, while the weights are the same; steps last, since the sides take different numbers of them.
     flops = sum(layer.flops for layer in model.layers)
     rows = predictions(name, model, peers, (batch, *sizes), flops, options, most)
-    steps = {mode: their_step for mode, (their_step, _, _) in peers.items()}
-    for _, _, network in peers.values():
-        network.train()
+    steps = {mode: their_step for mode, (their_step, _) in peers.items()}
+    for _, forward in peers.values():
+        forward.train()
     if all(isinstance(layer, (tn.Flatten, tn.Dense)) for layer in model.layers):
         if jax:
             steps["JAX"] = jax_step(model, batches)
@@ -240,8 +240,8 @@ def predictions(name, model, peers, sizes, flops, options, most):
     for size in sizes:
         x = rng.random((size, *model.input_shape), np.float32)
         sides = {"tinynet": lambda x=x: model.predict(x)}
-        for mode, (_, forward, network) in peers.items():
-            network.eval()
+        for mode, (_, forward) in peers.items():
+            forward.eval()
             if "compile" in mode and size != sizes[0]:
                 torch._dynamo.reset()  # or it would give up after eight sizes of input
             tx = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()

@@ -178,12 +178,14 @@ def made_up():
     alone = {"what": "alone", "seconds": 3.0, "low": 3.0, "high": 3.0, "headline": False, "peers": {}}
     ceilings = {"copy GB/s": 25.0, "GFLOP/s": 200.0}
     curves = {"size": {"tinynet, 1 thread": {"1": 1e-3, "10": 2e-3, "20": 1e-2}}}
+    beside = {"alone": 1e-3, "beside a busy process": 1.5e-3}
     native = {
         "losses": {"machine": "a box, 2 threads", "rows": [won], "ceilings": ceilings},
         "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
         "convolutions": {"machine": "a box, 2 threads", "rows": []},
         "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
         "startup": {"machine": "a box, 2 threads", "rows": [alone]},
+        "busy": {"machine": "a box, 2 threads", "rows": [{"what": "step", "sides": {"tinynet": beside}}]},
         "growth": {"machine": "a box, 2 threads", "rows": [], "curves": curves},
     }
     return {"native, all": native, "avx2, one": {"losses": {**native["losses"], "rows": [{**won, "ratio": 3.0}]}}}
@@ -212,6 +214,7 @@ def test_the_report_shows_what_was_lost_like_what_was_won(module):
     assert "- Products of Dense: slower in 1 of 2 comparisons, at worst 1.25x SLOWER than PyTorch MKL (a prod" in text
     assert "With AVX2, one thread, tinynet was slower in 0 of 1 comparisons." in text
     assert "| won, tinynet | 2.0 MB |" in text
+    assert "| step | tinynet | 1.00 ms (1.00x) | 1.50 ms (1.50x) |" in text
     assert "| tinynet, 1 thread | 1.00 ms | 2.00 ms | 10.0 ms | 2.50 |" in text
     assert "a box, 2 threads, PyTorch 9" in text
     assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster | 3.00x faster |" in text
@@ -260,7 +263,7 @@ def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
 def run_report_on(folder, saved, module, monkeypatch, failing=""):
     """Run report.py's main with stand-ins for the scripts, each of which saves what is given or fails."""
     report = module("report")
-    for script in SCRIPTS:
+    for script in report.SCRIPTS:
         saves = json.dumps(saved["native, all"][script])
         code = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({saves!r})\n"
         (folder / f"{script}.py").write_text(code + ("sys.exit('they disagree')" if script == failing else ""))
