@@ -138,7 +138,7 @@ def main():
     parser.set_defaults(rounds=5)
     options = side.options(parser)
     print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(options.rounds, options.at_least), []
+    most, rows = side.ceilings(), []
     for name, batch in wanted(options):
         rows += run(name, batch, options, most)
     side.summarised(rows, GROUP)

@@ -3,7 +3,7 @@
     python benchmarks/losses.py [--only NAME ...] [--headlines] [--rounds 9] [--vectors both] [--threads both]
                                 [--quick] [--json PATH]
 
-Before anything is timed, values and gradients are compared to 1e-5 of the largest.  GB/s counts what must move, the
+Before anything is timed, values and gradients are compared to 3e-5 of the largest.  GB/s counts what must move, the
 prediction in and the gradient out, and the share is of what a parallel copy of the same array reaches, timed in turn
 with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then called, and loss and gradient as one
 function (torch.func.grad_and_value), since sometimes one wins and sometimes the other.
@@ -35,7 +35,7 @@ from tinynet.losses.softmax_focal import softmax_focal
 if torch:
     import torch.nn.functional as F
 
-TOLERANCE = 1e-5
+TOLERANCE = 3e-5  # label smoothing over 1,000 classes, compiled by PyTorch, is 1.4e-5 from float64 (tinynet: 1.3e-7)
 SHAPE = (4096, 1000)
 SOFTMAX_SHAPES = (256, 10), (4096, 10), (4096, 1000), (1024, 50257)
 OTHER_SHAPES = (4096, 10), (4096, 1000)
@@ -306,7 +306,7 @@ def main():
         return
 
     print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(options.rounds, options.at_least), []
+    most, rows = side.ceilings(), []
 
     def wanted(name):
         return any(part.lower() in name.lower() for part in options.only)

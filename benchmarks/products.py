@@ -131,7 +131,7 @@ def main():
     parser.set_defaults(rounds=5)
     options = side.options(parser)
     print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(options.rounds, options.at_least), []
+    most, rows = side.ceilings(), []
     if options.only:
         sizes = [tuple(map(int, size.split(","))) for size in options.only]
     elif options.quick:

@@ -266,7 +266,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=[""], help="workloads whose name contains one of these")
     options = side.options(parser)
     print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(options.rounds, options.at_least), []
+    most, rows = side.ceilings(), []
     predicted = set()
     for name, (build, _) in WORKLOADS.items():
         repeated = options.headlines and any(part in name for part in REPEATED)
