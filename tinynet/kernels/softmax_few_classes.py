@@ -16,8 +16,10 @@ import numpy as np
 
 from tinynet.kernels import floats, memory
 from tinynet.kernels.compile import helper, kernel
+from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.vectors import (
     LANES,
+    fma,
     lines,
     load,
     load2,
@@ -46,7 +48,7 @@ _, load_lines, store_lines, load_short_rows = lines(LANES[np.dtype(np.float32)] 
 
 @helper
 def rows_to_lanes(z, i, rows, C, x, at, spare):
-    """x[c,l], from flat index `at` on, of R rows of z (N, C), from row i on, or fewer, the rest of whose lanes are 0."""
+    """x[c,l], from flat index `at` on, of R rows of z (N, C), from row i on; lanes without a row are 0."""
     LANES, R, start, U = width(z), 2 * width(z), i * C, 16 // z.itemsize
     if start + R * C + U > z.size:  # behind the last row
         for k in range(rows * C):
@@ -77,13 +79,19 @@ def lanes_to_rows(x, at, factors, k, g, i, rows, C, spare):
 
 
 @helper
-def exponentials(x, at, C, like):
-    """x[c,l] = exp(x[c,l] - m[l]); returns m and r."""
-    R = 2 * width(like)
-    zero, one = like.dtype.type(0), like.dtype.type(1)
-    m = splat2(like, -np.inf)
+def highest(x, at, C, like):
+    """m[l], the maximum of x[c,l] over c."""
+    R, m = 2 * width(like), splat2(like, -np.inf)
     for c in range(C):
         m = maximum(load2(x, at + c * R), m)
+    return m
+
+
+@helper
+def exponentials(x, at, C, like):
+    """x[c,l] = exp(x[c,l] - m[l]); returns m and r."""
+    R, m = 2 * width(like), highest(x, at, C, like)
+    zero, one = like.dtype.type(0), like.dtype.type(1)
     below = ties = splat2(like, zero)
     for c in range(C):
         e = floats.exp(load2(x, at + c * R) - m)
@@ -147,3 +155,113 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
                     for c in range(C):
                         dz[(i + l) * C + c] = 0
     return sum_of_losses
+
+
+# --- soft targets, and label smoothing --------------------------------------------------------------------------
+
+
+@helper
+def bad_targets(y, at, C, like):
+    """1 in the lanes of those targets y[c,l] that aren't in [0, 1] or don't sum to 1, else 0."""
+    R, zero, one, most = 2 * width(like), splat2(like, 0), splat2(like, 1), like.dtype.type(1 + 1e-6)
+    total = outside = zero
+    for c in range(C):
+        q = load2(y, at + c * R)
+        total = total + q
+        outside = outside + select(q >= zero, select(q > most, one, zero), one)
+    off = maximum(total - one, one - total)
+    return select(outside > zero, one, select(off > like.dtype.type(1e-3), one, zero))
+
+
+@helper
+def entropy_of_targets(y, at, C, like):
+    """H(q) = -sum_c q[c] log q[c]; 0 log 0 is 0."""
+    R, zero, H = 2 * width(like), like.dtype.type(0), splat2(like, 0)
+    for c in range(C):
+        q = load2(y, at + c * R)
+        H = H + select(q == zero, zero, q * surprisal(q))
+    return H
+
+
+@kernel()
+def few_soft_classes(z, t, q, w, ignore_index, epsilon, divergence, scale, check_only, losses, g, first, last):
+    """few_classes for soft targets q (N, C), or labels t (N,) if q is empty, with label smoothing; w is (C,).
+
+    y[c,l] is what x[c,l] is for q.  With `divergence`, the entropy of q is subtracted from the loss.  Returns a row of
+    q that is no distribution, or -1, and the sum of the losses.
+    """
+    C, R, labels, smooth = z.shape[1], 2 * width(z), q.size == 0, epsilon > 0.0
+    logits, dz, targets = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size), memory.piece(q, 0, q.size)
+    room = memory.scratch((3 * R + (3 * C + 8) * R,), z)
+    present, factors, label = memory.piece(room, 0, R), memory.piece(room, R, R), memory.piece(room, 2 * R, R)
+    x, y = memory.piece(room, 3 * R, (C + 4) * R), memory.piece(room, (C + 7) * R, (C + 4) * R)
+    spare = memory.piece(room, (2 * C + 11) * R, C * R)
+    real = z.dtype.type
+    zero, one, masked, keep = splat2(z, 0), splat2(z, 1), real(-np.inf), real(1.0 - epsilon)
+    sum_of_losses = 0.0
+    for i in range(first, last, R):
+        rows = min(R, last - i)
+        for l in range(R):
+            present[l] = 1 if l < rows else -1
+            label[l] = 0
+        if labels:
+            for l in range(rows):
+                label[l] = t[i + l]
+                present[l] = 1 if t[i + l] != ignore_index else -1
+            for c in range(C):
+                store(select(load2(label, 0) == c, one, zero), y, c * R)
+        else:
+            rows_to_lanes(targets, i, rows, C, y, 0, spare)
+            bad = select(load2(present, 0) < zero, zero, bad_targets(y, 0, C, z))
+            if sum_of(bad) > 0:
+                store(bad, factors, 0)
+                for l in range(rows):
+                    if factors[l] > 0:
+                        return i + l, 0.0
+        if check_only:
+            continue
+        rows_to_lanes(logits, i, rows, C, x, 0, spare)
+        H = entropy_of_targets(y, 0, C, z) if divergence else zero
+        m = highest(x, 0, C, z)
+        below = ties = share = loss = count = spread = spread_loss = zero
+        for c in range(C):
+            logit, a = load2(x, c * R), load2(y, c * R) * w[c]
+            e, distance = floats.exp(logit - m), m - logit
+            below = below + select(e < one, e, zero)
+            ties = ties + select(e < one, zero, e)
+            share = share + a
+            loss = loss + select(a == zero, zero, a * distance)
+            if smooth:
+                b = select(logit > masked, w[c], zero)
+                count = count + select(logit > masked, one, zero)
+                spread = spread + b
+                spread_loss = spread_loss + select(b == zero, zero, b * distance)
+                e = select(logit == masked, zero - one, e)  # marks a class that gets no share of epsilon
+            store(e, x, c * R)
+            store(a, y, c * R)
+        r = below + (ties - one)
+        log_s, soft = floats.log1p(r), zero
+        loss = loss + share * log_s - H
+        if divergence:
+            loss = select(loss < zero, zero, loss)
+        if smooth:
+            soft = real(epsilon) / count
+            loss = soft * (spread_loss + spread * log_s) + (loss * keep if keep > 0 else zero)
+        absent = load2(present, 0) < zero
+        loss = select(absent, zero, loss)
+        sum_of_losses += np.float64(sum_of(loss))
+        if losses.size:
+            store_some(loss, losses, i, rows)
+        if dz.size:
+            store(select(absent, zero, real(scale) / (r + one)), factors, 0)
+            for c in range(C):
+                e, a = load2(x, c * R), load2(y, c * R)
+                if smooth:
+                    b = select(e < zero, zero, splat2(z, w[c]))
+                    e = select(e < zero, zero, e)
+                    d = keep * (fma(share, e, zero - a) - r * a) + soft * (fma(spread, e, zero - b) - r * b)
+                else:
+                    d = fma(share, e, zero - a) - r * a
+                store(select(absent, zero, d), x, c * R)
+            lanes_to_rows(x, 0, factors, 0, dz, i, rows, C, spare)
+    return -1, sum_of_losses
