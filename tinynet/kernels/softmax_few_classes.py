@@ -1,5 +1,8 @@
 """Softmax cross-entropy of few classes: many rows side by side, transposed in registers.
 
+    few_classes         for labels
+    few_soft_classes    for soft targets, and for label smoothing; and the divergence, which is one less an entropy
+
 It replaces a pass over each row by itself, for the 2 to 128 classes of nearly every classifier: such a row is too short
 to fill vectors, and its maximum, sum, logarithm and division are one chain of operations that takes its full latency.
 Here each lane of a vector has a row, and the latency of one chain is shared by as many rows as there are lanes.

@@ -272,7 +272,7 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
 
 @kernel()
 def rows_of_labels(z, t, w, ignore_index, scale, losses, g, first, last):
-    """softmax_rows for labels, which compiles in half the time."""
+    """softmax_rows for labels alone, where the kernel for few soft targets need not be compiled."""
     if z.shape[1] > FEW:
         return many_classes(z, t, z[:0], w, ignore_index, 0.0, scale, losses, g, first, last)
     return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
