@@ -121,7 +121,7 @@ def own_threads():
 
 
 def linked(compile):
-    """What compiles or loads a parallel kernel, so that its loops run on tinynet's own threads, where they can."""
+    """What compiles or loads a parallel kernel, but so that its loops run on tinynet's own threads, where they can."""
 
     @wraps(compile)
     def compile_and_link(*arguments):
@@ -164,9 +164,10 @@ def _forked():
     """In the child: every parallel kernel asks on_threads again; no thread is left that could give up its turn."""
     global _turn, _cut_off
     _turn = threading.Lock()
+    for start_again in _after_fork:
+        start_again()
     if own_threads().usable():
-        for start_again in _after_fork:
-            start_again()
+        own_threads().forked()
         return
     try:
         layer = numba.threading_layer()
@@ -176,8 +177,6 @@ def _forked():
         from numba.np.ufunc import omppool
 
         _cut_off = omppool.openmp_vendor == "GNU"
-    for start_again in _after_fork:
-        start_again()
 
 
 if hasattr(os, "register_at_fork"):

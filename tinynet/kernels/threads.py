@@ -3,7 +3,7 @@
     usable()      whether this pool runs the kernels of this process: on Linux, unless another layer was asked for
     start()       start the pool's threads; again in a forked child, which has none
     linking()     while a kernel is compiled or loaded: its prange loops will run here
-    describe()    how many threads are at work now, for show_config
+    describe()    how many threads are in use now, for show_config
 
 Numba hands each prange loop to a "threading layer", by default OpenMP.  That cuts the loop into one share for each
 thread and then waits until every thread has done its own, spinning for up to 18 ms.  Beside another process that is
@@ -31,14 +31,17 @@ and so its data is valid.
 
 Where several threads of Python call kernels at once, one has the pool, and the others run their loops alone.
 
-OMP_WAIT_POLICY is respected: "passive" never spins, "active" always does and never gives way.  Nothing in the
-environment is changed.  NUMBA_THREADING_LAYER=omp (tbb, workqueue) brings Numba's own layers back.
+Nothing in the environment is changed.  OMP_WAIT_POLICY is respected: "passive" never spins, "active" always does and
+never gives way.  NUMBA_THREADING_LAYER=omp (tbb, workqueue) brings back Numba's own layers, with their own settings
+(GOMP_SPINCOUNT is one of GNU's OpenMP alone).  They run the kernels on other systems than Linux too.
 """
 
+import atexit
 import ctypes
 import os
 import platform
 import sys
+import threading
 from contextlib import contextmanager
 
 import numba
@@ -59,7 +62,7 @@ from tinynet.kernels.llvm import primitive
 LINE = 128
 TICKET, FINISHED, CALLER_ASLEEP, IN_USE, POLICY, SETTINGS, LOOP, THREADS = (LINE * k for k in range(8))
 LIMIT, NOTICED, PAUSE, RETRY = (POLICY + 8 * k for k in range(4))
-WORKERS, KEY, SPIN, JUMP = (SETTINGS + 8 * k for k in range(4))
+WORKERS, KEY, SPIN, JUMP, ENDING = (SETTINGS + 8 * k for k in range(5))
 FUNCTION, ARGUMENTS, COUNT, SHAPE, STEPS, DATA, FIRST, LENGTH, SHARES, AT_WORK = (LOOP + 8 * k for k in range(10))
 
 # And of each thread, the caller's first:
@@ -230,13 +233,13 @@ def take_shares(pool, thread, ticket, help_at, threads):
 
 
 def worker(me):
-    """What thread number `me` of the pool does, from 1 on, until the process ends."""
+    """What thread number `me` of the pool does, from 1 on, until the process comes to its end."""
     pool = the_pool()
     thread = pool + THREADS + THREAD * me
     pthread_setspecific(numba.int32(load(pool + KEY)), me)
     not_mine = 0  # the number of a loop that fewer threads are to run
     begun = last = now(thread)
-    while True:
+    while not load(pool + ENDING):
         ticket = load(pool + TICKET)
         if ticket & LEFT and ticket >> 32 != not_mine:
             if me >= load(pool + AT_WORK):
@@ -261,7 +264,7 @@ def worker(me):
             continue
         # Who wakes this thread clears ASLEEP and posts once.  If it can clear it itself, nobody will post.
         exchange(thread + ASLEEP, 1)
-        if load(pool + TICKET) == ticket or not exchange(thread + ASLEEP, 0):
+        if (load(pool + TICKET) == ticket and not load(pool + ENDING)) or not exchange(thread + ASLEEP, 0):
             sleep(thread)
         not_mine = 0
         begun = last = now(thread)
@@ -331,9 +334,12 @@ def thread_id():
 # --- the pool of this process -------------------------------------------------------------------------------
 
 _memory = None  # the pool itself, in whole cache lines
+_key = ctypes.c_uint()  # under which a thread finds its number; the caller finds 0
 _compiled = {}  # the functions above as C functions, by their names; kept alive, for kernels hold their addresses
 _symbols = {}  # names that Numba's machine code refers to: their addresses here
 _process = None  # where the threads were started: a forked child has none
+_started = []  # the system's numbers of these threads
+_starting = threading.Lock()
 
 
 def usable():
@@ -348,40 +354,68 @@ def usable():
 
 def start():
     """Start the threads, unless this process has them already."""
-    global _memory, _process
+    global _process
+    if _process == os.getpid():
+        return
+    _compile()
+    with _starting:
+        if _process != os.getpid():
+            _start_threads(_memory.ctypes.data, numba.config.NUMBA_NUM_THREADS, ctypes.CDLL(None))
+            _process = os.getpid()
+
+
+def _start_threads(pool, most, libc):
+    _memory[:] = 0
+    policy = os.environ.get("OMP_WAIT_POLICY", "").lower()
+    set_word(KEY, _key.value)
+    set_word(SPIN, {"passive": 0, "active": 2**62}.get(policy, SPINS))
+    set_word(JUMP, 2**62 if policy == "active" else JUMPS)
+    set_word(LIMIT, most)
+    for k in range(most):
+        libc.sem_init(ctypes.c_void_p(pool + THREADS + THREAD * k + SEMAPHORE), 0, 0)
+    run = ctypes.c_void_p(_compiled["worker"].address)
+    _started.clear()
+    for k in range(1, most):
+        thread = ctypes.c_ulong()
+        if libc.pthread_create(ctypes.byref(thread), None, run, ctypes.c_void_p(k)):
+            break  # the system allows no more
+        _started.append(thread)
+        set_word(WORKERS, k)
+
+
+@atexit.register
+def _end():
+    """Before the interpreter takes the memory and the machine code away, on which the threads still spin."""
+    if _process == os.getpid():
+        set_word(WORKERS, 0)
+        set_word(ENDING, 1)
+        libc, first = ctypes.CDLL(None), _memory.ctypes.data + THREADS + SEMAPHORE
+        for k, thread in enumerate(_started, 1):
+            libc.sem_post(ctypes.c_void_p(first + THREAD * k))
+            libc.pthread_join(thread, None)
+
+
+def _compile():
+    """Compile or load the functions above, once."""
+    global _memory
     with global_compiler_lock:
-        if _process == os.getpid():
-            return
-        most = numba.config.NUMBA_NUM_THREADS
         if _memory is None:
-            size = THREADS + THREAD * most
-            memory = np.empty(size + LINE, np.uint8)
-            _memory = memory[-memory.ctypes.data % LINE :][:size]
-            binding.add_symbol("tinynet_pool", _memory.ctypes.data)
-            word = types.int64
-            _symbols["numba_parallel_for"] = _address(parallel_for, [word] * 8, types.void)
-            _symbols["get_sched_size"] = _address(one_range, [word] * 4, word)
-            _symbols["get_thread_id"] = _address(thread_id, [], word)
-            _address(worker, [word], word)
-        _memory[:] = 0
-        pool, libc = _memory.ctypes.data, ctypes.CDLL(None)
-        key, thread = ctypes.c_uint(), ctypes.c_ulong()
-        libc.pthread_key_create(ctypes.byref(key), None)
-        policy = os.environ.get("OMP_WAIT_POLICY", "").lower()
-        set_word(KEY, key.value)
-        set_word(SPIN, {"passive": 0, "active": 2**62}.get(policy, SPINS))
-        set_word(JUMP, 2**62 if policy == "active" else JUMPS)
-        set_word(LIMIT, most)
-        for kv in os.environ.get("TUNE", "").split(","):
-            if kv: set_word(globals()[kv.split(":")[0]], int(kv.split(":")[1]))
-        for k in range(most):
-            libc.sem_init(ctypes.c_void_p(pool + THREADS + THREAD * k + SEMAPHORE), 0, 0)
-        run = ctypes.c_void_p(_compiled["worker"].address)
-        for k in range(1, most):
-            if libc.pthread_create(ctypes.byref(thread), None, run, ctypes.c_void_p(k)):
-                break  # the system allows no more
-            set_word(WORKERS, k)
-        _process = os.getpid()
+            size = THREADS + THREAD * numba.config.NUMBA_NUM_THREADS
+            memory = np.zeros(size + LINE, np.uint8)
+            memory = memory[-memory.ctypes.data % LINE :][:size]
+            binding.add_symbol("tinynet_pool", memory.ctypes.data)
+            ctypes.CDLL(None).pthread_key_create(ctypes.byref(_key), None)
+            _symbols["numba_parallel_for"] = _address(parallel_for, [types.int64] * 8, types.void)
+            _symbols["get_sched_size"] = _address(one_range, [types.int64] * 4, types.int64)
+            _symbols["get_thread_id"] = _address(thread_id, [], types.int64)
+            _address(worker, [types.int64], types.int64)
+            _memory = memory
+
+
+def forked():
+    """In a forked child: nobody holds the lock, and start() will find that there are no threads."""
+    global _starting
+    _starting = threading.Lock()
 
 
 def _address(function, arguments, result):
@@ -406,9 +440,9 @@ def linking():
 
     Only for tinynet's kernels: a user's own parallel functions keep Numba's layer.
     """
+    start()
     with global_compiler_lock:
         numba.get_num_threads()  # loads Numba's layer, of which no thread starts before it has work
-        start()
         numbas = {name: binding.address_of_symbol(name) for name in _symbols}
         try:
             for name, address in _symbols.items():
