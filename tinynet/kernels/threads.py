@@ -46,14 +46,13 @@ from contextlib import contextmanager
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import binding
 from numba import types
-from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
+from tinynet.kernels.atomics import SPIN_HINT, add, call, exchange, load, replace, spin_hint, store, the_pool
 from tinynet.kernels.compile_cache import keep
-from tinynet.kernels.llvm import primitive
 
 # --- what all threads see -----------------------------------------------------------------------------------
 # The pool is a block of memory, addressed in bytes.  What different threads write lies on different cache lines, two
@@ -80,74 +79,7 @@ HELP = MS // 2  # when all threads are woken for a loop, though fewer are in use
 SETTLED = 5 * MS  # how soon after a thread was given up the next may be
 FIRST_PAUSE, LAST_PAUSE = 100 * MS, 1300 * MS
 
-# --- instructions: all numbers are int64, and addresses are numbers ---------------------------------------------
-
-WORD = ir.IntType(64)
-SPIN_HINT = {"x86_64": ("llvm.x86.sse2.pause", []), "aarch64": ("llvm.aarch64.hint", [1])}  # "pause", "yield"
-
-
-def a_word(*kinds):
-    return types.int64(*[types.int64] * len(kinds))
-
-
-def nothing(*kinds):
-    return types.void(*[types.int64] * len(kinds))
-
-
-def _at(builder, address):
-    return builder.inttoptr(address, WORD.as_pointer())
-
-
-@primitive(a_word)
-def the_pool(builder, made):
-    """The pool's address.  It has a name, to be resolved when code is loaded, so that the code can be kept on disk."""
-    name = "tinynet_pool"
-    variable = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, WORD, name)
-    return builder.ptrtoint(variable, WORD)
-
-
-@primitive(a_word)
-def load(builder, made, address):
-    return builder.load_atomic(_at(builder, address), "acquire", 8)
-
-
-@primitive(nothing)
-def store(builder, made, address, value):
-    builder.store_atomic(value, _at(builder, address), "release", 8)
-
-
-@primitive(a_word)
-def add(builder, made, address, value):
-    """Add to a word, and return what it was before."""
-    return builder.atomic_rmw("add", _at(builder, address), value, "seq_cst")
-
-
-@primitive(a_word)
-def exchange(builder, made, address, value):
-    """Write a word, and return what it was before."""
-    return builder.atomic_rmw("xchg", _at(builder, address), value, "seq_cst")
-
-
-@primitive(a_word)
-def replace(builder, made, address, expected, value):
-    """Write a word if it is what was expected, and return what it was before."""
-    return builder.extract_value(builder.cmpxchg(_at(builder, address), expected, value, "seq_cst", "seq_cst"), 0)
-
-
-@primitive(nothing)
-def spin_hint(builder, made):
-    name, numbers = SPIN_HINT[platform.machine()]
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)] * len(numbers))
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    builder.call(function, [ir.IntType(32)(number) for number in numbers])
-
-
-@primitive(nothing)
-def call(builder, made, function, arguments, shape, steps, data):
-    """Call what Numba made of the body of a prange loop."""
-    kind = ir.FunctionType(ir.VoidType(), [WORD] * 4)
-    builder.call(builder.inttoptr(function, kind.as_pointer()), [arguments, shape, steps, data])
-
+# --- what the system does --------------------------------------------------------------------------------------
 
 clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
 sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
