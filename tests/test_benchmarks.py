@@ -55,6 +55,17 @@ def test_every_script_runs_without_peers_and_writes_rows(script, tmp_path):
         assert row["peers"].keys() <= {"NumPy OpenBLAS"}
 
 
+def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tmp_path):
+    path = tmp_path / "rows.json"
+    finished = run("busy", "--only", "MLP", "--json", path)
+    assert finished.returncode == 0, finished.stderr
+    (row,) = json.loads(path.read_text())["rows"]
+    assert "tinynet" in row["sides"]
+    for seconds in row["sides"].values():
+        assert list(seconds) == ["alone", "beside a busy process", "two trainings at once"]
+        assert min(seconds.values()) > 0
+
+
 @pytest.mark.parametrize(
     ("script", "only"),
     [
