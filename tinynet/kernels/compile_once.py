@@ -16,6 +16,7 @@ import copy
 import gc
 from functools import lru_cache
 
+from llvmlite.binding import create_new_function_pass_manager
 from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -26,12 +27,17 @@ from numba.core.registry import CPUDispatcher
 
 
 class Part(JITCodeLibrary):
-    """What compiled code calls: nothing is done to it."""
+    """What compiled code calls: its variables become registers, and no more is done to it."""
 
     _gathered = False
 
     def _optimize_functions(self, module):
         module.data_layout = self._codegen._data_layout
+        passes, builder = create_new_function_pass_manager(), self._codegen._pass_builder()
+        passes.add_sroa_pass()
+        passes.add_simplify_cfg_pass()
+        for function in module.functions:
+            passes.run(function, builder)
 
     def finalize(self):
         self._raise_if_finalized()
