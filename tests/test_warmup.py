@@ -17,11 +17,12 @@ def run(cache, *arguments, **environment):
 @pytest.mark.slow
 def test_one_line_says_that_kernels_are_compiled_and_warm_runs_are_silent(tmp_path):
     quiet = run(tmp_path / "quiet", "-c", STEP, TINYNET_QUIET="1")
-    assert quiet.returncode == 0 and quiet.stderr == ""
+    assert (quiet.returncode, quiet.stderr) == (0, "")
     cold, warm = run(tmp_path, "-c", STEP), run(tmp_path, "-c", STEP)
-    assert cold.stderr.count("\n") == 1 and "compiling kernels, once for this machine" in cold.stderr
+    assert cold.stderr.count("\n") == 1
+    assert "compiling kernels, once for this machine" in cold.stderr
     assert str(tmp_path) in cold.stderr
-    assert warm.returncode == 0 and warm.stderr == ""
+    assert (warm.returncode, warm.stderr) == (0, "")
 
 
 @pytest.mark.slow
@@ -37,4 +38,5 @@ def test_after_warmup_nothing_is_compiled(tmp_path):
 def test_warmup_refuses_what_it_does_not_know(tmp_path):
     for arguments in (["--layers", "Dens"], ["--dtype", "float16"], ["--processes", "0"]):
         done = run(tmp_path, "-m", "tinynet", "warmup", *arguments)
-        assert done.returncode == 2 and arguments[-1] in done.stderr
+        assert done.returncode == 2
+        assert arguments[-1] in done.stderr
