@@ -19,6 +19,7 @@ from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 
 from tinynet.kernels.compile_cache import keep
+from tinynet.kernels.compile_once import Kernel
 
 # What the compiler may do to float arithmetic in a loop marked fast: reorder sums, use a*b+c in one step.
 # Never "nnan" or "ninf", which let it assume that NaN and infinity don't occur and delete every test for them.
@@ -62,7 +63,7 @@ def kernel(*, parallel=False, fast=False, matmul=False):
                 function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
             )
             function.__qualname__ = name
-        compiled = run = keep(numba.njit(**options)(function))
+        compiled = run = keep(Kernel(function, targetoptions=options))
         if parallel:
             compiled.compile = linked(compiled.compile)
         if not (parallel or matmul):
@@ -211,7 +212,11 @@ def helper(function):
     Left to choose, LLVM keeps a long one apart, and a loop with a call in it doesn't vectorise: GELU in float64
     took 27 ns an element instead of 2.8.
     """
-    return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
+    if numba.config.DISABLE_JIT:
+        return function
+    return Kernel(
+        function, targetoptions={"forceinline": True, "fastmath": False, "error_model": "numpy", "boundscheck": None}
+    )
 
 
 def emitted(check=None):

@@ -53,6 +53,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from tinynet.kernels.atomics import SPIN_HINT, add, call, exchange, load, replace, spin_hint, store, the_pool
 from tinynet.kernels.compile_cache import keep
+from tinynet.kernels.compile_once import WholePipeline
 
 # --- what all threads see -----------------------------------------------------------------------------------
 # The pool is a block of memory, addressed in bytes.  What different threads write lies on different cache lines, two
@@ -352,7 +353,8 @@ def forked():
 
 def _address(function, arguments, result):
     options = {"error_model": "numpy", "boundscheck": None}
-    compiled = keep(CFunc(function, (tuple(arguments), result), locals={}, options=options))
+    kind = tuple(arguments), result
+    compiled = keep(CFunc(function, kind, locals={}, options=options, pipeline_class=WholePipeline))
     compiled.compile()
     _compiled[function.__name__] = compiled
     return compiled.address
