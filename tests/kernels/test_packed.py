@@ -126,7 +126,7 @@ def test_large_products_are_packed_and_small_ones_are_not():
     assert not packing_pays(1, 4096, 4096, 0.85, 4)
 
 
-@pytest.mark.parametrize(("N", "I", "O"), [(70, 700, 600), (300, 520, 130)])
+@pytest.mark.parametrize(("N", "I", "O"), [(70, 700, 600), (300, 520, 130), (700, 130, 150)])
 def test_a_packed_dense_layer_has_the_same_bits_on_any_number_of_threads_and_in_any_batch(N, I, O):
     x, dy = numbers(np.float32, (N, I), (N, O))
     model = tn.Sequential([tn.Dense(O, activation="relu")], I, seed=0)
