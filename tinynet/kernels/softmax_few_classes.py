@@ -106,13 +106,19 @@ def exponentials(x, at, C, like):
 
 @kernel()
 def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
-    """Rows `first` to `last` of z (N, C): see softmax_rows.  Rows that are ignored, or missing, have the weight -1."""
-    C, R = z.shape[1], 2 * width(z)
-    logits, dz = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size)
-    size = C * R + 4 * R
-    most = R * max(1, BLOCK // (size * z.itemsize))
-    most = min(most, -(-(last - first) // R) * R)
+    """Rows `first` to `last` of z (N, C): see softmax_rows."""
+    R = 2 * width(z)
+    size = (z.shape[1] + 4) * R
+    most = min(R * max(1, BLOCK // (size * z.itemsize)), -(-(last - first) // R) * R)
     room = memory.scratch((most // R * size + size + 5 * most,), z)
+    return _few_classes(z, t, w, ignore_index, scale, losses, g, first, last, most, room)
+
+
+@kernel()
+def _few_classes(z, t, w, ignore_index, scale, losses, g, first, last, most, room):
+    """At most so many rows at a time, in this room.  Rows that are ignored, or missing, have the weight -1."""
+    C, R = z.shape[1], 2 * width(z)
+    logits, dz, size = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size), (C + 4) * R
     x, spare = memory.piece(room, 5 * most, most // R * size), memory.piece(room, 5 * most + most // R * size, size)
     tops, rests, zts = memory.piece(room, 0, most), memory.piece(room, most, most), memory.piece(room, 2 * most, most)
     weights, factors = memory.piece(room, 3 * most, most), memory.piece(room, 4 * most, most)
@@ -190,12 +196,20 @@ def entropy_of_targets(y, at, C, like):
 def few_soft_classes(z, t, q, w, ignore_index, epsilon, divergence, scale, check_only, losses, g, first, last):
     """few_classes for soft targets q (N, C), or labels t (N,) if q is empty, with label smoothing; w is (C,).
 
-    y[c,l] is what x[c,l] is for q.  With `divergence`, the entropy of q is subtracted from the loss.  Returns a row of
-    q that is no distribution, or -1, and the sum of the losses.
+    With `divergence`, the entropy of q is subtracted from the loss.  Returns a row of q that is no distribution, or -1,
+    and the sum of the losses.
     """
+    room = memory.scratch(((3 * z.shape[1] + 11) * 2 * width(z),), z)
+    return _few_soft_classes(
+        z, t, q, w, ignore_index, epsilon, divergence, scale, check_only, losses, g, first, last, room
+    )
+
+
+@kernel()
+def _few_soft_classes(z, t, q, w, ignore_index, epsilon, divergence, scale, check_only, losses, g, first, last, room):
+    """In this room.  y[c,l] is for q what x[c,l] is for z."""
     C, R, labels, smooth = z.shape[1], 2 * width(z), q.size == 0, epsilon > 0.0
     logits, dz, targets = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size), memory.piece(q, 0, q.size)
-    room = memory.scratch((3 * R + (3 * C + 8) * R,), z)
     present, factors, label = memory.piece(room, 0, R), memory.piece(room, R, R), memory.piece(room, 2 * R, R)
     x, y = memory.piece(room, 3 * R, (C + 4) * R), memory.piece(room, (C + 7) * R, (C + 4) * R)
     spare = memory.piece(room, (2 * C + 11) * R, C * R)
