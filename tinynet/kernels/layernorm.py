@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import chunk_count, kernel, sized_kernel
+from tinynet.kernels.compile import chunk_count, helper, kernel, sized_kernel
 
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 
@@ -49,12 +49,18 @@ def layernorm_forward(x, w, b, eps, mu, r, y):
         row_normalized(row, mu[n], r[n], w, b, memory.piece(y, n * C, C))
 
 
+@helper
+def deviation(x, mu):
+    """x - mu.  In a fast kernel (x - mu) r might become x r - mu r, which loses digits where the mean is large."""
+    return x - mu
+
+
 @kernel(fast=True)
 def row_sums(dy, x, w, mu, r, dw, db):
     """Adds the row to dw and db; returns sum dh and sum dh h."""
     plain = products = 0.0
     for c in range(x.size):
-        h, g = (x[c] - mu) * r, np.float64(dy[c])
+        h, g = deviation(x[c], mu) * r, np.float64(dy[c])
         dw[c] += g * h
         db[c] += g
         g *= w[c]
