@@ -21,7 +21,7 @@ from tinynet.kernels.compile import sized_kernel
 def way(kernel_shape, stride, before, size, dtype):
     """Of a kernel (I, J, C, K) and outputs of size (P, Q), which of the three modules convolves."""
     (I, J, C, K), (P, Q) = kernel_shape, size
-    if winograd.fits((I, J), stride, (P, Q, K), C):
+    if winograd.fits((I, J), stride, before, (P, Q, K), C):
         return winograd
     return few_filters if few_filters.fits(kernel_shape, stride, before, Q, dtype) else conv2d
 
@@ -35,7 +35,8 @@ def conv2d_forward(x, w, b, stride, before, size, floor, y):
     if module is conv2d:
         conv2d.conv2d_forward(x, w, b, stride, before, floor, y)
     elif module is winograd:
-        winograd.winograd_forward(x, w, b, before, floor, numba.get_num_threads(), y)
+        tasks = winograd.forward_tasks(len(x), size, *w.shape[2:], numba.get_num_threads())
+        winograd.winograd_forward(x, x, False, w, False, b, before, floor, tasks, y)
     else:
         few_filters.few_filters_forward(x, w, b, before, floor, y)
 
@@ -46,7 +47,14 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     if module is conv2d:
         conv2d.conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
     elif module is winograd:
-        winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
+        C, K = w.shape[2:]
+        threads = numba.get_num_threads()
+        tasks = winograd.backward_tasks(len(x), y.shape[1:3], C, K, threads)
+        winograd.winograd_backward(x, dy, y, is_relu, before, tasks, dw, db)
+        if input_grad:
+            tasks = winograd.forward_tasks(len(x), x.shape[1:3], K, C, threads)
+            before, zeros, no_floor = (2 - before[0], 2 - before[1]), np.zeros(C, w.dtype), w.dtype.type(-np.inf)
+            winograd.winograd_forward(dy, y, is_relu, w, True, zeros, before, no_floor, tasks, dx)
     else:
         if input_grad and is_relu:  # both launches need dz
             dz = np.empty_like(dy)
