@@ -8,7 +8,7 @@ All four are views of C-contiguous arrays of one dtype: View(array, first, steps
 first element and what is added to it where an index goes up by one.  Which steps are given:
 
     a        of (m, k), or (m, j, k): any numbers, so View(x, 0, (1, I)) is x.T where View(x, 0, (I, 1)) is x
-    b        of k, or (j, k); over n it is contiguous, so that a vector can be loaded
+    b        of k, or (j, k); over n it is contiguous, so that a vector can be loaded.  Or of (k, n), any numbers
     start    of m; over n it is contiguous.  A bias has step 0, the same row for every m; and `start` may be `out`
     out      of m; over n it is contiguous
 
@@ -24,6 +24,7 @@ are both vectors, and linear_map, by a matrix of constants.
 import functools
 import threading
 import zlib
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +34,10 @@ from numba.core import cgutils
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from tinynet.kernels.compile import compiles_matmul, emitted
+from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
-from tinynet.kernels.memory import within
+from tinynet.kernels.memory import array_at, within
+from tinynet.kernels.packed import packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
 from tinynet.kernels.vectors import (
     I64,
@@ -82,17 +84,20 @@ def _emit_pointer(context, builder, kind, view):
 
 
 def _emit_numbers(context, builder, kinds, args):
-    """M, N, J, K and the steps a_m, a_j, a_k, b_j, b_k, start_m, out_m, of matmul's arguments."""
+    """M, N, J, K and the steps a_m, a_j, a_k, b_j, b_k, b_n, start_m, out_m, of matmul's arguments."""
     size = _emit_whole(context, builder, kinds[0], args[0])
     a, b, start, out = (_emit_steps(context, builder, *view) for view in zip(kinds[1:5], args[1:5], strict=True))
-    if len(size) == 3:
+    if len(size) == 4:
+        b_j, b_k, b_n = b[0], b[1], I64(1)
+    else:
         size.insert(2, I64(1))
-    return [*size, a[0], a[1] if len(a) == 3 else I64(0), a[-1], b[0] if len(b) == 2 else I64(0), b[-1], *start, *out]
+        b_j, b_k, b_n = I64(0), b[0], b[1] if len(b) == 2 else I64(1)
+    return [*size, a[0], a[1] if len(a) == 3 else I64(0), a[-1], b_j, b_k, b_n, *start, *out]
 
 
 @intrinsic
 def _numbers(typing_context, size, a, b, start, out):
-    result = types.UniTuple(types.int64, 11)
+    result = types.UniTuple(types.int64, 12)
 
     def codegen(context, builder, signature, args):
         return context.make_tuple(builder, result, _emit_numbers(context, builder, signature.args, args))
@@ -101,11 +106,11 @@ def _numbers(typing_context, size, a, b, start, out):
 
 
 def _within(size, a, b, start, out, floor):
-    M, N, J, K, a_m, a_j, a_k, b_j, b_k, start_m, out_m = _numbers(size, a, b, start, out)
+    M, N, J, K, a_m, a_j, a_k, b_j, b_k, b_n, start_m, out_m = _numbers(size, a, b, start, out)
     if M > 0 and N > 0:
         if J > 0 and K > 0:
             within(a.array, a.first, (M - 1) * a_m, (J - 1) * a_j, (K - 1) * a_k)
-            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, N - 1)
+            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, (N - 1) * b_n)
         within(start.array, start.first, (M - 1) * start_m, N - 1, 0)
         within(out.array, out.first, (M - 1) * out_m, N - 1, 0)
 
@@ -118,42 +123,146 @@ def matmul(typing_context, size, a, b, start, out, floor):
         pointers = [_emit_pointer(context, builder, *view) for view in zip(kinds[1:5], args[1:5], strict=True)]
         addresses = [builder.ptrtoint(pointer, I64) for pointer in pointers]
         least = context.cast(builder, args[5], kinds[5], kinds[4][0].dtype)
-        name, kind = _name(least.type), ir.FunctionType(ir.VoidType(), [I64] * 15 + [least.type])
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, [*numbers[:4], *addresses, *numbers[4:], least])
+        numbers = [*numbers[:4], *addresses, *numbers[4:], least]
+        builder.call(_c_function(builder.module, tinynet_matmul, least.type), numbers)
         return context.get_dummy_value()
 
     return types.void(size, a, b, start, out, floor), codegen
 
 
+# --- factors without steps ----------------------------------------------------------------------------------
+
+
+def places(steps, count):
+    """An array of `count` offsets, which are given, or go up by `steps`."""
+    raise NotImplementedError
+
+
+@implementation(places)
+def _places(steps, count):
+    def same(steps, count):
+        return steps
+
+    def counted(steps, count):
+        offsets = np.empty(count, np.int64)
+        for n in range(count):
+            offsets[n] = n * steps
+        return offsets
+
+    return same if isinstance(steps, types.Array) else counted
+
+
+@kernel()
+def gathered(size, a, b, start, out, floor):
+    """matmul's (M, N, K), packed, for factors that may have no steps: each step may be an array of offsets instead.
+
+    The views' steps are a pair (m, k) of a, a pair (k, n) of b, and those of m of start and out.
+    """
+    M, N, K = size
+    a_rows, a_terms, b_terms, b_columns = (
+        places(a.steps[0], M),
+        places(a.steps[1], K),
+        places(b.steps[0], K),
+        places(b.steps[1], N),
+    )
+    lines = (a_rows, a_terms, b_columns, b_terms, places(start.steps, M), places(out.steps, M))
+    _gathered(
+        size, (a.array, b.array, start.array, out.array), (a.first, b.first, start.first, out.first), lines, floor
+    )
+
+
+def _gathered_within(size, arrays, first, lines, floor):
+    M, N, K = size
+    if M > 0 and N > 0:
+        a_rows, a_terms, b_columns, b_terms, start_rows, out_rows = lines
+        if K > 0:
+            for k in range(K):
+                for row in a_rows[:M]:
+                    within(arrays[0], first[0] + row + a_terms[k], 0, 0, 0)
+                for column in b_columns[:N]:
+                    within(arrays[1], first[1] + column + b_terms[k], 0, 0, 0)
+        for m in range(M):
+            within(arrays[2], first[2] + start_rows[m], N - 1, 0, 0)
+            within(arrays[3], first[3] + out_rows[m], N - 1, 0, 0)
+
+
+@emitted(_gathered_within)
+def _gathered(typing_context, size, arrays, first, lines, floor):
+    def codegen(context, builder, signature, args):
+        def unpacked(i):
+            return zip(signature.args[i], cgutils.unpack_tuple(builder, args[i]), strict=True)
+
+        def address(kind, array):
+            return context.make_array(kind)(context, builder, array).data
+
+        numbers = [context.cast(builder, n, kind, types.int64) for kind, n in unpacked(0)]
+        offsets = [context.cast(builder, n, kind, types.int64) for kind, n in unpacked(2)]
+        pointers = [builder.gep(address(*view), [n]) for view, n in zip(unpacked(1), offsets, strict=True)]
+        pointers += [address(*view) for view in unpacked(3)]
+        least = context.cast(builder, args[4], signature.args[4], signature.args[1][0].dtype)
+        addresses = [builder.ptrtoint(pointer, I64) for pointer in pointers]
+        function = _c_function(builder.module, tinynet_gathered, least.type)
+        builder.call(function, [*numbers, *addresses, least])
+        return context.get_dummy_value()
+
+    return types.void(size, arrays, first, lines, floor), codegen
+
+
 # --- compiled once for a dtype ------------------------------------------------------------------------------
 
 # On AVX-512 the code below has 48 bodies, which LLVM takes 1.5 s to compile; within a parallel kernel it would do so
-# four times (Numba compiles the loop's body, its wrapper, and the function around them).  So it is a C function, which
-# kernels call by its name; kernel(matmul=True) makes sure that the name is known before a kernel is compiled or loaded.
+# four times (Numba compiles the loop's body, its wrapper, and the function around them).  So these are C functions,
+# which kernels call by their names; kernel(matmul=True) makes sure that they are known before a kernel is compiled or
+# loaded.
 
 _compiled = {}
 _compiling = threading.Lock()
 
 
-def _name(scalar):
-    return f"tinynet_matmul_{scalar}"
+def _c_function(module, function, scalar):
+    """LLVM's declaration of one of the functions below, for this kind of number."""
+    name, count = f"{function.__name__}_{scalar}", len(signature(function).parameters) - 1
+    kind = ir.FunctionType(ir.VoidType(), [I64] * count + [scalar])
+    return module.globals.get(name) or ir.Function(module, kind, name)
 
 
 @compiles_matmul
 def compile_for(dtype):
-    """Compile matmul for this dtype, unless another thread of Python did so while this one waited."""
+    """Compile them for this dtype, unless another thread of Python did so while this one waited."""
     with _compiling:
         if dtype not in _compiled:
             real = types.float32 if dtype == np.float32 else types.float64
-            compiled = keep(CFunc(tinynet_matmul, ((types.int64,) * 15 + (real,), types.void), locals={}, options={}))
-            compiled.compile()
-            binding.add_symbol(_name(llvm_type(real)), compiled.address)
-            _compiled[np.dtype(dtype)] = compiled  # kept alive: kernels hold its address
+            made = []
+            for function in (tinynet_matmul, tinynet_gathered):
+                kind = (types.int64,) * (len(signature(function).parameters) - 1) + (real,)
+                made.append(keep(CFunc(function, (kind, types.void), locals={}, options={"error_model": "numpy"})))
+                made[-1].compile()
+                binding.add_symbol(f"{function.__name__}_{llvm_type(real)}", made[-1].address)
+            _compiled[np.dtype(dtype)] = made  # kept alive: kernels hold their addresses
 
 
-def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor):
-    _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
+def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
+    """matmul: of a large product packed, else as the factors lie."""
+    if b_n == 1 and not (J == 1 and packing_pays(M, N, K, a_m, b_k, floor)):
+        _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
+    else:
+        lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
+        arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
+        packed_product((M, N, K), arrays, lines, floor)
+
+
+def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s_rows, o_rows, floor):
+    i = np.int64(0)
+    lines = (
+        array_at(a_rows, i),
+        array_at(a_terms, i),
+        array_at(b_columns, i),
+        array_at(b_terms, i),
+        array_at(s_rows, i),
+        array_at(o_rows, i),
+    )
+    arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
+    packed_product((M, N, K), arrays, lines, floor)
 
 
 @intrinsic

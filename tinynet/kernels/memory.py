@@ -1,7 +1,7 @@
 """Arrays inside kernels: scratch memory, pieces of arrays without a reference count, and sums of parts.
 
 scratch         an array for one thread, on cache lines of its own
-piece           a part of an array, as a view
+piece           a part of an array, as a view; array_at: what lies at an address
 within          the bounds check of what is emitted as LLVM's instructions
 sum_of_chunks   the sum of parts, in order
 add_to          adds numbers to sums in float64; rounded: back to their dtype
@@ -108,6 +108,21 @@ def _piece(typing_context, a, first, size):
         return result._getvalue()
 
     return view(a, types.intp, types.intp), codegen
+
+
+@emitted()
+def array_at(typing_context, address, like):
+    """What lies at an address, as an array of numbers like this one, as long as is asked of it."""
+    view = types.Array(like, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        result = arrayobj.make_array(view)(context, builder)
+        size, stride = (context.get_constant(types.intp, n) for n in (2**48, like.bitwidth // 8))
+        data = builder.inttoptr(args[0], result.data.type)
+        arrayobj.populate_array(result, data=data, shape=[size], strides=[stride], itemsize=stride, meminfo=None)
+        return result._getvalue()
+
+    return view(types.int64, like), codegen
 
 
 if not numba.config.DISABLE_JIT:

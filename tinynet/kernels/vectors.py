@@ -24,6 +24,7 @@ Rows are a tuple of vectors; in memory they begin at i, i + step, i + 2 step, ..
 
     rows = load_rows(a, i, step, n)              LANES rows; those from n on are the last of the n once more
     rows = load_rows_some(a, i, step, n, m)      the first m numbers of the first n rows, and zeros
+    rows = load_rows_at(a, i, at, j, n, m)       so too, from i + at[j], i + at[j + 1], ...
     store_rows(rows, a, i, step, n)              the first n;  store_rows_some(rows, a, i, step, n, m) their first m
     transposed(rows)                             R rows are squares of R x R numbers side by side: each is transposed
 
@@ -343,6 +344,26 @@ def load_rows_some(builder, made, a, i, step, n, m):
     vector, zeros = made.element, ir.Constant(made.element, [0.0] * made.count)
     pairs = zip(_places(builder, i, step, made.count), _masks(builder, n, m, made.count), strict=True)
     return [emit_load(builder, a, place, vector, mask, zeros) for place, mask in pairs]
+
+
+@helper
+def _within_at(a, i, at, j, n, m):
+    for row in range(min(n, width(a))):
+        _within(a, i + at[j + row], 0, 1, min(m, width(a)))
+
+
+@primitive(
+    lambda a, i, at, j, n, m: types.UniTuple(Vector(a.dtype, lanes_of(a.dtype)), lanes_of(a.dtype))(
+        a, int64, at, int64, int64, int64
+    ),
+    _within_at,
+)
+def load_rows_at(builder, made, a, i, at, j, n, m):
+    vector, zeros = made.element, ir.Constant(made.element, [0.0] * made.count)
+    rows = [builder.add(j, emit_least(builder, I64(row), builder.sub(n, I64(1)))) for row in range(made.count)]
+    places = [builder.add(i, builder.load(builder.gep(at, [row]))) for row in rows]
+    masks = _masks(builder, n, m, made.count)
+    return [emit_load(builder, a, place, vector, mask, zeros) for place, mask in zip(places, masks, strict=True)]
 
 
 @primitive(

@@ -1,0 +1,296 @@
+"""packed: a large product of matrices, on copies of its factors that lie in the order in which they are read.
+
+    out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n])
+
+The product of tile.py reads both factors where they are.  That is fast while everything lies well in the L1 cache.  But
+each row of a large b is another page of memory, and rows whose distance is a power of two fall into the same few sets
+of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and van de Geijn 2008)
+
+    a block of a     is copied into slivers, of as many rows as the tile in registers has; all stay in the L2 cache
+    a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
+    a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
+
+While a panel is multiplied, the next one is fetched into the cache.  At the edges zeros fill slivers and panels, so that
+there is one tile only; what is not in `out` is not stored.
+
+A factor is given by the places of its lines (a's rows, b's columns) and of its terms:
+
+    a[m,k] = a.flat[rows[m] + terms[k]]
+
+Those of a matrix have steps.  Those of an image's windows have none, yet are such sums too: with the corners of the
+windows as rows and the numbers of a window as terms a convolution is a product, without a matrix of windows ("im2col").
+
+Sums are cut as tile.LongSums cuts them, by K alone.  So the bits are those of the other product, for any block or panel.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
+from tinynet.kernels.compile import helper, kernel
+from tinynet.kernels.llvm import FEATURES, I64, LANES, alignment, emit_splat, llvm_function, primitive
+from tinynet.kernels.tile import BLOCK, GROUP, WHOLE, emit_if, emit_loop
+from tinynet.kernels.vectors import (
+    load,
+    load_rows_at,
+    load_some,
+    select,
+    store,
+    store_rows,
+    store_some,
+    transposed,
+    width,
+    will_read,
+    will_write,
+)
+
+L2 = cache_size(2)
+COLUMNS = 1024  # of b at a time: of so many, times a block's rows, are there unfinished sums in memory
+
+
+def _tile_shape(features):
+    """(rows, vectors) of the tile: as many sums as leave registers for a row of b and a number of a."""
+    return (
+        (14, 2) if "avx512f" in features else (6, 2) if "avx2" in features else (8, 2) if "neon" in features else (4, 2)
+    )
+
+
+ROWS, VECTORS = _tile_shape(FEATURES)
+
+
+# --- the tile -------------------------------------------------------------------------------------------------
+
+
+def _tile_types(K, block, sliver, i, panel, j, sums, l, first):
+    return types.void(
+        types.int64, types.int64, sliver, types.int64, panel, types.int64, sums, types.int64, types.boolean
+    )
+
+
+@primitive(_tile_types)
+def multiply(builder, made, K, block, sliver, i, panel, j, sums, l, first):
+    """sums[t,n] = or, unless first, += sum_k sliver[k,t] panel[k,n]: `block` terms in registers, then in memory."""
+    function = _tile_function(builder.module, sliver.type.pointee)
+    places = (builder.gep(a, [at]) for a, at in ((sliver, i), (panel, j), (sums, l)))
+    builder.call(function, [K, block, *places, first])
+
+
+def _tile_function(module, scalar):
+    """A function of the module, which all that call it share."""
+    name = f"tinynet_tile_{scalar}"
+    if name in module.globals:
+        return module.globals[name]
+    flag, pointer = ir.IntType(1), scalar.as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, *[pointer] * 3, flag]), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    K, block, sliver, panel, sums, first = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    lanes = LANES[np.dtype("float32" if scalar == ir.FloatType() else "float64")]
+    vector = ir.VectorType(scalar, lanes)
+    align, zeros = alignment(vector).constant, [ir.Constant(vector, [0.0] * lanes)] * (ROWS * VECTORS)
+    fma = llvm_function(module, "fmuladd", vector)
+
+    def at(p, v):
+        return builder.bitcast(builder.gep(p, [I64(v * lanes)]), vector.as_pointer())
+
+    def terms(count):
+        """The body of a loop over k, so many at a time."""
+
+        def body(todo, a, b, *totals):
+            for k in range(count):
+                row = [builder.load(at(b, k * VECTORS + v), align=align) for v in range(VECTORS)]
+                sums = []
+                for t in range(ROWS):
+                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * ROWS + t)])), lanes)
+                    sums += [builder.call(fma, [x, row[v], totals[t * VECTORS + v]]) for v in range(VECTORS)]
+                totals = sums
+            todo = builder.sub(todo, I64(count))
+            following = builder.gep(a, [I64(count * ROWS)]), builder.gep(b, [I64(count * VECTORS * lanes)])
+            return (todo, *following, *totals), builder.icmp_signed(">=", todo, I64(count))
+
+        return body
+
+    def one_block(k):
+        left = builder.sub(K, k)
+        size = builder.select(builder.icmp_signed("<", left, block), left, block)
+        a, b = (
+            builder.gep(sliver, [builder.mul(k, I64(ROWS))]),
+            builder.gep(panel, [builder.mul(k, I64(VECTORS * lanes))]),
+        )
+        values = [size, a, b, *zeros]
+        for count, some in ((2, builder.icmp_signed(">", size, I64(1))), (1, None)):
+            some = builder.icmp_signed(">", values[0], I64(0)) if some is None else some
+            values = emit_if(builder, some, values, lambda *v, count=count: emit_loop(builder, v, terms(count)))
+        totals = values[3:]
+        fresh = builder.and_(first, builder.icmp_signed("==", k, I64(0)))
+        with builder.if_else(fresh) as (at_first, later):
+            with at_first:
+                for v, total in enumerate(totals):
+                    builder.store(total, at(sums, v), align=align)
+            with later:
+                for v, total in enumerate(totals):
+                    builder.store(builder.fadd(builder.load(at(sums, v), align=align), total), at(sums, v), align=align)
+        k = builder.add(k, size)
+        return (k,), builder.icmp_signed("<", k, K)
+
+    emit_loop(builder, (I64(0),), one_block)
+    builder.ret_void()
+    return function
+
+
+# --- copies ---------------------------------------------------------------------------------------------------
+
+
+@helper
+def in_a_row(places, first, count):
+    """Whether `count` places from number `first` on are neighbours."""
+    apart = 0
+    for n in range(1, count):
+        apart |= places[first + n] - places[first] - n
+    return apart == 0
+
+
+@kernel()
+def pack(source, lines, line, count, terms, term, K, size, packed, p):
+    """packed[p + k size + n] = source[lines[line + n] + terms[term + k]] for n < count; else zeros, up to size.
+
+    What is in one row of source is read as vectors: either a term of all lines, or some terms of a line, and then
+    transposed.  `packed` has room for a vector at its end.
+    """
+    LANES = width(source)
+    if in_a_row(lines, line, count):
+        for k in range(K):
+            first, to = lines[line] + terms[term + k], p + k * size
+            if count == size and size % LANES == 0:
+                for n in range(0, size, LANES):
+                    store(load(source, first + n), packed, to + n)
+            else:
+                for n in range(0, size, LANES):
+                    store(load_some(source, first + n, count - n, 0), packed, to + n)
+        return
+    for k in range(0, K, LANES):
+        some, to = min(LANES, K - k), p + k * size
+        if in_a_row(terms, term + k, some):
+            for n in range((size - 1) // LANES * LANES, -1, -LANES):  # what goes beyond `size` is written over next
+                rows = load_rows_at(source, terms[term + k], lines, line + n, count - n, some)
+                store_rows(transposed(rows), packed, to + n, size, some)
+        else:
+            for j in range(some):
+                for n in range(size):
+                    packed[to + j * size + n] = source[lines[line + n] + terms[term + k + j]] if n < count else 0
+
+
+@helper
+def fetch(source, lines, line, count, terms, term, K):
+    """Have these places of source fetched into the cache, while something else is computed."""
+    LANES = width(source)
+    if K > 0 and count > 1 and lines[line + 1] - lines[line] == 1:
+        for k in range(term, term + K):
+            for n in range(line, line + count, LANES):
+                will_read(source, lines[n] + terms[k])
+    else:
+        for k in range(term, term + K, LANES):
+            for n in range(line, line + count):
+                will_read(source, lines[n] + terms[k])
+
+
+@helper
+def fetch_to_write(out, o_rows, m, rows, n, columns):
+    for t in range(m, m + rows):
+        for v in range(n, n + columns, width(out)):
+            will_write(out, o_rows[t] + v)
+
+
+@kernel()
+def finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor):
+    """The tile's part of out: max(floor, start + sums)."""
+    LANES = width(sums)
+    for t in range(rows):
+        given, to, total = s_rows[m + t] + n, o_rows[m + t] + n, l + t * VECTORS * LANES
+        for v in range(0, columns, LANES):
+            if v + LANES <= columns:
+                x = load(start, given + v) + load(sums, total + v)
+                store(select(x < floor, floor, x), out, to + v)  # NaN is not less, and stays
+            else:
+                x = load_some(start, given + v, columns - v, 0) + load(sums, total + v)
+                store_some(select(x < floor, floor, x), out, to + v, columns - v)
+
+
+# --- the product ----------------------------------------------------------------------------------------------
+
+
+@helper
+def depth(K, itemsize):
+    """How many terms at a time: a block of a, about as high as deep, fills half of the L2 cache.
+
+    All, or else whole groups of sums (LongSums), so that of more than GROUP BLOCK terms whole multiples divide a group.
+    """
+    most = BLOCK
+    while most < 4 * BLOCK or (2 * most) ** 2 * itemsize * 2 <= L2:
+        most *= 2
+    if K // BLOCK < GROUP:
+        parts = (K + 3 * most // 2 - 1) // (3 * most // 2)
+        return K if parts <= 1 else ((K + parts - 1) // parts + BLOCK - 1) // BLOCK * BLOCK
+    return min(most, BLOCK * GROUP)
+
+
+@kernel()
+def widen(sums, totals, first, last):
+    """totals += sums, or = where they are the first; then sums = 0, or = totals, rounded, where they are the last."""
+    for i in range(totals.size):
+        totals[i] = sums[i] if first else totals[i] + sums[i]
+        sums[i] = totals[i] if last else 0
+
+
+@kernel()
+def packed_product(size, arrays, lines, floor):
+    """out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n]), by one thread; arrays are (a, b, start, out).
+
+    `lines` has the places of a's rows and terms, b's columns and terms, start's rows and out's rows.
+    """
+    (M, N, K), (a, b, start, out) = size, arrays
+    a_rows, a_terms, b_columns, b_terms, s_rows, o_rows = lines
+    LANES, itemsize = width(a), a.itemsize
+    C = VECTORS * LANES
+    wide, block = K // BLOCK >= GROUP, K if K <= WHOLE else BLOCK
+    # In float64, what is less than a block at the end is added to the rounded total of all blocks.
+    blocks_end = K // BLOCK * BLOCK if wide else K
+    deep = depth(K, itemsize)
+    high = max(ROWS, min(M + ROWS - 1, L2 // 2 // itemsize // max(deep, 1)) // ROWS * ROWS)
+    across = min((N + C - 1) // C * C, COLUMNS)
+    slivers, panel = memory.scratch((high * deep + LANES,), a), memory.scratch((deep * C,), a)
+    sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
+    totals = np.empty(sums.size if wide else 0)
+    for n0 in range(0, N, COLUMNS):
+        for m0 in range(0, M, high):
+            n1, m1, k, last = min(N, n0 + COLUMNS), min(M, m0 + high), 0, False
+            while not last:
+                some = min(deep, (blocks_end if k < blocks_end else K) - k)
+                last = k + some == K and (k == blocks_end or not wide)
+                for m in range(m0, m1, ROWS):
+                    pack(a, a_rows, m, min(ROWS, m1 - m), a_terms, k, some, ROWS, slivers, (m - m0) * some)
+                share = (some * ROWS + m1 - m0 - 1) // (m1 - m0)  # of the next panel's terms, for each tile
+                for n in range(n0, n1, C):
+                    columns, next_columns, fetched = min(C, n1 - n), min(C, n1 - n - C), 0
+                    pack(b, b_columns, n, columns, b_terms, k, some, C, panel, 0)
+                    for m in range(m0, m1, ROWS):
+                        rows, l = min(ROWS, m1 - m), (m - m0) * across + (n - n0) * ROWS if deep < K else 0
+                        if next_columns > 0:
+                            fetch(b, b_columns, n + C, next_columns, b_terms, k + fetched, min(share, some - fetched))
+                            fetched += share
+                        if last:
+                            fetch_to_write(out, o_rows, m, rows, n, columns)
+                        multiply(some, block, slivers, (m - m0) * some, panel, 0, sums, l, k == 0)
+                        if last:
+                            finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
+                k += some
+                if wide and not last and (k % (BLOCK * GROUP) == 0 or k == blocks_end):
+                    widen(sums, totals, k <= BLOCK * GROUP, k == blocks_end)
+
+
+@helper
+def packing_pays(M, N, K, a_m, b_k, floor):
+    return M >= 64 and N >= 32 and K >= 32 and M * N * K >= 2**19
