@@ -4,15 +4,17 @@ With zeros around the images, the number under offset (i, j) of the window at po
 
     x[n, p s + i, q r + j, c]  =  x.flat[position[n,p,q] + window[i,j,c]]
 
-the sum of two offsets: one of the position, the other of the place in the window.  So the matrix of windows ("im2col")
-need not be in memory: matmul's `gathered` takes the two tables and packs its blocks from the images themselves.
+So there need be no matrix of windows ("im2col") in memory.  Everything is a product:
 
-    z     positions x K filters, summed over the window           x.flat[position + window] w
-    dw    window x K filters, summed over the positions           x.flat[window + position] dz
-    dx    for each phase (a, b), a < s, b < r, of the pixels (h, g) with h + top = e s + a and g + left = f r + b: the rows
-          i = a + s i' and columns j = b + r j' of the window alone touched them, from z[e - i', f - j'].  So it is a
-          convolution of stride 1 over dz with zeros around, by those rows and columns:
-          pixels x C channels, summed over (i', j', k)             dz.flat[pixel + window'] w[i,j,c,k]
+    z     positions x K filters, summed over the window
+    dw    window x K filters, summed over the positions
+    dx    for each phase (a, b), a < s, b < r, of the pixels (h, g), with h + top = e s + a and g + left = f r + b:
+          the rows i = a + s i' and columns j = b + r j' of the window alone touched them, from z[e - i', f - j'].
+          That is a convolution of stride 1 over dz with zeros around: pixels x C channels, summed over (i', j', k)
+
+Where rows of positions are long, matmul reads the images where they are, a row of positions at a time; PANEL columns of
+the other factor, w or dz, are copied so that they lie behind each other.  Where they are short, `gathered` takes the
+two tables of offsets and packs both factors.
 
 A task's copies of images with their zeros stay in a core's L2 cache from one product to the next: the whole backward
 pass goes over memory once, in one launch.  ReLU is done before the sums leave the registers.
@@ -28,18 +30,23 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.caches import cache_size
+from tinynet.kernels.compile import helper, kernel, sized_kernel
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
+from tinynet.kernels.transpose import transpose
 
-ROOM = 2**18  # numbers that a task's copy of images may have
-POSITIONS = 1024  # from which on what a product packs and what a chunk adds up at its end take little of its time
-CHUNKS = 16
+ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
+POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at its end take little of the time
+CHUNKS = 16  # at most, of images, with sums of their own
 
-# So many sums, of groups of images for dw and db, are added in their own dtype, and those in float64, where they lose no
-# digits, however large the batch or the image.
+# So many sums of dw are added in their own dtype, and those in float64, where they lose no digits, however large the
+# batch or the image.
 SUMS = 32
+
+PANEL = 32  # columns of w, or dz, that are copied to lie behind each other: the tile reads them row after row
+TERMS = 192  # positions at a time of dw: their pixels and so many rows of dz's panel stay in the L1 cache
 
 
 # --- what a task does ---------------------------------------------------------------------------------------
@@ -59,7 +66,7 @@ def forward_tasks(N, size, kernel_shape, stride, threads):
         return images, rows, K
     tasks = -(-parts // threads) * threads
     if tasks * K > threads * N * P * Q + parts * K:  # cut filters: each task packs all windows
-        return images, rows, -(-K // (threads * 16)) * 16
+        return images, rows, -(-K // (threads * PANEL)) * PANEL
     if N % tasks and 4 * threads > N:
         return 1, min(rows, -(-P // threads)), K
     return -(-N // tasks), rows, K
@@ -103,6 +110,24 @@ def offsets(first, sizes, steps):
     return table
 
 
+@helper
+def in_place(C, P, Q):
+    """Whether products read windows where they are, a row of positions at a time: then only the kernel is copied.
+
+    Else they are packed, many rows at once: where a row of positions is shorter than the tile is high.
+    """
+    return Q >= 8 or (C < 16 and P * Q >= 8)
+
+
+@kernel()
+def copy_columns(source, first, step, columns, rows, panel, at):
+    """panel (rows, columns), from flat index `at` on: of a matrix whose rows are `step` apart, some columns."""
+    for m in range(rows):
+        given, to = memory.piece(source, first + m * step, columns), memory.piece(panel, at + m * columns, columns)
+        for n in range(columns):
+            to[n] = given[n]
+
+
 # --- forward ------------------------------------------------------------------------------------------------
 
 
@@ -136,14 +161,31 @@ def forward_kernel(x, w, b, stride, before, floor, tasks, y):
         for n in range(n0, n1 if pads else n0):
             with_zeros_around(x[n], p0 * s - top, left, padded[n - n0])
         source = padded if pads else x
-        gathered(
-            ((n1 - n0) * (p1 - p0) * Q, k1 - k0, I * J * C),
-            View(source, 0 if pads else (n0 * H + p0 * s) * W * C, (positions, window)),
-            View(w, k0, (K, 1)),
-            start=View(b, k0, 0),
-            out=View(y, (n0 * P + p0) * Q * K + k0, K),
-            floor=floor,
-        )
+        if not in_place(C, P, Q):
+            gathered(
+                ((n1 - n0) * (p1 - p0) * Q, k1 - k0, I * J * C),
+                View(source, 0 if pads else (n0 * H + p0 * s) * W * C, (positions, window)),
+                View(w, k0, (K, 1)),
+                start=View(b, k0, 0),
+                out=View(y, (n0 * P + p0) * Q * K + k0, K),
+                floor=floor,
+            )
+            continue
+        panel = memory.scratch((I * J * C * PANEL,), x)
+        for k in range(k0, k1, PANEL):
+            S = min(PANEL, k1 - k)
+            copy_columns(w, k, K, S, I * J * C, panel, 0)
+            for n in range(n0, n1):
+                for p in range(p0, p1):
+                    at = ((n - n0) * U + (p - p0) * s if pads else n * H + p * s) * V * C
+                    matmul(
+                        (Q, S, I, J * C),
+                        View(source, at, (r * C, V * C, 1)),
+                        View(panel, 0, (J * C * S, S)),
+                        start=View(b, k, 0),
+                        out=View(y, (n * P + p) * Q * K + k, K),
+                        floor=floor,
+                    )
 
 
 # --- backward -----------------------------------------------------------------------------------------------
@@ -163,10 +205,11 @@ def last_steps(size, before, step, count):
 
 
 @kernel()
-def backward_input(dz, first, rows, columns, e0, e1, w, stride, before, n0, n1, c0, c1, dx):
+def backward_input(dz, first, rows, columns, e0, e1, w, stride, before, n0, n1, c0, c1, lies, panel, dx):
     """dx of the pixels with e0 <= e < e1 of images n0 to n1, and of the channels c0 to c1.
 
-    dz, of `rows` and `columns` for each image, has zeros around; dz.flat[first] is what e0 and f = 0 meet at i' = j' = 0.
+    dz, of `rows` and `columns` for each image, has zeros around; dz.flat[first] is what e0 and f = 0 meet where
+    i' = j' = 0.
     """
     _, H, W, C = dx.shape
     I, J, _, K = w.shape
@@ -180,6 +223,26 @@ def backward_input(dz, first, rows, columns, e0, e1, w, stride, before, n0, n1, 
                 continue
             window = max(0, (I - a + s - 1) // s), max(0, (J - b + r - 1) // r), K
             h, g = e * s + a - top, f * r + b - left
+            if lies:
+                run = window[1] * K
+                for c in range(c0, c1, PANEL):
+                    S = min(PANEL, c1 - c)
+                    for i in range(window[0]):
+                        for j in range(window[1]):
+                            tap = (a + (window[0] - 1 - i) * s) * J + b + (window[1] - 1 - j) * r
+                            transpose(w, (tap * C + c) * K, K, panel, (i * window[1] + j) * K * S, S, S, K)
+                    for n in range(pixels[0]):
+                        for m in range(pixels[1]):
+                            at = first + (n * rows + e - e0 + m - window[0] + 1) * line + (f - window[1] + 1) * K
+                            matmul(
+                                (pixels[2], S, window[0], run),
+                                View(dz, at, (K, line, 1)),
+                                View(panel, 0, (run * S, S)),
+                                start=View(zeros, 0, 0),
+                                out=View(dx, (((n0 + n) * H + h + m * s) * W + g) * C + c, r * C),
+                                floor=no_floor,
+                            )
+                continue
             # The sums of two offsets are never negative, as Numba's indices must not be.
             corners = offsets(first + (e - e0) * line + f * K, pixels, (rows * line, line, K))
             weights = offsets(((a * J + b) * C + c0) * K, window, (s * J * C * K, r * C * K, 1))
@@ -192,6 +255,33 @@ def backward_input(dz, first, rows, columns, e0, e1, w, stride, before, n0, n1, 
                 out=View(dx, 0, to),
                 floor=no_floor,
             )
+
+
+@kernel()
+def add_rows(size, pixels, dz, panel, fresh, c0, dw):
+    """dw (I, J, C, K) += the sums over some rows of positions, of the S channels from c0 on; = where it is `fresh`.
+
+    size is (R, Q, S); View pixels has the steps of the window's rows, of rows and of columns of positions, dz of rows.
+    """
+    (R, Q, S), (row, down, right) = size, pixels.steps
+    I, J, C, K = dw.shape
+    zeros, no_floor = np.zeros(PANEL, dw.dtype), dw.dtype.type(-np.inf)
+    runs = 1 if S == C else J  # of pixels that lie in a row, as do their weights
+    M = J * S // runs
+    for k in range(0, K, PANEL):
+        columns = min(PANEL, K - k)
+        for p in range(R):
+            copy_columns(dz.array, dz.first + p * dz.steps + k, K, columns, Q, panel, p * Q * columns)
+        terms = View(panel, 0, (Q * columns, columns))
+        for i in range(I):
+            for j in range(runs):
+                windows = View(pixels.array, pixels.first + i * row + j * S, (1, down, right))
+                out = View(dw, ((i * J + j) * C + c0) * K + k, K)
+                if fresh:
+                    no_start = View(zeros, 0, 0)
+                    matmul((M, columns, R, Q), windows, terms, start=no_start, out=out, floor=no_floor)
+                else:
+                    matmul((M, columns, R, Q), windows, terms, start=out, out=out, floor=no_floor)
 
 
 @kernel()
@@ -237,7 +327,10 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
     if not pads_dz:
         rows = P
     parts = np.empty((chunks if chunks > 1 else 0, I, J, C, K), x.dtype)
-    wide_of, db_of = np.zeros((chunks, w.size if -(-units // chunks) > SUMS else 0)), np.zeros((chunks, K))
+    lies, step = in_place(C, P, Q), max(1, TERMS // Q)
+    sums_of_chunk = -(-units // chunks) * (images * -(-(-(-P // bands)) // step) if lies else 1)
+    wide_of, db_of = np.zeros((chunks, w.size if sums_of_chunk > SUMS else 0)), np.zeros((chunks, K))
+    size_of_panel = max(step * Q, (above + 1) * (aside + 1) * K) * PANEL if lies else 0
     one, zeros, no_floor = np.ones(1, x.dtype), np.zeros(Q * K, x.dtype), x.dtype.type(-np.inf)
     for task in prange(chunks * slices):
         chunk, c0 = task // slices, task % slices * channels
@@ -245,6 +338,7 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
         padded = memory.scratch((images if pads else 0, U, V, c1 - c0), x)
         padded_dz = memory.scratch((images if pads_dz else 0, rows, columns, K), x)
         source, dz = padded if pads else x, padded_dz if pads_dz else dy
+        panel = memory.scratch((size_of_panel,), x)
         bias_sums, biases = memory.scratch((Q * K,), x), memory.piece(db_of, chunk * K, K)
         dw_here = parts[chunk] if chunks > 1 else dw
         wide = memory.piece(wide_of, chunk * wide_of.shape[1], wide_of.shape[1])
@@ -265,36 +359,57 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
             first = 0 if pads else (n0 * H + e0 * s) * W * C
             first_dz = (above * columns + aside) * K if pads_dz else (n0 * P + e0) * Q * K
             if p1 > e0:
-                # dw: the sums of the whole chunk stay in dw_here.
-                line, S = columns * K, c1 - c0
-                window, positions = (I, J, S), (n1 - n0, p1 - e0, Q)
-                size = (I * J * S, K, positions[0] * positions[1] * Q)
-                steps = offsets(0, window, (V * S, S, 1)), offsets(0, positions, (U * V * S, s * V * S, r * S))
-                a, b = (
-                    View(source, first, steps),
-                    View(dz, first_dz, (offsets(0, positions, (rows * line, line, K)), 1)),
-                )
-                out = View(dw_here, c0 * K, weights)
-                if sums == 0:
-                    gathered(size, a, b, start=View(zeros, 0, 0), out=out, floor=no_floor)
+                S, line = c1 - c0, columns * K
+                positions = n1 - n0, p1 - e0, Q
+                if lies:
+                    for n in range(n1 - n0):
+                        for p in range(0, p1 - e0, step):
+                            at = first_dz + (n * rows + p) * line
+                            some = min(step, p1 - e0 - p)
+                            here = first + (n * U + p * s) * V * S
+                            add_rows(
+                                (some, Q, S),
+                                View(source, here, (V * S, s * V * S, r * S)),
+                                View(dz, at, line),
+                                panel,
+                                sums == 0,
+                                c0,
+                                dw_here,
+                            )
+                            sums += 1
+                            if wide.size and sums == SUMS:
+                                add_channels(wide, dw_here, c0, c1)
+                                sums = 0
                 else:
-                    gathered(size, a, b, start=out, out=out, floor=no_floor)
+                    window, terms = (I, J, S), positions[0] * positions[1] * Q
+                    a = View(
+                        source,
+                        first,
+                        (offsets(0, window, (V * S, S, 1)), offsets(0, positions, (U * V * S, s * V * S, r * S))),
+                    )
+                    b = View(dz, first_dz, (offsets(0, positions, (rows * line, line, K)), 1))
+                    out = View(dw_here, c0 * K, weights)
+                    if sums == 0:
+                        gathered((I * J * S, K, terms), a, b, start=View(zeros, 0, 0), out=out, floor=no_floor)
+                    else:
+                        gathered((I * J * S, K, terms), a, b, start=out, out=out, floor=no_floor)
+                    sums += 1
+                    if wide.size and sums == SUMS:
+                        add_channels(wide, dw_here, c0, c1)
+                        sums = 0
                 # db: the bias is a weight whose input is always 1.  Rows are added to a row, and its positions at the
                 # end: position after position, each sum would wait for the one before.
-                ones, start = View(one, 0, (0, 0)), View(zeros if sums == 0 else bias_sums, 0, 0)
                 size, rows_of_dz = (1, Q * K, positions[0], positions[1]), View(dz, first_dz, (rows * line, line))
-                matmul(size, ones, rows_of_dz, start=start, out=View(bias_sums, 0, 0), floor=no_floor)
-                sums += 1
-            if sums == SUMS or (sums > 0 and unit + 1 == last):
+                no_start, out = View(zeros, 0, 0), View(bias_sums, 0, 0)
+                matmul(size, View(one, 0, (0, 0, 0)), rows_of_dz, start=no_start, out=out, floor=no_floor)
                 for q in range(Q if c0 == 0 else 0):
                     for k in range(K):
                         biases[k] += bias_sums[q * K + k]
-                if wide.size:
-                    add_channels(wide, dw_here, c0, c1)
-                    sums = 0
             if input_grad:
-                backward_input(dz, first_dz, rows, columns, e0, e1, w, stride, before, n0, n1, c0, c1, dx)
+                backward_input(dz, first_dz, rows, columns, e0, e1, w, stride, before, n0, n1, c0, c1, lies, panel, dx)
         if wide.size:
+            if sums > 0:
+                add_channels(wide, dw_here, c0, c1)
             round_channels(wide, dw_here, c0, c1)
     size = dw.size
     for share in prange(16 if chunks > 1 else 0):

@@ -1,6 +1,6 @@
 """Which of three ways a convolution goes: the one that is fastest for its shapes.
 
-winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: 4 times fewer multiplications
+winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: up to 4 times fewer multiplications
 few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
 conv2d        everything else
 
@@ -9,7 +9,6 @@ All make a copy of one image with its zeros at a time, or of a few rows of it, a
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numba import prange
 
@@ -26,35 +25,54 @@ def way(kernel_shape, stride, before, size, dtype):
     return few_filters if few_filters.fits(kernel_shape, stride, before, Q, dtype) else conv2d
 
 
+def in_a_row(x, w, y, stride, before):
+    """The same convolution over one row of positions, where it can be seen so: (x, w, y, stride, before).
+
+    A row is what products of matrices take at once, and an image of one column would be as many rows as it is high.
+    """
+    (_, H, W, C), (I, J, _, K), (_, P, Q, _) = x.shape, w.shape, y.shape
+    if W == J == Q == 1 < P and before[1] == 0:
+        return (
+            x.reshape(-1, 1, H, C),
+            w.reshape(1, I, C, K),
+            y.reshape(-1, 1, P, K),
+            (1, stride[0]),
+            (0, before[0]),
+        )
+    if I == J == 1 < P and stride == (1, 1) and before == (0, 0) and (P, Q) == (H, W):
+        return x.reshape(-1, 1, H * W, C), w, y.reshape(-1, 1, H * W, K), stride, before
+    return x, w, y, stride, before
+
+
 def conv2d_forward(x, w, b, stride, before, size, floor, y):
     """y (N, P, Q, K) = max(floor, z), z the convolution of x (N, H, W, C) and w (I, J, C, K), plus b (K,).
 
     stride is (s, r); before is (top, left), the rows and columns of zeros there; size is (P, Q).
     """
-    module = way(w.shape, stride, before, size, w.dtype)
+    if not len(x):
+        return
+    x, w, y, stride, before = in_a_row(x, w, y, stride, before)
+    module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
     if module is conv2d:
         conv2d.conv2d_forward(x, w, b, stride, before, floor, y)
     elif module is winograd:
-        tasks = winograd.forward_tasks(len(x), size, *w.shape[2:], numba.get_num_threads())
-        winograd.winograd_forward(x, x, False, w, False, b, before, floor, tasks, y)
+        winograd.winograd_forward(x, w, b, before, floor, y)
     else:
         few_filters.few_filters_forward(x, w, b, before, floor, y)
 
 
 def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0."""
+    if not len(x):
+        dw[...], db[...] = 0, 0
+        return
+    x, w, dy, stride, before = in_a_row(x, w, dy, stride, before)
+    y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
     if module is conv2d:
         conv2d.conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
     elif module is winograd:
-        C, K = w.shape[2:]
-        threads = numba.get_num_threads()
-        tasks = winograd.backward_tasks(len(x), y.shape[1:3], C, K, threads)
-        winograd.winograd_backward(x, dy, y, is_relu, before, tasks, dw, db)
-        if input_grad:
-            tasks = winograd.forward_tasks(len(x), x.shape[1:3], K, C, threads)
-            before, zeros, no_floor = (2 - before[0], 2 - before[1]), np.zeros(C, w.dtype), w.dtype.type(-np.inf)
-            winograd.winograd_forward(dy, y, is_relu, w, True, zeros, before, no_floor, tasks, dx)
+        winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
     else:
         if input_grad and is_relu:  # both launches need dz
             dz = np.empty_like(dy)

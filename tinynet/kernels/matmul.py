@@ -3,6 +3,7 @@
     matmul((M, N, K), a, b, start, out, floor)       out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n])
     matmul((M, N, J, K), a, b, start, out, floor)    over two axes, as the rows and columns of a window:
                                                          ... start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n]
+                                                     and never packed
 
 All four are views of C-contiguous arrays of one dtype: View(array, first, steps), with the flat index of the view's
 first element and what is added to it where an index goes up by one.  Which steps are given:
@@ -88,7 +89,7 @@ def _emit_numbers(context, builder, kinds, args):
     size = _emit_whole(context, builder, kinds[0], args[0])
     a, b, start, out = (_emit_steps(context, builder, *view) for view in zip(kinds[1:5], args[1:5], strict=True))
     if len(size) == 4:
-        b_j, b_k, b_n = b[0], b[1], I64(1)
+        b_j, b_k, b_n = b[0], b[1], I64(0)  # 0: never packed
     else:
         size.insert(2, I64(1))
         b_j, b_k, b_n = I64(0), b[0], b[1] if len(b) == 2 else I64(1)
@@ -110,7 +111,7 @@ def _within(size, a, b, start, out, floor):
     if M > 0 and N > 0:
         if J > 0 and K > 0:
             within(a.array, a.first, (M - 1) * a_m, (J - 1) * a_j, (K - 1) * a_k)
-            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, (N - 1) * b_n)
+            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, (N - 1) * (b_n if b_n else 1))
         within(start.array, start.first, (M - 1) * start_m, N - 1, 0)
         within(out.array, out.first, (M - 1) * out_m, N - 1, 0)
 
@@ -243,7 +244,7 @@ def compile_for(dtype):
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 1 and not (J == 1 and packing_pays(M, N, K, a_m, b_k, floor)):
+    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, a_m, b_k, floor)):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)

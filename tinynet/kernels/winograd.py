@@ -40,10 +40,12 @@ from fractions import Fraction
 from functools import lru_cache
 from math import prod
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, linear_map, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
@@ -91,7 +93,7 @@ points_to_window = linear_map(G.T)  # and back
 add_points_to_window = linear_map(G.T, add=True)
 
 PANEL = 32  # filters whose products are made at a time
-L2 = 2**19  # numbers
+L2 = cache_size(2) // 4  # numbers
 
 
 def fits(kernel_size, stride, before, output_shape, channels):
@@ -195,7 +197,7 @@ def rectify_rows(x, y, first, left, padded):
 
 
 @kernel(parallel=True, matmul=True)
-def winograd_forward(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
+def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
     """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y, of its block of filters.
 
     `flipped`: w is turned by 180 degrees, with C and K exchanged; `is_relu`: where y_of_x <= 0, x is 0.  Both are for
@@ -238,9 +240,14 @@ def winograd_forward(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y)
                 if group == first_group or not keeps:
                     transformed_kernel(w, flipped, k, S, part, half_u, u, at)
                 for e in range(36):
-                    patches, weights = View(v, e * T * line, (line, 1)), View(u, at + e * C * S, S)
+                    patches, weights = View(v, e * T * line, (line, 0, 1)), View(u, at + e * C * S, (0, S))
                     matmul(
-                        (T, S, C), patches, weights, start=View(zeros, 0, 0), out=View(m, e * T * S, S), floor=no_floor
+                        (T, S, 1, C),
+                        patches,
+                        weights,
+                        start=View(zeros, 0, 0),
+                        out=View(m, e * T * S, S),
+                        floor=no_floor,
                     )
                 for j in range(6):
                     points_to_sums(View(m, j * T * S, 6 * T * S), View(sums, j * T * S, 6 * T * S), T * S)
@@ -264,7 +271,7 @@ def winograd_forward(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y)
 
 
 @kernel(parallel=True, matmul=True)
-def winograd_backward(x, dy, y, is_relu, before, tasks, dw, db):
+def backward_kernel(x, dy, y, is_relu, before, tasks, dw, db):
     """dw and db, as conv2d_backward: a chunk of images has sums of its own, added in order.
 
     A thread owns a slice of the channels of a chunk.
@@ -314,8 +321,8 @@ def winograd_backward(x, dy, y, is_relu, before, tasks, dw, db):
                 S = min(together, c1 - c)
                 size = S * K
                 for e in range(36):
-                    vt, dm = View(v, e * T * line + c - c0, (1, line)), View(m, e * T * line_dz, line_dz)
-                    matmul((S, K, T), vt, dm, start=View(zeros, 0, 0), out=View(du, e * size, K), floor=no_floor)
+                    vt, dm = View(v, e * T * line + c - c0, (1, 0, line)), View(m, e * T * line_dz, (0, line_dz))
+                    matmul((S, K, 1, T), vt, dm, start=View(zeros, 0, 0), out=View(du, e * size, K), floor=no_floor)
                 points_to_window(View(du, 0, 6 * size), View(half_dw, 0, 6 * size), 6 * size)
                 for i in range(3):
                     source, to = View(half_dw, i * 6 * size, size), View(dw_here, (i * 3 * C + c) * K, C * K)
@@ -331,3 +338,19 @@ def winograd_backward(x, dy, y, is_relu, before, tasks, dw, db):
         for chunk in range(chunks):
             total += db_of[chunk, k]
         db[k] = total
+
+
+def winograd_forward(x, w, b, before, floor, y):
+    """y = max(floor, conv(x, w) + b)."""
+    tasks = forward_tasks(len(x), y.shape[1:3], *w.shape[2:], numba.get_num_threads())
+    forward_kernel(x, x, False, w, False, b, before, floor, tasks, y)
+
+
+def winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx, as conv2d_backward."""
+    (C, K), threads = w.shape[2:], numba.get_num_threads()
+    backward_kernel(x, dy, y, is_relu, before, backward_tasks(len(x), y.shape[1:3], C, K, threads), dw, db)
+    if input_grad:
+        before, zeros, no_floor = (2 - before[0], 2 - before[1]), np.zeros(C, w.dtype), w.dtype.type(-np.inf)
+        tasks = forward_tasks(len(x), x.shape[1:3], K, C, threads)
+        forward_kernel(dy, y, is_relu, w, True, zeros, before, no_floor, tasks, dx)
