@@ -14,6 +14,7 @@ from numba import prange
 
 from tinynet.kernels import conv2d, few_filters, winograd
 from tinynet.kernels.compile import sized_kernel
+from tinynet.kernels.conv2d_backward import conv2d_backward as windows_backward
 
 
 @lru_cache(1024)
@@ -70,7 +71,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
     if module is conv2d:
-        conv2d.conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
+        windows_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
     elif module is winograd:
         winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
     else:
