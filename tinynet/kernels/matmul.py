@@ -37,8 +37,9 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
+from tinynet.kernels.compile_once import WholePipeline
 from tinynet.kernels.memory import array_at, within
-from tinynet.kernels.packed import packed_product, packing_pays
+from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
 from tinynet.kernels.vectors import (
     I64,
@@ -236,7 +237,8 @@ def compile_for(dtype):
             made = []
             for function in (tinynet_matmul, tinynet_gathered):
                 kind = (types.int64,) * (len(signature(function).parameters) - 1) + (real,)
-                made.append(keep(CFunc(function, (kind, types.void), locals={}, options={"error_model": "numpy"})))
+                options, kind = {"error_model": "numpy"}, (kind, types.void)
+                made.append(keep(CFunc(function, kind, locals={}, options=options, pipeline_class=WholePipeline)))
                 made[-1].compile()
                 binding.add_symbol(f"{function.__name__}_{llvm_type(real)}", made[-1].address)
             _compiled[np.dtype(dtype)] = made  # kept alive: kernels hold their addresses
@@ -244,7 +246,7 @@ def compile_for(dtype):
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, a_m, b_k, floor)):
+    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
