@@ -1,6 +1,6 @@
 """Which of three ways a convolution goes: the one that is fastest for its shapes.
 
-winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: 4 times fewer multiplications
+winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: up to 4 times fewer multiplications
 few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
 conv2d        everything else
 
@@ -9,21 +9,40 @@ All make a copy of one image with its zeros at a time, or of a few rows of it, a
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import conv2d, few_filters, winograd
 from tinynet.kernels.compile import sized_kernel
+from tinynet.kernels.conv2d_backward import conv2d_backward as windows_backward
 
 
 @lru_cache(1024)
 def way(kernel_shape, stride, before, size, dtype):
     """Of a kernel (I, J, C, K) and outputs of size (P, Q), which of the three modules convolves."""
     (I, J, C, K), (P, Q) = kernel_shape, size
-    if winograd.fits((I, J), stride, (P, Q, K), C):
+    if winograd.fits((I, J), stride, before, (P, Q, K), C):
         return winograd
     return few_filters if few_filters.fits(kernel_shape, stride, before, Q, dtype) else conv2d
+
+
+def in_a_row(x, w, y, stride, before):
+    """The same convolution over one row of positions, where it can be seen so: (x, w, y, stride, before).
+
+    A row is what products of matrices take at once, and an image of one column would be as many rows as it is high.
+    """
+    (_, H, W, C), (I, J, _, K), (_, P, Q, _) = x.shape, w.shape, y.shape
+    if W == J == Q == 1 < P and before[1] == 0:
+        return (
+            x.reshape(-1, 1, H, C),
+            w.reshape(1, I, C, K),
+            y.reshape(-1, 1, P, K),
+            (1, stride[0]),
+            (0, before[0]),
+        )
+    if I == J == 1 < P and stride == (1, 1) and before == (0, 0) and (P, Q) == (H, W):
+        return x.reshape(-1, 1, H * W, C), w, y.reshape(-1, 1, H * W, K), stride, before
+    return x, w, y, stride, before
 
 
 def conv2d_forward(x, w, b, stride, before, size, floor, y):
@@ -31,20 +50,28 @@ def conv2d_forward(x, w, b, stride, before, size, floor, y):
 
     stride is (s, r); before is (top, left), the rows and columns of zeros there; size is (P, Q).
     """
-    module = way(w.shape, stride, before, size, w.dtype)
+    if not len(x):
+        return
+    x, w, y, stride, before = in_a_row(x, w, y, stride, before)
+    module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
     if module is conv2d:
         conv2d.conv2d_forward(x, w, b, stride, before, floor, y)
     elif module is winograd:
-        winograd.winograd_forward(x, w, b, before, floor, numba.get_num_threads(), y)
+        winograd.winograd_forward(x, w, b, before, floor, y)
     else:
         few_filters.few_filters_forward(x, w, b, before, floor, y)
 
 
 def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0."""
+    if not len(x):
+        dw[...], db[...] = 0, 0
+        return
+    x, w, dy, stride, before = in_a_row(x, w, dy, stride, before)
+    y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
     if module is conv2d:
-        conv2d.conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
+        windows_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
     elif module is winograd:
         winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
     else:

@@ -3,6 +3,7 @@
     matmul((M, N, K), a, b, start, out, floor)       out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n])
     matmul((M, N, J, K), a, b, start, out, floor)    over two axes, as the rows and columns of a window:
                                                          ... start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n]
+                                                     and never packed
 
 All four are views of C-contiguous arrays of one dtype: View(array, first, steps), with the flat index of the view's
 first element and what is added to it where an index goes up by one.  Which steps are given:
@@ -43,6 +44,7 @@ from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
 from tinynet.kernels.vectors import (
     I64,
     alignment,
+    emit_splat,
     emit_while,
     llvm_function,
     llvm_type,
@@ -88,7 +90,7 @@ def _emit_numbers(context, builder, kinds, args):
     size = _emit_whole(context, builder, kinds[0], args[0])
     a, b, start, out = (_emit_steps(context, builder, *view) for view in zip(kinds[1:5], args[1:5], strict=True))
     if len(size) == 4:
-        b_j, b_k, b_n = b[0], b[1], I64(1)
+        b_j, b_k, b_n = b[0], b[1], I64(0)  # 0: never packed
     else:
         size.insert(2, I64(1))
         b_j, b_k, b_n = I64(0), b[0], b[1] if len(b) == 2 else I64(1)
@@ -110,7 +112,7 @@ def _within(size, a, b, start, out, floor):
     if M > 0 and N > 0:
         if J > 0 and K > 0:
             within(a.array, a.first, (M - 1) * a_m, (J - 1) * a_j, (K - 1) * a_k)
-            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, (N - 1) * b_n)
+            within(b.array, b.first, (J - 1) * b_j, (K - 1) * b_k, (N - 1) * (b_n if b_n else 1))
         within(start.array, start.first, (M - 1) * start_m, N - 1, 0)
         within(out.array, out.first, (M - 1) * out_m, N - 1, 0)
 
@@ -244,7 +246,7 @@ def compile_for(dtype):
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 1 and not (J == 1 and packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
+    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
@@ -399,13 +401,14 @@ def _emit_correlation(builder, args, a, b, out, height, breadth, vector):
 # --- a small matrix of constants, applied to rows of numbers ---------------------------------------------------
 
 
-def linear_map(matrix, add=False):
+def linear_map(matrix, add=False, finish=False):
     """A function for kernels that multiplies by a constant matrix (I, J):
 
-    apply(source, result, count)        result[i,c] = sum_j matrix[i,j] source[j,c], c < count
+    apply(source, result, count)                  result[i,c] = sum_j matrix[i,j] source[j,c], c < count
+    apply(source, result, count, bias, floor)     ... = max(floor, bias[c] + ...), where `finish` is true
 
-    View source has the step of j, result that of i.  `add` adds to what is in result.  Zeros of the matrix cost
-    nothing, and ones an addition.
+    View source has the step of j, result that of i; bias has none.  `add` adds to what is in result.  Zeros of the
+    matrix cost nothing, and ones an addition.
     """
     I, J = matrix.shape
 
@@ -414,29 +417,44 @@ def linear_map(matrix, add=False):
             within(source.array, source.first, (J - 1) * source.steps, count - 1, 0)
             within(result.array, result.first, (I - 1) * result.steps, count - 1, 0)
 
+    def finish_within(source, result, count, bias, floor):
+        apply_within(source, result, count)
+        if count > 0:
+            within(bias.array, bias.first, count - 1, 0, 0)
+
+    def call(context, builder, kinds, args):
+        numbers = []
+        for view in zip(kinds[:2], args[:2], strict=True):
+            numbers += [_emit_pointer(context, builder, *view), *_emit_steps(context, builder, *view)]
+        numbers += _emit_whole(context, builder, kinds[2], args[2])
+        if finish:
+            numbers += [_emit_pointer(context, builder, kinds[3], args[3])]
+            numbers += [context.cast(builder, args[4], kinds[4], kinds[1][0].dtype)]
+        builder.call(_linear_map_function(builder.module, matrix, add, finish, kinds[1][0].dtype), numbers)
+        return context.get_dummy_value()
+
     @emitted(apply_within)
     def apply(typing_context, source, result, count):
-        def codegen(context, builder, signature, args):
-            numbers = []
-            for view in zip(signature.args[:2], args[:2], strict=True):
-                numbers += [_emit_pointer(context, builder, *view), *_emit_steps(context, builder, *view)]
-            numbers += _emit_whole(context, builder, signature.args[2], args[2])
-            builder.call(_linear_map_function(builder.module, matrix, add, result[0].dtype), numbers)
-            return context.get_dummy_value()
+        return types.void(source, result, count), lambda c, b, signature, args: call(c, b, signature.args, args)
 
-        return types.void(source, result, count), codegen
+    @emitted(finish_within)
+    def apply_and_finish(typing_context, source, result, count, bias, floor):
+        kinds = source, result, count, bias, floor
+        return types.void(*kinds), lambda c, b, signature, args: call(c, b, signature.args, args)
 
-    return apply
+    return apply_and_finish if finish else apply
 
 
-def _linear_map_function(module, matrix, add, real):
+def _linear_map_function(module, matrix, add, finish, real):
     """The map as a function of the module: several kernels call it, and inlined it is compiled each time."""
-    name = f"tinynet_map_{zlib.crc32(matrix.tobytes())}_{add}_{real}"
+    name = f"tinynet_map_{zlib.crc32(matrix.tobytes())}_{add}_{finish}_{real}"
     if name in module.globals:
         return module.globals[name]
     pointer = llvm_type(real).as_pointer()
-    function = _function(module, name, [pointer, I64, pointer, I64, I64])
-    source, s_step, result, r_step, count = function.args
+    function = _function(
+        module, name, [pointer, I64, pointer, I64, I64, *([pointer, llvm_type(real)] if finish else [])]
+    )
+    source, s_step, result, r_step, count, *last = function.args
     builder, c = ir.IRBuilder(function.append_basic_block()), I64(0)
     for lanes in (TILE[np.dtype(real.name)][2], 1):  # what is left, one by one
         vector = ir.VectorType(llvm_type(real), lanes)
@@ -451,6 +469,7 @@ def _linear_map_function(module, matrix, add, real):
 
         with emit_while(builder, c, more) as (c, advance):
             rows = [builder.load(at(source, s_step, j, c), align=align) for j in range(matrix.shape[1])]
+            bias = builder.load(at(last[0], I64(0), 0, c), align=align) if finish else None
             for i, weights in enumerate(matrix):
                 place = at(result, r_step, i, c)
                 total = builder.load(place, align=align) if add else None
@@ -464,6 +483,9 @@ def _linear_map_function(module, matrix, add, real):
                         total = (builder.fadd if w > 0 else builder.fsub)(total, x)
                     else:
                         total = builder.call(fma, [weight, x, total])
+                if finish:
+                    total, least = builder.fadd(total, bias), emit_splat(builder, last[1], lanes)
+                    total = builder.select(builder.fcmp_ordered("<", total, least), least, total)  # NaN stays
                 builder.store(total, place, align=align)
             advance(builder.add(c, I64(lanes)))
     builder.ret_void()

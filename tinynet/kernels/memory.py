@@ -142,6 +142,18 @@ def sum_of_chunks(parts, total):
 
 
 @kernel()
+def add_parts(parts, total, first, end):
+    """The same of the flat indices `first` to `end`."""
+    result = piece(total, first, end - first)
+    for m in range(end - first):
+        result[m] = 0
+    for chunk in range(parts.shape[0]):
+        part = piece(parts, chunk * total.size + first, end - first)
+        for m in range(end - first):
+            result[m] += part[m]
+
+
+@kernel()
 def add_to(wide, part, first):
     """wide += part, or = where it is the first.  wide is in float64, or empty: then there is nothing to do."""
     for i in range(wide.size):

@@ -23,3 +23,25 @@ def with_zeros_around(image, first, left, padded):
             to[i] = given[i]
         for i in range(V * C - end):
             behind[i] = zero
+
+
+@kernel()
+def channels_with_zeros_around(image, first, left, c0, padded):
+    """The same of some of the channels, from c0 on: padded is (U, V, S)."""
+    H, W, C = image.shape
+    U, V, S = padded.shape
+    if S == C:
+        with_zeros_around(image, first, left, padded)
+        return
+    zero = image.dtype.type(0)
+    for u in range(U):
+        h = first + u
+        for v in range(V):
+            to = memory.piece(padded, (u * V + v) * S, S)
+            if 0 <= h < H and left <= v < left + W:
+                given = memory.piece(image, (h * W + v - left) * C + c0, S)
+                for c in range(S):
+                    to[c] = given[c]
+            else:
+                for c in range(S):
+                    to[c] = zero

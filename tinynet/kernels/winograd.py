@@ -21,26 +21,37 @@ of matrices, and run on matmul; the transforms' cost is shared by all filters an
 
 Backward.  Every step is linear, so each one's backward pass is its transpose, in reverse order:
 
-    dm[e,t,k] = A dz[t,:,:,k] A.T     as y was made of m by A.T (kernels call it m again, and dv v)
+    dm[e,t,k] = A dz[t,:,:,k] A.T     as y was made of m by A.T
     du[e,c,k] = sum_t v[e,t,c] dm[e,t,k]                dw[:,:,c,k] = G.T du[:,c,k] G
-    dv[e,t,c] = sum_k dm[e,t,k] u[e,c,k]                dd[t,:,:,c] = B dv[:,t,c] B.T
 
-and dx is the sum of the patches dd, which overlap by two pixels.
+and dx is a convolution of its own: of dz by the kernel turned around, with C and K exchanged (layers/conv2d.py).
+
+The patches of an image of P x Q outputs cover 4 ceil(P / 4) x 4 ceil(Q / 4) of them: zeros are around it, and what is
+outside is thrown away.
+
+u has four times the numbers of w, and v twice those of x.  So a thread takes a group of patches and a few filters at a
+time: their u is made when it is needed and stays in the L2 cache.  It is made again for each group, which takes a
+twentieth of the products' time, less than to fetch it from memory.
 
 The price is rounding: in float32 the largest error was 1.5 to 1.8 times that of the plain sum, for 32 to 128 channels.
 """
 
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, linear_map, matmul
-from tinynet.kernels.padded import with_zeros_around
+from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
+from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
+from tinynet.kernels.vectors import width
 
 
 def matrices(points, outputs=4, window=3):
@@ -74,210 +85,272 @@ A, B, G = matrices([Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2)
 
 
 rows_to_points = linear_map(B.T)  # of a patch: 6 -> 6
-points_to_rows = linear_map(B)  # and back, as its transpose
-add_points_to_rows = linear_map(B, add=True)
 points_to_sums = linear_map(A.T)  # of the products: 6 -> 4
+points_to_outputs = linear_map(A.T, finish=True)  # and then the bias and the floor
 outputs_to_points = linear_map(A)  # and back: 4 -> 6
 window_to_points = linear_map(G)  # of the window: 3 -> 6
 points_to_window = linear_map(G.T)  # and back
+add_points_to_window = linear_map(G.T, add=True)
 
-# As many patches at once as keep their v and m in the L2 cache, and make the products' rows whole tiles.
-PATCHES = 48
-
-# Each thread transforms the kernel for itself: what one writes and another reads must cross from core to core, and that
-# takes longer.  One image takes a VGG-like network 125 us so instead of 145.
-SHARED_ABOVE = 2**22  # numbers in all threads' u above which they share one: 16 MB in float32
+PANEL = 32  # filters whose products are made at a time
+L2 = cache_size(2) // 4  # numbers
 
 
-def fits(kernel_size, stride, output_shape, channels):
-    """Whether the convolution is one of 3 x 3, stride 1, with whole patches, and wide enough for it to pay."""
+def fits(kernel_size, stride, before, output_shape, channels):
+    """Whether the convolution is one of 3 x 3 with stride 1 and wide enough, and the patches are not mostly outside."""
     P, Q, K = output_shape
-    return kernel_size == (3, 3) and stride == (1, 1) and P % 4 == Q % 4 == 0 and min(channels, K) >= 32
+    inside = P * Q / (16 * -(-P // 4) * -(-Q // 4))
+    return (
+        kernel_size == (3, 3)
+        and stride == (1, 1)
+        and max(before) <= 2
+        and min(channels, K) >= 32
+        and P * Q > 16
+        and inside > 0.5
+    )
+
+
+# Of a kernel whose u stays in half of the L2 cache, groups of patches are small, so that v and m stay there too.  Of a
+# larger one u is made again for each group, and the group is so large that this takes 3 % of the products' time.
+PATCHES = 144
+
+
+@lru_cache(1024)
+def forward_tasks(N, size, C, K, threads):
+    """(groups, shares, blocks) of rows of patches: groups, shares of them, and blocks of filters: for tasks.
+
+    The bits of y don't depend on it.
+    """
+    P, Q = size
+    across, rows = -(-Q // 4), N * -(-P // 4)
+    patches = min(PATCHES, L2 // (72 * (C + PANEL))) if 36 * C * K <= L2 // 2 else PATCHES
+    groups, blocks = max(1, min(rows, -(-rows * across // patches))), 1
+    if groups % threads and groups < 4 * threads:
+        tasks = -(-groups // threads) * threads
+        if rows >= tasks and tasks * K <= threads * rows * across + groups * K:
+            groups = tasks
+        else:
+            blocks = min(threads, -(-K // PANEL))
+    return groups, min(groups, 4 * threads), blocks
+
+
+@lru_cache(1024)
+def backward_tasks(N, size, C, K, threads):
+    """(groups, chunks, slices, channels): groups of rows of patches, in chunks with sums of their own; slices of the
+    channels for tasks, and how many at a time.
+
+    Only the slices depend on the threads, and the bits of dw not on them.
+    """
+    P, Q = size
+    across, rows = -(-Q // 4), N * -(-P // 4)
+    patches = min(PATCHES, L2 // (72 * (C + K))) if 36 * C * K <= L2 // 2 else PATCHES
+    groups = max(1, min(rows, -(-rows * across // patches)))
+    chunks = min(groups, 16)
+    slices = min(threads, -(-C // 16)) if chunks % threads and chunks < 4 * threads else 1
+    return groups, chunks, slices, max(16, L2 // (36 * K) // 16 * 16)
 
 
 @kernel()
-def transformed_kernel(w, size, u):
-    """u (6, 6, size) = G w G.T of a kernel (3, 3, size)."""
-    half = np.empty(18 * size, w.dtype)
-    window_to_points(View(w, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
-    for i in range(6):
-        window_to_points(View(half, i * 3 * size, size), View(u, i * 6 * size, size), size)
+def transformed_kernel(w, flipped, k0, panel, part, half, u, first):
+    """u (6, 6, C, panel), from flat index `first` on, = G w G.T of the filters from k0 on, a few channels at a time.
+
+    w is (3, 3, C, K); `flipped`, (3, 3, K, C), and turned by 180 degrees.
+    """
+    C, K = (w.shape[3], w.shape[2]) if flipped else (w.shape[2], w.shape[3])
+    for c0 in range(0, C, width(w)):
+        channels = min(width(w), C - c0)
+        size = channels * panel
+        for ij in range(9):
+            if flipped:
+                transpose(w, ((8 - ij) * K + k0) * C + c0, C, part, ij * size, panel, panel, channels)
+                continue
+            for c in range(channels):
+                given = memory.piece(w, (ij * C + c0 + c) * K + k0, panel)
+                to = memory.piece(part, ij * size + c * panel, panel)
+                for k in range(panel):
+                    to[k] = given[k]
+        window_to_points(View(part, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
+        for i in range(6):
+            to = View(u, first + (i * 6 * C + c0) * panel, C * panel)
+            window_to_points(View(half, i * 3 * size, size), to, size)
 
 
 @kernel()
-def room_for_kernels(threads, w, size):
-    """u for each thread to fill, (threads, 36 size); or a single one, filled, where that would be a lot of memory."""
-    us = memory.scratch((1 if threads * 36 * size > SHARED_ABOVE else threads, 36 * size), w)
-    if len(us) < threads:
-        transformed_kernel(w, size, us[0])
-    return us
-
-
-@kernel()
-def transformed_patches(image, first, left, t, T, padded, half, v):
-    """v[:, t...] (6, 6, T, C) = B.T d B of the patches d of a row of them, which begins in row `first` of an image."""
-    C, V = image.shape[2], padded.shape[1]
-    with_zeros_around(image, first, left, padded)
+def transformed_patches(padded, t, T, line, half, v):
+    """v[:, t...] (6, 6, T, line) = B.T d B of a row of patches d, from padded (6, V, C)."""
+    _, V, C = padded.shape
     rows_to_points(View(padded, 0, V * C), View(half, 0, V * C), V * C)
     for i in range(6):
         for q in range((V - 2) // 4):
-            rows_to_points(View(half, (i * V + 4 * q) * C, C), View(v, (i * 6 * T + t + q) * C, T * C), C)
+            rows_to_points(View(half, (i * V + 4 * q) * C, C), View(v, (i * 6 * T + t + q) * line, T * line), C)
+
+
+@kernel()
+def rectify_rows(x, y, first, left, padded):
+    """0 in padded, which is x from row `first` on with `left` columns of zeros, where y <= 0."""
+    H, W, C = y.shape
+    U, V, _ = padded.shape
+    for u in range(max(0, -first), min(U, H - first)):
+        at, columns = (first + u) * W * C, min(W, V - left) * C
+        row = memory.piece(padded, (u * V + left) * C, columns)
+        rectified(x, y, at, columns, row)
 
 
 @kernel(parallel=True, matmul=True)
-def winograd_forward(x, w, b, before, floor, threads, y):
-    """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y.
+def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
+    """y = max(floor, conv(x, w) + b).  A thread owns its rows of patches of y, of its block of filters.
 
-    `threads` says how many there are: a kernel that asks Numba for that isn't kept on disk.
+    `flipped`: w is turned by 180 degrees, with C and K exchanged; `is_relu`: where y_of_x <= 0, x is 0.  Both are for
+    dx, where x is dy.
     """
     N, H, W, C = x.shape
     _, P, Q, K = y.shape
     top, left = before
-    down, across = P // 4, Q // 4
-    rows = N * down
-    no_floor, zeros = x.dtype.type(-np.inf), np.empty(K, x.dtype)
-    for k in range(K):
-        zeros[k] = 0
-    threads = max(1, min(rows, threads))
-    us = room_for_kernels(threads, w, C * K)
-    for thread in prange(threads):
-        u = us[thread % len(us)]
-        if len(us) == threads:
-            transformed_kernel(w, C * K, u)
-        begin, end = thread * rows // threads, (thread + 1) * rows // threads
-        together = max(1, min(end - begin, PATCHES // across))
-        most = together * across
-        padded, half = memory.scratch((6, Q + 2, C), x), memory.scratch((6 * (Q + 2) * C,), x)
-        v, m, sums = (
-            memory.scratch((36 * most * C,), x),
-            memory.scratch((36 * most * K,), x),
-            memory.scratch((24 * most * K,), x),
-        )
-        for r0 in range(begin, end, together):
-            r1 = min(end, r0 + together)
+    groups, shares, blocks = tasks
+    down, across = -(-P // 4), -(-Q // 4)
+    rows, V = N * down, 4 * across + 2
+    most = -(-rows // groups) * across
+    line = C + width(x)  # rows of v whose distance is no power of two lie in different sets of the L1 cache
+    panels = -(-K // PANEL)
+    no_floor, zeros = x.dtype.type(-np.inf), np.zeros(PANEL, x.dtype)
+    for task in prange(shares * blocks):
+        share, block = task // blocks, task % blocks
+        first_panel, last_panel = block * panels // blocks, (block + 1) * panels // blocks
+        keeps = 36 * C * (last_panel - first_panel) * PANEL <= L2 // 2
+        size_of_u = 36 * C * PANEL
+        padded, half = memory.scratch((6, V, C), x), memory.scratch((6 * V * C,), x)
+        v, m = memory.scratch((36 * most * line,), x), memory.scratch((36 * most * PANEL,), x)
+        sums, outside = memory.scratch((24 * most * PANEL,), x), memory.scratch((4 * PANEL,), x)
+        part, half_u = memory.scratch((9 * width(x) * PANEL,), x), memory.scratch((18 * width(x) * PANEL,), x)
+        u = memory.scratch((size_of_u * (last_panel - first_panel if keeps else 1),), x)
+        first_group = share * groups // shares
+        for group in range(first_group, (share + 1) * groups // shares):
+            r0, r1 = group * rows // groups, (group + 1) * rows // groups
             T = (r1 - r0) * across
             for r in range(r0, r1):
-                transformed_patches(x[r // down], r % down * 4 - top, left, (r - r0) * across, T, padded, half, v)
-            for e in range(36):
-                patches, weights = View(v, e * T * C, (C, 1)), View(u, e * C * K, K)
-                out = View(m, e * T * K, K)
-                matmul((T, K, C), patches, weights, start=View(zeros, 0, 0), out=out, floor=no_floor)
-            for j in range(6):
-                points_to_sums(View(m, j * T * K, 6 * T * K), View(sums, j * T * K, 6 * T * K), T * K)
-            for r in range(r0, r1):
-                for i in range(4):
-                    row = memory.piece(y, (r // down * P + r % down * 4 + i) * Q * K, Q * K)
-                    for q in range(across):
-                        source = View(sums, (i * 6 * T + (r - r0) * across + q) * K, T * K)
-                        points_to_sums(source, View(row, 4 * q * K, K), K)
-                    for q in range(Q):
-                        for k in range(K):
-                            z = row[q * K + k] + b[k]
-                            row[q * K + k] = floor if z < floor else z
-
-
-@kernel()
-def transformed_gradients(dz, Q, K, t, T, half, m):
-    """m[:, t...] (6, 6, T, K) = A dz A.T of one row of patches, dz (4, Q, K)."""
-    outputs_to_points(View(dz, 0, Q * K), View(half, 0, Q * K), Q * K)
-    for i in range(6):
-        for q in range(Q // 4):
-            outputs_to_points(View(half, (i * Q + 4 * q) * K, K), View(m, (i * 6 * T + t + q) * K, T * K), K)
-
-
-@kernel()
-def add_patches(s, t, T, first, left, padded, dx):
-    """Add one row of patches, B of s (6, 6, T, C), to an image's gradient dx (H, W, C), from row `first` on."""
-    H, W, C = dx.shape
-    V = padded.shape[1]
-    flat = memory.piece(padded, 0, 6 * V * C)
-    for a in range(6 * V * C):
-        flat[a] = 0
-    for i in range(6):
-        for q in range((V - 2) // 4):
-            add_points_to_rows(View(s, (i * 6 * T + t + q) * C, T * C), View(padded, (i * V + 4 * q) * C, C), C)
-        if 0 <= first + i < H:
-            row, inside = memory.piece(dx, (first + i) * W * C, W * C), memory.piece(padded, (i * V + left) * C, W * C)
-            for a in range(W * C):
-                row[a] += inside[a]
+                first = r % down * 4 - top
+                with_zeros_around(x[r // down], first, left, padded)
+                if is_relu:
+                    rectify_rows(x[r // down], y_of_x[r // down], first, left, padded)
+                transformed_patches(padded, (r - r0) * across, T, line, half, v)
+            for number in range(first_panel, last_panel):
+                k = number * PANEL
+                S = min(PANEL, K - k)
+                at = (number - first_panel) * size_of_u if keeps else 0
+                if group == first_group or not keeps:
+                    transformed_kernel(w, flipped, k, S, part, half_u, u, at)
+                for e in range(36):
+                    patches, weights = View(v, e * T * line, (line, 0, 1)), View(u, at + e * C * S, (0, S))
+                    matmul(
+                        (T, S, 1, C),
+                        patches,
+                        weights,
+                        start=View(zeros, 0, 0),
+                        out=View(m, e * T * S, S),
+                        floor=no_floor,
+                    )
+                for j in range(6):
+                    points_to_sums(View(m, j * T * S, 6 * T * S), View(sums, j * T * S, 6 * T * S), T * S)
+                for r in range(r0, r1):
+                    p0 = r % down * 4
+                    for i in range(min(4, P - p0)):
+                        row = (r // down * P + p0 + i) * Q
+                        for q in range(across):
+                            source = View(sums, (i * 6 * T + (r - r0) * across + q) * S, T * S)
+                            if 4 * q + 4 <= Q:
+                                points_to_outputs(source, View(y, (row + 4 * q) * K + k, K), S, View(b, k, 0), floor)
+                                continue
+                            points_to_outputs(source, View(outside, 0, S), S, View(b, k, 0), floor)
+                            for j in range(Q - 4 * q):
+                                to, given = (
+                                    memory.piece(y, (row + 4 * q + j) * K + k, S),
+                                    memory.piece(outside, j * S, S),
+                                )
+                                for l in range(S):
+                                    to[l] = given[l]
 
 
 @kernel(parallel=True, matmul=True)
-def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
-    """dw, db and, if asked for, dx, as conv2d_backward: a chunk of images has sums of its own, added in order."""
+def backward_kernel(x, dy, y, is_relu, before, tasks, dw, db):
+    """dw and db, as conv2d_backward: a chunk of images has sums of its own, added in order.
+
+    A thread owns a slice of the channels of a chunk.
+    """
     N, H, W, C = x.shape
     _, P, Q, K = dy.shape
     top, left = before
-    down, across = P // 4, Q // 4
-    together = max(1, PATCHES // across)
-    no_floor, nothing = x.dtype.type(-np.inf), x.dtype.type(0)
-    one, zeros = np.empty(1, x.dtype), np.empty(K, x.dtype)
-    one[0] = 1
-    for k in range(K):
-        zeros[k] = 0
-    no_sums = np.empty(C, x.dtype)
-    for c in range(C):
-        no_sums[c] = 0
-    chunks = min(N, max(2, min(8, 2**23 // (36 * C * K))))
-    dw_of, db_of = np.empty((chunks, 9 * C * K), x.dtype), np.zeros((chunks, K))
-    ut = np.empty(36 * C * K if input_grad else 0, x.dtype)
-    if input_grad:
-        wt = np.empty((3, 3, K, C), x.dtype)
-        for i in range(3):
-            for j in range(3):
-                at = (i * 3 + j) * C * K
-                transpose(w, at, K, wt, at, C, C, K)
-        transformed_kernel(wt, K * C, ut)
-    for chunk in prange(chunks):
-        n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
-        padded, half = memory.scratch((6, Q + 2, C), x), memory.scratch((6 * (Q + 2) * C,), x)
-        dz, half_dz = memory.scratch((4 * Q * K,), x), memory.scratch((6 * Q * K,), x)
-        v, m = memory.scratch((36 * together * across * C,), x), memory.scratch((36 * together * across * K,), x)
-        s = memory.scratch((v.size if input_grad else 0,), x)
-        du, half_dw = memory.scratch((36 * C * K,), x), memory.scratch((18 * C * K,), x)
-        some_sums, biases = memory.scratch((K,), x), memory.piece(db_of, chunk * K, K)
-        for r0 in range(n0 * down, n1 * down, together):
-            r1 = min(n1 * down, r0 + together)
-            T, first = (r1 - r0) * across, r0 == n0 * down
+    groups, chunks, slices, channels = tasks
+    down, across = -(-P // 4), -(-Q // 4)
+    rows, V, R = N * down, 4 * across + 2, 4 * across
+    most = -(-rows // groups) * across
+    no_floor, one, zeros = x.dtype.type(-np.inf), np.ones(1, x.dtype), np.zeros(max(K, R * K), x.dtype)
+    parts, db_of = np.empty((chunks if chunks > 1 else 0, 9 * C * K), x.dtype), np.zeros((chunks, K))
+    for task in prange(chunks * slices):
+        chunk, piece = task // slices, task % slices
+        c0, c1 = piece * C // slices, (piece + 1) * C // slices
+        line, line_dz, together = c1 - c0 + width(x), K + width(x), min(channels, c1 - c0)
+        padded, half = memory.scratch((6, V, c1 - c0), x), memory.scratch((6 * V * (c1 - c0),), x)
+        dz, half_dz = memory.scratch((4, R, K), x), memory.scratch((6 * R * K,), x)
+        v, m = memory.scratch((36 * most * line,), x), memory.scratch((36 * most * line_dz,), x)
+        du, half_dw = memory.scratch((36 * together * K,), x), memory.scratch((18 * together * K,), x)
+        some_sums, biases = memory.scratch((R * K,), x), memory.piece(db_of, chunk * K, K)
+        dw_here = memory.piece(parts, chunk * dw.size, dw.size) if chunks > 1 else memory.piece(dw, 0, dw.size)
+        first_group = chunk * groups // chunks
+        for group in range(first_group, (chunk + 1) * groups // chunks):
+            r0, r1 = group * rows // groups, (group + 1) * rows // groups
+            T = (r1 - r0) * across
             for r in range(r0, r1):
-                n, h, t = r // down, r % down * 4, (r - r0) * across
-                transformed_patches(x[n], h - top, left, t, T, padded, half, v)
-                size = 4 * Q * K
-                given, out = memory.piece(dy, r * size, size), memory.piece(y, r * size, size)
-                for a in range(size):
-                    dz[a] = nothing if rectified and out[a] <= nothing else given[a]
-                for q in range(0, 4 * Q, 64):  # the bias is a weight whose input is always 1; 64 are summed in float32
-                    size, ones, start = (1, K, min(64, 4 * Q - q)), View(one, 0, (0, 0)), View(zeros, 0, 0)
-                    matmul(size, ones, View(dz, q * K, K), start=start, out=View(some_sums, 0, 0), floor=no_floor)
-                    for k in range(K):
-                        biases[k] += some_sums[k]
-                transformed_gradients(dz, Q, K, t, T, half_dz, m)
-            for e in range(36):
-                vt, dm, out = View(v, e * T * C, (1, C)), View(m, e * T * K, K), View(du, e * C * K, K)
-                start = View(zeros, 0, 0) if first else out
-                matmul((C, K, T), vt, dm, start=start, out=out, floor=no_floor)
-            if not input_grad:
-                continue
-            for e in range(36):  # dv takes v's place
-                dm, weights, out = View(m, e * T * K, (K, 1)), View(ut, e * K * C, C), View(v, e * T * C, C)
-                matmul((T, C, K), dm, weights, start=View(no_sums, 0, 0), out=out, floor=no_floor)
-            for j in range(6):
-                points_to_rows(View(v, j * T * C, 6 * T * C), View(s, j * T * C, 6 * T * C), T * C)
-            for r in range(r0, r1):
-                n, h = r // down, r % down * 4
-                if h == 0:
-                    image = memory.piece(dx, n * H * W * C, H * W * C)
-                    for a in range(H * W * C):
-                        image[a] = 0
-                add_patches(s, (r - r0) * across, T, h - top, left, padded, dx[n])
-        # dw is made of du here, chunk by chunk, and not of their sum: a quarter of the numbers then change cores.
-        points_to_window(View(du, 0, 6 * C * K), View(half_dw, 0, 6 * C * K), 6 * C * K)
-        for i in range(3):
-            at = (chunk * 9 + 3 * i) * C * K
-            points_to_window(View(half_dw, i * 6 * C * K, C * K), View(dw_of, at, C * K), C * K)
-    memory.sum_of_chunks(dw_of, dw)
+                n, p, t = r // down, r % down * 4, (r - r0) * across
+                channels_with_zeros_around(x[n], p - top, left, c0, padded)
+                transformed_patches(padded, t, T, line, half, v)
+                with_zeros_around(dy[n], p, 0, dz)
+                if is_relu:
+                    rectify_rows(dy[n], y[n], p, 0, dz)
+                # The bias is a weight whose input is always 1.
+                size, ones, start = (1, R * K, 4), View(one, 0, (0, 0)), View(zeros if r == r0 else some_sums, 0, 0)
+                matmul(size, ones, View(dz, 0, R * K), start=start, out=View(some_sums, 0, 0), floor=no_floor)
+                outputs_to_points(View(dz, 0, R * K), View(half_dz, 0, R * K), R * K)
+                for i in range(6):
+                    for q in range(across):
+                        to = View(m, (i * 6 * T + t + q) * line_dz, T * line_dz)
+                        outputs_to_points(View(half_dz, (i * R + 4 * q) * K, K), to, K)
+            for q in range(R if piece == 0 and r1 > r0 else 0):
+                for k in range(K):
+                    biases[k] += some_sums[q * K + k]
+            for c in range(c0, c1, together):
+                S = min(together, c1 - c)
+                size = S * K
+                for e in range(36):
+                    vt, dm = View(v, e * T * line + c - c0, (1, 0, line)), View(m, e * T * line_dz, (0, line_dz))
+                    matmul((S, K, 1, T), vt, dm, start=View(zeros, 0, 0), out=View(du, e * size, K), floor=no_floor)
+                points_to_window(View(du, 0, 6 * size), View(half_dw, 0, 6 * size), 6 * size)
+                for i in range(3):
+                    source, to = View(half_dw, i * 6 * size, size), View(dw_here, (i * 3 * C + c) * K, C * K)
+                    if group == first_group:
+                        points_to_window(source, to, size)
+                    else:
+                        add_points_to_window(source, to, size)
+    size = dw.size
+    for share in prange(16 if chunks > 1 else 0):
+        memory.add_parts(parts, dw, share * size // 16, (share + 1) * size // 16)
     for k in range(K):
         total = 0.0
         for chunk in range(chunks):
             total += db_of[chunk, k]
         db[k] = total
+
+
+def winograd_forward(x, w, b, before, floor, y):
+    """y = max(floor, conv(x, w) + b)."""
+    tasks = forward_tasks(len(x), y.shape[1:3], *w.shape[2:], numba.get_num_threads())
+    forward_kernel(x, x, False, w, False, b, before, floor, tasks, y)
+
+
+def winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx, as conv2d_backward."""
+    (C, K), threads = w.shape[2:], numba.get_num_threads()
+    backward_kernel(x, dy, y, is_relu, before, backward_tasks(len(x), y.shape[1:3], C, K, threads), dw, db)
+    if input_grad:
+        before, zeros, no_floor = (2 - before[0], 2 - before[1]), np.zeros(C, w.dtype), w.dtype.type(-np.inf)
+        tasks = forward_tasks(len(x), x.shape[1:3], K, C, threads)
+        forward_kernel(dy, y, is_relu, w, True, zeros, before, no_floor, tasks, dx)

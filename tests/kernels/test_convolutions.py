@@ -1,0 +1,90 @@
+"""The convolutions' kernels against the plain loops, however the work is cut into tasks."""
+
+import numpy as np
+import pytest
+
+from tinynet.kernels import conv2d, conv2d_backward, winograd
+from tinynet.layers.conv2d import conv2d_backward_plain, conv2d_forward_plain
+
+
+def random_convolution(seed, window, stride, channels, filters):
+    """Arrays of a random convolution, in float32 or float64: x, w, b, stride, before, size, floor."""
+    rng = np.random.default_rng(seed)
+    dtype, (I, J), (s, r) = (np.float32, np.float64)[seed % 2], window, stride
+    top, bottom, left, right = (int(n) for n in rng.integers(0, [I, I, J, J]))
+    N, H, W = int(rng.integers(1, 6)), int(rng.integers(I, 14)), int(rng.integers(J, 14))
+    size = (H + top + bottom - I) // s + 1, (W + left + right - J) // r + 1
+    x, w, b = (
+        rng.standard_normal(shape).astype(dtype)
+        for shape in ((N, H, W, channels), (I, J, channels, filters), (filters,))
+    )
+    return x, w, b, stride, (top, left), size, dtype(0 if seed % 3 else -np.inf)
+
+
+def check(given, forward, backward):
+    """forward(threads, y) and backward(threads, y, dy, is_relu, dw, db, dx), as if for so many threads."""
+    x, w, b, stride, before, size, floor = given
+    results, is_relu = [], bool(floor == 0)
+    for threads in (1, 2, 3, 4):
+        y = np.full((len(x), *size, w.shape[3]), np.nan, x.dtype)
+        forward(threads, y)
+        dy = np.random.default_rng(0).standard_normal(y.shape).astype(x.dtype)
+        dw, db, dx = (np.full_like(a, np.nan) for a in (w, b, x))
+        backward(threads, y, dy, is_relu, dw, db, dx)
+        results.append((y, dw, db, dx))
+        for first, later in zip(results[0], results[-1], strict=True):
+            assert np.array_equal(first, later)
+    y, *gradients = results[0]
+    dz = np.where(y <= 0, 0, dy) if is_relu else dy
+    tolerance = {"rtol": 1e-4, "atol": 1e-3} if x.dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-10}
+    np.testing.assert_allclose(y, conv2d_forward_plain(x, w, b, stride, before, size, floor), **tolerance)
+    for found, expected in zip(gradients, conv2d_backward_plain(x, w, dz, stride, before), strict=True):
+        np.testing.assert_allclose(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("room", [300, 4000, 2**17])
+def test_products_of_windows_are_what_the_plain_loops_say_for_any_tasks(room, monkeypatch):
+    monkeypatch.setattr(conv2d, "ROOM", room)
+    monkeypatch.setattr(conv2d, "POSITIONS", max(1, room // 300))
+    for cached in (conv2d.forward_tasks, conv2d.backward_tasks):
+        monkeypatch.setattr(conv2d, cached.__name__, cached.__wrapped__)
+    rng = np.random.default_rng(room)
+    for seed in range(16):
+        (I, J, s, r), C, K = rng.integers(1, 5, 4), rng.choice([1, 3, 5, 16, 33, 40]), rng.choice([1, 2, 7, 16, 32, 37])
+        given = random_convolution(seed, (int(I), int(J)), (int(s), int(r)), int(C), int(K))
+        x, w, b, stride, before, size, floor = given
+
+        def forward(threads, y, given=given):
+            x, w, b, stride, before, size, floor = given
+            tasks = conv2d.forward_tasks(len(x), size, w.shape, stride, threads)
+            conv2d.forward_kernel(x, w, b, stride, before, floor, tasks, y)
+
+        def backward(threads, y, dy, is_relu, dw, db, dx, given=given):
+            x, w, b, stride, before, size, floor = given
+            tasks = conv2d.backward_tasks(len(x), size, w.shape, stride, threads)
+            conv2d_backward.backward_kernel(x, w, dy, y, is_relu, stride, before, True, tasks, dw, db, dx)
+
+        check(given, forward, backward)
+
+
+@pytest.mark.parametrize("cache", [2**15, 2**19])
+def test_winograds_method_is_what_the_plain_loops_say_for_any_tasks(cache, monkeypatch):
+    monkeypatch.setattr(winograd, "L2", cache)
+    monkeypatch.setattr(winograd, "PATCHES", 6)
+    monkeypatch.setattr(winograd.numba, "get_num_threads", lambda: threads_now)
+    for cached in (winograd.forward_tasks, winograd.backward_tasks):
+        monkeypatch.setattr(winograd, cached.__name__, cached.__wrapped__)
+    rng, threads_now = np.random.default_rng(cache), 1
+    for seed in range(6):
+        C, K = int(rng.choice([32, 40, 65])), int(rng.choice([32, 33, 70]))
+        given = x, w, b, _, before, _, floor = random_convolution(seed, (3, 3), (1, 1), C, K)
+
+        def forward(threads, y, x=x, w=w, b=b, before=before, floor=floor):
+            nonlocal threads_now
+            threads_now = threads
+            winograd.winograd_forward(x, w, b, before, floor, y)
+
+        def backward(threads, y, dy, is_relu, dw, db, dx, x=x, w=w, before=before):
+            winograd.winograd_backward(x, w, dy, y, is_relu, before, True, dw, db, dx)
+
+        check(given, forward, backward)
