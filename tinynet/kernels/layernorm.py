@@ -19,12 +19,18 @@ from tinynet.kernels.compile import chunk_count, helper, kernel, sized_kernel
 THREADS_FROM = 16384  # numbers in the batch from which two threads beat one
 
 
+@helper
+def mean(s, n):
+    """s / n.  In a fast kernel it might become s (1 / n), which is rounded twice: that is much where d is small."""
+    return s / n
+
+
 @kernel(fast=True)
 def row_moments(x, eps):
     s = 0.0
     for c in range(x.size):
         s += x[c]
-    mu = s / x.size
+    mu = mean(s, x.size)
     s = 0.0
     for c in range(x.size):
         d = x[c] - mu
@@ -49,18 +55,12 @@ def layernorm_forward(x, w, b, eps, mu, r, y):
         row_normalized(row, mu[n], r[n], w, b, memory.piece(y, n * C, C))
 
 
-@helper
-def deviation(x, mu):
-    """x - mu.  In a fast kernel (x - mu) r might become x r - mu r, which loses digits where the mean is large."""
-    return x - mu
-
-
 @kernel(fast=True)
 def row_sums(dy, x, w, mu, r, dw, db):
     """Adds the row to dw and db; returns sum dh and sum dh h."""
     plain = products = 0.0
     for c in range(x.size):
-        h, g = deviation(x[c], mu) * r, np.float64(dy[c])
+        h, g = (x[c] - mu) * r, np.float64(dy[c])
         dw[c] += g * h
         db[c] += g
         g *= w[c]
