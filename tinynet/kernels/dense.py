@@ -13,12 +13,14 @@ fewer than lanes, dw.T = dz.T x is computed, whose rows run along the inputs, an
 ReLU is done before the sums leave the registers, and its backward pass is a pass over dy of its own.
 """
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.matmul import THREADS_FROM, View, matmul
+from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
+from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_pays
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import width as lanes
@@ -60,10 +62,16 @@ def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
     N, I = x.shape
     O = w.shape[1]
-    down, across = (N + ROWS - 1) // ROWS, (O + COLUMNS - 1) // COLUMNS
+    tall, broad = block_shape(N, O, numba.get_num_threads(), x.itemsize)
+    packed = packing_pays(tall, broad, I, IN_PLACE, x.itemsize)
+    if not packed:
+        tall, broad = ROWS, COLUMNS
+    down, across = (N + tall - 1) // tall, (O + broad - 1) // broad
     for task in prange(down * across):
-        n, n_end = block(task % down, down, N)
-        o, o_end = task // down * COLUMNS, min(O, (task // down + 1) * COLUMNS)
+        n, n_end = task % down * tall, min(N, (task % down + 1) * tall)
+        if not packed:
+            n, n_end = block(task % down, down, N)
+        o, o_end = task // down * broad, min(O, (task // down + 1) * broad)
         rows, columns = View(x, n * I, (I, 1)), View(w, o, O)
         size, out = (n_end - n, o_end - o, I), View(y, n * O + o, O)
         matmul(size, rows, columns, start=View(b, o, 0), out=out, floor=floor)
@@ -92,6 +100,32 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
             for piece in prange((dz.size + PIECE - 1) // PIECE):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
+    count = numba.get_num_threads()
+    if input_grad and count % 2 == 0:  # half of the threads have dw, the others dx
+        count //= 2
+    dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
+    packed = packing_pays(dw_block[0], dw_block[1], N, IN_PLACE_BACKWARD, x.itemsize)
+    if input_grad:
+        packed = packed and packing_pays(dx_block[0], dx_block[1], O, IN_PLACE_BACKWARD, x.itemsize)
+    if packed:
+        down, across = (I + dw_block[0] - 1) // dw_block[0], (O + dw_block[1] - 1) // dw_block[1]
+        dx_down = (N + dx_block[0] - 1) // dx_block[0]
+        dx_tasks = dx_down * ((I + dx_block[1] - 1) // dx_block[1]) if input_grad else 0
+        for task in prange(down * across + dx_tasks):
+            if task < down * across:
+                i, o = task % down * dw_block[0], task // down * dw_block[1]
+                size = min(dw_block[0], I - i), min(dw_block[1], O - o), N
+                xt, dzs, out = View(x, i, (1, I)), View(dz, o, (O, 1)), View(dw, i * O + o, O)
+                gathered(size, xt, dzs, View(zeros, 0, 0), out, no_floor)
+                if task == 0:
+                    sums_of_rows(dz, db)
+            else:
+                n = (task - down * across) % dx_down * dx_block[0]
+                i = (task - down * across) // dx_down * dx_block[1]
+                size = min(dx_block[0], N - n), min(dx_block[1], I - i), O
+                rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
+                gathered(size, rows, wt, View(zeros, 0, 0), out, no_floor)
+        return
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     unit = 32 if few else 16  # inputs: a tile of dw.T is two vectors wide, and of dx at least one
     units = (I + unit - 1) // unit

@@ -37,7 +37,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.memory import array_at, within
-from tinynet.kernels.packed import packed_product, packing_pays
+from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
 from tinynet.kernels.vectors import (
     I64,
@@ -242,7 +242,7 @@ def compile_for(dtype):
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 1 and not (J == 1 and packing_pays(M, N, K, a_m, b_k, floor)):
+    if b_n == 1 and not (J == 1 and packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)

@@ -10,17 +10,16 @@ of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and
     a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
-While a panel is multiplied, the next one is fetched into the cache.  At the edges zeros fill slivers and panels, so that
-there is one tile only; what is not in `out` is not stored.
+At the edges zeros fill slivers and panels, so that there is one tile only; what is not in `out` is not stored.
 
 A factor is given by the places of its lines (a's rows, b's columns) and of its terms:
 
     a[m,k] = a.flat[rows[m] + terms[k]]
 
 Those of a matrix have steps.  Those of an image's windows have none, yet are such sums too: with the corners of the
-windows as rows and the numbers of a window as terms a convolution is a product, without a matrix of windows ("im2col").
+windows as rows and the numbers of a window as terms, a convolution is a product, without a matrix of windows (im2col).
 
-Sums are cut as tile.LongSums cuts them, by K alone.  So the bits are those of the other product, for any block or panel.
+Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other product, for any block or panel.
 """
 
 import numpy as np
@@ -42,7 +41,6 @@ from tinynet.kernels.vectors import (
     store_some,
     transposed,
     width,
-    will_read,
     will_write,
 )
 
@@ -58,6 +56,7 @@ def _tile_shape(features):
 
 
 ROWS, VECTORS = _tile_shape(FEATURES)
+BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
 
 
 # --- the tile -------------------------------------------------------------------------------------------------
@@ -184,20 +183,6 @@ def pack(source, lines, line, count, terms, term, K, size, packed, p):
 
 
 @helper
-def fetch(source, lines, line, count, terms, term, K):
-    """Have these places of source fetched into the cache, while something else is computed."""
-    LANES = width(source)
-    if K > 0 and count > 1 and lines[line + 1] - lines[line] == 1:
-        for k in range(term, term + K):
-            for n in range(line, line + count, LANES):
-                will_read(source, lines[n] + terms[k])
-    else:
-        for k in range(term, term + K, LANES):
-            for n in range(line, line + count):
-                will_read(source, lines[n] + terms[k])
-
-
-@helper
 def fetch_to_write(out, o_rows, m, rows, n, columns):
     for t in range(m, m + rows):
         for v in range(n, n + columns, width(out)):
@@ -272,15 +257,11 @@ def packed_product(size, arrays, lines, floor):
                 last = k + some == K and (k == blocks_end or not wide)
                 for m in range(m0, m1, ROWS):
                     pack(a, a_rows, m, min(ROWS, m1 - m), a_terms, k, some, ROWS, slivers, (m - m0) * some)
-                share = (some * ROWS + m1 - m0 - 1) // (m1 - m0)  # of the next panel's terms, for each tile
                 for n in range(n0, n1, C):
-                    columns, next_columns, fetched = min(C, n1 - n), min(C, n1 - n - C), 0
+                    columns = min(C, n1 - n)
                     pack(b, b_columns, n, columns, b_terms, k, some, C, panel, 0)
                     for m in range(m0, m1, ROWS):
-                        rows, l = min(ROWS, m1 - m), (m - m0) * across + (n - n0) * ROWS if deep < K else 0
-                        if next_columns > 0:
-                            fetch(b, b_columns, n + C, next_columns, b_terms, k + fetched, min(share, some - fetched))
-                            fetched += share
+                        rows, l = min(ROWS, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
                         if last:
                             fetch_to_write(out, o_rows, m, rows, n, columns)
                         multiply(some, block, slivers, (m - m0) * some, panel, 0, sums, l, k == 0)
@@ -292,5 +273,35 @@ def packed_product(size, arrays, lines, floor):
 
 
 @helper
-def packing_pays(M, N, K, a_m, b_k, floor):
-    return M >= 64 and N >= 32 and K >= 32 and M * N * K >= 2**19
+def block_shape(M, N, count, itemsize):
+    """(rows, columns) of the blocks, at least `count` of them, into which to cut the result for threads.
+
+    Each copies its rows of a and its columns of b: that is least where they are nearly square.
+    """
+    C = VECTORS * (BYTES // itemsize)
+    units_m, units_n = (M + ROWS - 1) // ROWS, (N + C - 1) // C
+    rows, columns, least = M, N, np.inf
+    for down in range(1, count + 1):
+        across = (count + down - 1) // down
+        tall, broad = (units_m + down - 1) // down * ROWS, (units_n + across - 1) // across * C
+        cost = tall * broad * (1.0 + 8 * ROWS / tall + 8 * ROWS / broad)
+        if cost < least:
+            rows, columns, least = tall, broad, cost
+    return rows, columns
+
+
+# What the product in place reaches of the multipliers' peak: where it reads a's rows, or its columns too, from the L2
+# cache, and where b does not fit into half of that.  Of the packed one: what its tile reaches, and the multiplications
+# that could be done in the time that copying an element of a or b takes, or storing one of out.  Measured on an Intel
+# Xeon (Emerald Rapids), with AVX-512 and with AVX2 alone, which have the same ratios.
+IN_PLACE, IN_PLACE_BACKWARD, FAR = 0.85, 0.75, 0.4
+PACKED, COPY_A, COPY_B, STORE = 0.93, 26, 19, 16
+
+
+@helper
+def packing_pays(M, N, K, in_place, itemsize):
+    """Whether a product takes less time packed; `in_place` is what the other reaches where b is in the L2 cache."""
+    C = VECTORS * (BYTES // itemsize)
+    tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
+    packed = tall * broad * K / PACKED + COPY_A * M * K + COPY_B * K * N + STORE * M * N
+    return packed < M * N * K / (in_place if K * N * itemsize <= L2 // 2 else FAR)
