@@ -6,8 +6,9 @@ rows at a time:
 
     z = x w + b        z <- dz, in place        dx = dz w.T        dw += x.T dz        db += column sums of dz
 
-Few classes: a thread owns some rows, and takes so many of them at a time that x and z stay in its L2 cache: x comes from
-memory once.  Each of a fixed number of parts of the rows has a dw and a db of its own, and these are added in order.
+Few classes: a thread owns some rows, and takes so many of them at a time that x and z stay in its L2 cache, so that x
+comes from memory once.  Each of a fixed number of parts of the rows has a dw and a db of its own, and these are added
+in order.
 
 Many classes: no thread can have a dw of its own.  All threads share a block, of some 12 MB of logits, whose products
 are cut among them.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of them makes a part of
