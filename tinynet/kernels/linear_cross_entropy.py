@@ -175,8 +175,9 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
             for group in range(groups - 1):
                 for d in range(D):
                     total[d] += parts[group, r, d]
-    memory.rounded(wide, memory.piece(dw, 0, wide.size))
-    memory.rounded(wide_db, memory.piece(db, 0, db.size if grad else 0))
+    if grad:
+        memory.rounded(wide, memory.piece(dw, 0, dw.size))
+        memory.rounded(wide_db, db)
     return value * scale
 
 
