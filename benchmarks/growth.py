@@ -110,7 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--picture", help="draw the curves into this file")
     options = side.options(parser)
-    print(side.machine())
+    print(side.machine(), side.setting(), sep=", ")
     curves = {what: run(what, options) for what in CURVES}
     if options.picture:
         picture = tn.plots.figure(12, 4.5)

@@ -1,6 +1,6 @@
 """From the start of Python to the end of the first training step: tinynet beside PyTorch.
 
-    python benchmarks/startup.py [--rounds 9] [--quick] [--json PATH]
+    python benchmarks/startup.py [--rounds 9] [--vectors both] [--threads both] [--quick] [--json PATH]
 
 The network is that of examples/01_train_digits.py without its dropout, so that both sides' losses can be compared; the
 batch is 32 digits, the optimizer Adam.  Every measurement is a process of its own:
@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import side_by_side as side
 from side_by_side import agree, torch
-from training import torch_twin
 
 import tinynet as tn
 
@@ -54,7 +53,8 @@ network = nn.Sequential(
     nn.Conv2d(1, 16, 3, padding="same"), nn.ReLU(), nn.Conv2d(16, 32, 3, padding="same"), nn.ReLU(),
     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10),
 )
-network.load_state_dict({name: torch.from_numpy(given[name]) for name in network.state_dict()})
+weights = (torch.from_numpy(given[name]) for name in given.files[2:])
+network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
 optimizer = torch.optim.Adam(network.parameters())
 loss = nn.functional.cross_entropy(network(x), y)
 loss.backward()
@@ -89,7 +89,7 @@ def save_for_pytorch(path):
     (x, y), _ = tn.data.digits()
     layers = [tn.Conv2D(16, 3, padding="same", activation="relu"), tn.Conv2D(32, 3, padding="same", activation="relu")]
     model = tn.Sequential([*layers, tn.MaxPool2D(2), tn.Flatten(), tn.Dense(10)], input_shape=(8, 8, 1), seed=0)
-    weights = {name: value.numpy() for name, value in torch_twin(model).state_dict().items()}
+    weights = tn.interop.to_torch(model)
     np.savez(path, x=x[:32].transpose(0, 3, 1, 2).copy(), y=y[:32], **weights)
 
 
@@ -134,7 +134,7 @@ def cold(options, folder, expected):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options = side.options(parser)
-    print(side.machine())
+    print(side.machine(), side.setting(), sep=", ")
     with tempfile.TemporaryDirectory() as folder:
         rows, loss = warm(options, Path(folder))
         if not options.quick:

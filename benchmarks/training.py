@@ -1,14 +1,16 @@
-"""One training step, forward, loss, backward and SGD, and inference: tinynet beside PyTorch, for seven networks.
+"""One training step, forward, loss, backward and SGD, and inference: tinynet beside PyTorch, for nine runs.
 
-    python benchmarks/training.py [--only NAME ...] [--rounds 9] [--quick] [--json PATH]
+    python benchmarks/training.py [--only NAME ...] [--headlines] [--rounds 9] [--vectors both] [--threads both]
+                                  [--quick] [--json PATH]
 
-All sides start from the same weights and see the same batches.  Before anything is timed, the losses of the first step
-are compared to 1e-5 and those of 200 steps to 1e-3 (rounding differs, and grows from step to step).  PyTorch runs in
-three modes, and its fastest is what the ratio is against: eager, channels_last (with convolutions), and torch.compile.
-JAX and scikit-learn's MLPClassifier train the networks of dense layers too, where they are installed.
+All sides start from the same weights and see the same batches.  Before anything is timed, predictions are compared, the
+losses of the first step to 1e-5, and those of up to 200 steps to 1e-3 (rounding differs, and grows from step to step).
+PyTorch runs in three modes, and its fastest is what the ratio is against: eager, channels_last (with convolutions), and
+torch.compile.  JAX and scikit-learn's MLPClassifier train the networks of dense layers too, where they are installed.
 """
 
 import argparse
+import time
 
 import numpy as np
 import side_by_side as side
@@ -55,6 +57,23 @@ def vgg():
     return (32, 32, 3), [*layers, tn.Flatten(), tn.Dense(128, activation="relu"), tn.Dense(10)]
 
 
+def wide_mlp():
+    return (28, 28, 1), [tn.Flatten(), *(tn.Dense(1024, activation="relu") for _ in range(2)), tn.Dense(10)]
+
+
+def resnet():
+    """ResNet-18 as He et al. 2016 change it for CIFAR-10: it begins with a 3x3 convolution, and without pooling."""
+
+    def convolution(filters, stride=1, window=3):
+        return [tn.Conv2D(filters, window, stride, padding=window // 2, bias=False), tn.BatchNorm()]
+
+    layers = [*convolution(64), tn.ReLU()]
+    for filters, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        block = [*convolution(filters, stride), tn.ReLU(), *convolution(filters)]
+        layers += [tn.Residual(block, convolution(filters, 2, 1) if stride == 2 else None), tn.ReLU()]
+    return (32, 32, 3), [*layers, tn.GlobalAvgPool2D(), tn.Dense(10)]
+
+
 WORKLOADS = {
     "logistic regression 784-10, batch 64": (logistic_regression, 64),
     "MLP 784-128-10, batch 64": (mlp, 64),
@@ -63,38 +82,14 @@ WORKLOADS = {
     "CIFAR-10 tutorial CNN, batch 4": (tutorial_cnn, 4),
     "CIFAR-10 tutorial CNN, batch 64": (tutorial_cnn, 64),
     "VGG-like, CIFAR-10, batch 64": (vgg, 64),
+    "MLP 784-1024-1024-10, batch 128": (wide_mlp, 128),
+    "ResNet-18, CIFAR-10, batch 32": (resnet, 32),
 }
+# How many samples predict is given at once.
+PREDICTED = {mlp: (1, 64, 1000), lenet: (1, 64, 1000), vgg: (1, 8, 1000), wide_mlp: (1, 1000), resnet: (1, 8)}
+GROUP = "inference, batches of 1 to 1000"
+REPEATED = "logistic", "batch 512", "CIFAR-10 tutorial"  # what says little more in another setting: no headlines
 LR = 3e-4  # at 0.001, 200 steps of the VGG-like network on noise take PyTorch's own float32 1.1e-3 from its float64
-
-
-def torch_twin(model):
-    """The same network in PyTorch, with the same weights."""
-    modules, before_flatten = [], None
-    for layer in model.layers:
-        values = [p.value for p in layer.parameters]
-        if isinstance(layer, tn.Conv2D):
-            C, K = layer.input_shape[2], layer.filters
-            padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
-            module = nn.Conv2d(C, K, layer.kernel_size, padding=padding)
-            values[0] = values[0].transpose(3, 2, 0, 1)
-        elif isinstance(layer, tn.Dense):
-            module = nn.Linear(layer.input_shape[0], layer.units)
-            values[0] = values[0].T
-            if before_flatten is not None:  # PyTorch flattens channels first
-                H, W, C = before_flatten
-                values[0] = values[0].reshape(-1, H, W, C).transpose(0, 3, 1, 2).reshape(layer.units, -1)
-        elif isinstance(layer, tn.MaxPool2D):
-            module = nn.MaxPool2d(2)
-        else:
-            module = nn.Flatten()
-        before_flatten = layer.input_shape if isinstance(layer, tn.Flatten) and len(layer.input_shape) == 3 else None
-        with torch.no_grad():
-            for parameter, value in zip(module.parameters(), values, strict=True):
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
-        modules.append(module)
-        if getattr(layer, "activation_name", None) == "relu":
-            modules.append(nn.ReLU())
-    return nn.Sequential(*modules)
 
 
 def tinynet_step(build, batches):
@@ -114,12 +109,12 @@ def tinynet_step(build, batches):
     return model, step
 
 
-def torch_steps(twin_of, batches, modes=("eager", "channels_last", "compile")):
-    """{"PyTorch " + mode: (step, forward)}, each from the same weights."""
+def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
+    """{"PyTorch " + mode: (step, forward)}, each with the model's weights."""
     found = {}
     for mode in modes:
-        network = torch_twin(twin_of)
-        has_convolution = any(isinstance(module, nn.Conv2d) for module in network)
+        network = tn.interop.to_torch_module(model)
+        has_convolution = any(isinstance(module, nn.Conv2d) for module in network.modules())
         if mode == "channels_last" and not has_convolution:
             continue
         inputs = [(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y)) for x, y in batches]
@@ -128,7 +123,7 @@ def torch_steps(twin_of, batches, modes=("eager", "channels_last", "compile")):
             inputs = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in inputs]
         optimizer, forward = torch.optim.SGD(network.parameters(), lr=LR), network
         if mode == "compile":
-            forward = compiled(network, inputs[0][0])
+            forward = compiled(network.eval(), inputs[0][0])  # in training, a look would move BatchNorm's statistics
             if forward is None:
                 continue
         found[f"PyTorch {mode}"] = torch_step(forward, optimizer, iter_forever(inputs)), forward
@@ -212,41 +207,52 @@ def run(name, sizes, options, most):
     model, step = tinynet_step(build, batches)
     modes = ("eager",) if options.quick else ("eager", "channels_last", "compile")
     peers = torch_steps(model, batches, modes) if torch else {}
+
+    # Inference first, while the weights are the same; steps last, since the sides take different numbers of them.
+    flops = sum(layer.flops for layer in model.layers)
+    rows = predictions(name, model, peers, (batch, *sizes), flops, options, most)
     steps = {mode: their_step for mode, (their_step, _) in peers.items()}
+    for _, forward in peers.values():
+        forward.train()
     if all(isinstance(layer, (tn.Flatten, tn.Dense)) for layer in model.layers):
         if jax:
             steps["JAX"] = jax_step(model, batches)
         if MLPClassifier:
             steps["scikit-learn"] = sklearn_step(model, batches)
-    for mode, (_, forward) in peers.items():  # now, while the weights are still the same
-        x = batches[0][0]
-        theirs = no_grad(forward, torch.from_numpy(x).permute(0, 3, 1, 2).contiguous())()
-        agree(model.predict(x), theirs, 1e-4, f"{name}, predictions against {mode}")
-    steps_compared = 2 if options.quick else 200
-    losses = [step() for _ in range(steps_compared)]
+    start = time.perf_counter()
+    losses = [step(), step()]
+    more = 0 if options.quick else int(np.clip(2 / (time.perf_counter() - start), 4, 200)) - 2
+    losses += [step() for _ in range(more)]
     for peer, their_step in steps.items():
-        theirs = [their_step() for _ in range(steps_compared)]
+        theirs = [their_step() for _ in losses]
         agree(losses[:1], theirs[:1], 1e-5, f"{name}, loss of the first step against {peer}")
-        agree(losses, theirs, 1e-3, f"{name}, losses of {steps_compared} steps against {peer}")
+        agree(losses, theirs, 1e-3, f"{name}, losses of {len(losses)} steps against {peer}")
 
-    flops = sum(layer.flops for layer in model.layers)
-    rows = []
+    # Forward, and two products like it backward; but the first layer with weights has no input gradient.  They are
+    # counted as by definition, so Winograd's method can pass the limit.
+    work = 3 * flops - next(layer.flops for layer in model.layers if layer.parameters)
+    return [timed(f"{name}, training step", {"tinynet": step, **steps}, work * batch, options, most, True), *rows]
+
+
+def predictions(name, model, peers, sizes, flops, options, most):
+    """Rows for inference in batches of these sizes, but for the first, whose predictions are only compared."""
+    rng, rows = np.random.default_rng(1), []
     for size in sizes:
-        x = rng.random((size, *shape), np.float32)
+        x = rng.random((size, *model.input_shape), np.float32)
         sides = {"tinynet": lambda x=x: model.predict(x)}
         for mode, (_, forward) in peers.items():
-            if "compile" in mode:
+            forward.eval()
+            if "compile" in mode and size != sizes[0]:
                 torch._dynamo.reset()  # or it would give up after eight sizes of input
             tx = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
             if "channels_last" in mode:
                 tx = tx.contiguous(memory_format=torch.channels_last)
             sides[mode] = no_grad(forward, tx)
-        rows.append(timed(f"{name.rsplit(',', 1)[0]}, predict {size}", sides, flops * size, options, most))
-    # Forward, and two products like it backward; but the first layer with weights has no input gradient.  They are
-    # counted as by definition, so Winograd's method can pass the tile's limit.
-    work = 3 * flops - next(layer.flops for layer in model.layers if layer.parameters)
-    # Last, since the sides take different numbers of steps, and their weights part.
-    return [timed(f"{name}, training step", {"tinynet": step, **steps}, work * batch, options, most, True), *rows]
+            agree(sides["tinynet"](), sides[mode](), 1e-4, f"{name}, predictions against {mode}")
+        if size != sizes[0]:
+            what = f"{name.rsplit(',', 1)[0]}, predict {size}"
+            rows.append({**timed(what, sides, flops * size, options, most), "group": GROUP})
+    return rows
 
 
 def timed(what, sides, flops, options, most, headline=False):
@@ -259,13 +265,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="workloads whose name contains one of these")
     options = side.options(parser)
-    print(side.machine())
-    most, rows = side.ceilings(options.rounds, options.at_least), []
+    print(side.machine(), side.setting(), sep=", ")
+    most, rows = side.ceilings(), []
     predicted = set()
     for name, (build, _) in WORKLOADS.items():
-        if any(part.lower() in name.lower() for part in options.only):
-            rows += run(name, () if build in predicted else (1, 256), options, most)
+        repeated = options.headlines and any(part in name for part in REPEATED)
+        if not repeated and any(part.lower() in name.lower() for part in options.only):
+            sizes = () if options.headlines or build in predicted else PREDICTED.get(build, ())
+            rows += run(name, sizes[:1] if options.quick else sizes, options, most)
             predicted.add(build)
+    side.summarised(rows, GROUP, floor=1)
     side.save(options.json, rows, ceilings=most)
 
 

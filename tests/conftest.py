@@ -13,6 +13,7 @@ TESTS = Path(__file__).parent
 FOLDERS = [TESTS, *sorted(path for path in TESTS.iterdir() if any(path.glob("*.py")))]
 sys.path[:0] = [str(folder) for folder in FOLDERS if str(folder) not in sys.path]
 given = os.environ.get("PYTHONPATH")
+os.environ.setdefault("TINYNET_QUIET", "1")  # tests read what stands on standard error
 os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, FOLDERS), *([given] if given else [])])
 
 

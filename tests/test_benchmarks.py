@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = ["losses", "training", "startup", "growth"]
+SCRIPTS = ["losses", "products", "convolutions", "training", "startup", "growth"]
 
 
 @pytest.fixture
@@ -47,27 +47,67 @@ def test_every_script_runs_without_peers_and_writes_rows(script, tmp_path):
     assert finished.returncode == 0, finished.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
     assert "threads" in found["machine"]
+    assert found["setting"] == "native vectors, 1 thread"
     assert "PyTorch" not in finished.stdout
     assert found["rows"] or script == "growth"
     for row in found["rows"]:
         assert 0 < row["low"] <= row["seconds"] <= row["high"]
-        assert row["peers"] == {}
+        assert row["peers"].keys() <= {"NumPy OpenBLAS"}
+
+
+def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tmp_path):
+    path = tmp_path / "rows.json"
+    finished = run("busy", "--only", "MLP", "--json", path)
+    assert finished.returncode == 0, finished.stderr
+    (row,) = json.loads(path.read_text())["rows"]
+    assert "tinynet" in row["sides"]
+    for seconds in row["sides"].values():
+        assert list(seconds) == ["alone", "beside a busy process", "two trainings at once"]
+        assert min(seconds.values()) > 0
 
 
 @pytest.mark.parametrize(
     ("script", "only"),
-    [("losses", ["softmax_cross_entropy", "torch_cross_entropy", "linear"]), ("training", ["MLP"]), ("growth", [])],
+    [
+        ("losses", ["softmax_cross_entropy", "torch_cross_entropy", "linear"]),
+        ("products", []),
+        ("convolutions", []),
+        ("training", ["MLP"]),
+        ("growth", []),
+    ],
 )
 def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, tmp_path):
     pytest.importorskip("torch")
     finished = run(script, "--json", tmp_path / "rows.json", *(["--only", *only] if only else []))
     assert finished.returncode == 0, finished.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
-    assert all(row["ratio"] > 0 and row["fastest"].startswith("PyTorch") for row in found["rows"])
+    assert all(row["ratio"] > 0 and row["fastest"].startswith(("PyTorch", "NumPy")) for row in found["rows"])
     if script == "losses" and sys.platform == "linux":
         assert found["rows"][-1]["memory"].keys() >= {"tinynet", "PyTorch eager"}
     if script == "growth":
         assert all(len(panel) >= 2 for panel in found["curves"].values())
+
+
+def test_a_setting_is_measured_in_a_process_that_has_it(tmp_path):
+    arguments = ["--only", "3,5,17", "--threads", "one", "--json", tmp_path / "rows.json"]
+    finished = run("products", *arguments, "--vectors", "avx2")
+    if "this machine has no AVX2" in finished.stderr:
+        pytest.skip("no AVX2")
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "rows.json").read_text())
+    assert found["setting"] == "AVX2, 1 thread"
+    assert [row["part"] for row in found["rows"]] == ["forward", "dw", "dw and dx"]
+    finished = run("products", *arguments, "--vectors", "both")
+    assert "--json takes the figures of one setting" in finished.stderr
+
+
+def test_a_product_that_takes_longer_than_a_larger_neighbour_is_a_cliff(module):
+    products = module("products")
+    group = [(7, 7, 7), (8, 8, 8), (9, 9, 9)]
+    rows = [{"size": s, "part": "dw", "seconds": t} for s, t in zip(group, (1.5, 1.0, 1.4), strict=True)]
+    assert products.cliffs(rows, [group]) == [(1.5, "dw from (7, 7, 7) to (8, 8, 8)")]
+    rows[2]["seconds"] = 2.0  # for 1.42 times the work
+    assert [where for _, where in products.cliffs(rows, [group])][1] == "dw from (8, 8, 8) to (9, 9, 9)"
 
 
 def test_scaling_is_measured_predicted_and_drawn(tmp_path):
@@ -134,7 +174,7 @@ def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds(module):
 
 
 def made_up():
-    """What the scripts might save: a row that is won, one that is lost twice, one without peers, and curves."""
+    """What the scripts might save: rows that are won, lost twice, without peers, in parts, and curves; two settings."""
     peers = {"PyTorch eager": {"seconds": 4e-3, "low": 4e-3, "high": 4e-3, "ratio": 4.0}}
     won = {"what": "won", "seconds": 1e-3, "low": 9e-4, "high": 2e-3, "headline": True, "peers": peers}
     won |= {"fastest": "PyTorch eager", "ratio": 4.0, "rate": 12.5, "unit": "GB/s", "share": 0.5}
@@ -149,37 +189,77 @@ def made_up():
     alone = {"what": "alone", "seconds": 3.0, "low": 3.0, "high": 3.0, "headline": False, "peers": {}}
     ceilings = {"copy GB/s": 25.0, "GFLOP/s": 200.0}
     curves = {"size": {"tinynet, 1 thread": {"1": 1e-3, "10": 2e-3, "20": 1e-2}}}
-    return {
-        "losses": {"machine": "a box", "rows": [won], "ceilings": ceilings},
-        "training": {"machine": "a box, PyTorch 9", "rows": [lost], "ceilings": ceilings},
-        "startup": {"machine": "a box", "rows": [alone]},
-        "growth": {"machine": "a box", "rows": [], "curves": curves},
+    beside = {"alone": 1e-3, "beside a busy process": 1.5e-3}
+    native = {
+        "losses": {"machine": "a box, 2 threads", "rows": [won], "ceilings": ceilings},
+        "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
+        "convolutions": {"machine": "a box, 2 threads", "rows": []},
+        "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
+        "startup": {"machine": "a box, 2 threads", "rows": [alone]},
+        "busy": {"machine": "a box, 2 threads", "rows": [{"what": "step", "sides": {"tinynet": beside}}]},
+        "growth": {"machine": "a box, 2 threads", "rows": [], "curves": curves},
     }
+    return {"native, all": native, "avx2, one": {"losses": {**native["losses"], "rows": [{**won, "ratio": 3.0}]}}}
+
+
+def part(name, ratio):
+    """A row of a work that has parts, whose peers are one: the fastest of them."""
+    peers = {"PyTorch MKL": {"ratio": ratio, "seconds": ratio}, "NumPy OpenBLAS": {"ratio": 0.9, "seconds": 0.9}}
+    row = {"what": f"a product, {name}", "part": name, "group": "products", "headline": False, "peers": peers}
+    return {**row, "rate": 150.0, "share": 0.75, "seconds": 1.0, "fastest": "PyTorch MKL", "ratio": ratio}
 
 
 def test_the_report_shows_what_was_lost_like_what_was_won(module):
     report = module("report")
-    text = report.results(made_up())
+    text = report.section(made_up())
     assert (
         "| won | 1.00 ms (900 us to 2.00 ms) | 4.00 ms (eager) | 4.00x faster | - | 12.5 GB/s, 50% of a copy |" in text
     )
     lost = "| lost | 10.0 ms (10.0 ms to 10.0 ms) | 5.00 ms (compile) | **2.00x SLOWER** |"
     assert f"{lost} JAX 2.50 ms: **4.00x SLOWER** | - |" in text
     assert "| alone | 3.00 s (3.00 s to 3.00 s) | - | - | - | - |" in text
-    assert "slower in 2 of 3 comparisons:\n\n- lost: 4.00x SLOWER than JAX\n- lost: 2.00x SLOWER than PyTorch c" in text
+    parts = "| a product | 150 GFLOP/s, 75%: 1.25x faster than MKL | 150 GFLOP/s, 75%: **1.25x SLOWER** than MKL |"
+    assert parts in text
+    assert "tinynet was slower in 3 of 5 comparisons:\n" in text
+    assert "- lost: 4.00x SLOWER than JAX\n- lost: 2.00x SLOWER than PyTorch compile\n" in text
+    assert "- Products of Dense: slower in 1 of 2 comparisons, at worst 1.25x SLOWER than PyTorch MKL (a prod" in text
+    assert "With AVX2, one thread, tinynet was slower in 0 of 1 comparisons." in text
     assert "| won, tinynet | 2.0 MB |" in text
+    assert "| step | tinynet | 1.00 ms (1.00x) | 1.50 ms (1.50x) |" in text
     assert "| tinynet, 1 thread | 1.00 ms | 2.00 ms | 10.0 ms | 2.50 |" in text
-    assert "a box, PyTorch 9" in text
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "PyTorch's" in line}
-    assert widths == {7}
+    assert "a box, 2 threads, PyTorch 9" in text
+    assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster | 3.00x faster |" in text
+    assert "| products, the median | - | - | 1.02x faster | - |" in text
+    assert "| products, the slowest | - | - | **1.25x SLOWER** | - |" in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    assert all(len({line.count("|") for line in lines}) == 1 for lines in tables)
+
+
+def test_a_machine_adds_or_replaces_its_own_section_of_the_results(module):
+    report = module("report")
+    one = report.with_section("", "a box, 2 threads", "old text\n\n### In it\n")
+    two = report.with_section(one, "another, 8 threads", "| work | tinynet is |\n| --- | --- |\n| won | 2.00x SLOWER |")
+    assert list(report.sections(two)) == ["a box, 2 threads", "another, 8 threads"]
+    new = report.with_section(two, report.processor(made_up()), report.section(made_up()))
+    assert list(report.sections(new)) == list(report.sections(two))
+    assert "old text" not in new
+    assert new.startswith(report.HEAD)
+    assert report.sections(new)["another, 8 threads"] == report.sections(two)["another, 8 threads"]
+    over, count = report.ranges(new)
+    assert (over["won"], over["lost"], count) == ((0.5, 4.0), (0.5, 0.5), 2)
+    kept = report.sections((BENCHMARKS / "RESULTS.md").read_text())
+    assert "AMD EPYC (znver5), 2 threads" in kept
+    assert all((BENCHMARKS / report.file_name(title)).exists() for title in kept)
 
 
 def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
     report = module("report")
-    table = report.readme_table(made_up())
-    assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster |" in table
-    assert "| lost | 5.00 ms (compile) | 10.0 ms | **2.00x SLOWER** |" in table
-    assert "slower in 2 of 3 comparisons: lost (4.00x SLOWER than JAX)" in table
+    table = report.readme_table(made_up(), report.with_section("", "a box, 2 threads", report.section(made_up())))
+    assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster | 3.00x faster | 3.00 to 4.00 |" in table
+    assert "| lost | 5.00 ms (compile) | 10.0 ms | **2.00x SLOWER** | - | 0.500 to 0.500 |" in table
+    assert "range over 1 processor |" in table
+    assert "Measured on a box, 2 threads, PyTorch 9" in table
+    assert "slower in 3 of 5 comparisons with native vectors" in table
     assert "alone" not in table
     text = "before\n<!-- benchmarks -->\nold\n<!-- end -->\nafter\n"
     new = report.refreshed(text, table)
@@ -194,8 +274,9 @@ def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
 def run_report_on(folder, saved, module, monkeypatch, failing=""):
     """Run report.py's main with stand-ins for the scripts, each of which saves what is given or fails."""
     report = module("report")
-    for script in SCRIPTS:
-        code = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({json.dumps(saved[script])!r})\n"
+    for script in report.SCRIPTS:
+        saves = json.dumps(saved["native, all"][script])
+        code = f"import sys\nopen(sys.argv[sys.argv.index('--json') + 1], 'w').write({saves!r})\n"
         (folder / f"{script}.py").write_text(code + ("sys.exit('they disagree')" if script == failing else ""))
     (folder / "README.md").write_text("<!-- benchmarks -->\n<!-- end -->\n")
     monkeypatch.setattr(report, "HERE", folder)
@@ -208,14 +289,14 @@ def test_the_report_writes_tables_picture_and_readme(tmp_path, module, monkeypat
     run_report_on(tmp_path, made_up(), module, monkeypatch)
     assert "| won |" in (tmp_path / "RESULTS.md").read_text()
     assert "| won |" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "results-a-box-2-threads.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_report_writes_nothing_when_a_script_found_different_numbers(tmp_path, module, monkeypatch):
     with pytest.raises(SystemExit, match=r"training\.py failed: nothing was written"):
         run_report_on(tmp_path, made_up(), module, monkeypatch, failing="training")
     assert not (tmp_path / "RESULTS.md").exists()
-    assert not (tmp_path / "results.png").exists()
+    assert not list(tmp_path.glob("*.png"))
     assert (tmp_path / "README.md").read_text() == "<!-- benchmarks -->\n<!-- end -->\n"
 
 

@@ -11,6 +11,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
+from tinynet.kernels.compile import own_threads
 from tinynet.kernels.matmul import TILE
 
 
@@ -93,6 +94,8 @@ def _processor():
 
 
 def _threading_layer():
+    if own_threads().usable():
+        return own_threads().describe()
     try:
         return numba.threading_layer()  # known once threads run, and get_num_threads has started them
     except ValueError:

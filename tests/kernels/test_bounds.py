@@ -23,7 +23,8 @@ from numba.core.dispatcher import Dispatcher
 import tinynet as tn
 from tinynet.kernels import compile, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import TILE, View, correlate, matmul
+from tinynet.kernels.matmul import TILE, View, correlate, gathered, matmul
+from tinynet.kernels.packed import ROWS
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.kernels.transpose import transpose
@@ -329,6 +330,12 @@ def copy_one(source, index, result):
     result[0] = memory.piece(source, index, 1)[0]
 
 
+@kernel(matmul=True)
+def gathered_once(a, size, rows, terms, b, b_terms, columns, start, s_rows, out, o_rows, floor):
+    views = View(a, 0, (rows, terms)), View(b, 0, (b_terms, columns))
+    gathered(size, *views, View(start, 0, s_rows), View(out, 0, o_rows), floor)
+
+
 def products():
     """All remainders of M and N, and sums of several lengths, against NumPy."""
     rng = np.random.default_rng(0)
@@ -350,6 +357,25 @@ def products():
                     a_ = memory[0].copy(a.reshape(M, J * K).T, end)
                     matmul_once(a_, size, 0, (1, K * M, M), b_, 0, (K * N, N), c, 0, N, c, 0, N, dtype(-np.inf))
                     np.testing.assert_allclose(c, 2 * expected + bias, rtol=1e-4, atol=1e-4)
+
+
+def packed_products():
+    """Edges of the packed product, with a and b as they are and transposed."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        memory = [Guarded(2**18) for _ in range(4)]
+        for M in (1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3):
+            for N in (1, 7, 16, 17, 31, 32, 33, 65):
+                K = 1 + 5 * M * N % 67
+                a, b, start = (rng.standard_normal(s).astype(dtype) for s in ((M, K), (K, N), (M, N)))
+                for a_, a_steps in ((a, (K, 1)), (a.T, (1, M))):
+                    for b_, b_steps in ((b, (N, 1)), (b.T, (1, K))):
+                        for end in (False, True):
+                            given = [place.copy(x, end) for place, x in zip(memory, (a_, b_, start), strict=False)]
+                            c = memory[3].array((M, N), dtype, end)
+                            floor = dtype(-np.inf)
+                            gathered_once(given[0], (M, N, K), *a_steps, given[1], *b_steps, given[2], N, c, N, floor)
+                            np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
 
 
 def transposes_and_maps():
@@ -473,7 +499,8 @@ def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
 
 @guards
 @pytest.mark.parametrize(
-    "part", ["products", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"]
+    "part",
+    ["products", "packed_products", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"],
 )
 def test_nothing_outside_of_the_arrays_is_touched(part):
     done = run(f"{part}()")

@@ -272,7 +272,8 @@ def through_lines(part):
         v = load_joined(x, 1, step, x)
         vectors.store(v, one, 0)
         store_lines((v, v), one, LANES, LANES // part)
-        vectors.store_rows(load_short_rows(x, 0, LANES, 2), short, 0, LANES, LANES)
+        twice = vectors.times(load_short_rows(x, 0, LANES, 2), vectors.splat(x, 2))
+        vectors.store_rows(twice, short, 0, LANES, LANES)
 
     return run
 
@@ -296,7 +297,7 @@ def test_lines_are_joined_to_rows_and_written_back(dtype, part):
     np.testing.assert_array_equal(lines, expected)
     np.testing.assert_array_equal(one[:LANES], matrix[:part].ravel())
     np.testing.assert_array_equal(one[LANES:], np.repeat(matrix[:part], 2, axis=0).ravel())
-    np.testing.assert_array_equal(short, x[: 2 * LANES].reshape(2, LANES)[np.minimum(np.arange(R), 1)])
+    np.testing.assert_array_equal(short, 2 * x[: 2 * LANES].reshape(2, LANES)[np.minimum(np.arange(R), 1)])
 
 
 @pytest.mark.parametrize("stride", [(2, 2), (1, 1), (2, 3)])

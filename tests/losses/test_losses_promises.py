@@ -248,7 +248,7 @@ def test_any_number_of_threads_gives_the_same_bits(shape, dtype, monkeypatch):
             results.append(run())
     finally:
         numba.set_num_threads(threads)
-    for kernels in (module.loss.kernels, module.loss.few_kernels):
+    for kernels in (module.loss.kernels, module.loss.few_kernels, module.loss.few_soft_kernels):
         monkeypatch.setitem(kernels, True, kernels[False])
     results.append(run())
     for other in results[1:]:
@@ -340,7 +340,10 @@ def test_any_layout_and_byte_order_gives_the_right_answer(shape):
 
 
 def compiled_for():
-    return [len(kernels[False].signatures) for kernels in (module.loss.kernels, module.loss.few_kernels)]
+    return [
+        len(kernels[False].signatures)
+        for kernels in (module.loss.kernels, module.loss.few_kernels, module.loss.few_soft_kernels)
+    ]
 
 
 def test_inputs_compile_no_further_kernels():

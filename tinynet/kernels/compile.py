@@ -9,6 +9,7 @@ band_count    into how many bands of rows images are cut
 import os
 import threading
 from functools import wraps
+from importlib import import_module
 from inspect import signature
 from types import FunctionType
 
@@ -18,6 +19,7 @@ from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 
 from tinynet.kernels.compile_cache import keep
+from tinynet.kernels.compile_once import Kernel
 
 # What the compiler may do to float arithmetic in a loop marked fast: reorder sums, use a*b+c in one step.
 # Never "nnan" or "ninf", which let it assume that NaN and infinity don't occur and delete every test for them.
@@ -61,7 +63,9 @@ def kernel(*, parallel=False, fast=False, matmul=False):
                 function.__code__, function.__globals__, name, function.__defaults__, function.__closure__
             )
             function.__qualname__ = name
-        compiled = run = keep(numba.njit(**options)(function))
+        compiled = run = keep(Kernel(function, targetoptions=options))
+        if parallel:
+            compiled.compile = linked(compiled.compile)
         if not (parallel or matmul):
             return compiled
 
@@ -111,12 +115,31 @@ _after_fork = []  # functions that let a parallel kernel ask on_threads again
 _cut_off = False  # whether this process was forked from one whose threads it can't do without
 
 
+def own_threads():
+    """The module threads.  It is imported when it is first needed, since it is made of kernels' parts itself, and by
+    name, so that no kernel is compiled anew where it changes: their machine code does not depend on it."""
+    return import_module("tinynet.kernels.threads")
+
+
+def linked(compile):
+    """What compiles or loads a parallel kernel, but so that its loops run on tinynet's own threads, where they can."""
+
+    @wraps(compile)
+    def compile_and_link(*arguments):
+        if not own_threads().usable():
+            return compile(*arguments)
+        with own_threads().linking():
+            return compile(*arguments)
+
+    return compile_and_link
+
+
 def on_threads(compiled):
     """What to call instead of a parallel kernel in this process: mostly the kernel itself, at no cost.
 
-    The library that runs the threads is chosen by Numba.  Of its three, "workqueue" ends the process when two threads
-    of Python use it at once: they take turns.  And GNU's OpenMP, of "omp", ends a child that was forked after the
-    threads had started: that is a RuntimeError.
+    Where tinynet's own threads can't run it, or NUMBA_THREADING_LAYER asks for others, Numba chooses a library.  Of its
+    three, "workqueue" ends the process when two threads of Python use it at once: they take turns.  And GNU's OpenMP,
+    of "omp", ends a child that was forked after the threads had started: that is a RuntimeError.
     """
     if _cut_off:
         raise RuntimeError(
@@ -124,6 +147,9 @@ def on_threads(compiled):
             ' runs them, does not survive that. Start processes with multiprocessing.get_context("spawn"), or fork'
             " before the first kernel runs, or set the environment variable NUMBA_THREADING_LAYER=workqueue"
         )
+    if own_threads().usable():
+        own_threads().start()
+        return compiled
     numba.get_num_threads()  # starts the threads, and from then on their layer is known
     if numba.threading_layer() != "workqueue":
         return compiled
@@ -139,6 +165,11 @@ def _forked():
     """In the child: every parallel kernel asks on_threads again; no thread is left that could give up its turn."""
     global _turn, _cut_off
     _turn = threading.Lock()
+    for start_again in _after_fork:
+        start_again()
+    if own_threads().usable():
+        own_threads().forked()
+        return
     try:
         layer = numba.threading_layer()
     except ValueError:  # no threads were started before the fork: the child starts its own
@@ -147,8 +178,6 @@ def _forked():
         from numba.np.ufunc import omppool
 
         _cut_off = omppool.openmp_vendor == "GNU"
-    for start_again in _after_fork:
-        start_again()
 
 
 if hasattr(os, "register_at_fork"):
@@ -183,7 +212,11 @@ def helper(function):
     Left to choose, LLVM keeps a long one apart, and a loop with a call in it doesn't vectorise: GELU in float64
     took 27 ns an element instead of 2.8.
     """
-    return numba.njit(forceinline=True, fastmath=False, error_model="numpy", boundscheck=None)(function)
+    if numba.config.DISABLE_JIT:
+        return function
+    return Kernel(
+        function, targetoptions={"forceinline": True, "fastmath": False, "error_model": "numpy", "boundscheck": None}
+    )
 
 
 def emitted(check=None):

@@ -14,6 +14,9 @@ Four things are not as in Numba's own cache:
     Not every folder needs to be writable: kept code is read from one that isn't.  Where nothing can be written, a line
     on standard error says so once, and work goes on.
     There is no index: each file is put into place whole, so any number of processes may start on one empty folder.
+
+Before the first kernel of a process is compiled, a line on standard error says so, unless the environment variable
+TINYNET_QUIET is set, to 1 say.
 """
 
 import contextlib
@@ -39,7 +42,8 @@ VERSIONS_KEPT = 3
 # The last part is that of a file that is still being written, or whose writer was killed.
 _FILE = re.compile(r"(.*)-([0-9a-f]{16})-[0-9a-f]{32}\.kernel(\.[0-9a-f]{16})?")
 
-_warned = False  # whether this process has said that kernels can't be kept
+_said = False  # whether this process has said that it compiles
+_warned = False  # and that kernels can't be kept
 
 
 def keep(compiled: Any) -> Any:
@@ -71,6 +75,7 @@ class Cache:
                 result = CompileResult._rebuild(target_context, *pickle.loads(data))
                 caching._cache_log("[cache] loaded from %r", path)  # for NUMBA_DEBUG_CACHE=1
                 return result
+        _say_once([os.path.dirname(path) for path in paths])
         return None
 
     def save_overload(self, signature, result: CompileResult) -> None:
@@ -175,14 +180,33 @@ def _write(path: str, content: bytes) -> None:
         raise
 
 
+def _say_once(folders: list[str]) -> None:
+    """Say that a kernel is going to be compiled, how long that may take, and where it will be kept."""
+    global _said
+    if not _said and not os.environ.get("TINYNET_QUIET"):
+        _said = True
+        kept = f" They are kept in {folder}." if (folder := next(filter(_writable, folders), None)) else ""
+        _print("compiling kernels, once for this machine: a first step may take half a minute." + kept)
+
+
+def _writable(folder: str) -> bool:
+    """Whether files can be written there, or the folder can be made."""
+    while folder and not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder or ".", os.W_OK)
+
+
+def _print(line: str) -> None:
+    if sys.stderr:
+        with contextlib.suppress(OSError, ValueError):  # standard error is closed
+            print(f"tinynet: {line}", file=sys.stderr, flush=True)
+
+
 def _warn_once(failures: list[str]) -> None:
     global _warned
-    if _warned or not sys.stderr:
-        return
-    _warned = True
-    with contextlib.suppress(OSError, ValueError):  # standard error is closed
-        print(
-            f"tinynet: compiled kernels can't be kept in {' or '.join(failures)}, so each start compiles them anew;"
-            " the environment variable NUMBA_CACHE_DIR names another folder",
-            file=sys.stderr,
+    if not _warned:
+        _warned = True
+        _print(
+            f"compiled kernels can't be kept in {' or '.join(failures)}, so each start compiles them anew;"
+            " the environment variable NUMBA_CACHE_DIR names another folder"
         )

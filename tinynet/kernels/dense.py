@@ -58,11 +58,11 @@ def block(i, blocks, size):
 
 
 @sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
-def dense_forward(x, w, b, floor, y):
-    """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none.  A thread owns its block of y."""
+def forward_blocks(x, w, b, floor, threads, y):
+    """What dense_forward does, in a block of y for each thread where it is packed."""
     N, I = x.shape
     O = w.shape[1]
-    tall, broad = block_shape(N, O, numba.get_num_threads(), x.itemsize)
+    tall, broad = block_shape(N, O, threads, x.itemsize)
     packed = packing_pays(tall, broad, I, IN_PLACE, x.itemsize)
     if not packed:
         tall, broad = ROWS, COLUMNS
@@ -78,7 +78,7 @@ def dense_forward(x, w, b, floor, y):
 
 
 @sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
-def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
+def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T.
 
     `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0; else dz = dy.  A thread owns some
@@ -100,14 +100,13 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
             for piece in prange((dz.size + PIECE - 1) // PIECE):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
-    count = numba.get_num_threads()
-    if input_grad and count % 2 == 0:  # half of the threads have dw, the others dx
-        count //= 2
-    dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
-    packed = packing_pays(dw_block[0], dw_block[1], N, IN_PLACE_BACKWARD, x.itemsize)
+    # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
+    packed = not few and packing_pays(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
     if input_grad:
-        packed = packed and packing_pays(dx_block[0], dx_block[1], O, IN_PLACE_BACKWARD, x.itemsize)
+        packed = packed and packing_pays(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
     if packed:
+        count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
+        dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
         down, across = (I + dw_block[0] - 1) // dw_block[0], (O + dw_block[1] - 1) // dw_block[1]
         dx_down = (N + dx_block[0] - 1) // dx_block[0]
         dx_tasks = dx_down * ((I + dx_block[1] - 1) // dx_block[1]) if input_grad else 0
@@ -160,3 +159,16 @@ def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
             transpose(w, i * O, O, wt, 0, width, width, O)
             start, out = View(zeros, 0, 0), View(dx, i, I)
             matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)
+
+
+# How many threads there are is asked here: a kernel that asks for it itself can't be kept on disk.
+
+
+def dense_forward(x, w, b, floor, y):
+    """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
+    forward_blocks(x, w, b, floor, numba.get_num_threads(), y)
+
+
+def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
+    """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
+    backward_blocks(x, w, dy, y, is_relu, input_grad, numba.get_num_threads(), dw, db, dx)

@@ -36,6 +36,7 @@ from numba.extending import intrinsic
 
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
+from tinynet.kernels.compile_once import WholePipeline
 from tinynet.kernels.memory import array_at, within
 from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_loop, emit_matmul
@@ -234,7 +235,8 @@ def compile_for(dtype):
             made = []
             for function in (tinynet_matmul, tinynet_gathered):
                 kind = (types.int64,) * (len(signature(function).parameters) - 1) + (real,)
-                made.append(keep(CFunc(function, (kind, types.void), locals={}, options={"error_model": "numpy"})))
+                options, kind = {"error_model": "numpy"}, (kind, types.void)
+                made.append(keep(CFunc(function, kind, locals={}, options=options, pipeline_class=WholePipeline)))
                 made[-1].compile()
                 binding.add_symbol(f"{function.__name__}_{llvm_type(real)}", made[-1].address)
             _compiled[np.dtype(dtype)] = made  # kept alive: kernels hold their addresses

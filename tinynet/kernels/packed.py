@@ -264,6 +264,9 @@ def packed_product(size, arrays, lines, floor):
                         rows, l = min(ROWS, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
                         if last:
                             fetch_to_write(out, o_rows, m, rows, n, columns)
+                        if deep < K:
+                            for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
+                                will_write(sums, v)  # of the next tile
                         multiply(some, block, slivers, (m - m0) * some, panel, 0, sums, l, k == 0)
                         if last:
                             finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
@@ -284,7 +287,7 @@ def block_shape(M, N, count, itemsize):
     for down in range(1, count + 1):
         across = (count + down - 1) // down
         tall, broad = (units_m + down - 1) // down * ROWS, (units_n + across - 1) // across * C
-        cost = tall * broad * (1.0 + 8 * ROWS / tall + 8 * ROWS / broad)
+        cost = tall * broad / PACKED + COPY_A * tall + COPY_B * broad
         if cost < least:
             rows, columns, least = tall, broad, cost
     return rows, columns

@@ -11,8 +11,8 @@ from tinynet.kernels import floats, memory
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.loss_rows import bad_row
 from tinynet.kernels.softmax import softmax_row
-from tinynet.kernels.softmax_few_classes import few_classes
-from tinynet.kernels.softmax_rows import softmax_rows, weighted
+from tinynet.kernels.softmax_few_classes import few_classes, few_soft_classes
+from tinynet.kernels.softmax_rows import many_classes, rows_of_labels, softmax_rows, weighted
 from tinynet.kernels.special import tanh
 from tinynet.kernels.surprisal import surprisal
 
@@ -24,13 +24,19 @@ def cross_entropy_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, los
     row = bad_row(q, first, last) if q.size else -1
     if row >= 0 or check_only:
         return row, BAD_TARGET, 0.0
-    return -1, FINE, softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
+    return -1, FINE, many_classes(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
 
 
 @kernel()
 def cross_entropy_few_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
-    """The same for labels of few classes: by itself, because it takes 2 s to compile and all the rest 4 s more."""
+    """The same for labels of few classes: by itself, as the next one, because each takes seconds to compile."""
     return -1, FINE, few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+
+
+@kernel()
+def cross_entropy_few_soft_rows(z, t, q, w, ignore_index, epsilon, scale, check_only, losses, g, first, last):
+    row, total = few_soft_classes(z, t, q, w, ignore_index, epsilon, False, scale, check_only, losses, g, first, last)
+    return row, FINE if row < 0 else BAD_TARGET, total
 
 
 @kernel()
@@ -56,7 +62,7 @@ def focal_rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, fi
     total, C, F = 0.0, z.shape[1], np.empty(min(ROWS, last - first), z.dtype)
     for group in range(first, last, ROWS):
         end = min(group + ROWS, last)
-        softmax_rows(z, t, z[:0], w[:0], ignore_index, 0.0, 1.0, losses, g, group, end)
+        rows_of_labels(z, t, w[:0], ignore_index, 1.0, losses, g, group, end)
         focus(memory.piece(losses, group, end - group), z.dtype.type(gamma), F)
         for i in range(group, end):
             a = 0.0
@@ -87,13 +93,19 @@ def divergence_rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g
     row, C, total = bad_row(q, first, last), z.shape[1], 0.0
     if row >= 0 or check_only:
         return row, BAD_TARGET, 0.0
-    softmax_rows(z, t, q, ones, 0, 0.0, scale, losses, g, first, last)
+    many_classes(z, t, q, ones, 0, 0.0, scale, losses, g, first, last)
     for i in range(first, last):  # the row of q is still in the cache
         loss = np.float64(losses[i]) - entropy(memory.piece(q, i * C, C))
         loss = 0.0 if loss < 0.0 else loss
         losses[i] = loss
         total += loss
     return -1, FINE, total
+
+
+@kernel()
+def divergence_few_rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g, first, last):
+    row, total = few_soft_classes(z, t, q, ones, 0, 0.0, True, scale, check_only, losses, g, first, last)
+    return row, FINE if row < 0 else BAD_TARGET, total
 
 
 @kernel()

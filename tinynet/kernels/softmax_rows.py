@@ -13,7 +13,7 @@ import numpy as np
 
 from tinynet.kernels import floats, memory
 from tinynet.kernels.compile import helper, kernel
-from tinynet.kernels.softmax_few_classes import FEW, few_classes
+from tinynet.kernels.softmax_few_classes import FEW, few_classes, few_soft_classes
 from tinynet.kernels.vectors import (
     greatest,
     load,
@@ -260,11 +260,28 @@ def softmax_rows(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, las
     """Rows `first` to `last` of logits z (N, C), with labels t (N,) or else soft targets q (N, C): their losses' sum.
 
     Each row's loss goes into losses (N,) and the gradient of scale times the sum into g (N, C), which may be z; either
-    may be empty.  w (C,) may be empty for labels where epsilon is 0.  To be called from other losses' kernels too.
+    may be empty.  w (C,) may be empty for labels where epsilon is 0.  To be called from other losses' kernels.
     """
-    C = z.shape[1]
-    if C <= FEW and q.size == 0 and epsilon == 0.0:
+    if z.shape[1] > FEW:
+        return many_classes(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last)
+    if q.size == 0 and epsilon == 0.0:
         return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+    _, total = few_soft_classes(z, t, q, w, ignore_index, epsilon, False, scale, False, losses, g, first, last)
+    return total
+
+
+@kernel()
+def rows_of_labels(z, t, w, ignore_index, scale, losses, g, first, last):
+    """softmax_rows for labels alone, where the kernel for few soft targets need not be compiled."""
+    if z.shape[1] > FEW:
+        return many_classes(z, t, z[:0], w, ignore_index, 0.0, scale, losses, g, first, last)
+    return few_classes(z, t, w, ignore_index, scale, losses, g, first, last)
+
+
+@kernel()
+def many_classes(z, t, q, w, ignore_index, epsilon, scale, losses, g, first, last):
+    """softmax_rows for more classes than FEW, one row after the other."""
+    C = z.shape[1]
     if C <= BLOCK and q.size == 0 and epsilon == 0.0:
         return labelled_rows(z, t, w, ignore_index, scale, losses, g, first, last)
     block, tail, highest = (

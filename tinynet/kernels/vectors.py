@@ -27,6 +27,7 @@ Rows are a tuple of vectors; in memory they begin at i, i + step, i + 2 step, ..
     rows = load_rows_at(a, i, at, j, n, m)       so too, from i + at[j], i + at[j + 1], ...
     store_rows(rows, a, i, step, n)              the first n;  store_rows_some(rows, a, i, step, n, m) their first m
     transposed(rows)                             R rows are squares of R x R numbers side by side: each is transposed
+    times(rows, v)                               each row times the vector v
 
 A line is short: `part` lines of R = LANES / part numbers each lie end to end in one vector, where `part` is 1, 2 or 4.
 
@@ -374,6 +375,11 @@ def store_rows_some(builder, made, rows, a, i, step, n, m):
     places, masks = _places(builder, i, step, len(rows)), _masks(builder, n, m, len(rows))
     for row, place, mask in zip(rows, places, masks, strict=True):
         emit_store(builder, row, a, place, mask)
+
+
+@primitive(lambda rows, v: rows)
+def times(builder, made, rows, v):
+    return [builder.fmul(row, v) for row in rows]
 
 
 @primitive(lambda rows: rows)

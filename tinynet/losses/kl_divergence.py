@@ -23,7 +23,8 @@ Source: Kullback and Leibler 1951, "On information and sufficiency".
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinynet.kernels.softmax_losses import divergence_rows
+from tinynet.kernels.softmax_few_classes import FEW
+from tinynet.kernels.softmax_losses import divergence_few_rows, divergence_rows
 from tinynet.losses.declaration import Result, declares
 from tinynet.losses.rowwise import DISTRIBUTIONS, rowwise
 
@@ -39,7 +40,7 @@ def kl_divergence_plain(z, q):
 
 loss = rowwise(
     "kl_divergence", "logits", kl_divergence_plain, divergence_rows, 16384, 16384, targets=DISTRIBUTIONS,
-    keeps_losses=True,
+    keeps_losses=True, few_soft=divergence_few_rows, few_classes=FEW, multiple=32,
 )  # fmt: skip
 
 

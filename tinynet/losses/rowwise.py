@@ -33,7 +33,7 @@ def share_of_rows(t, weight, ignore_index, rows):
 
 def rowwise(
     name, prediction_name, plain, rows, threads_from, numbers, *, targets=LABELS, groups=2**62, examines=False,
-    keeps_losses=False, errors=None, few=None, few_classes=0, multiple=1, classes="C",
+    keeps_losses=False, errors=None, few=None, few_soft=None, few_classes=0, multiple=1, classes="C",
     target_name="target probabilities", uniform=lambda C: 1 / C,
 ):  # fmt: skip
     """A loss of rows, as a function of the arguments of its public function, which has checked its own options.
@@ -51,13 +51,14 @@ def rowwise(
     targets          LABELS, EITHER (labels or probabilities), DISTRIBUTIONS, or NUMBERS like the prediction
     examines         whether `rows` may find a bad row where targets are labels: errors[reason](x, q, row, name)
     keeps_losses     whether `rows` needs the losses' array for itself
-    few              what to run instead of `rows` for labels of up to `few_classes` without options
+    few, few_soft    what to run instead of `rows` for up to `few_classes`: for labels without options; for the rest
     uniform          C -> what a valid row may hold C times
     """
     kernels = row_kernels(name, rows)
     few_kernels = row_kernels(f"{name}.few", few) if few else kernels
+    few_soft_kernels = row_kernels(f"{name}.few_soft", few_soft) if few_soft else kernels
     if numba.config.DISABLE_JIT:
-        kernels = few_kernels = dict.fromkeys((False, True), without_jit(plain, rows, targets))
+        kernels = few_kernels = few_soft_kernels = dict.fromkeys((False, True), without_jit(plain, rows, targets))
     errors = errors or {}
 
     def loss(
@@ -116,8 +117,9 @@ def rowwise(
         if threads:
             step = -(-N // max(1, min(groups, size // numbers)))  # all groups of nearly the same size
             step += -step % multiple
-        is_few = few_classes >= C and not soft and options == 0.0
-        run = (few_kernels if is_few else kernels)[threads]
+        run = kernels[threads]
+        if few_classes >= C:
+            run = (few_soft_kernels if soft or options > 0.0 else few_kernels)[threads]
         row = -1
         if out is not None and (examines or soft):  # which must not change if a row is bad
             some, g = losses if keeps_losses else nothing, checks.NOTHING[dtype, 2]
@@ -132,7 +134,7 @@ def rowwise(
             value = losses.reshape(shape[:-1])
         return value, gradient if out is None and grad else checks.delivered(gradient, grad, out)
 
-    loss.kernels, loss.few_kernels = kernels, few_kernels
+    loss.kernels, loss.few_kernels, loss.few_soft_kernels = kernels, few_kernels, few_soft_kernels
     return loss
 
 

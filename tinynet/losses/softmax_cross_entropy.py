@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.kernels.softmax_few_classes import FEW
-from tinynet.kernels.softmax_losses import cross_entropy_few_rows, cross_entropy_rows
+from tinynet.kernels.softmax_losses import cross_entropy_few_rows, cross_entropy_few_soft_rows, cross_entropy_rows
 from tinynet.losses.declaration import Result, declares
 from tinynet.losses.rowwise import EITHER, rowwise
 
@@ -72,7 +72,7 @@ def softmax_then_cross_entropy_plain(z, q):
 
 loss = rowwise(
     "softmax_cross_entropy", "logits", softmax_cross_entropy_plain, cross_entropy_rows, 16384, 4096, targets=EITHER,
-    groups=64, multiple=32, few=cross_entropy_few_rows, few_classes=FEW,
+    groups=64, multiple=32, few=cross_entropy_few_rows, few_soft=cross_entropy_few_soft_rows, few_classes=FEW,
 )  # fmt: skip
 
 

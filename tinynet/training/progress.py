@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, wanted, epochs, samples):
         self.wanted, self.epochs, self.samples = bool(wanted) and sys.stdout is not None, epochs, samples
-        self.bar, self.terminal = None, False
+        self.bar, self.terminal, self.first = None, False, True
         if self.wanted:
             with self._showing():
                 self.terminal = bool(getattr(sys.stdout, "isatty", bool)())
@@ -75,6 +75,12 @@ class Progress:
         if self.bar is not None:
             with self._showing():
                 now = time.perf_counter()
+                if self.first:  # it may have compiled kernels, so the rate is that of the steps after it
+                    self.first = False
+                    self.bar.n = self.bar.initial = self.bar.last_print_n = self.bar.n + n
+                    self.bar.start_t = self.bar.last_print_t = self.bar._time()
+                    self.bar.refresh()
+                    return
                 if now - self.drawn > 0.1:  # writing the numbers takes as long as a step of a small model
                     self.drawn = now
                     self.bar.set_postfix_str(_written(totals, seen), refresh=False)

@@ -1,0 +1,153 @@
+"""tinynet's own threads: each index once, the same bits whoever does the work, forks, and what the user has set."""
+
+import threading
+
+import numba
+import numpy as np
+import pytest
+from test_processes import forks, run, trained_weights
+
+import tinynet as tn
+from tinynet.kernels import threads
+from tinynet.kernels.compile import kernel
+
+pytestmark = pytest.mark.skipif(
+    not threads.usable() or numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK,
+    reason="here Numba runs the kernels, or no threads do",
+)
+
+
+@kernel(parallel=True)
+def count(times):
+    for i in numba.prange(len(times)):
+        times[i] += 1
+
+
+def check_counts():
+    for length in (0, 1, 2, 3, 7, 8, 9, 31, 1000, 4097):
+        times = np.zeros(length, np.int64)
+        for _ in range(50):
+            count(times)
+        assert (times == 50).all(), length
+
+
+@pytest.fixture
+def limit():
+    """A function that lets so many threads be in use."""
+    check_counts()  # they have started
+
+    def set_limit(most, retry=2**62):
+        threads.set_word(threads.LIMIT, most)
+        threads.set_word(threads.RETRY, retry)
+
+    yield set_limit
+    set_limit(numba.config.NUMBA_NUM_THREADS)
+
+
+def test_each_index_of_a_loop_is_visited_once(limit):
+    for most in (1, numba.config.NUMBA_NUM_THREADS):
+        limit(most)
+        check_counts()
+
+
+@pytest.mark.slow
+def test_each_index_is_visited_once_by_more_threads_than_processors_whatever_the_wait_policy():
+    for policy in ("passive", "active", ""):
+        run("import test_threads; test_threads.check_counts()", NUMBA_NUM_THREADS="4", OMP_WAIT_POLICY=policy)
+
+
+def test_training_gives_the_same_bits_on_all_threads_and_where_they_have_given_way(limit):
+    expected = trained_weights(0)
+    limit(1)
+    assert trained_weights(0) == expected
+
+
+def test_threads_of_python_that_call_kernels_at_once_are_all_right():
+    failed = []
+
+    def work():
+        try:
+            check_counts()
+        except BaseException as error:
+            failed.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failed
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread")
+def test_one_thread_less_is_used_for_a_while_that_grows_with_each_failure_in_a_row(limit):
+    most, ms = numba.config.NUMBA_NUM_THREADS, threads.MS
+    pool, times = threads._memory.ctypes.data, np.zeros(1000, np.int64)
+    limit(most)
+    count(times)
+    now = 10**15
+    for pause in (100, 200, 400, 800, 1300, 1300):
+        limit(most)
+        threads.set_word(threads.AT_WORK, most)
+        threads.give_way(pool, now)
+        assert threads.word(threads.LIMIT) == most - 1
+        assert threads.word(threads.RETRY) == now + pause * ms
+        assert f"{most - 1} of {most} in use" in tn.show_config("dict")["threading layer"]
+        now += (pause + 10) * ms
+    threads.give_way(pool, now + 6000 * ms)  # not in a row
+    assert threads.word(threads.PAUSE) == 100 * ms
+    limit(1, retry=0)
+    count(times)
+    assert threads.word(threads.LIMIT) == 2
+
+
+@forks
+@pytest.mark.slow
+def test_a_forked_child_starts_threads_of_its_own_and_its_parent_goes_on():
+    code = """
+import os
+import test_threads
+expected = test_threads.trained_weights(0)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        test_threads.check_counts()
+        same = test_threads.trained_weights(0) == expected and "2 in use" in test_threads.threads.describe()
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert test_threads.trained_weights(0) == expected
+"""
+    run(code)
+
+
+@pytest.mark.slow
+def test_the_environment_and_a_users_own_parallel_functions_are_left_alone():
+    code = """
+import os
+before = dict(os.environ)
+import numba
+from llvmlite import binding
+import test_threads
+test_threads.check_counts()
+assert dict(os.environ) == before
+assert numba.threading_layer() in ("omp", "workqueue", "tbb")
+for name, own in test_threads.threads._symbols.items():
+    assert binding.address_of_symbol(name) != own
+"""
+    run(code)
+
+
+@pytest.mark.slow
+def test_what_the_user_has_set_is_respected():
+    code = """
+import test_threads
+from test_threads import threads
+test_threads.check_counts()
+print(threads.word(threads.SPIN), threads.word(threads.JUMP))
+"""
+    assert run(code, OMP_WAIT_POLICY="passive") == ["0", str(threads.JUMPS)]
+    assert run(code, OMP_WAIT_POLICY="ACTIVE") == [str(2**62)] * 2
+    assert run(code, OMP_WAIT_POLICY="") == [str(threads.SPINS), str(threads.JUMPS)]
+    code = "import test_threads; test_threads.check_counts(); print(test_threads.threads._process)"
+    assert run(code, NUMBA_THREADING_LAYER="workqueue") == ["None"]
+    assert run(code, NUMBA_NUM_THREADS="1") != ["None"]
