@@ -107,10 +107,13 @@ def test_it_is_the_layer_and_the_loss_apart_in_either_kernel(N, D, C, monkeypatc
 
 @pytest.mark.parametrize(("N", "D", "C"), [(1000, *FEW), (130, *MANY)])
 def test_the_number_of_threads_changes_no_bit(N, D, C):
-    problem, results = problem_of(N, D, C), []
-    for threads in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+    problem, results, threads = problem_of(N, D, C), [], numba.get_num_threads()
+    try:
+        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            numba.set_num_threads(n)
+            results.append(linear_cross_entropy(*problem))
+    finally:
         numba.set_num_threads(threads)
-        results.append(linear_cross_entropy(*problem))
     for other in results[1:]:
         for ours, theirs in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(ours, theirs)
