@@ -10,7 +10,7 @@ Few classes: a thread owns some rows, and takes so many of them at a time that x
 comes from memory once.  Each of a fixed number of parts of the rows has a dw and a db of its own, and these are added
 in order.
 
-Many classes: no thread can have a dw of its own.  All threads share a block, of some 12 MB of logits, whose products
+Many classes: no thread can have a dw of its own.  All threads share a block, of at most 12 MB of logits, whose products
 are cut among them.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of them makes a part of
 dx, and these are added in order.
 
@@ -32,8 +32,8 @@ from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
-LOGITS = 11_900_000  # bytes of a block of logits, of many classes, and of the parts of its dx
-GROUPS, GROUP = 8, 1024  # of many classes, in which dx is summed; at least so many classes each
+MEMORY, SCRATCH = 13_800_000, 28_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
+GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
 TOGETHER = 8  # blocks, whose parts are added in their own dtype before that
 
@@ -120,23 +120,21 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
     grad, no_floor = dx.size > 0, x.dtype.type(-np.inf)
     zeros, z, value = np.zeros(max(C, D), x.dtype), np.empty((rows, C), x.dtype), 0.0
     parts = np.empty((groups - 1 if grad else 0, rows, D), x.dtype)
-    pieces = (rows + ROWS - 1) // ROWS
-    values, wide_db = np.empty(pieces), np.zeros(C)
+    values, wide_db = np.empty((rows + ROWS - 1) // ROWS), np.zeros(C)
     wide = np.empty(w.size if grad and TOGETHER * rows < N and w.nbytes <= WIDE else 0)
-    tall, broad = block_shape(D, C, threads, x.itemsize)
-    down = (D + tall - 1) // tall
-    dw_tasks, dx_down = down * ((C + broad - 1) // broad), (threads + groups - 1) // groups
+    shares = (threads + groups - 1) // groups
     for n in range(0, N, rows):
         B, block = min(rows, N - n), n // rows
-        high, wide_z = block_shape(B, C, threads, x.itemsize)
-        z_down = (B + high - 1) // high
-        for task in prange(z_down * ((C + wide_z - 1) // wide_z)):
-            r, c = task % z_down * high, task // z_down * wide_z
-            size, out = (min(high, B - r), min(wide_z, C - c), D), View(z, r * C + c, C)
+        pieces = (B + ROWS - 1) // ROWS
+        tall, broad = block_shape(B, C, threads, x.itemsize)
+        down = (B + tall - 1) // tall
+        for task in prange(down * ((C + broad - 1) // broad)):
+            r, c = task % down * tall, task // down * broad
+            size, out = (min(tall, B - r), min(broad, C - c), D), View(z, r * C + c, C)
             matmul(size, View(x, (n + r) * D, (D, 1)), View(w, c, C), start=View(b, c, 0), out=out, floor=no_floor)
 
         for piece in prange(pieces):
-            first, last = min(B, piece * ROWS), min(B, piece * ROWS + ROWS)
+            first, last = piece * ROWS, min(B, piece * ROWS + ROWS)
             some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
             some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
             values[piece] = softmax_rows(
@@ -147,29 +145,27 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
         if not grad:
             continue
 
-        for task in prange(dw_tasks + dx_down * groups):
-            if task < dw_tasks:
-                d, c = task % down * tall, task // down * broad
-                M, width, out = min(tall, D - d), min(broad, C - c), View(dw, d * C + c, C)
-                new = block % TOGETHER == 0 if wide.size else block == 0
-                start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), d * C + c, C)
-                matmul((M, width, B), View(x, n * D + d, (1, D)), View(z, c, C), start=start, out=out, floor=no_floor)
-                if n + B == N or (block + 1) % TOGETHER == 0:
-                    for i in range(d, d + M if wide.size else d):
-                        row = memory.piece(wide, i * C + c, width)
-                        memory.add_to(row, memory.piece(dw, i * C + c, width), block < TOGETHER)
-                if d == 0:  # whoever has the first inputs also has the biases
-                    part = memory.scratch((width,), x)
-                    add_sums(z, 0, B, c, width, part, memory.piece(wide_db, c, width))
+        for task in prange(groups * shares):  # a group's classes: some rows of dx, some inputs' rows of dw
+            group, share = task % groups, task // groups
+            c, r, d = group * C // groups, share * B // shares, share * D // shares
+            r_end, d_end, width = (share + 1) * B // shares, (share + 1) * D // shares, (group + 1) * C // groups - c
+            some_dz, wt, zero = View(z, r * C + c, (C, 1)), View(w, c, (1, C)), View(zeros, 0, 0)
+            if group == 0:
+                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=View(dx, (n + r) * D, D), floor=no_floor)
             else:
-                group, r = (task - dw_tasks) % groups, (task - dw_tasks) // groups * B // dx_down
-                c, M = group * C // groups, ((task - dw_tasks) // groups + 1) * B // dx_down - r
-                size, start = (M, D, (group + 1) * C // groups - c), View(zeros, 0, 0)
-                a, b_ = View(z, r * C + c, (C, 1)), View(w, c, (1, C))
-                if group == 0:
-                    matmul(size, a, b_, start=start, out=View(dx, (n + r) * D, D), floor=no_floor)
-                else:
-                    matmul(size, a, b_, start=start, out=View(parts, ((group - 1) * rows + r) * D, D), floor=no_floor)
+                to = View(parts, ((group - 1) * rows + r) * D, D)
+                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=to, floor=no_floor)
+            new = block % TOGETHER == 0 if wide.size else block == 0
+            start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), d * C + c, C)
+            xt, to_dw = View(x, n * D + d, (1, D)), View(dw, d * C + c, C)
+            matmul((d_end - d, width, B), xt, View(z, c, C), start=start, out=to_dw, floor=no_floor)
+            if wide.size and (n + B == N or (block + 1) % TOGETHER == 0):
+                for i in range(d, d_end):
+                    row = memory.piece(wide, i * C + c, width)
+                    memory.add_to(row, memory.piece(dw, i * C + c, width), block < TOGETHER)
+            if share == 0:
+                sums = memory.scratch((width,), x)
+                add_sums(z, 0, B, c, width, sums, memory.piece(wide_db, c, width))
         for r in prange(B):
             total = memory.piece(dx, (n + r) * D, D)
             for group in range(groups - 1):
@@ -191,7 +187,7 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
         parts = max(1, min(parts, PARTS, N // 64))
         return few_classes(*given, rows, parts, losses, dx, dw, db)
     groups = max(1, min(GROUPS, C // GROUP))
-    rows = max(1, LOGITS // (itemsize * (C + (groups - 1) * D)))
+    rows = max(1, MEMORY // (itemsize * (C + (groups - 1) * D) + SCRATCH))
     rows = min(N, max(1, rows // ROWS) * ROWS if rows >= ROWS else rows)
     # A kernel that asks for the number of threads itself can't be kept on disk.
     return many_classes(*given, rows, groups, numba.get_num_threads(), losses, dx, dw, db)
