@@ -283,8 +283,9 @@ def resident(which):
 
 def print_memory(name, quick):
     """Print by how many bytes the peak of one call goes beyond inputs and outputs; nothing where that is unknown."""
-    linear_side(name, *linear_arrays(*LINEAR_QUICK))()  # loads code and starts threads: no cost of the call
-    run = linear_side(name, *linear_arrays(*(LINEAR_QUICK if quick else LINEAR)))
+    N, D, C = LINEAR_QUICK if quick else LINEAR
+    linear_side(name, *linear_arrays(2, D, C))()  # loads code and starts threads: no cost of the call
+    run = linear_side(name, *linear_arrays(N, D, C))
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
         before = resident("VmRSS")

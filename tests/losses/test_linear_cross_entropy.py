@@ -1,5 +1,10 @@
 """linear_cross_entropy: a dense layer and its loss together are the two apart, whatever the options and the block."""
 
+import os
+import subprocess
+import sys
+
+import numba
 import numpy as np
 import pytest
 import torch
@@ -67,17 +72,82 @@ def test_it_agrees_with_pytorch():
     agree(linear_cross_entropy(x, w, b, t, label_smoothing=0.1), expected, 1e-9)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 12, 50])
-def test_the_size_of_a_block_changes_no_bit_of_a_rows_loss_and_gradient(rows, monkeypatch):
+FEW, MANY = (24, 30), (40, 2500)  # (D, C) of either kernel: few classes, and many in two groups
+
+
+def problem_of(N, D, C):
     rng = np.random.default_rng(2)
-    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(130, 24), (24, 700), (700,)])
-    t = rng.integers(0, 700, 130)
-    whole = linear_cross_entropy(x, w, b, t, reduction="none")
-    monkeypatch.setattr(module, "LOGITS", rows * 700 * 4)
-    in_blocks = linear_cross_entropy(x, w, b, t, reduction="none")
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(N, D), (D, C), (C,)])
+    return x, w, b, rng.integers(0, C, N)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12, 50])
+@pytest.mark.parametrize(("D", "C"), [FEW, MANY])
+def test_the_size_of_a_block_changes_no_bit_of_a_rows_loss_and_gradient(D, C, rows, monkeypatch):
+    problem = problem_of(130, D, C)
+    if (D, C) == MANY:
+        monkeypatch.setattr(module, "PARTS_BYTES", 0)
+    whole = linear_cross_entropy(*problem, reduction="none")
+    monkeypatch.setattr(module, "MEMORY", rows * ((C + D) * 4 + module.SCRATCH))
+    monkeypatch.setattr(module, "cache_size", lambda level: rows * (C + D) * 16)
+    in_blocks = linear_cross_entropy(*problem, reduction="none")
     np.testing.assert_array_equal(in_blocks[0], whole[0])
     np.testing.assert_array_equal(in_blocks[1], whole[1])
-    agree(in_blocks, whole, 1e-5)
+    agree(in_blocks, whole, 2e-5)
+
+
+@pytest.mark.parametrize(("N", "D", "C"), [(300, *FEW), (1000, 5, 2), (130, *MANY), (70, 300, 1000)])
+def test_it_is_the_layer_and_the_loss_apart_in_either_kernel(N, D, C, monkeypatch):
+    x, w, b, t = (a.astype(float) if a.dtype == np.float32 else a for a in problem_of(N, D, C))
+    expected = apart(x, w, b, t)
+    for limit in (module.PARTS_BYTES, 0):
+        monkeypatch.setattr(module, "PARTS_BYTES", limit)
+        agree(linear_cross_entropy(x, w, b, t), expected, 1e-9)
+
+
+@pytest.mark.parametrize(("N", "D", "C"), [(1000, *FEW), (130, *MANY)])
+def test_the_number_of_threads_changes_no_bit(N, D, C):
+    problem, results, threads = problem_of(N, D, C), [], numba.get_num_threads()
+    try:
+        for n in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            numba.set_num_threads(n)
+            results.append(linear_cross_entropy(*problem))
+    finally:
+        numba.set_num_threads(threads)
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import numpy as np
+import tinynet as tn
+
+def resident(which):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
+
+for N, D, C in [(60_000, 256, 10), (20_000, 8, 100), (300, 16, 50_000), (20_000, 100, 2000)]:
+    x, w, b, t = np.ones((N, D), "f"), np.ones((D, C), "f"), np.ones(C, "f"), np.zeros(N, int)
+    tn.linear_cross_entropy(x[:1], w, b, t[:1])  # loads code and starts threads: no cost of the call
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
+    before = resident("VmRSS")
+    results = tn.linear_cross_entropy(x, w, b, t)
+    grown = resident("VmHWM") - before - sum(array.nbytes for array in results[1:])
+    print(N, D, C, grown)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux says how much memory was in use")
+def test_it_needs_16_MB_beyond_its_arguments_and_results():
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"} if (os.cpu_count() or 1) > 1 else os.environ
+    found = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
+    grown = [int(line.split()[-1]) for line in found.stdout.splitlines()]
+    assert len(grown) == 4
+    assert max(grown) <= 16e6, found.stdout
 
 
 def test_a_row_has_the_same_bits_in_any_batch():

@@ -1,155 +1,193 @@
-"""A dense layer and its softmax cross-entropy together, by blocks of logits that stay in the cache.
+"""A dense layer and its softmax cross-entropy together, by blocks of rows of logits that are never whole.
 
 With a vocabulary of C = 32,000 and N = 2,048 tokens, the logits z are 262 MB, and apart they are written, read, turned
 into dz and read again.  But a row of z is needed only until its part of dx, dw and db is summed.  So take a block of
-rows at a time, as many as make some 10 MB:
+rows at a time:
 
-    1  z = x w + b             of the block, by matmul; a thread owns columns of z
-    2  z <- dz, in place       by softmax_cross_entropy's kernel; a thread owns rows
-    3  dw += x.T dz, db, and   a thread owns columns of dw and db
-       dx = dz w.T             summed over a group of columns, into (w dz.T).T for that group
+    z = x w + b        z <- dz, in place        dx = dz w.T        dw += x.T dz        db += column sums of dz
 
-For 3 matmul wants dz.T contiguous: some columns of dz are transposed at a time, which is less than transposing w.
-The groups' parts of dx are added in order, so that no bit depends on the number of threads; nor does a row's loss or
-dx on the block that it is in.  The logits are computed once, and read and written once by the loss.
+Few classes: a thread owns some rows, and takes so many of them at a time that x and z stay in its L2 cache, so that x
+comes from memory once.  Each of a fixed number of parts of the rows has a dw and a db of its own, and these are added
+in order.
 
-A large vocabulary has blocks of few rows, and many rows then make many blocks.  db adds their sums in float64.  dw, for
-which that would take twice its memory, keeps what each addition loses, where there are more than BLOCKS of them: with
-t = s - dw for the rounded sum s = dw + part, exactly (dw - (s - t)) + (part - t) is lost (Knuth 1969, section 4.2.2).
+Many classes: no thread can have a dw of its own.  All threads share a block, of at most 12 MB of logits, whose products
+are cut among them.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of them makes a part of
+dx, and these are added in order.
+
+So no bit depends on the number of threads; nor does a row's loss or dx on the block that it is in.  Sums over many
+blocks are made in float64, but for a dw of more than WIDE bytes, which would take that memory again: each block's part
+is rounded once when it is added.
 """
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
+from tinynet.kernels.packed import ROWS, block_shape
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 
-LOGITS = 12_300_000  # bytes of a block of logits
-COLUMNS = 256  # of w at a time: 512 KB for D = 512 stay in the L2 cache for all rows of the block
-GROUPS = 8  # of columns, each with a part of dx of its own
-BLOCKS = 32  # of rows, whose parts of dw are simply added
+PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
+MEMORY, SCRATCH = 13_800_000, 28_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
+GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
+WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
+TOGETHER = 8  # blocks, whose parts are added in their own dtype before that
 
 
 @kernel()
-def add_part(part, total, lost):
-    """total += part; what rounding takes from it is added to lost, unless that is empty."""
-    for k in range(total.size):
-        s = total[k] + part[k]
-        if lost.size:
-            t = s - total[k]
-            error = (total[k] - (s - t)) + (part[k] - t)
-            lost[k] += error if error == error else part.dtype.type(0)  # inf - inf
-        total[k] = s
+def add_sums(z, row, rows, column, columns, part, total):
+    """total (columns,), in float64, += the sums of some columns of z over some rows; `part` is scratch.
 
-
-@kernel()
-def columns_of(a, row, rows, column, columns, packed):
-    """packed (rows, columns) = that part of a, contiguous: in a, each of its rows is in another page of memory."""
-    for r in range(rows):
-        given = memory.piece(a, (row + r) * a.shape[1] + column, columns)
-        result = memory.piece(packed, r * columns, columns)
-        for c in range(columns):
-            result[c] = given[c]
+    64 rows at a time are summed as a product: the bias is a weight whose input is always 1.
+    """
+    C, no_floor = z.shape[1], z.dtype.type(-np.inf)
+    one, zero = np.ones(1, z.dtype), np.zeros(columns, z.dtype)
+    for r in range(row, row + rows, 64):
+        size, some = (1, columns, min(64, row + rows - r)), View(z, r * C + column, C)
+        matmul(size, View(one, 0, (0, 0)), some, start=View(zero, 0, 0), out=View(part, 0, 0), floor=no_floor)
+        memory.add_to(total, memory.piece(part, 0, columns), False)
 
 
 @kernel(parallel=True, matmul=True)
-def linear_cross_entropy_blocks(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost):
+def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, parts, losses, dx, dw, db):
     """The sum of the losses times scale, with labels t (N,), or soft targets q (N, C) where t is empty.
 
-    `rows` is the size of a block.  Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.  lost is 0 of
-    dw's shape, or empty.
+    Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.  A thread owns one of `parts` parts of the
+    rows, and takes `rows` of them at a time.
     """
     N, D = x.shape
     C = w.shape[1]
-    grad = dx.size > 0
-    no_floor = x.dtype.type(-np.inf)
-    one, zeros = np.empty(1, x.dtype), np.empty(max(C, rows), x.dtype)
-    one[0] = 1
-    for c in range(zeros.size):
-        zeros[c] = 0
-    z, value = np.empty((rows, C), x.dtype), 0.0
-    chunks = (C + COLUMNS - 1) // COLUMNS
-    groups = min(GROUPS, chunks)
-    parts = np.empty((groups if grad else 0, D, rows), x.dtype)
-    pieces = (rows + 47) // 48
-    partial, wide_db = np.empty(pieces), np.zeros(C)
-    for n in range(0, N, rows):
-        B = min(rows, N - n)
-        for chunk in prange(chunks):
-            c = chunk * COLUMNS
-            width = min(COLUMNS, C - c)
-            some_w = np.empty((D, width), x.dtype)
-            columns_of(w, 0, D, c, width, some_w)  # 0.39 s against 0.50 for (2048, 512) x 32000
-            rows_of_x, out = View(x, n * D, (D, 1)), View(z, c, C)
-            matmul((B, width, D), rows_of_x, View(some_w, 0, width), start=View(b, c, 0), out=out, floor=no_floor)
-
-        for piece in prange(pieces):
-            r0, r1 = min(B, piece * 48), min(B, piece * 48 + 48)
+    grad, no_floor = dx.size > 0, x.dtype.type(-np.inf)
+    zeros, values = np.zeros(max(C, D), x.dtype), np.empty(parts)
+    wt = np.empty((C if grad else 0, D), x.dtype)
+    if grad:
+        transpose(w, 0, C, wt, 0, D, D, C)
+    across = D >= C  # a row of dw.T fills more lanes than one of dw
+    totals = np.empty((parts, w.size + C if grad else 0))
+    for part in prange(parts):
+        first, last = part * N // parts, (part + 1) * N // parts
+        z, sums = memory.scratch((rows, C), x), memory.scratch((w.size + C,), x)
+        total = memory.piece(totals, part * totals.shape[1], w.size if grad else 0)
+        total_db = memory.piece(totals, part * totals.shape[1] + w.size, C if grad else 0)
+        for c in range(total_db.size):
+            total_db[c] = 0
+        sum_of_losses = 0.0
+        for n in range(first, last, rows):
+            B, block = min(rows, last - n), (n - first) // rows
+            some_x, dz = View(x, n * D, (D, 1)), View(z, 0, (C, 1))
+            matmul((B, C, D), some_x, View(w, 0, C), start=View(b, 0, 0), out=View(z, 0, C), floor=no_floor)
             some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
             some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
-            partial[piece] = softmax_rows(
-                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, r0, r1
+            sum_of_losses += softmax_rows(z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, 0, B)
+            if not grad:
+                continue
+            zero, out = View(zeros, 0, 0), View(dx, n * D, D)
+            matmul((B, D, C), dz, View(wt, 0, D), start=zero, out=out, floor=no_floor)
+            add_sums(z, 0, B, 0, C, memory.piece(sums, w.size, C), total_db)
+            length = D if across else C  # of a row
+            so_far = View(sums, 0, length)
+            start = View(zeros, 0, 0) if block % TOGETHER == 0 else View(sums, 0, length)
+            if across:
+                matmul((C, D, B), View(z, 0, (1, C)), View(x, n * D, D), start=start, out=so_far, floor=no_floor)
+            else:
+                matmul((D, C, B), View(x, n * D, (1, D)), View(z, 0, C), start=start, out=so_far, floor=no_floor)
+            if n + B == last or (block + 1) % TOGETHER == 0:
+                memory.add_to(total, sums, block < TOGETHER)
+        values[part] = sum_of_losses
+    if grad:
+        for part in range(1, parts):
+            memory.add_to(totals[0], totals[part], False)
+        for d in range(D):
+            for c in range(C):
+                dw[d, c] = totals[0, c * D + d if across else d * C + c]
+        for c in range(C):
+            db[c] = totals[0, w.size + c]
+    value = 0.0
+    for part in range(parts):
+        value += values[part]
+    return value * scale
+
+
+@kernel(parallel=True, matmul=True)
+def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, groups, threads, losses, dx, dw, db):
+    """few_classes where all threads share a block of `rows`, and dx is summed over `groups` groups of classes."""
+    N, D = x.shape
+    C = w.shape[1]
+    grad, no_floor = dx.size > 0, x.dtype.type(-np.inf)
+    zeros, z, value = np.zeros(max(C, D), x.dtype), np.empty((rows, C), x.dtype), 0.0
+    parts = np.empty((groups - 1 if grad else 0, rows, D), x.dtype)
+    values, wide_db = np.empty((rows + ROWS - 1) // ROWS), np.zeros(C)
+    wide = np.empty(w.size if grad and TOGETHER * rows < N and w.nbytes <= WIDE else 0)
+    shares = (threads + groups - 1) // groups
+    for n in range(0, N, rows):
+        B, block = min(rows, N - n), n // rows
+        pieces = (B + ROWS - 1) // ROWS
+        tall, broad = block_shape(B, C, threads, x.itemsize)
+        down = (B + tall - 1) // tall
+        for task in prange(down * ((C + broad - 1) // broad)):
+            r, c = task % down * tall, task // down * broad
+            size, out = (min(tall, B - r), min(broad, C - c), D), View(z, r * C + c, C)
+            matmul(size, View(x, (n + r) * D, (D, 1)), View(w, c, C), start=View(b, c, 0), out=out, floor=no_floor)
+
+        for piece in prange(pieces):
+            first, last = piece * ROWS, min(B, piece * ROWS + ROWS)
+            some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
+            some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
+            values[piece] = softmax_rows(
+                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, first, last
             )
         for piece in range(pieces):
-            value += partial[piece]
+            value += values[piece]
         if not grad:
             continue
 
-        for group in prange(groups):
-            part = parts[group]
-            dz, dzt = np.empty(B * COLUMNS, x.dtype), np.empty((COLUMNS, B), x.dtype)
-            some_dw = np.empty(D * COLUMNS, x.dtype)
-            for chunk in range(group * chunks // groups, (group + 1) * chunks // groups):
-                c = chunk * COLUMNS
-                width = min(COLUMNS, C - c)
-                columns_of(z, 0, B, c, width, dz)
-                transpose(dz, 0, width, dzt, 0, B, B, width)
-                first = chunk == group * chunks // groups
-                for d in range(0, D, 48):
-                    size, out = (min(48, D - d), B, width), View(memory.piece(part, 0, part.size), d * rows, rows)
-                    start, rows_of_w = View(zeros, 0, 0) if first else out, View(w, d * C + c, (C, 1))
-                    matmul(size, rows_of_w, View(dzt, 0, B), start=start, out=out, floor=no_floor)
-                xt, start, out = View(x, n * D, (1, D)), View(zeros, 0, 0), View(some_dw, 0, width)
-                matmul((D, width, B), xt, View(dz, 0, width), start=start, out=out, floor=no_floor)
-                for d in range(D):
-                    some, row = memory.piece(some_dw, d * width, width), memory.piece(dw, d * C + c, width)
-                    if n == 0:
-                        for k in range(width):
-                            row[k] = some[k]
-                    else:
-                        add_part(some, row, memory.piece(lost, d * C + c, width if lost.size else 0))
-                total = memory.piece(wide_db, c, width)
-                for r in range(0, B, 64):
-                    size, ones, start = (1, width, min(64, B - r)), View(one, 0, (0, 0)), View(zeros, 0, 0)
-                    matmul(size, ones, View(dz, r * width, width), start=start, out=View(some_dw, 0, 0), floor=no_floor)
-                    for k in range(width):
-                        total[k] += some_dw[k]
+        for task in prange(groups * shares):  # a group's classes: some rows of dx, some inputs' rows of dw
+            group, share = task % groups, task // groups
+            c, r, d = group * C // groups, share * B // shares, share * D // shares
+            r_end, d_end, width = (share + 1) * B // shares, (share + 1) * D // shares, (group + 1) * C // groups - c
+            some_dz, wt, zero = View(z, r * C + c, (C, 1)), View(w, c, (1, C)), View(zeros, 0, 0)
+            if group == 0:
+                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=View(dx, (n + r) * D, D), floor=no_floor)
+            else:
+                to = View(parts, ((group - 1) * rows + r) * D, D)
+                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=to, floor=no_floor)
+            new = block % TOGETHER == 0 if wide.size else block == 0
+            start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), d * C + c, C)
+            xt, to_dw = View(x, n * D + d, (1, D)), View(dw, d * C + c, C)
+            matmul((d_end - d, width, B), xt, View(z, c, C), start=start, out=to_dw, floor=no_floor)
+            if wide.size and (n + B == N or (block + 1) % TOGETHER == 0):
+                for i in range(d, d_end):
+                    row = memory.piece(wide, i * C + c, width)
+                    memory.add_to(row, memory.piece(dw, i * C + c, width), block < TOGETHER)
+            if share == 0:
+                sums = memory.scratch((width,), x)
+                add_sums(z, 0, B, c, width, sums, memory.piece(wide_db, c, width))
         for r in prange(B):
-            for d in range(D):
-                total = parts[0, d, r]
-                for group in range(1, groups):
-                    total += parts[group, d, r]
-                dx[n + r, d] = total
-    for c in range(C if grad else 0):
-        db[c] = wide_db[c]
-    for chunk in prange(chunks if lost.size else 0):
-        for d in range(D):
-            size = min(COLUMNS, C - chunk * COLUMNS)
-            row = memory.piece(dw, d * C + chunk * COLUMNS, size)
-            rest = memory.piece(lost, d * C + chunk * COLUMNS, size)
-            for k in range(size):
-                row[k] += rest[k]
+            total = memory.piece(dx, (n + r) * D, D)
+            for group in range(groups - 1):
+                for d in range(D):
+                    total[d] += parts[group, r, d]
+    if grad:
+        memory.rounded(wide, memory.piece(dw, 0, dw.size))
+        memory.rounded(wide_db, db)
     return value * scale
 
 
 def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, scale, losses, dx, dw, db):
-    """linear_cross_entropy_blocks in blocks of a size that suits C, and with `lost` where they are many."""
-    N, rows = len(x), LOGITS // (w.shape[1] * x.dtype.itemsize)
-    rows = max(1, min(N, rows - rows % (96 if rows >= 96 else 12)))  # whole tiles, of z and of dx
-    lost = np.zeros_like(dw if BLOCKS * rows < N else dw[:0])
-    return linear_cross_entropy_blocks(
-        x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, losses, dx, dw, db, lost
-    )
+    """few_classes or many_classes, in blocks of a size that suits D and C."""
+    (N, D), C, itemsize = x.shape, w.shape[1], x.dtype.itemsize
+    given = x, w, b, t, q, weight, ignore_index, epsilon, scale
+    parts = PARTS_BYTES // max(1, w.size * (itemsize + 8))
+    if parts >= PARTS // 2:
+        rows = max(1, min(N, cache_size(2) // 4 // (itemsize * (C + D)) // ROWS * ROWS))
+        parts = max(1, min(parts, PARTS, N // 64))
+        return few_classes(*given, rows, parts, losses, dx, dw, db)
+    groups = max(1, min(GROUPS, C // GROUP))
+    rows = max(1, MEMORY // (itemsize * (C + (groups - 1) * D) + SCRATCH))
+    rows = min(N, max(1, rows // ROWS) * ROWS if rows >= ROWS else rows)
+    # A kernel that asks for the number of threads itself can't be kept on disk.
+    return many_classes(*given, rows, groups, numba.get_num_threads(), losses, dx, dw, db)

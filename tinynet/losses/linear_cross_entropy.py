@@ -41,8 +41,8 @@ def linear_cross_entropy(
     b        (C,), or None
     targets  and all options as in softmax_cross_entropy; `weight` is the classes' (C,)
 
-    Returns (value, dx, dw, db): db is None where b is, and all three are None for grad=False.  Needs some 14 MB beyond
-    its arguments and results, and as much as dw again where the logits would be more than 400 MB.
+    Returns (value, dx, dw, db): db is None where b is, and all three are None for grad=False.  Needs at most 16 MB
+    beyond its arguments and results.
 
     >>> x, w, b = np.ones((2, 3)), np.zeros((3, 4)), np.zeros(4)
     >>> loss, dx, dw, db = tn.linear_cross_entropy(x, w, b, [0, 1])

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import losses as checks
 from tinynet.kernels.dense import dense_forward
 from tinynet.kernels.nt_xent import add_transpose, normalize, normalize_backward
+from tinynet.kernels.transpose import transpose
 from tinynet.losses.declaration import Result
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
 
@@ -82,7 +83,9 @@ def nt_xent(
         value = value.astype(dtype) if reduction == "none" else float(value.sum() * scale)
         return value, checks.delivered(gradient, grad, out)
     S, none = np.empty((M, M), dtype), dtype.type(-np.inf)
-    dense_forward(u, np.ascontiguousarray(scaled.T), np.zeros(M, dtype), none, S)
+    columns = np.empty((D, M), dtype)
+    transpose(scaled, 0, D, columns, 0, M, M, D)
+    dense_forward(u, columns, np.zeros(M, dtype), none, S)
     S.reshape(-1)[:: M + 1] = none
     partner = (np.arange(M) + M // 2) % M
     value, dS = softmax_cross_entropy(
