@@ -6,8 +6,9 @@ import pytest
 
 from tinynet.kernels import floats, memory, vectors
 from tinynet.kernels.compile import chunk_count, kernel
+from tinynet.kernels.correlation import correlate
 from tinynet.kernels.few_filters import sum_lanes
-from tinynet.kernels.matmul import View, correlate, matmul
+from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward

@@ -35,7 +35,8 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import band_count, helper, kernel, sized_kernel
-from tinynet.kernels.matmul import THREADS_FROM, View, correlate, matmul
+from tinynet.kernels.correlation import correlate
+from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import square_to_vectors

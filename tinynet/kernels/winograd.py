@@ -47,7 +47,8 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.matmul import View, linear_map, matmul
+from tinynet.kernels.correlation import linear_map
+from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
