@@ -148,7 +148,7 @@ def lines_once(a, i, step, b, j):
 @kernel()
 def points(source, s0, s_step, result, r0, r_step, count, add):
     if add:
-        winograd.add_points_to_rows(View(source, s0, s_step), View(result, r0, r_step), count)
+        winograd.add_points_to_window(View(source, s0, s_step), View(result, r0, r_step), count)
     else:
         winograd.rows_to_points(View(source, s0, s_step), View(result, r0, r_step), count)
 
@@ -189,7 +189,11 @@ def outside():
     yield sum_of_two, lambda: sum_of_two(b_steps=(13, 3))
     for add in (False, True):
         yield lambda add=add: points(a, 0, 8, a, 0, 8, 8, add), lambda add=add: points(a[:47], 0, 8, a, 0, 8, 8, add)
-        yield lambda add=add: points(a, 1, 8, a, 1, 8, 8, add), lambda add=add: points(a, 1, 8, a[:48], 1, 8, 8, add)
+        end = 24 if add else 48
+        yield (
+            lambda add=add: points(a, 1, 8, a, 1, 8, 8, add),
+            lambda add=add, end=end: points(a, 1, 8, a[:end], 1, 8, 8, add),
+        )
     yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 1, 8, a.copy(), 0, 8, 8, 8)
     yield lambda: transpose(a, 0, 8, a.copy(), 0, 8, 8, 8), lambda: transpose(a, 0, 8, a[:63].copy(), 0, 8, 8, 8)
     yield correlated, lambda: correlated(a=rows[: 3 * W + 1])
@@ -390,10 +394,10 @@ def transposes_and_maps():
                     transpose(a, 0, columns, result, 0, rows, rows, columns)
                     assert np.array_equal(result, a.T)
         for count in range(1, 70):
-            for add, matrix in ((False, winograd.B.T), (True, winograd.B)):
+            for add, matrix in ((False, winograd.B.T), (True, winograd.G.T)):
                 for end in (False, True):
                     a = memory[0].copy(np.random.default_rng(count).standard_normal((6, count)).astype(dtype), end)
-                    result = memory[1].copy(np.ones((6, count), dtype), end)
+                    result = memory[1].copy(np.ones((len(matrix), count), dtype), end)
                     points(a, 0, count, result, 0, count, count, add)
                     np.testing.assert_allclose(result, matrix @ a + add, rtol=1e-4, atol=1e-4)
 

@@ -235,7 +235,7 @@ def emitted(check=None):
             signature, codegen = emit(*arguments, **named)
 
             def both(context, builder, signature, args):
-                context.compile_internal(builder, check, types.none(*signature.args), args)
+                context.compile_internal(builder, getattr(check, "py_func", check), types.none(*signature.args), args)
                 return codegen(context, builder, signature, args)
 
             return signature, both

@@ -7,7 +7,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from tinynet.kernels.compile import emitted
+from tinynet.kernels.compile import emitted, helper
 from tinynet.kernels.matmul import emit_pointer, emit_steps, emit_whole
 from tinynet.kernels.memory import within
 from tinynet.kernels.tile import TILE, emit_loop
@@ -146,6 +146,7 @@ def linear_map(matrix, add=False, finish=False):
     """
     I, J = matrix.shape
 
+    @helper
     def apply_within(source, result, count):
         if count > 0:
             within(source.array, source.first, (J - 1) * source.steps, count - 1, 0)

@@ -109,7 +109,7 @@ def few_classes(z, t, w, ignore_index, scale, losses, g, first, last):
     """Rows `first` to `last` of z (N, C): see softmax_rows."""
     R = 2 * width(z)
     size = (z.shape[1] + 4) * R
-    most = min(R * max(1, BLOCK // (size * z.itemsize)), -(-(last - first) // R) * R)
+    most = R * max(1, min(BLOCK // (size * z.itemsize), -(-(last - first) // R)))
     room = memory.scratch((most // R * size + size + 5 * most,), z)
     return _few_classes(z, t, w, ignore_index, scale, losses, g, first, last, most, room)
 
