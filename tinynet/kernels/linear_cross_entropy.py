@@ -32,7 +32,7 @@ from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
-MEMORY, SCRATCH = 13_800_000, 28_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
+MEMORY, SCRATCH = 15_900_000, 14_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
 TOGETHER = 8  # blocks, whose parts are added in their own dtype before that
