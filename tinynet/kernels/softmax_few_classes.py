@@ -199,7 +199,7 @@ def few_soft_classes(z, t, q, w, ignore_index, epsilon, divergence, scale, check
     With `divergence`, the entropy of q is subtracted from the loss.  Returns a row of q that is no distribution, or -1,
     and the sum of the losses.
     """
-    room = memory.scratch(((3 * z.shape[1] + 11) * 2 * width(z),), z)
+    room = memory.scratch(((3 * z.shape[1] + 15) * 2 * width(z),), z)
     return _few_soft_classes(
         z, t, q, w, ignore_index, epsilon, divergence, scale, check_only, losses, g, first, last, room
     )
@@ -212,7 +212,7 @@ def _few_soft_classes(z, t, q, w, ignore_index, epsilon, divergence, scale, chec
     logits, dz, targets = memory.piece(z, 0, z.size), memory.piece(g, 0, g.size), memory.piece(q, 0, q.size)
     present, factors, label = memory.piece(room, 0, R), memory.piece(room, R, R), memory.piece(room, 2 * R, R)
     x, y = memory.piece(room, 3 * R, (C + 4) * R), memory.piece(room, (C + 7) * R, (C + 4) * R)
-    spare = memory.piece(room, (2 * C + 11) * R, C * R)
+    spare = memory.piece(room, (2 * C + 11) * R, (C + 4) * R)
     real = z.dtype.type
     zero, one, masked, keep = splat2(z, 0), splat2(z, 1), real(-np.inf), real(1.0 - epsilon)
     sum_of_losses = 0.0
