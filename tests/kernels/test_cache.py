@@ -405,7 +405,8 @@ def times(factor):
         )
     for factor in (2.0, 3.0):
         words, _ = run(RUN + f"kernels.times({factor})(x, y)\n" + RESULT)
-        assert words[:2] == [str(factor), "body_parallel"]
+        assert words[0] == str(factor)
+        assert "body_parallel" in words
     code = "for f in (2.0, 3.0):\n    kernels.times(f)(x, y)\n    print(*y)\n"
     assert run(RUN + code + RESULT) == (["2.0", "4.0", "3.0", "6.0", "3.0"], "")
 
