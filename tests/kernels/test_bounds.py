@@ -252,7 +252,8 @@ def run_every_kernel():
         except IndexError as error:
             raise AssertionError(name) from error
     rng = np.random.default_rng(0)
-    linear_cross_entropy(rng.standard_normal((130, 20)), rng.standard_normal((20, 33)), None, rng.integers(0, 33, 130))
+    for N, D, C in ((130, 20, 33), (10, 64, 9000)):
+        linear_cross_entropy(rng.standard_normal((N, D)), rng.standard_normal((D, C)), None, rng.integers(0, C, N))
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
     for make in (tn.SGD, tn.RMSprop, tn.Adam):
@@ -270,12 +271,10 @@ def check_every_kernel():
             continue
         raise AssertionError("an index outside of its array was let through")
     run_every_kernel()
-    found = kernels()
-    missed = [
-        key
-        for key, dispatchers in found.items()
-        if not any(kernel.signatures or kernel._part.signatures for kernel in dispatchers)
-    ]
+    # The threads have no part in this: where bounds are checked, there is one.
+    found = {key: dispatchers for key, dispatchers in kernels().items() if key[0] != "tinynet.kernels.threads"}
+    compiled = {key: [k.signatures or k._part.signatures for k in dispatchers] for key, dispatchers in found.items()}
+    missed = [key for key, signatures in compiled.items() if not any(signatures)]
     assert not missed, missed
     print(len(found))
 

@@ -13,14 +13,14 @@ down to single numbers transposes it: lg LANES rounds, each of LANES shuffles of
 right and at the bottom, what lies outside is masked: it is neither read nor written.
 
     square(source, s, s_step, result, r, r_step, rows, columns)       the first LANES of rows and columns
-    square_to_vectors, square_from_vectors                            result, or source, has room for a whole square
+    square_to_vectors                                                 result has room for a whole square
 
-A vector that was written under a mask can't be read again before it has reached the cache: hence those two.
+A vector that was written under a mask can't be read again before it has reached the cache: hence that one.
 """
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import helper, kernel
-from tinynet.kernels.vectors import load_rows, load_rows_some, store_rows, store_rows_some, transposed, width
+from tinynet.kernels.vectors import load_rows_some, store_rows, store_rows_some, transposed, width
 
 
 @helper
@@ -33,12 +33,6 @@ def square(source, s, s_step, result, r, r_step, rows, columns):
 def square_to_vectors(source, s, s_step, result, r, r_step, rows, columns):
     lines = load_rows_some(source, s, s_step, rows, columns)
     store_rows(transposed(lines), result, r, r_step, width(result))
-
-
-@helper
-def square_from_vectors(source, s, s_step, result, r, r_step, rows, columns):
-    lines = load_rows(source, s, s_step, width(source))
-    store_rows_some(transposed(lines), result, r, r_step, columns, rows)
 
 
 @kernel()

@@ -347,7 +347,6 @@ def load_rows_some(builder, made, a, i, step, n, m):
     return [emit_load(builder, a, place, vector, mask, zeros) for place, mask in pairs]
 
 
-@helper
 def _within_at(a, i, at, j, n, m):
     for row in range(min(n, width(a))):
         _within(a, i + at[j + row], 0, 1, min(m, width(a)))
