@@ -298,8 +298,8 @@ def test_an_installation_that_is_read_only_gives_the_same_bits_wherever_its_kern
     for place in (nowhere, home):
         assert run(POWERLESS + PREDICTION, cwd=installed, **place) == expected[:1]
     assert run(POWERLESS + STEP, cwd=installed, **chosen) == expected
-    assert "dense.dense_forward_parallel" in kernels_in(tmp_path / "home")
-    assert {"dense.dense_forward_parallel", "optim.sgd_update"} <= kernels_in(tmp_path / "chosen")
+    assert "dense.forward_blocks_parallel" in kernels_in(tmp_path / "home")
+    assert {"dense.forward_blocks_parallel", "optim.sgd_update"} <= kernels_in(tmp_path / "chosen")
     assert not kernels_in(installed)
     # The kernels that are kept now are what these find: they compile none.
     before = set((tmp_path / "chosen").rglob("*"))
