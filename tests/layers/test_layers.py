@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import tinynet as tn
 from tinynet import interop
-from tinynet.kernels import convolution, few_filters, winograd
+from tinynet.kernels import conv2d, conv2d_rows, convolution, few_filters, winograd, winograd_whole
 from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
@@ -459,11 +459,12 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_some_cases_are_convolved_on_planes_and_some_by_winograds_method(dtype):
+def test_some_cases_are_convolved_in_each_way(dtype):
     layers = [built(case, dtype)[0] for case in CASES if case.name.startswith("Conv2D")]
     ways = [way(layer) for layer in layers]
     assert ways.count(few_filters) >= (4 if lanes_of(np.dtype(dtype)) >= 8 else 0)
-    assert ways.count(winograd) >= 4
+    assert ways.count(winograd) + ways.count(winograd_whole) >= 4
+    assert {winograd, winograd_whole, conv2d, conv2d_rows} <= set(ways)
 
 
 def way(layer):

@@ -1,29 +1,33 @@
-"""Which of three ways a convolution goes: the one that is fastest for its shapes.
+"""Which way a convolution goes: the one that is fastest for its shapes.
 
-winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: up to 4 times fewer multiplications
+winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: up to 4 times fewer multiplications;
+              winograd_whole where the transformed kernel stays in the cache
 few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
-conv2d        everything else
+conv2d        everything else; conv2d_rows where the kernel is small and rows of positions are long
 
 All make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows ("im2col").
 """
 
 from functools import lru_cache
 
+import numba
 import numpy as np
 from numba import prange
 
-from tinynet.kernels import conv2d, few_filters, winograd
+from tinynet.kernels import conv2d, conv2d_rows, few_filters, winograd, winograd_whole
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.conv2d_backward import conv2d_backward as windows_backward
 
 
 @lru_cache(1024)
 def way(kernel_shape, stride, before, size, dtype):
-    """Of a kernel (I, J, C, K) and outputs of size (P, Q), which of the three modules convolves."""
+    """Of a kernel (I, J, C, K) and outputs of size (P, Q), which of these modules convolves."""
     (I, J, C, K), (P, Q) = kernel_shape, size
     if winograd.fits((I, J), stride, before, (P, Q, K), C):
-        return winograd
-    return few_filters if few_filters.fits(kernel_shape, stride, before, Q, dtype) else conv2d
+        return winograd_whole if winograd_whole.fits((P, Q, K), C, dtype.itemsize) else winograd
+    if few_filters.fits(kernel_shape, stride, before, Q, dtype):
+        return few_filters
+    return conv2d_rows if conv2d_rows.fits(kernel_shape, size, dtype.itemsize) else conv2d
 
 
 def in_a_row(x, w, y, stride, before):
@@ -54,10 +58,12 @@ def conv2d_forward(x, w, b, stride, before, size, floor, y):
         return
     x, w, y, stride, before = in_a_row(x, w, y, stride, before)
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
-    if module is conv2d:
-        conv2d.conv2d_forward(x, w, b, stride, before, floor, y)
+    if module in (conv2d, conv2d_rows):
+        module.conv2d_forward(x, w, b, stride, before, floor, y)
     elif module is winograd:
         winograd.winograd_forward(x, w, b, before, floor, y)
+    elif module is winograd_whole:
+        winograd_whole.winograd_forward(x, w, b, before, floor, numba.get_num_threads(), y)
     else:
         few_filters.few_filters_forward(x, w, b, before, floor, y)
 
@@ -70,10 +76,11 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     x, w, dy, stride, before = in_a_row(x, w, dy, stride, before)
     y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
-    if module is conv2d:
-        windows_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
-    elif module is winograd:
-        winograd.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
+    if module in (conv2d, conv2d_rows):
+        backward = windows_backward if module is conv2d else conv2d_rows.conv2d_backward
+        backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx)
+    elif module in (winograd, winograd_whole):
+        module.winograd_backward(x, w, dy, y, is_relu, before, input_grad, dw, db, dx)
     else:
         if input_grad and is_relu:  # both launches need dz
             dz = np.empty_like(dy)
@@ -99,4 +106,4 @@ def backward_input(dz, w, before, dx):
     if few_filters.fits(flipped.shape, (1, 1), before, dx.shape[2], w.dtype):
         few_filters.few_filters_forward(dz, flipped, zeros, before, no_floor, dx)
     else:
-        conv2d.conv2d_forward(dz, flipped, zeros, (1, 1), before, no_floor, dx)
+        conv2d_rows.conv2d_forward(dz, flipped, zeros, (1, 1), before, no_floor, dx)

@@ -161,14 +161,16 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)
 
 
-# How many threads there are is asked here: a kernel that asks for it itself can't be kept on disk.
+def threads_for(x, w):
+    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
+    return numba.get_num_threads() if len(x) * w.size >= THREADS_FROM else 1
 
 
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
-    forward_blocks(x, w, b, floor, numba.get_num_threads(), y)
+    forward_blocks(x, w, b, floor, threads_for(x, w), y)
 
 
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
-    backward_blocks(x, w, dy, y, is_relu, input_grad, numba.get_num_threads(), dw, db, dx)
+    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(x, w), dw, db, dx)
