@@ -11,6 +11,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
+from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import own_threads
 from tinynet.kernels.matmul import TILE
 
@@ -50,8 +51,8 @@ def show_config(mode: Literal["print"]) -> None: ...
 def show_config(mode=None):
     """What a report of a bug or of a speed should say, as a dict that shows itself as text: print(tn.show_config()).
 
-    Versions, processor, vector width and tile of the SIMD kernels, threads, and what there is of CUDA.  mode="print"
-    prints it and returns None; mode="dict" returns a dict that is nothing else.
+    Versions, processor, vector width and tile of the SIMD kernels, caches, threads, and what there is of CUDA.
+    mode="print" prints it and returns None; mode="dict" returns a dict that is nothing else.
     """
     if mode not in (None, "print", "dict"):
         raise ValueError(f'show_config: mode must be "print" or "dict", or left out, got {mode!r}')
@@ -68,6 +69,7 @@ def show_config(mode=None):
                 f"{np.dtype(dtype).name} {rows} rows x {vectors} vectors of {n}"
                 for dtype, (rows, vectors, n) in TILE.items()
             ),
+            "caches": ", ".join(f"L{level} {cache_size(level) // 1024} KB" for level in (1, 2)) + " a core",
             "compiled": "no, plain Python (NUMBA_DISABLE_JIT)" if numba.config.DISABLE_JIT else "yes",
             "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
             "threading layer": _threading_layer(),

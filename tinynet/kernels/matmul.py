@@ -1,9 +1,10 @@
-"""matmul: a small product of matrices whose results stay in registers.  Everything heavy in tinynet runs on it.
+"""matmul: a product of matrices whose sums stay in registers.  Everything heavy in tinynet runs on it.
 
     matmul((M, N, K), a, b, start, out, floor)       out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n])
     matmul((M, N, J, K), a, b, start, out, floor)    over two axes, as the rows and columns of a window:
                                                          ... start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n]
                                                      and never packed
+    gathered((M, N, K), a, b, start, out, floor)     matmul's, always packed, of factors that may have no steps
 
 All four are views of C-contiguous arrays of one dtype: View(array, first, steps), with the flat index of the view's
 first element and what is added to it where an index goes up by one.  Which steps are given:
