@@ -236,8 +236,4 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
     size = dw.size
     for share in prange(16 if chunks > 1 else 0):
         memory.add_parts(parts, dw, share * size // 16, (share + 1) * size // 16)
-    for k in range(K):
-        total = 0.0
-        for chunk in range(chunks):
-            total += db_of[chunk, k]
-        db[k] = total
+    memory.sum_of_wide_chunks(db_of, db)

@@ -245,8 +245,4 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             memory.add_to(wide, part, False)
         memory.rounded(wide, part)
     memory.sum_of_chunks(dw_of, dw)
-    for k in range(K):
-        total = 0.0
-        for chunk in range(chunks):
-            total += db_of[chunk, k]
-        db[k] = total
+    memory.sum_of_wide_chunks(db_of, db)

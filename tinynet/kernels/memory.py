@@ -3,7 +3,7 @@
 scratch         an array for one thread, on cache lines of its own
 piece           a part of an array, as a view; array_at: what lies at an address
 within          the bounds check of what is emitted as LLVM's instructions
-sum_of_chunks   the sum of parts, in order
+sum_of_chunks   the sum of parts, in order; sum_of_wide_chunks: in float64
 add_to          adds numbers to sums in float64; rounded: back to their dtype
 """
 
@@ -151,6 +151,16 @@ def add_parts(parts, total, first, end):
         part = piece(parts, chunk * total.size + first, end - first)
         for m in range(end - first):
             result[m] += part[m]
+
+
+@kernel()
+def sum_of_wide_chunks(parts, total):
+    """The same, with each sum in float64."""
+    for m in range(total.size):
+        s = 0.0
+        for chunk in range(parts.shape[0]):
+            s += parts[chunk, m]
+        total[m] = s
 
 
 @kernel()

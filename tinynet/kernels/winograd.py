@@ -334,11 +334,7 @@ def backward_kernel(x, dy, y, is_relu, before, tasks, dw, db):
     size = dw.size
     for share in prange(16 if chunks > 1 else 0):
         memory.add_parts(parts, dw, share * size // 16, (share + 1) * size // 16)
-    for k in range(K):
-        total = 0.0
-        for chunk in range(chunks):
-            total += db_of[chunk, k]
-        db[k] = total
+    memory.sum_of_wide_chunks(db_of, db)
 
 
 def winograd_forward(x, w, b, before, floor, y):

@@ -228,8 +228,4 @@ def winograd_backward(x, w, dy, y, rectified, before, input_grad, dw, db, dx):
             at = (chunk * 9 + 3 * i) * C * K
             points_to_window(View(half_dw, i * 6 * C * K, C * K), View(dw_of, at, C * K), C * K)
     memory.sum_of_chunks(dw_of, dw)
-    for k in range(K):
-        total = 0.0
-        for chunk in range(chunks):
-            total += db_of[chunk, k]
-        db[k] = total
+    memory.sum_of_wide_chunks(db_of, db)
