@@ -33,6 +33,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
@@ -88,7 +89,9 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1D",
     "GlobalAvgPool2D",
+    "GlobalMaxPool1D",
     "GlobalMaxPool2D",
     "GroupNorm",
     "History",

@@ -119,7 +119,7 @@ class Embedding(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
-        dy = self.checked_gradient(dy, len(x))
+        dy = self.checked_gradient(dy, *x.shape[:2])
         embedding_backward(dy, x, self._padding, self.vocabulary, dw)
 
     def formula(self):
@@ -130,6 +130,7 @@ class Embedding(Layer):
 
     # What others ask of it.
 
+    of_time = "apart"
     torch_names = ("Embedding",)
     torch_axes = MappingProxyType({"weight": (0, 1)})
     torch_channels = "last"
