@@ -472,8 +472,8 @@ def test_a_broken_archive_of_imdb_is_named_and_leaves_no_half_file(server, tmp_p
 
 
 def test_reviews_too_large_for_the_memory_are_refused(server, tmp_path, monkeypatch):
-    offer_reviews(server, monkeypatch)
-    monkeypatch.setattr("tinynet.data.imdb.LIMIT", 10)
+    module, _ = offer_reviews(server, monkeypatch)
+    monkeypatch.setattr(module, "LIMIT", 10)
     with pytest.raises(tn.data.DatasetError, match=r"aclImdb_v1\.tar\.gz: expected at most 10 bytes of reviews"):
         tn.data.imdb(tmp_path)
 
