@@ -26,7 +26,7 @@ from numba import prange
 from tinynet.kernels import floats, memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel, sized_kernel
-from tinynet.kernels.dropout import scramble, threshold
+from tinynet.kernels.dropout import scramble
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load, maximum, splat, store
@@ -39,23 +39,25 @@ TOGETHER = 64  # exponentials that are added one by one; then come the sums of s
 # --- dropout of the weights -----------------------------------------------------------------------------------------
 
 
+NO_DROPS = 0, 0, 0, 0, 1.0  # what the kernels take as `drops` where there is no dropout
+
+
 @helper
 def keys_within(i, key0, key1):
     """The pair of keys of part number i, a head or a query, of what has this pair (see dropout.py)."""
     return scramble(i ^ key0, key1), scramble(i ^ key1, key0)
 
 
-def dropout_factors(shape, first, positions, keys, rate):
-    """R (N, heads, T, S) for the plain loops: 0 with probability `rate`, else 1 / (1 - rate).
+def dropout_factors(shape, positions, drops):
+    """R (N, heads, T, S) for the plain loops: 0 where a weight is dropped, else 1 / (1 - rate).
 
-    first       the number of the first sample in its batch
-    positions   (N,), where in its sequence a sample's first query stands: a query's numbers follow from that
+    positions (N,): where in its sequence a sample's first query stands; its random numbers follow from that.
     """
-    N, heads, T, S = shape
+    (key0, key1, first, limit, factor), (N, heads, T, S) = drops, shape
     n, h, t, j = np.ogrid[:N, :heads, :T, :S]
-    of_head = keys_within((first + n) * heads + h, *keys)
+    of_head = keys_within((first + n) * heads + h, key0, key1)
     of_query = keys_within(positions[:, None, None, None] + t, *of_head)
-    return np.where(scramble(j ^ of_query[0], of_query[1]) < threshold(rate), 0, 1 / (1 - rate))
+    return np.where(scramble(j ^ of_query[0], of_query[1]) < limit, 0, factor)
 
 
 @kernel()
@@ -179,10 +181,10 @@ def draw_keys(first, rows, head, drops, keys):
 
 
 @kernel()
-def head_forward(z, n, h, heads, causal, first, count, drops, o, top, total):
+def head_forward(z, n, h, causal, first, count, drops, o, top, total):
     """o, and top and total, of `count` queries from position `first` on: of head h of sample n."""
-    S, step, T, C = z.shape[1], z.shape[2], o.shape[1], o.shape[2]
-    d, keys, one = C // heads, first + count, z.dtype.type(1)
+    S, (_, T, heads, d) = z.shape[1], o.shape
+    C, step, keys, one = heads * d, 3 * heads * d, first + count, z.dtype.type(1)
     scale, no_floor = z.dtype.type(1 / math.sqrt(d)), z.dtype.type(-np.inf)
     k, to = n * S * step + C + h * d, n * T * C + h * d
     q, v = k - C + first * step, k + C
@@ -215,10 +217,10 @@ def head_forward(z, n, h, heads, causal, first, count, drops, o, top, total):
 
 
 @kernel()
-def head_backward(do, z, n, h, heads, causal, first, count, drops, o, top, total, dz):
+def head_backward(do, z, n, h, causal, first, count, drops, o, top, total, dz):
     """The columns of head h in dz, of sample n.  The last queries come first, which in any case see every key."""
-    S, step, T, C = z.shape[1], z.shape[2], o.shape[1], o.shape[2]
-    d, keys, zero, one = C // heads, first + count, z.dtype.type(0), z.dtype.type(1)
+    S, (_, T, heads, d) = z.shape[1], o.shape
+    C, step, keys, zero, one = heads * d, 3 * heads * d, first + count, z.dtype.type(0), z.dtype.type(1)
     scale, no_floor = z.dtype.type(1 / math.sqrt(d)), z.dtype.type(-np.inf)
     k, to = n * S * step + C + h * d, n * T * C + h * d
     q, v = k - C + first * step, k + C
@@ -269,22 +271,24 @@ def head_backward(do, z, n, h, heads, causal, first, count, drops, o, top, total
 
 
 @sized_kernel(THREADS_FROM, of=lambda z, *_: z.shape[1] * z.size, matmul=True)
-def attention_forward(z, heads, causal, first, lengths, drops, o, top, total):
-    """o (N, T, C) of z (N, S, 3 C); top and total (N, heads, T), the greatest logit and the sum of exponentials.
+def attention_forward(z, T, causal, first, lengths, drops, o, top, total):
+    """o (N, T, heads, d) of z (N, S, 3, heads, d); top and total (N, heads, T) are m and u.
 
-    first, lengths   (N,): a sample's queries are rows first to first + length of z, its keys those before that end
-    drops            (key0, key1, number of the first sample, limit, factor); a limit of 0 drops nothing
+    first, lengths   (N,): a sample's queries are in rows first to first + length of z, its keys before that end
+    drops            (key0, key1, number of the first sample in its batch, limit, factor); limit 0: no dropout
 
     A thread owns a head of a sample: its columns.
     """
+    heads = z.shape[3]
     for task in prange(z.shape[0] * heads):
         n, h = task // heads, task % heads
-        head_forward(z, n, h, heads, causal, first[n], lengths[n], drops, o, top, total)
+        head_forward(z, n, h, causal, first[n], lengths[n], drops, o, top, total)
 
 
 @sized_kernel(THREADS_FROM, of=lambda do, z, *_: z.shape[1] * z.size, matmul=True)
-def attention_backward(do, z, heads, causal, first, lengths, drops, o, top, total, dz):
-    """dz (N, S, 3 C), of do (N, T, C) and what forward returned."""
+def attention_backward(do, z, causal, first, lengths, drops, o, top, total, dz):
+    """dz like z, of do like o and of what forward returned."""
+    heads = z.shape[3]
     for task in prange(z.shape[0] * heads):
         n, h = task // heads, task % heads
-        head_backward(do, z, n, h, heads, causal, first[n], lengths[n], drops, o, top, total, dz)
+        head_backward(do, z, n, h, causal, first[n], lengths[n], drops, o, top, total, dz)
