@@ -8,7 +8,7 @@ the same by itself, and a last Dense mixes what they found.  Of a sample and a h
     S[t,j] = sum_c q[t,c] k[j,c]                            how well key j fits query t
     P[t,j] = exp(s (S[t,j] - m[t])) / u[t]                  s = 1 / sqrt(d), so that S s has variance 1 if q and k have
     o[t,c] = sum_j P[t,j] v[j,c]                            m[t] = max_j S[t,j]   u[t] = sum_j exp(s (S[t,j] - m[t]))
-    y = o u + a, with the heads' columns of o side by side  u (C, C), called out_weight below   a (C,)
+    y = o w_out + b_out, the heads' o side by side          w_out (C, C)   b_out (C,)
 
 j runs over the keys that t sees: those within the sequence's length, and if `causal` those with j <= t.  P is 0
 elsewhere.  What lies behind the length is seen by no one, and y is 0 there.
@@ -56,8 +56,8 @@ from tinynet.layers.parameter import Parameter
 def attention_forward_plain(z, first, sees, R):
     """z (N, S, 3, heads, d) holds q, k and v; the T queries of sample n begin in row first[n].
 
-    sees (N, T, S) says which keys a query sees, and R (N, heads, T, S) is 1 without dropout.  Returns o (N, T, heads, d)
-    and m, u (N, heads, T).
+    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  Returns o (N, T, heads, d) and
+    m, u (N, heads, T).
     """
     (N, S, _, heads, d), T = z.shape, sees.shape[1]
     q, k, v = z[:, :, 0], z[:, :, 1], z[:, :, 2]
@@ -121,7 +121,7 @@ class MultiHeadAttention(Random):
 
     causal    each position sees itself and what is before it, and nothing later: to predict what comes next
     dropout   the probability with which a weight P[t,j] is dropped in training; `state` as in Dropout
-    bias      False leaves b and a out
+    bias      False leaves b and b_out out
 
     Parameters "qkv_weight" (C, 3C) and "qkv_bias" (3C,), whose columns are those of q, k and v in turn, each with its
     heads side by side; "out_weight" (C, C) and "out_bias" (C,).  As of PyTorch's nn.MultiheadAttention: weights start
@@ -141,7 +141,9 @@ class MultiHeadAttention(Random):
     """
 
     keeps_output = False
-    settable = MappingProxyType({**Random.settable, "dropout": lambda layer, rate: checked_rate(layer, rate, "dropout")})
+    settable = MappingProxyType(
+        {**Random.settable, "dropout": lambda layer, rate: checked_rate(layer, rate, "dropout")}
+    )
 
     def __init__(self, heads: int, causal: bool = False, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
@@ -156,9 +158,8 @@ class MultiHeadAttention(Random):
         T, C = self.input_shape
         if C % self.heads:
             raise ValueError(f"{self.label}: {C} numbers a position can't be cut into {self.heads} heads of one size")
-        w = np.concatenate([glorot((C, C), C, C, rng) for _ in range(3)], axis=1).astype(self.dtype)
-        u = glorot((C, C), C, C, rng).astype(self.dtype)
-        self.parameters = [Parameter("qkv_weight", w), Parameter("out_weight", u)]
+        *w, w_out = (glorot((C, C), C, C, rng).astype(self.dtype) for _ in range(4))
+        self.parameters = [Parameter("qkv_weight", np.concatenate(w, axis=1)), Parameter("out_weight", w_out)]
         self._zeros = np.zeros(3 * C, self.dtype)  # the biases where there are none
         if self.bias:
             self.parameters.insert(1, Parameter("qkv_bias", self._zeros.copy(), decay=False))
@@ -168,7 +169,7 @@ class MultiHeadAttention(Random):
         return self.output_shape
 
     def _arrays(self, of):
-        """w, b, u, a, or their gradients: `of` is "_value" or "_grad"."""
+        """w, b, w_out, b_out or their gradients: `of` is "_value" or "_grad"."""
         found = [getattr(parameter, of) for parameter in self.parameters]
         if self.bias:
             return found
@@ -178,7 +179,7 @@ class MultiHeadAttention(Random):
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x = self.checked(x)
         lengths = self.checked_lengths(lengths, x)
-        (N, T, C), (_, _, u, a) = x.shape, self._arrays("_value")
+        (N, T, C), (_, _, w_out, b_out) = x.shape, self._arrays("_value")
         if lengths is not None:
             x = padded(x, lengths, T)
         counts = np.full(N, T) if lengths is None else lengths
@@ -186,25 +187,25 @@ class MultiHeadAttention(Random):
         if state is not None:
             z, first = self._after(state, z, counts)
         drops = self._draw() if training else kernels.NO_DROPS
-        o, (m, sums) = np.empty((N, T, *z.shape[3:]), self.dtype), np.empty((2, N, self.heads, T), self.dtype)
-        attention_forward(z, T, self.causal, first, counts, drops, o, m, sums)
+        o, (m, u) = np.empty((N, T, *z.shape[3:]), self.dtype), np.empty((2, N, self.heads, T), self.dtype)
+        attention_forward(z, T, self.causal, first, counts, drops, o, m, u)
         y = np.empty((N * T, C), self.dtype)
-        dense_forward(o.reshape(-1, C), u, a, self.dtype.type(-np.inf), y)
+        dense_forward(o.reshape(-1, C), w_out, b_out, self.dtype.type(-np.inf), y)
         y = y.reshape(N, T, C)
         if training:
-            self._kept = x.view(), lengths, z, first, counts, drops, o, m, sums
+            self._kept = x.view(), lengths, z, first, counts, drops, o, m, u
         return y if lengths is None else padded(y, lengths, T)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, lengths, z, first, counts, drops, o, m, sums = self.kept("_kept")
+        x, lengths, z, first, counts, drops, o, m, u = self.kept("_kept")
         N, T, C = x.shape
         dy = self.checked_gradient(dy, N, T)
         if lengths is not None:
             dy = padded(dy, lengths, T)
-        (w, _, u, _), (dw, db, du, da) = self._arrays("_value"), self._arrays("_grad")
+        (w, _, w_out, _), (dw, db, *of_out) = self._arrays("_value"), self._arrays("_grad")
         dy, do, dz = dy.reshape(-1, C), np.empty_like(o), np.empty_like(z)
-        dense_backward(o.reshape(-1, C), u, dy, dy, False, True, du, da, do.reshape(-1, C))
-        attention_backward(do, z, self.causal, first, counts, drops, o, m, sums, dz)
+        dense_backward(o.reshape(-1, C), w_out, dy, dy, False, True, *of_out, do.reshape(-1, C))
+        attention_backward(do, z, self.causal, first, counts, drops, o, m, u, dz)
         if dz.shape[1] != T or first.any():  # after a state: what was there before is a constant
             dz = _rows(dz, first, counts, T)
         dx, dz = np.empty_like(x if input_grad else x[:0]), dz.reshape(-1, 3 * C)
@@ -212,9 +213,9 @@ class MultiHeadAttention(Random):
         return dx if input_grad else None
 
     def weights(self, x: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
-        """P (N, heads, T, T) for inputs x (N, T, C): row t is how much position t takes from each; 0 where it doesn't see.
+        """P (N, heads, T, T) for inputs x (N, T, C), without dropout.
 
-        Without dropout.  A row behind its sequence's length is 0.
+        Row t is how much position t takes of each, 0 of those that it doesn't see; all 0 behind the sequence's length.
         """
         x = self.checked(x)
         lengths = self.checked_lengths(lengths, x)
@@ -246,7 +247,9 @@ class MultiHeadAttention(Random):
     def _after(self, state, z, counts):
         """z with the rows of the positions before it, which it joins in `state`; and how many these are, (N,)."""
         if not self.causal:
-            raise ValueError(f"{self.label}: only a causal one can go on from a state; others see what comes later, too")
+            raise ValueError(
+                f"{self.label}: only a causal one can go on from a state; others see what comes later, too"
+            )
         before, first = state.get(self, (z[:, :0], np.zeros(len(z), np.int64)))
         if len(first) != len(z):
             raise ValueError(f"{self.label}: the state is of {len(first)} sequences, and x has {len(z)}")
