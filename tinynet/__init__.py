@@ -22,9 +22,11 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -35,8 +37,10 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -99,6 +103,7 @@ __all__ = [
     "BatchNorm",
     "CSVLog",
     "Checkpoint",
+    "ClassToken",
     "Concat",
     "Conv2D",
     "Dense",
@@ -115,19 +120,23 @@ __all__ = [
     "LeakyReLU",
     "MaxPool2D",
     "MovingAverage",
+    "MultiHeadAttention",
     "NonFiniteError",
     "Parallel",
     "Parameter",
+    "PositionEmbedding",
     "RMSprop",
     "ReLU",
     "ReduceOnPlateau",
     "Reshape",
     "Residual",
+    "Select",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Swish",
     "Tanh",
+    "TransformerBlock",
     "accuracy",
     "balanced_class_weights",
     "batches",
