@@ -35,6 +35,7 @@ from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.layers.tied_dense import TiedDense
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -108,6 +109,7 @@ __all__ = [
     "Softmax",
     "Swish",
     "Tanh",
+    "TiedDense",
     "accuracy",
     "balanced_class_weights",
     "batches",

@@ -65,6 +65,13 @@ def layers_and_inputs(dtype, threads=False):
     layer, rng = tn.Embedding(9, 5, padding=0), np.random.default_rng(0)
     layer.build((7,), dtype, rng)
     yield "Embedding", layer, rng.integers(0, 9, (4, 7)), rng.standard_normal((4, 7, 5)).astype(dtype)
+    for vocabulary, dim, n in ((9, 5, 4), (130, 33, 7), (700, 64, 40 if threads else 3)):
+        words = tn.Embedding(vocabulary, dim)
+        words.build((7,), dtype, rng)
+        layer = tn.TiedDense(words, bias=n == 7)
+        layer.build((dim,), dtype, rng)
+        h, dz = rng.standard_normal((n, dim)), rng.standard_normal((n, vocabulary))
+        yield "TiedDense", layer, h.astype(dtype), dz.astype(dtype)
 
 
 def losses_and_inputs(dtype):

@@ -18,6 +18,7 @@ class Declared:
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again
     )
     first_row = None  # where x begins in its batch, where random numbers go by rows: set where x is a part of one
+    tied = None  # the layer before it whose parameters it uses as well: TiedDense's Embedding
     activation = None  # the activations.Activation that its forward pass ends in
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
     # their "sum", or "beside" each other along the last axis
