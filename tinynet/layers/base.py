@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
 from tinynet.checks.assignments import Guarded, hold, of_package
 from tinynet.checks.own_layers import held_backward, held_build, held_forward
+from tinynet.layers import along_time
 from tinynet.layers.declared import Declared
 from tinynet.layers.parameter import Parameter
 
@@ -78,7 +79,14 @@ class Layer(Declared, Guarded):
         return self.output_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone."""
+        """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone.
+
+        One with of_time = "lengths" has forward(x, training=False, lengths=None, state=None).  What lies behind a
+        sequence's length, if there are `lengths` (N,), is padding, which must change nothing.  `state`, if there is
+        one, is a dict of the caller's, {} at the start of the sequences: the layer goes on from what it left there
+        under itself, state[self], and puts new arrays in its place, so that pieces of a sequence give what the whole
+        does; its backward takes the state that it began with for constant.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
@@ -124,13 +132,25 @@ class Layer(Declared, Guarded):
         """
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        shape = self._shapes[0]
-        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == shape and x.flags.carray:
+        as_built = type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self._shapes[0]
+        if as_built and x.flags.carray and x.ndim:
             return x
         x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
-        if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
+        if not self.fits(x.shape):
             raise self.input_error(x.shape)
         return x
+
+    def fits(self, shape):
+        """Whether it takes a batch of this shape: sequences may be shorter than those that it was built for."""
+        expected, axes = self._shapes[0], len(shape)
+        if shape[1:] == expected:
+            return axes > 0
+        is_sequence = self.of_time is not None and axes == len(expected) + 1 > (1 if self.takes_integers else 2)
+        return is_sequence and shape[2:] == expected[1:] and 0 < shape[1] <= expected[0]
+
+    def checked_lengths(self, lengths, x):
+        """The lengths of the sequences x, None or an array (N,) of int64; an error names the layer otherwise."""
+        return None if lengths is None else along_time.checked_lengths(lengths, x, self.label)
 
     def input_error(self, shape):
         """The ValueError for an input of this shape, which is none of the layer's."""
@@ -139,9 +159,9 @@ class Layer(Declared, Guarded):
             f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
         )
 
-    def checked_gradient(self, dy, batch):
-        """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
-        shape = (batch, *self._shapes[1])
+    def checked_gradient(self, dy, batch, time=None):
+        """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype; `time`: of x's positions."""
+        shape = (batch, *self._shapes[1]) if time is None else (batch, time, *self._shapes[1][1:])
         if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.carray:
             return dy
         dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")

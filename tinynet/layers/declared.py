@@ -13,6 +13,9 @@ class Declared:
 
     takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
     of_batch = False  # whether a sample's y depends on the batch's other samples, through moments: see whole_moments
+    # What it does along time, the first axis of a sample (T, ...): "apart" (each position for itself), "lengths" (it
+    # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
+    of_time: str | None = None
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
     state: tuple[int, int] | None = (
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again
@@ -29,6 +32,10 @@ class Declared:
         before   the same of its input
         """
         return None
+
+    def output_lengths(self, lengths):
+        """How long the sequences of its output are, of inputs so long; None if it has no axis of time any more."""
+        return lengths
 
     def weight_images(self, shape):
         """Its weights as images (K, I, J, C), one for each output, or None.

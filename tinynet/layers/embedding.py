@@ -102,7 +102,7 @@ class Embedding(Layer):
             hint = "; try .astype(int)" if x.dtype.kind == "f" else ""
             hint = "; number the words: tn.data.Vocabulary does" if x.dtype.kind in "SUT" else hint
             raise TypeError(f"{self.label}: the input must hold integers, got an array of dtype {x.dtype}{hint}")
-        if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
+        if not self.fits(x.shape):
             raise self.input_error(x.shape)
         if x.size and (x.min() < 0 or x.max() >= self.vocabulary):
             where = tuple(int(i) for i in np.argwhere((x < 0) | (x >= self.vocabulary))[0])

@@ -30,9 +30,15 @@ def leave_unbuilt(layers):
         vars(layer).update(place="", dtype=None, _in_model=False)
 
 
-def forward_in_a_row(layers, x, training):
+def forward_in_a_row(layers, x, training, lengths=None, state=None):
+    """y.  `lengths` and `state` are for the layers that look along time (along_time.py, Layer.forward)."""
     for layer in layers:
-        x = layer.forward(x, training)
+        if layer.of_time == "lengths" and (lengths is not None or state is not None):
+            x = layer.forward(x, training, lengths, state)
+        else:
+            x = layer.forward(x, training)
+        if lengths is not None:
+            lengths = layer.output_lengths(lengths)
     return x
 
 

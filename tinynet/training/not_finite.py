@@ -82,8 +82,8 @@ def forward_again(model, x):
     first = []
 
     def watched(layer, forward):
-        def watching(x, training=False):
-            y = forward(x, training)
+        def watching(*given, **options):
+            y = forward(*given, **options)
             if not first and not np.isfinite(y).all():  # an inner layer is done before the one around it
                 first.append(layer)
             return y
