@@ -260,7 +260,9 @@ def run_every_kernel():
             raise AssertionError(name) from error
     rng = np.random.default_rng(0)
     for N, D, C in ((130, 20, 33), (10, 64, 9000)):
-        linear_cross_entropy(rng.standard_normal((N, D)), rng.standard_normal((D, C)), None, rng.integers(0, C, N))
+        x, w, t = rng.standard_normal((N, D)), rng.standard_normal((D, C)), rng.integers(0, C, N)
+        for weights in (w, np.asfortranarray(w)):
+            linear_cross_entropy(x, weights, None, t)
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
     for make in (tn.SGD, tn.RMSprop, tn.Adam):

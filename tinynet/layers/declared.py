@@ -37,6 +37,14 @@ class Declared:
         """How long the sequences of its output are, of inputs so long; None if it has no axis of time any more."""
         return lengths
 
+    def linear(self):
+        """(w, b) if y = x w + b, over the last axis, and nothing else; or None.  b is None where there is none."""
+        return None
+
+    def linear_gradients(self):
+        """(dw, db) of a linear one: the arrays that receive these gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no linear_gradients()")
+
     def weight_images(self, shape):
         """Its weights as images (K, I, J, C), one for each output, or None.
 

@@ -114,7 +114,7 @@ class TiedDense(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         h, E, dE = self.kept("_kept"), self.tied.parameters[0]._value, self.tied.gradient_of_head()
-        dz = self.checked_gradient(dy, len(h))
+        dz = self.checked_gradient(dy, *h.shape[:-1][:2])
         dh = np.empty_like(h if input_grad else h[:0])
         db = self.parameters[0]._grad if self.bias else self._no_bias[:0]
         tied_dense_backward(_rows(h), E, _rows(dz), input_grad, dE, db, _rows(dh))
@@ -132,6 +132,12 @@ class TiedDense(Layer):
 
     torch_names = ("Linear",)
     torch_axes = MappingProxyType({"weight": (0, 1), "bias": (0,)})
+
+    def linear(self):
+        return self.tied.parameters[0]._value.T, self.parameters[0]._value if self.bias else None
+
+    def linear_gradients(self):
+        return self.tied.gradient_of_head().T, self.parameters[0]._grad if self.bias else None
 
     def ending(self, before):
         return "logits", self.label
