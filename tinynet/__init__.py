@@ -40,6 +40,7 @@ from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, 
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.layers.tied_dense import TiedDense
 from tinynet.layers.transformer import TransformerBlock
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
@@ -136,6 +137,7 @@ __all__ = [
     "Softmax",
     "Swish",
     "Tanh",
+    "TiedDense",
     "TransformerBlock",
     "accuracy",
     "balanced_class_weights",

@@ -158,7 +158,9 @@ def forward_blocks(x, begins, order, blocks, w, first, last, b, b_last, started,
 
 
 @kernel()
-def forward_block(task, x, begins, order, blocks, w, first, last, b, b_last, started, y, h, c, gates, h_before, c_before):
+def forward_block(
+    task, x, begins, order, blocks, w, first, last, b, b_last, started, y, h, c, gates, h_before, c_before
+):
     (D, N, H), I, LANES, is_gru = h.shape, x.shape[1], width(x), b_last.size > 0
     d, G, Z = task // blocks, b.shape[1], 4 * H
     split, B = 2 * H if is_gru else Z, (N - task % blocks + blocks - 1) // blocks

@@ -119,4 +119,6 @@ class LSTM(Recurrent):
         return "c = f c' + i g, h = o tanh(c), i, f, o = sigmoid(z), g = tanh(z), z = x w + h' u + b"
 
     def backward_formula(self):
-        return "dw = sum x.T dz, du = sum h'.T dz, db = sum dz, dx = dz w.T, dh = dz u.T, from the last step to the first"
+        return (
+            "dw = sum x.T dz, du = sum h'.T dz, db = sum dz, dx = dz w.T, dh = dz u.T, from the last step to the first"
+        )

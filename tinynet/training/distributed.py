@@ -236,7 +236,7 @@ class Ranks(OneProcess):
         share = part(len(x), *self.shard)
         return x[share], y[share]
 
-    def judging(self, judge, metrics, flags):
+    def judging(self, judge, metrics, flags, scale):
         """judge for the whole batch: its loss and metrics, and this rank's part of the loss's gradient.
 
         A share may be empty.  What flags() gives on any rank is known after each call, by the same Allreduce.
@@ -244,7 +244,9 @@ class Ranks(OneProcess):
 
         def judge_together(prediction, y):
             n, value, gradient, numbers, count = len(prediction), 0.0, prediction, [0.0] * metrics, 0.0
-            if n:
+            if n == 0:
+                scale(0.0)
+            else:
                 value, gradient, numbers = judge(prediction, y)
                 count = self._count(y, n)
             summed = count is None
@@ -256,6 +258,7 @@ class Ranks(OneProcess):
             if total:
                 value /= total
                 gradient = gradient * gradient.dtype.type(count / total)
+                scale(count / total)
             self._flags = asked > 0, due > 0
             return value, gradient, [number / rows for number in numbers]
 
