@@ -101,7 +101,7 @@ def plan(layers, order=None, wanted=None, within="", first=0):
         elif (layer.parameters or layer.buffers) and not layer.torch_axes:
             raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
         elif layer.vector_order == "mixed":
-            fits = layer is last and wanted is not None and len(wanted) == layer.output_shape[0]
+            fits = layer is last and vector and wanted is not None and len(wanted) == layer.output_shape[0]
             order = wanted if fits else None
         elif layer.vector_order == "reshaped" and len(layer.output_shape) == 1:
             order = before if vector else in_torch(layer.input_shape)
@@ -128,7 +128,8 @@ def in_torch(shape, order=None):
 def _add_arrays(step, before, after):
     """Note the layer's parameters and buffers, as PyTorch has their axes; before and after: a vector's orders there."""
     layer = step.layer
-    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters}
+    tied = layer.tied.parameters if layer.tied is not None else []  # of which PyTorch's module has them, too
+    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in (*tied, *layer.parameters)}
     values.update(layer.buffers)
     for kind, axes in layer.torch_axes.items():
         if kind in values:
@@ -289,7 +290,7 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     name = "from_torch"
     _checked_model(model, name)
     theirs = checked_state(state_dict, name)
-    values = []
+    values, places = [], {}  # places: whose array it is, and the name there, by where it lies
     for array, key in _matched(model, state_dict, theirs, order, name):
         value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))
         if array.zero_row is not None and value[array.zero_row].any():
@@ -297,6 +298,9 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
                 f"{name}: row {array.zero_row} of {key} is the padding of {array.name} and must be 0; or build the"
                 " Embedding without padding"
             )
+        first, same, other = places.setdefault(array.value.ctypes.data, (array, value, key))
+        if first is not array and not np.array_equal(same, value, equal_nan=True):
+            raise ValueError(f"{name}: {array.name} is {first.name} here, one array, but {key} differs from {other}")
         values.append((array.value, value))
     for own, value in values:
         own[...] = value

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinynet.interop.matching import flat
 from tinynet.interop.torch import in_torch
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
@@ -99,6 +100,11 @@ def sequential(steps, state):
     with torch.device("meta"):  # no memory, and no numbers from the caller's random generator
         modules = nn.Sequential(OrderedDict(_named(steps)))
     modules.load_state_dict(state, assign=True)
+    numbers = {id(step.layer): step.number for step in flat(steps)}
+    for step in flat(steps):
+        if step.layer.tied is not None:
+            module, other = (modules.get_submodule(numbers[id(layer)]) for layer in (step.layer, step.layer.tied))
+            module.weight = other.weight
     return modules
 
 

@@ -21,6 +21,7 @@ class Declared:
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again
     )
     first_row = None  # where x begins in its batch, where random numbers go by rows: set where x is a part of one
+    tied = None  # the layer before it whose parameters it uses as well: TiedDense's Embedding
     activation = None  # the activations.Activation that its forward pass ends in
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
     # their "sum", or "beside" each other along the last axis
@@ -35,6 +36,14 @@ class Declared:
     def output_lengths(self, lengths):
         """How long the sequences of its output are, of inputs so long; None if it has no axis of time any more."""
         return lengths
+
+    def linear(self):
+        """(w, b) if y = x w + b, over the last axis, and nothing else; or None.  b is None where there is none."""
+        return None
+
+    def linear_gradients(self):
+        """(dw, db) of a linear one: the arrays that receive these gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no linear_gradients()")
 
     def weight_images(self, shape):
         """Its weights as images (K, I, J, C), one for each output, or None.
