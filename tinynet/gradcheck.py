@@ -177,7 +177,7 @@ def _of_layers(what, inputs, loss, rng):
         for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
             if mine.state is not None:
                 mine.state = theirs.state
-    parameters = _parameters(twin)
+    parameters = [parameter for parameter in _parameters(twin) if parameter.trainable]
     random = [(layer, layer.state) for layer in twin.walk() if layer.state is not None]
     buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
@@ -283,7 +283,8 @@ def _copy(what, shape, dtype, rng):
         for layer in twin.walk():
             vars(layer).update(dtype=None, _in_model=False)  # not built, so that the twin may build it anew
         twin = type(what)(list(twin.layers), what.input_shape, what.seed, dtype=dtype)
-        twin.flat_values = what.flat_values
+        for mine, theirs in zip(twin.parameters(), what.parameters(), strict=True):
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
         return twin
     for mine, theirs in zip(twin.walk(), what.walk(), strict=True):
@@ -295,7 +296,7 @@ def _copy(what, shape, dtype, rng):
     twin.build(shape, dtype, rng)
     if what.input_shape == twin.input_shape:
         for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
-            mine.value = theirs.value
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
     return twin
 

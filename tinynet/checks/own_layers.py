@@ -92,6 +92,9 @@ def _checked(layer, shape):
         if not inner.place and layer.place:
             inner.place = f"{layer.place[:-1]}.{k})"
     state["_at_build"] = dict(state)
+    if not layer.trainable or layer.lr_factor != 1:  # set before it was built
+        for parameter in layer.parameters:
+            parameter.trainable, parameter.lr_factor = layer.trainable, layer.lr_factor
     return shape
 
 

@@ -101,7 +101,7 @@ def plan(layers, order=None, wanted=None, within="", first=0):
         elif (layer.parameters or layer.buffers) and not layer.torch_axes:
             raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
         elif layer.vector_order == "mixed":
-            fits = layer is last and wanted is not None and len(wanted) == layer.output_shape[0]
+            fits = layer is last and vector and wanted is not None and len(wanted) == layer.output_shape[0]
             order = wanted if fits else None
         elif layer.vector_order == "reshaped" and len(layer.output_shape) == 1:
             order = before if vector else in_torch(layer.input_shape)

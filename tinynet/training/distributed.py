@@ -59,6 +59,7 @@ from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
 from tinynet.kernels.batchnorm import merge_moments
 from tinynet.training.one_process import OneProcess
+from tinynet.training.resume import freeze_as, freezing
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -284,11 +285,12 @@ class Ranks(OneProcess):
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
-        found = training.epoch, training.step, training.stop, training.history, state, epoch
-        training.epoch, training.step, training.stop, history, state, epoch = self.from_first(
+        found = training.epoch, training.step, training.stop, training.history, state, epoch, freezing(training.model)
+        training.epoch, training.step, training.stop, history, state, epoch, frozen = self.from_first(
             found if self.first else None
         )
         if not self.first:
+            freeze_as(training.model, frozen)
             training.history.update(history)
             if has_state:
                 optimizer.load_state_dict(state)

@@ -22,17 +22,28 @@ from typing import Any
 from tinynet.checks import positive_int
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
-from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping
+from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
 from tinynet.training.last_layer import with_last_layer
+from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
 from tinynet.training.run import Data, Run
 from tinynet.training.schedules import Schedule
 
-__all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
+__all__ = [
+    "CSVLog",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "MovingAverage",
+    "NonFiniteError",
+    "ReduceOnPlateau",
+    "Training",
+    "fit",
+]
 
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
@@ -69,7 +80,8 @@ def fit(
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
-    callbacks   functions that are given a Training after every epoch, such as EarlyStopping.  One that watches a metric
+    callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
+                step(training) is called by it after every step, too, in which it may read.  One that watches a metric
                 of your own needs mode="min" or "max": which way is better, only this package's metrics tell
     checkpoint  a file for the whole state of the run, written at the start, after every epoch, about every minute
                 within one, and on Ctrl-C

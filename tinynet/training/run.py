@@ -38,6 +38,7 @@ class Run:
         self.given_loss, self.metrics, self.validation, self.callbacks = loss, metrics, validation, callbacks
         self.last_epoch, self.seed = epochs, seed
         self.called = callbacks if ranks.first else []
+        self.after_steps = [callback.step for callback in self.called if hasattr(callback, "step")]
         self.bar = Progress(progress and ranks.first, epochs, len(data.x))
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
@@ -78,6 +79,8 @@ class Run:
         for x, y, n in self.data.left(epoch):
             yield x, y
             self.training.step += 1
+            for step in self.after_steps:
+                step(self.training)
             epoch.add(n, self.measured)
             self.bar.advance(n, epoch.totals, epoch.samples)
             asked, due = self.ranks.flags(self._flags)
