@@ -41,7 +41,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
         assert tn.metrics.auroc(z, t) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
 
 
-def test_several_labels_and_several_classes(average=None):
+def test_several_labels_and_several_classes():
     rng = np.random.default_rng(1)
     z, t = rng.normal(size=(60, 4)), rng.integers(0, 2, (60, 4))
     np.testing.assert_allclose(tn.metrics.auroc(z, t, average=None), theirs.roc_auc_score(t, z, average=None))
