@@ -113,6 +113,14 @@ class Dense(Activated):
 
     # What others ask of it.
 
+    def linear(self):
+        if self.activation is not None:
+            return None
+        return self.parameters[0]._value, self.parameters[1]._value if self.bias else None
+
+    def linear_gradients(self):
+        return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else None
+
     vector_order = "mixed"
     of_time = "apart"
     torch_names = ("Linear",)
