@@ -79,7 +79,9 @@ def in_pytorch(layer, x, lengths, state, dy):
             arrays[name].copy_(torch.from_numpy(array))
     T = x.shape[1]
     ys, dx = np.zeros(dy.shape), np.zeros(x.shape)
-    after = [np.zeros((len(x), layer.units)) if state is None else a.astype("f8") for a in (state or {}).get(layer, [0])]
+    after = [
+        np.zeros((len(x), layer.units)) if state is None else a.astype("f8") for a in (state or {}).get(layer, [0])
+    ]
     for n in range(len(x)):
         length = T if lengths is None else lengths[n]
         if length == 0:
