@@ -103,5 +103,5 @@ def test_options_that_differ_are_refused_by_name(ours, theirs, message):
 
 
 def test_heads_of_attention_must_be_pytorchs():
-    with pytest.raises(ValueError, match="heads 4, but MultiheadAttention .* heads 2"):
+    with pytest.raises(ValueError, match=r"heads 4, but MultiheadAttention .* heads 2"):
         from_torch(model_of(tn.MultiHeadAttention(4)), nn.MultiheadAttention(8, 2))

@@ -60,16 +60,12 @@ def test_fifty_steps_of_training_agree_with_pytorchs(norm_first, causal, kind, b
     model = tn.Sequential([tn.Embedding(20, 12), tn.PositionEmbedding(9), *blocks, tn.Dense(20)], 9)
     torch.manual_seed(0)
     network = Encoder(norm_first, causal, kind, bias)
-    network.load_state_dict(
-        {
-            "words.weight": torch.from_numpy(model.parameters()[0].value.copy()),
-            "positions.weight": torch.from_numpy(model.parameters()[1].value.copy()),
-            **{
-                key.replace("2.", "blocks.0.", 1).replace("3.", "blocks.1.", 1).replace("4.", "head.", 1): value
-                for key, value in arrays_in_pytorch(model).items()
-            },
-        }
-    )
+    with torch.no_grad():
+        network.words.weight[...], network.positions.weight[...] = map(tensor, model.parameters()[:2])
+    inner = tn.Sequential([*(tn.TransformerBlock(3, **options) for _ in range(2)), tn.Dense(20)], (9, 12))
+    inner.flat_values = np.concatenate([parameter.value.ravel() for parameter in model.parameters()[2:]])
+    row = torch.nn.Sequential(*network.blocks, network.head)
+    row.load_state_dict(tn.interop.to_torch(inner))
     ours, theirs = tn.SGD(model, lr=0.1, momentum=0.9), torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     rng, losses = np.random.default_rng(0), []
     for _ in range(50):
@@ -93,19 +89,8 @@ def test_fifty_steps_of_training_agree_with_pytorchs(norm_first, causal, kind, b
     assert losses[-1, 0] < losses[0, 0]
 
 
-def arrays_in_pytorch(model):
-    """The blocks' and the head's, by interop, whose PyTorch has no positions."""
-    inner = tn.Sequential(
-        [tn.TransformerBlock(3, **options_of(layer)) for layer in model.layers[2:4]] + [tn.Dense(20)], (9, 12)
-    )
-    for mine, its in zip(inner.parameters(), model.parameters()[2:], strict=True):
-        mine.value = its.value
-    return {str(int(key[0]) + 2) + key[1:]: value for key, value in tn.interop.to_torch(inner).items()}
-
-
-def options_of(block):
-    names = "causal", "norm_first", "bias", "mlp_ratio"
-    return {"activation": block.activation_name, **{name: getattr(block, name) for name in names}}
+def tensor(parameter):
+    return torch.from_numpy(parameter.value.copy())
 
 
 # --- promises -----------------------------------------------------------------------------------------------------
