@@ -32,6 +32,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
 from tinynet.layers.transformer import TransformerBlock
@@ -281,6 +282,8 @@ CASES = [
     *pool_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
     Case("GlobalAvgPool2D", GlobalAvgPool2D, (3, 5, 4, 6), lambda x: x.mean((1, 2))),
+    *(Case(f"GlobalMaxPool1D {s}", GlobalMaxPool1D, s, lambda x: x.max(1).values) for s in [(3, 5, 7), (2, 1, 40)]),
+    *(Case(f"GlobalAvgPool1D {s}", GlobalAvgPool1D, s, lambda x: x.mean(1)) for s in [(3, 5, 7), (2, 1, 40)]),
     *(Case(layer.__name__, layer, (5, 7), TORCH[name]) for name, layer in LAYERS.items()),
     Case("LeakyReLU slope 0.3", lambda: LeakyReLU(0.3), (2, 3, 4, 5), lambda x: F.leaky_relu(x, 0.3)),
     *(
@@ -420,7 +423,8 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 
 def test_these_layers_have_plain_loops(monkeypatch):
-    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax", "dropout"
+    layers = ["dense", "conv2d", "max_pool", "avg_pool", "mean_over_time", "max_over_time", "embedding"]
+    layers += ["softmax", "dropout"]
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 
@@ -891,6 +895,12 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (MaxPool2D(2), (64,), r"MaxPool2D \(layer 3\): expected images \(N, H, W, C\), got samples of shape \(64,\)"),
         (MaxPool2D(4), (3, 8, 1), r"MaxPool2D \(layer 3\): the window \(4, 4\) is larger than the image \(3, 8\)"),
         (GlobalAvgPool2D(), (8, 8), r"GlobalAvgPool2D \(layer 3\): expected images"),
+        (
+            GlobalAvgPool1D(),
+            (8, 8, 3),
+            r"GlobalAvgPool1D \(layer 3\): expected seq.*; of images, GlobalAvgPool2D",
+        ),
+        (GlobalMaxPool1D(), (8,), r"GlobalMaxPool1D \(layer 3\): expected sequences \(N, T, C\), got samples of shape"),
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),

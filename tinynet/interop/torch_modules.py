@@ -185,7 +185,7 @@ def _with_channels(layer, modules):
         return {**before, **modules, **after}
     if layer.torch_channels == "first" and given not in (1, 3):
         first, last = Permute(0, given, *range(1, given)), Permute(0, *range(2, given + 1), 1)
-        return {"_channels_first": first, **modules, "_channels_last": last}
+        return {"_channels_first": first, **modules, **({"_channels_last": last} if returned > 1 else {})}
     return modules
 
 
