@@ -66,7 +66,7 @@ def test_fifty_steps_of_training_agree_with_pytorchs(norm_first, causal, kind, b
     inner.flat_values = np.concatenate([parameter.value.ravel() for parameter in model.parameters()[2:]])
     row = torch.nn.Sequential(*network.blocks, network.head)
     row.load_state_dict(tn.interop.to_torch(inner))
-    ours, theirs = tn.SGD(model, lr=0.1, momentum=0.9), torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    ours, theirs = tn.SGD(model, lr=0.02, momentum=0.9), torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
     rng, losses = np.random.default_rng(0), []
     for _ in range(50):
         x = rng.integers(0, 20, (4, 9))
