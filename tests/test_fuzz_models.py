@@ -106,7 +106,7 @@ def shape_after(plan, shape, where):
     name, options = plan
     fits = True
     if name == "Dense":
-        fits, after = len(shape) == 1, (options.get("units"),)
+        fits, after = len(shape) > 0, (*shape[:-1], options["units"])
     elif name in IMAGE_LAYERS:
         if len(shape) != 3:
             raise Misfit(plan, where)
@@ -286,8 +286,8 @@ def draw_row(draw, shape, depth, most, target=None):
     row = []
     for _ in range(draw(st.sampled_from([most, *range(1, most + 1)]))):
         names = list(ANYWHERE)
-        if len(shape) == 1:
-            names += ["Dense"] * 6
+        if len(shape) in (1, 2):
+            names += ["Dense"] * (6 if len(shape) == 1 else 3)
         if len(shape) == 3:
             names += 2 * IMAGE_LAYERS + ["Conv2D"] * 5
         if depth < 2:
@@ -305,8 +305,8 @@ def draw_row(draw, shape, depth, most, target=None):
             break
     if target is not None and shape != target and not rarely(draw):
         linear = {"activation": draw(st.sampled_from(ACTIVATIONS)), "bias": True}
-        if len(shape) == len(target) == 1:
-            row.append(("Dense", {"units": target[0], **linear}))
+        if len(shape) == len(target) < 3 and shape[:-1] == target[:-1]:
+            row.append(("Dense", {"units": target[-1], **linear}))
         elif len(shape) == len(target) == 3 and shape[:2] == target[:2]:
             row.append(("Conv2D", {"filters": target[2], "kernel_size": 1, "stride": 1, "padding": "same", **linear}))
         elif math.prod(shape) == math.prod(target):

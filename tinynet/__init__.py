@@ -22,19 +22,26 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.groupnorm import GroupNorm
+from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.layers.tied_dense import TiedDense
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -58,13 +65,27 @@ from tinynet.training import (
     CSVLog,
     EarlyStopping,
     History,
+    MovingAverage,
     NonFiniteError,
+    ReduceOnPlateau,
     distributed,
     fit,
     history,
     optim,
 )
-from tinynet.training.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
+from tinynet.training.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    RMSprop,
+    constant,
+    cosine,
+    exponential,
+    one_cycle,
+    polynomial,
+    sequence,
+    step_decay,
+)
 
 __version__ = "0.1.0"
 
@@ -74,6 +95,8 @@ for _module in (optim, distributed, history):
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
     "SGD",
     "Adam",
     "AdamW",
@@ -81,6 +104,7 @@ __all__ = [
     "BatchNorm",
     "CSVLog",
     "Checkpoint",
+    "ClassToken",
     "Concat",
     "Conv2D",
     "Dense",
@@ -96,18 +120,25 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "MaxPool2D",
+    "MovingAverage",
+    "MultiHeadAttention",
     "NonFiniteError",
     "Parallel",
     "Parameter",
+    "PositionEmbedding",
     "RMSprop",
     "ReLU",
+    "ReduceOnPlateau",
     "Reshape",
     "Residual",
+    "Select",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Swish",
     "Tanh",
+    "TiedDense",
+    "TransformerBlock",
     "accuracy",
     "balanced_class_weights",
     "batches",
@@ -118,6 +149,7 @@ __all__ = [
     "data",
     "distributed",
     "explain",
+    "exponential",
     "fit",
     "get_num_threads",
     "gradcheck",
@@ -137,8 +169,10 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "polynomial",
     "save",
     "self_distillation",
+    "sequence",
     "set_num_threads",
     "show_config",
     "sigmoid_cross_entropy",

@@ -177,7 +177,7 @@ def _of_layers(what, inputs, loss, rng):
         for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
             if mine.state is not None:
                 mine.state = theirs.state
-    parameters = _parameters(twin)
+    parameters = [parameter for parameter in _parameters(twin) if parameter.trainable]
     random = [(layer, layer.state) for layer in twin.walk() if layer.state is not None]
     buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
@@ -245,7 +245,13 @@ def _differences(own, x, dy, y, found):
 
 
 def _parameters(what):
-    return what.parameters() if hasattr(what, "flat_values") else what.parameters
+    """The parameters whose gradients backward fills: a layer's own, and those of another layer that it uses."""
+    if hasattr(what, "flat_values"):
+        return what.parameters()
+    inside = list(what.walk())
+    tied = [layer.tied for layer in inside if layer.tied is not None]
+    others = [layer for layer in tied if not any(layer is one for one in inside)]
+    return [*what.parameters, *(parameter for layer in others for parameter in layer.parameters)]
 
 
 def _of_loss(loss, inputs, options):
@@ -277,13 +283,20 @@ def _copy(what, shape, dtype, rng):
         for layer in twin.walk():
             vars(layer).update(dtype=None, _in_model=False)  # not built, so that the twin may build it anew
         twin = type(what)(list(twin.layers), what.input_shape, what.seed, dtype=dtype)
-        twin.flat_values = what.flat_values
+        for mine, theirs in zip(twin.parameters(), what.parameters(), strict=True):
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
         return twin
+    for mine, theirs in zip(twin.walk(), what.walk(), strict=True):
+        if mine.tied is not None:  # the copy has one of its own
+            vars(mine.tied).update(dtype=None, _in_model=False)
+            mine.tied.build((1,), dtype, rng)
+            if theirs.tied.dtype is not None:
+                mine.tied.parameters[0].value = theirs.tied.parameters[0].value
     twin.build(shape, dtype, rng)
     if what.input_shape == twin.input_shape:
         for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
-            mine.value = theirs.value
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
     return twin
 

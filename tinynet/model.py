@@ -70,6 +70,7 @@ class Sequential(Guarded):
         try:
             self.output_shape = build_in_a_row(self.layers, input_shape, self.dtype, rng)
             _check_distinct(self.parameters())
+            _check_tied(self.walk())
         except Exception:
             leave_unbuilt(self.walk())
             raise
@@ -289,3 +290,17 @@ def _check_distinct(parameters):
     for (start, size, name), (following, _, other) in pairwise(placed):
         if following < start + size:
             raise ValueError(f"Sequential: the parameters {name} and {other} are one array; give each its own")
+
+
+def _check_tied(layers):
+    """What a layer uses of another one is in the same model, before it, and no third one's: else a ValueError."""
+    before, users = [], {}
+    for layer in layers:
+        if layer.tied is not None:
+            if not any(layer.tied is other for other in before):
+                raise ValueError(
+                    f"{layer.label}: its {type(layer.tied).__name__} must be a layer of the same model, before this one"
+                )
+            if (first := users.setdefault(id(layer.tied), layer)) is not layer:
+                raise ValueError(f"{layer.label}: {first.label} uses {layer.tied.label} already; only one layer may")
+        before.append(layer)

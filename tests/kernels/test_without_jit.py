@@ -50,6 +50,8 @@ train([conv(32, 3, 1, "same", activation=None)], rng.standard_normal((3, 4, 4, 3
 train([conv(2, (2, 3), 1, "same")], rng.standard_normal((3, 3, 17, 1)))  # few filters
 branches = [[conv(3, (k, 1)), tn.GlobalMaxPool2D()] for k in (2, 3)]
 train([tn.Embedding(9, 4, padding=0), tn.Reshape((7, 1, 4)), tn.Parallel(branches)], rng.integers(0, 9, (3, 7)))
+words = tn.Embedding(9, 4)
+train([words, tn.LayerNorm(), tn.TiedDense(words, bias=True)], rng.integers(0, 9, (3, 7)))
 np.save(sys.argv[1], np.array(results))
 """
 

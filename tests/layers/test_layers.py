@@ -230,6 +230,9 @@ CASES = [
     *itertools.starmap(dense_case, [((3, 1100), 20), ((2, 1100), 3)]),  # so many inputs that tasks are wide
     *(dense_case((6, 5), 9, act) for act in ACTIVATIONS),
     dense_case((6, 5), 9, "relu", bias=False),
+    dense_case((3, 5, 7), 6, "relu"),
+    dense_case((2, 4, 3, 5), 17, "gelu", bias=False),
+    dense_case((2, 1, 2, 3, 4), 1),
     *conv2d_cases(),
     *pool_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
@@ -322,9 +325,13 @@ def assert_close(found, expected, tolerance):
     assert np.abs(found - expected).max(initial=0) <= tolerance * np.abs(expected).max(initial=1e-300)
 
 
-def test_the_table_has_every_layer_but_the_one_of_words():
+def test_the_table_has_every_layer_but_those_of_words():
     kinds = {kind for kind in vars(tn).values() if isinstance(kind, type) and issubclass(kind, Layer)}
-    assert {type(layer) for case in CASES for layer in case.layer().walk()} == kinds - {Layer, tn.Embedding}
+    assert {type(layer) for case in CASES for layer in case.layer().walk()} == kinds - {
+        Layer,
+        tn.Embedding,
+        tn.TiedDense,
+    }
 
 
 # --- right ------------------------------------------------------------------------------------------------
@@ -835,6 +842,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),
+        (Dense(2), (), r"Dense \(layer 3\): expected vectors, input shape \(I,\), got scalars"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused_when_the_layer_is_built(layer, shape, message):

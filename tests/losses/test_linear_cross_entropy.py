@@ -105,6 +105,20 @@ def test_it_is_the_layer_and_the_loss_apart_in_either_kernel(N, D, C, monkeypatc
         agree(linear_cross_entropy(x, w, b, t), expected, 1e-9)
 
 
+@pytest.mark.parametrize(("N", "D", "C"), [(300, *FEW), (130, *MANY), (130, 50, 50), (90, 5, 70_000)])
+def test_transposed_weights_give_the_same_and_a_transposed_gradient(N, D, C, monkeypatch):
+    x, w, b, t = problem_of(N, D, C)
+    turned, expected = np.ascontiguousarray(w.T).T, linear_cross_entropy(x, w, b, t)
+    for limit in (module.PARTS_BYTES, 0):
+        monkeypatch.setattr(module, "PARTS_BYTES", limit)
+        found = linear_cross_entropy(x, turned, b, t)
+        agree(found, expected, 2e-6)
+        assert found[2].flags.f_contiguous
+        assert linear_cross_entropy(x, turned, b, t, grad=False)[0] == found[0]
+    monkeypatch.setattr(module, "MEMORY", 16 * ((C + D) * 4 + module.SCRATCH))
+    agree(linear_cross_entropy(x, turned, b, t), expected, 2e-5)  # in several blocks
+
+
 @pytest.mark.parametrize(("N", "D", "C"), [(1000, *FEW), (130, *MANY)])
 def test_the_number_of_threads_changes_no_bit(N, D, C):
     problem, results, threads = problem_of(N, D, C), [], numba.get_num_threads()

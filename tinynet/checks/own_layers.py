@@ -92,6 +92,9 @@ def _checked(layer, shape):
         if not inner.place and layer.place:
             inner.place = f"{layer.place[:-1]}.{k})"
     state["_at_build"] = dict(state)
+    if not layer.trainable or layer.lr_factor != 1:  # set before it was built
+        for parameter in layer.parameters:
+            parameter.trainable, parameter.lr_factor = layer.trainable, layer.lr_factor
     return shape
 
 
@@ -154,7 +157,7 @@ def _check_attributes(layer):
             continue
         for part in _parts(thing):
             what = f"{layer.label}: self.{attribute}"
-            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside:
+            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside and part is not layer.tied:
                 raise ValueError(f"{what} is a layer that self.layers doesn't have")
             if isinstance(part, Parameter) and id(part) not in listed:
                 raise ValueError(f"{what} is the parameter {part.name!r}, which self.parameters doesn't have")

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
+from tinynet.checks import batch_hint, float_dtype, number, number_within, pair, positive_int, real_array
 from tinynet.checks.assignments import Guarded, hold, of_package
 from tinynet.checks.own_layers import held_backward, held_build, held_forward
 from tinynet.layers import along_time
@@ -41,6 +41,7 @@ class Layer(Declared, Guarded):
     settable = MappingProxyType({"place": lambda layer, place: _checked_place(layer, place)})
     parameters, buffers = (), MappingProxyType({})
     input_shape = output_shape = dtype = None
+    _trainable, _lr_factor = True, 1.0
     _at_build = None  # its attributes at the end of build
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
@@ -92,6 +93,41 @@ class Layer(Declared, Guarded):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         """Fill the parameters' gradients and return dx, or None when `input_grad` is False."""
         raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
+
+    @property
+    def trainable(self) -> bool:
+        """False freezes it, with all layers inside: its parameters and, of a BatchNorm, its running statistics stay.
+
+        The gradients that only they need are not computed.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        if not isinstance(trainable, (bool, np.bool_)):
+            raise TypeError(f"{self.label}: trainable must be True or False, got {trainable!r}")
+        for layer in self.walk():
+            vars(layer)["_trainable"] = bool(trainable)
+        for parameter in self.parameters:
+            parameter.trainable = trainable
+
+    @property
+    def lr_factor(self) -> float:
+        """What the learning rate is multiplied by for its parameters, those of layers inside too."""
+        return self._lr_factor
+
+    @lr_factor.setter
+    def lr_factor(self, factor: float) -> None:
+        factor = number_within(factor, f"{self.label}: lr_factor")
+        for layer in self.walk():
+            vars(layer)["_lr_factor"] = factor
+        for parameter in self.parameters:
+            parameter.lr_factor = factor
+
+    @property
+    def trains(self):
+        """Whether it has a parameter that is not frozen."""
+        return any(parameter._trainable for parameter in self.parameters)
 
     @property
     def keeps_output(self):

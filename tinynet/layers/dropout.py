@@ -40,14 +40,50 @@ dropout_forward = either(dropout_forward_plain, kernels.dropout, with_mask)
 dropout_backward = either(dropout_backward_plain, kernels.dropout, with_mask)
 
 
-def _checked_rate(layer, rate):
-    given, rate = rate, number(rate, f"{layer.label}: rate")
+def checked_rate(layer, rate, option="rate"):
+    given, rate = rate, number(rate, f"{layer.label}: {option}")
     if not 0 <= rate < 1:
-        raise ValueError(f"{layer.label}: rate must be at least 0 and below 1, got {given!r}")
+        raise ValueError(f"{layer.label}: {option} must be at least 0 and below 1, got {given!r}")
     return rate
 
 
-class Dropout(Layer):
+class Random(Layer):
+    """A layer that draws random numbers in training: they follow from its `state`, and from where x is in its batch."""
+
+    first_row = 0
+    settable = MappingProxyType(
+        {
+            **Layer.settable,
+            "first_row": lambda layer, row: positive_int(row, f"{layer.label}: first_row", 0),
+        }
+    )
+
+    def __init__(self):
+        super().__init__()
+        self._key = self._steps = 0
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self._key, self._steps = int(rng.integers(2**63)), 0
+        return output_shape
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """The pair (key, number of training steps so far)."""
+        return self._key, self._steps
+
+    @state.setter
+    def state(self, pair):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"{self.label}: the state must be a pair (key, steps), got {pair!r}")
+        key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
+        self._key, self._steps = key, steps
+
+    def step_back(self):
+        self._steps = max(self._steps - 1, 0)
+
+
+class Dropout(Random):
     """Drop numbers with probability `rate`, at least 0 and below 1, in training; y = x otherwise.
 
     A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
@@ -62,37 +98,16 @@ class Dropout(Layer):
     """
 
     keeps_output = False
-    first_row = 0
-    settable = MappingProxyType(
-        {
-            **Layer.settable,
-            "rate": _checked_rate,
-            "first_row": lambda layer, row: positive_int(row, f"{layer.label}: first_row", 0),
-        }
-    )
+    settable = MappingProxyType({**Random.settable, "rate": checked_rate})
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
-        self._key = self._steps = 0
 
     def build(self, input_shape, dtype, rng):
         output_shape = super().build(input_shape, dtype, rng)
-        self._key, self._steps = int(rng.integers(2**63)), 0
         self.flops = math.prod(output_shape)
         return output_shape
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """The pair (key, number of training steps so far)."""
-        return self._key, self._steps
-
-    @state.setter
-    def state(self, pair):
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"{self.label}: the state must be a pair (key, steps), got {pair!r}")
-        key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
-        self._key, self._steps = key, steps
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
@@ -128,9 +143,6 @@ class Dropout(Layer):
 
     def as_it_predicts(self):
         self.rate = 0.0
-
-    def step_back(self):
-        self._steps = max(self._steps - 1, 0)
 
     @property
     def torch_names(self):

@@ -48,12 +48,15 @@ class Activation(Guarded):
     # PyTorch's, as of a layer (base.py).
 
     def torch_module(self, nn):
+        if self.name == "gelu_tanh":
+            return nn.GELU("tanh")
         return getattr(nn, self.torch_names[0])(*self.constants)
 
     def torch_options(self, module):
         if self.name == "leaky_relu":
             return [("slope", self.constants[0], module.negative_slope)]
-        return [("approximate", "none", module.approximate)] if self.name == "gelu" else []
+        approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(self.name)
+        return [("approximate", approximate, module.approximate)] if approximate else []
 
 
 class ActivationLayer(Layer):

@@ -57,6 +57,7 @@ def _numeric(name, metric):
             raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
         return float(result)
 
+    measured.given = metric
     measured.better = "min" if loss else next((way for known, way in BETTER.items() if function is known), None)
     return measured
 

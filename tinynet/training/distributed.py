@@ -59,6 +59,7 @@ from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
 from tinynet.kernels.batchnorm import merge_moments
 from tinynet.training.one_process import OneProcess
+from tinynet.training.resume import freeze_as, freezing
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -235,7 +236,7 @@ class Ranks(OneProcess):
         share = part(len(x), *self.shard)
         return x[share], y[share]
 
-    def judging(self, judge, metrics, flags):
+    def judging(self, judge, metrics, flags, scale):
         """judge for the whole batch: its loss and metrics, and this rank's part of the loss's gradient.
 
         A share may be empty.  What flags() gives on any rank is known after each call, by the same Allreduce.
@@ -243,7 +244,9 @@ class Ranks(OneProcess):
 
         def judge_together(prediction, y):
             n, value, gradient, numbers, count = len(prediction), 0.0, prediction, [0.0] * metrics, 0.0
-            if n:
+            if n == 0:
+                scale(0.0)
+            else:
                 value, gradient, numbers = judge(prediction, y)
                 count = self._count(y, n)
             summed = count is None
@@ -255,6 +258,7 @@ class Ranks(OneProcess):
             if total:
                 value /= total
                 gradient = gradient * gradient.dtype.type(count / total)
+                scale(count / total)
             self._flags = asked > 0, due > 0
             return value, gradient, [number / rows for number in numbers]
 
@@ -281,11 +285,12 @@ class Ranks(OneProcess):
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
-        found = training.epoch, training.step, training.stop, training.history, state, epoch
-        training.epoch, training.step, training.stop, history, state, epoch = self.from_first(
+        found = training.epoch, training.step, training.stop, training.history, state, epoch, freezing(training.model)
+        training.epoch, training.step, training.stop, history, state, epoch, frozen = self.from_first(
             found if self.first else None
         )
         if not self.first:
+            freeze_as(training.model, frozen)
             training.history.update(history)
             if has_state:
                 optimizer.load_state_dict(state)

@@ -11,7 +11,8 @@ history and checkpoints, and it stops where the loss is no longer a number.  Wri
 anything else.
 
 What fit calls lies beside it: arguments.py checks what it was given, run.py is all that happens around the loop,
-resume.py keeps a run in a file and brings it back, and not_finite.py finds where a NaN began.
+last_layer.py joins the last layer to its loss where that is asked for (else `body` is the model), resume.py keeps a run
+in a file and brings it back, and not_finite.py finds where a NaN began.
 """
 
 import os
@@ -21,16 +22,28 @@ from typing import Any
 from tinynet.checks import positive_int
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
-from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping
+from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
+from tinynet.training.last_layer import with_last_layer
+from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
 from tinynet.training.run import Data, Run
 from tinynet.training.schedules import Schedule
 
-__all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
+__all__ = [
+    "CSVLog",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "MovingAverage",
+    "NonFiniteError",
+    "ReduceOnPlateau",
+    "Training",
+    "fit",
+]
 
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
@@ -57,7 +70,9 @@ def fit(
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
 
-    loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
+    loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
+                linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
+                logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
     validation  a pair (x, y), judged after every epoch
     metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
@@ -65,7 +80,8 @@ def fit(
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
-    callbacks   functions that are given a Training after every epoch, such as EarlyStopping.  One that watches a metric
+    callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
+                step(training) is called by it after every step, too, in which it may read.  One that watches a metric
                 of your own needs mode="min" or "max": which way is better, only this package's metrics tell
     checkpoint  a file for the whole state of the run, written at the start, after every epoch, about every minute
                 within one, and on Ctrl-C
@@ -94,7 +110,7 @@ def fit(
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
-        loss, metrics = loss_function(loss, "fit"), arguments.metric_functions(metrics)
+        loss, metrics = loss_function(loss, "fit", with_layer=True), arguments.metric_functions(metrics)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
@@ -106,6 +122,7 @@ def fit(
         data = Data(x, y, batch_size, augment, seed, ranks)
         arguments.check_samples(x, model, augment)
         arguments.check_last_batch(model, len(x), batch_size, augment)
+        body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
@@ -116,7 +133,9 @@ def fit(
     ranks.prepare(model, loss)
 
     training = Training(model, optimizer)
-    run = Run(training, data, loss, metrics, validation, callbacks, checkpoint, same, epochs, seed, progress, ranks)
+    run = Run(
+        training, body, data, judge, metrics, validation, callbacks, checkpoint, same, epochs, seed, progress, ranks
+    )
     with ranks.agreeing():
         run.begin(resume)
     with ranks, run.bar, run.interrupt:
@@ -124,9 +143,9 @@ def fit(
             for x_batch, y_batch in run.batches(epoch):
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
-                prediction = model.forward(x_batch, training=True)
+                prediction = body.forward(x_batch, training=True)
                 value, gradient = run.loss(prediction, y_batch)
-                model.backward(gradient)
+                body.backward(gradient)
                 ranks.sum_gradients()  # over the processes that train together, where there are several
                 optimizer.step()
         run.end()

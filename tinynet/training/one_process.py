@@ -40,10 +40,11 @@ class OneProcess(contextlib.nullcontext):
         """This process's share of a batch."""
         return x, y
 
-    def judging(self, judge, metrics, flags):
+    def judging(self, judge, metrics, flags, scale):
         """judge, a function (prediction, y) -> (loss, gradient, metrics), for whole batches given by their shares.
 
-        `metrics` is how many there are; flags() is what flags(flags) is to tell after the call.
+        `metrics` is how many there are; flags() is what flags(flags) is to tell after the call; scale(factor) is called
+        with what the gradient is multiplied by.
         """
         return judge
 

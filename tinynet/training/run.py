@@ -25,19 +25,24 @@ from tinynet.training.resume import Epoch, Keeper, with_state
 
 
 class Run:
-    """A run of fit, whose arguments these are, checked; `settings` is what must be the same for it to be resumed."""
+    """A run of fit, whose arguments these are, checked; `settings` is what must be the same for it to be resumed.
+
+    body   the model, or what of it is run where the loss takes the last layer with it (last_layer.py)
+    """
 
     def __init__(
-        self, training, data, loss, metrics, validation, callbacks, checkpoint, settings, epochs, seed, progress, ranks
-    ):
-        self.training, self.data, self.ranks = training, data, ranks
+        self, training, body, data, loss, metrics, validation, callbacks, checkpoint, settings, epochs, seed, progress,
+        ranks,
+    ):  # fmt: skip
+        self.training, self.body, self.data, self.ranks = training, body, data, ranks
         self.given_loss, self.metrics, self.validation, self.callbacks = loss, metrics, validation, callbacks
         self.last_epoch, self.seed = epochs, seed
         self.called = callbacks if ranks.first else []
+        self.after_steps = [callback.step for callback in self.called if hasattr(callback, "step")]
         self.bar = Progress(progress and ranks.first, epochs, len(data.x))
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
-        self.judge = ranks.judging(self._judge, len(metrics), self._flags)
+        self.judge = ranks.judging(self._judge, len(metrics), self._flags, getattr(loss, "scale", _nothing))
         self.epoch, self.asked = None, False  # the epoch under way; whether Ctrl-C was pressed
 
     def begin(self, resume):
@@ -74,6 +79,8 @@ class Run:
         for x, y, n in self.data.left(epoch):
             yield x, y
             self.training.step += 1
+            for step in self.after_steps:
+                step(self.training)
             epoch.add(n, self.measured)
             self.bar.advance(n, epoch.totals, epoch.samples)
             asked, due = self.ranks.flags(self._flags)
@@ -135,14 +142,16 @@ class Run:
     def _broken(self, what, step):
         self.ranks.leave()
         batch = self.data.last(self.epoch)
-        return self.ranks.known(not_finite(what, self.training.model, self.given_loss, *batch, self.epoch.number, step))
+        loss = getattr(self.given_loss, "apart", self.given_loss)
+        return self.ranks.known(not_finite(what, self.training.model, loss, *batch, self.epoch.number, step))
 
     def _evaluated(self, x, y):
-        prediction = self.ranks.predict(self.training.model, x)
+        prediction = self.ranks.predict(self.body, x)
         if not self.ranks.first:
             return {}
         try:
-            results = {"val_loss": float(self.given_loss(prediction, y)[0])}
+            loss = getattr(self.given_loss, "without_gradient", self.given_loss)
+            results = {"val_loss": float(loss(prediction, y)[0])}
             return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in self.metrics.items()}
         except Exception as error:
             error.add_note("fit: this is about the validation set")
