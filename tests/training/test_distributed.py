@@ -434,7 +434,7 @@ def found(compiled, tmp_path_factory):
 def test_ranks_train_as_one_process_does(found):
     results = found["equal_runs"]
     read = results.pop("read")
-    assert len(results) == len(EQUAL) + 6
+    assert len(results) == len(EQUAL) + 8
     for name, result in results.items():
         assert result["same"] is True, name
         # Of two numbers, all that BatchNorm leaves is which is the larger: what rounding changes grows there.
