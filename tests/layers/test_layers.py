@@ -20,9 +20,11 @@ from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
@@ -31,8 +33,11 @@ from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.model import Sequential
 
 SEED = 3
@@ -58,6 +63,7 @@ TORCH = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "swish": F.silu,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
@@ -258,6 +264,45 @@ def block_cases():
     )
 
 
+def attention(x, w, b, w_out, b_out, heads, causal=False):
+    """Self-attention in PyTorch."""
+    q, k, v = ((x @ w + b).unflatten(-1, (3, heads, -1))).permute(2, 0, 3, 1, 4)
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return o.transpose(1, 2).flatten(2) @ w_out + b_out
+
+
+def attention_cases():
+    for shape, heads, causal in [((3, 7, 6), 2, False), ((2, 37, 20), 4, True), ((2, 1, 3), 1, True)]:
+        yield Case(
+            f"MultiHeadAttention {shape} in {heads}{' causal' if causal else ''}",
+            lambda heads=heads, causal=causal: MultiHeadAttention(heads, causal),
+            shape,
+            lambda x, *p, heads=heads, causal=causal: attention(x, *p, heads, causal),
+        )
+
+    def norm(x, *p):
+        return F.layer_norm(x, x.shape[-1:], *p)
+
+    def mlp(x, v, a, w, b, f=F.gelu):
+        return f(x @ v + a) @ w + b
+
+    def before(x, n1, m1, w, b, v, a, n2, m2, *p):
+        x = x + attention(norm(x, n1, m1), w, b, v, a, 2)
+        return x + mlp(norm(x, n2, m2), *p)
+
+    def behind(x, w, b, v, a, n1, m1, k1, a1, k2, a2, n2, m2):
+        x = norm(x + attention(x, w, b, v, a, 3, True), n1, m1)
+        return norm(x + mlp(x, k1, a1, k2, a2, torch.relu), n2, m2)
+
+    yield Case("TransformerBlock", lambda: TransformerBlock(2), (3, 5, 8), before)
+    yield Case(
+        "TransformerBlock causal, norms behind",
+        lambda: TransformerBlock(3, causal=True, norm_first=False, mlp_ratio=2.5, activation="relu"),
+        (2, 9, 6),
+        behind,
+    )
+
+
 CASES = [
     *itertools.starmap(dense_case, [((4, 3), 5), ((1, 7), 1), ((33, 20), 17), ((5, 40), 33, None, False)]),
     *itertools.starmap(dense_case, [((3, 1100), 20), ((2, 1100), 3)]),  # so many inputs that tasks are wide
@@ -270,6 +315,8 @@ CASES = [
     *pool_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
     Case("GlobalAvgPool2D", GlobalAvgPool2D, (3, 5, 4, 6), lambda x: x.mean((1, 2))),
+    *(Case(f"GlobalMaxPool1D {s}", GlobalMaxPool1D, s, lambda x: x.max(1).values) for s in [(3, 5, 7), (2, 1, 40)]),
+    *(Case(f"GlobalAvgPool1D {s}", GlobalAvgPool1D, s, lambda x: x.mean(1)) for s in [(3, 5, 7), (2, 1, 40)]),
     *(Case(layer.__name__, layer, (5, 7), TORCH[name]) for name, layer in LAYERS.items()),
     Case("LeakyReLU slope 0.3", lambda: LeakyReLU(0.3), (2, 3, 4, 5), lambda x: F.leaky_relu(x, 0.3)),
     *(
@@ -315,6 +362,12 @@ CASES = [
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
     *recurrent_cases(),
     *block_cases(),
+    *attention_cases(),
+    Case("GELU tanh", lambda: GELU("tanh"), (5, 7), TORCH["gelu_tanh"]),
+    Case("PositionEmbedding", lambda: PositionEmbedding(6), (3, 4, 5), lambda x, w: x + w[:4]),
+    Case("ClassToken", ClassToken, (3, 4, 5), lambda x, w: torch.cat([w.expand(len(x), 1, -1), x], 1)),
+    Case("Select", lambda: Select(1), (3, 4, 5), lambda x: x[:, 1]),
+    Case("Select the last", lambda: Select(-1), (3, 4, 5, 2), lambda x: x[:, -1]),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -405,7 +458,8 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 
 def test_these_layers_have_plain_loops(monkeypatch):
-    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax", "dropout", "lstm", "gru"
+    layers = ["dense", "conv2d", "max_pool", "avg_pool", "mean_over_time", "max_over_time", "embedding"]
+    layers += ["softmax", "dropout", "lstm", "gru"]
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 
@@ -432,6 +486,8 @@ def test_the_gradients_are_what_central_differences_say(case):
 
 OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
 del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
+for kind in ("PositionEmbedding", "ClassToken", "Select"):  # which PyTorch lacks
+    OF_A_KIND = {key: case for key, case in OF_A_KIND.items() if key[0] != kind}
 
 
 @pytest.mark.parametrize("case", OF_A_KIND.values(), ids=lambda case: case.name)
@@ -656,7 +712,7 @@ def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtyp
 
 
 @both_dtypes
-@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("swish", 1000)])
+@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("gelu_tanh", 40), ("swish", 1000)])
 def test_gelu_and_swish_far_out_go_to_their_limits(name, far, dtype):
     z = np.array([np.inf, 1e30, far, -far, -1e30, -np.inf, np.nan], dtype)
     known = ACTIVATIONS[name]
@@ -876,6 +932,12 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (MaxPool2D(2), (64,), r"MaxPool2D \(layer 3\): expected images \(N, H, W, C\), got samples of shape \(64,\)"),
         (MaxPool2D(4), (3, 8, 1), r"MaxPool2D \(layer 3\): the window \(4, 4\) is larger than the image \(3, 8\)"),
         (GlobalAvgPool2D(), (8, 8), r"GlobalAvgPool2D \(layer 3\): expected images"),
+        (
+            GlobalAvgPool1D(),
+            (8, 8, 3),
+            r"GlobalAvgPool1D \(layer 3\): expected seq.*; of images, GlobalAvgPool2D",
+        ),
+        (GlobalMaxPool1D(), (8,), r"GlobalMaxPool1D \(layer 3\): expected sequences \(N, T, C\), got samples of shape"),
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),

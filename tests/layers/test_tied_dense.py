@@ -141,6 +141,16 @@ def test_any_number_of_threads_and_any_batch_give_the_same_bits(size):
     assert np.array_equal(layer.forward(h[:1])[0], results[0][0][0])
 
 
+def test_a_frozen_embedding_has_no_gradient():
+    model, (x, y) = model_of(), words_and_labels()
+    model.layers[0].trainable = False
+    _, dz = tn.softmax_cross_entropy(model.forward(x, training=True), y)
+    model.flat_grads[:] = 0
+    model.backward(dz)
+    assert not model.parameters()[0].grad.any()
+    assert all(parameter.grad.any() for parameter in model.parameters()[1:])
+
+
 def test_an_empty_batch_gives_gradients_of_zero():
     layer, h, dz = built(SIZES[2])
     assert layer.forward(h[:0], training=True).shape == (0, 3, 5, 17)

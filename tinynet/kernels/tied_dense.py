@@ -33,10 +33,11 @@ def tied_dense_forward(h, E, b, z):
 
 
 def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):
-    """dE = dz.T h and, if asked for, db = column sums of dz and dh = dz E."""
+    """dE = dz.T h, db = column sums of dz and, if asked for, dh = dz E; an empty dE or db is not asked for."""
     V, D = E.shape
     no_db, no_dx = np.empty(D, h.dtype), np.empty((0, 0), h.dtype)
-    backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
+    if dE.size:
+        backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
     if db.size:
         sums_of_rows(dz, db)
     if input_grad:

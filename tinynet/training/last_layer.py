@@ -52,10 +52,15 @@ class LastLayerAndLoss:
     def __init__(self, layer, loss):
         self.layer, self.apart = layer, apart(loss)
         _, self.options = without_options(loss)
+        self.parameters = [*layer.parameters, *(layer.tied.parameters if layer.tied is not None else ())]
 
     def __call__(self, h, targets):
         dw, db = self.layer.linear_gradients()
-        return losses.into(h, *self.layer.linear(), targets, dw, db, **self.options)[:2]
+        value, dh, _, _ = losses.into(h, *self.layer.linear(), targets, dw, db, **self.options)
+        for parameter in self.parameters:
+            if not parameter.trainable:
+                parameter.grad[...] = 0
+        return value, dh
 
     def without_gradient(self, h, targets):
         return losses.into(h, *self.layer.linear(), targets, grad=False, **self.options)[:2]
