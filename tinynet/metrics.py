@@ -24,6 +24,7 @@ L' rises with b, so it has one root, and halving an interval finds it.  Newton's
 the root the variance is nothing but rounding error, and makes it stop there.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,14 +33,22 @@ from numpy.typing import ArrayLike
 from tinynet.checks import labels_hint, numbers, positive_int
 from tinynet.information import distributions
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.model import Text
+from tinynet.ranking import auroc, average_precision, bootstrap_interval, precision_recall_curve, roc_curve
 
 __all__ = [
     "CalibrationBins",
     "accuracy",
+    "auroc",
+    "average_precision",
+    "bootstrap_interval",
     "calibration_bins",
     "confusion_matrix",
     "expected_calibration_error",
+    "precision_recall_curve",
     "precision_recall_f1",
+    "report",
+    "roc_curve",
     "temperature_scaling",
     "top_k_accuracy",
 ]
@@ -146,6 +155,36 @@ def precision_recall_f1(predictions, labels, *, average=None, classes=None):
     return tuple(float(result[occurs].mean()) for result in results)
 
 
+def report(
+    predictions: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None, classes: int | None = None
+) -> str:
+    """A table in text: precision, recall, F1 and the number of samples of each class, and the means over the classes.
+
+    `names` gives each class a word instead of its number; the other arguments are those of confusion_matrix.
+
+    >>> print(tn.metrics.report([0, 1, 1, 1], [0, 0, 1, 1], names=["cat", "dog"]))
+           precision  recall     F1  samples
+    cat        1.000   0.500  0.667        2
+    dog        0.667   1.000  0.800        2
+    mean       0.833   0.750  0.733        4
+    """
+    if names is not None:
+        names = list(map(str, names))
+        classes = len(names) if classes is None else classes
+    table = confusion_matrix(predictions, labels, classes=classes)
+    if names is not None and len(names) < len(table):
+        raise ValueError(f"report: names must have a word for each of the {len(table)} classes, got {len(names)}")
+    results = precision_recall_f1(predictions, labels, classes=classes)
+    means = precision_recall_f1(predictions, labels, classes=classes, average="macro")
+    rows = [(str(c) if names is None else names[c], *found) for c, found in enumerate(zip(*results, strict=True))]
+    counts = [*table.sum(axis=1).tolist(), int(table.sum())]
+    width = max(len(row[0]) for row in [*rows, ("mean",)])
+    lines = [f"{'':{width}}   precision  recall     F1  samples"]
+    for (word, precision, recall, f1), count in zip([*rows, ("mean", *means)], counts, strict=True):
+        lines.append(f"{word:{width}}   {precision:9.3f}  {recall:6.3f}  {f1:5.3f}  {count:7,}")
+    return Text("\n".join(lines))
+
+
 class CalibrationBins(NamedTuple):
     """Predictions by their confidence, in B bins: bin b holds those in (edges[b], edges[b+1]].
 
@@ -241,7 +280,13 @@ def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 # Which way is better, for each function here that returns one number to judge a model by.
-BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "min"}
+BETTER = {
+    accuracy: "max",
+    auroc: "max",
+    average_precision: "max",
+    expected_calibration_error: "min",
+    top_k_accuracy: "max",
+}
 
 
 # --- checks -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What of torch.py is made of PyTorch's own classes: imported when it is first needed, and not before.
 
-The modules are PyTorch's, but for three that it lacks: the sum and the concatenation of branches, and a Reshape that
-keeps which number is which.
+The modules are PyTorch's, but for those that it lacks: the sum and the concatenation of branches, a Reshape that keeps
+which number is which, and the output alone of what returns its state, too.
 
 The loss.  Its forward pass has the gradient g = dL/dz at hand, and keeps it.  z touched whatever was made of L through
 L alone, so backward, given s = d(whatever)/dL, returns s g; for reduction "none" there is an s for each row.  If the
@@ -54,6 +54,24 @@ class Rearrange(nn.Module):
 
     def extra_repr(self):
         return f"shape={self.shape}"
+
+
+class Output(nn.Module):
+    """y of an LSTM's or a GRU's (y, state); or the last h of each direction, side by side."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def forward(self, x):
+        y, state = x
+        if self.which == "sequence":
+            return y
+        h = state[0] if isinstance(state, tuple) else state
+        return h.transpose(0, 1).flatten(1)
+
+    def extra_repr(self):
+        return self.which
 
 
 class Branches(nn.Module):
@@ -128,6 +146,8 @@ def _modules(step):
         return {"": nn.Flatten() if len(layer.output_shape) == 1 else _rearrange(step)}
     found = layer.torch_module(nn)
     found = _with_channels(layer, found if isinstance(found, dict) else {"": found})
+    if layer.torch_output is not None:
+        found["_output"] = Output(layer.torch_output)
     if layer.torch_axes and layer.activation is not None:
         found[f"_{layer.activation.name}"] = layer.activation.torch_module(nn)
     return found

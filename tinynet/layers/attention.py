@@ -56,8 +56,8 @@ from tinynet.layers.parameter import Parameter
 def attention_forward_plain(z, first, sees, R):
     """z (N, S, 3, heads, d) holds q, k and v; the T queries of sample n begin in row first[n].
 
-    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  Returns o (N, T, heads, d) and
-    m, u (N, heads, T).
+    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  It returns o (N, T, heads, d)
+    and m, u (N, heads, T).
     """
     (N, S, _, heads, d), T = z.shape, sees.shape[1]
     q, k, v = z[:, :, 0], z[:, :, 1], z[:, :, 2]

@@ -5,8 +5,8 @@ what lstm.py and gru.py are given is x without padding, (R, I): the R steps that
 after another.  Sequence n has the rows begins[n] to begins[n+1].
 
 Direction 0 goes through these rows forwards, direction 1 backwards.  Both read the same x, and each has weights and
-states of its own: so these have an axis D of 1 or 2 directions in front.  The two outputs stand side by side on y's last
-axis.
+states of its own: so these have an axis D of 1 or 2 directions in front.  The two outputs stand side by side on the
+last axis of y.
 
 Source of running in both directions: Schuster and Paliwal 1997.
 """
@@ -32,11 +32,10 @@ def sigmoid(z):
 
 
 class Recurrent(Layer):
-    """A layer that goes through time with a state.  A subclass has the mathematics: its kernels and the names below."""
+    """A layer that goes through time with a state.  A subclass has the mathematics."""
 
     of_time = "lengths"
     keeps_output = False
-    steps_forward = steps_backward = None  # the two kernels
     states = ()  # the names of what it carries from step to step: y's h is the first
 
     def __init__(self, units: int, bidirectional: bool = False, return_sequences: bool = True) -> None:
@@ -84,7 +83,7 @@ class Recurrent(Layer):
         y, after = np.empty((R, D * H), self.dtype), [np.empty_like(array) for array in before]
         gates = np.empty((D, R if training else 0, 4, H), self.dtype)
         kept = [gates, *(np.empty((D, len(gates[0]), H), self.dtype) for _ in self.states)]
-        self.steps_forward(rows, begins, *self._stacked("_value"), *before, y, *after, *kept)
+        self._steps_forward(rows, begins, *self._stacked("_value"), *before, y, *after, *kept)
         if training:
             self._kept = rows.view(), begins, counts, (N, T), kept
         if state is not None:
@@ -105,7 +104,7 @@ class Recurrent(Layer):
         w, u, *_ = self._stacked("_value")
         gradients = [np.empty_like(array) for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
-        self.steps_backward(dy, dh, rows, begins, w, u, *kept, *gradients, dx)
+        self._steps_backward(dy, dh, rows, begins, w, u, *kept, *gradients, dx)
         for i, parameter in enumerate(self.parameters):
             parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
         return self._padded(dx, counts, (N, T)) if input_grad else None
@@ -142,3 +141,34 @@ class Recurrent(Layer):
         padded = np.zeros((*shape, rows.shape[1]), rows.dtype)
         padded[counts] = rows
         return padded
+
+    # What others ask of it.
+
+    @property
+    def torch_output(self):
+        return "sequence" if self.return_sequences else "last"
+
+    def torch_arrays(self):
+        """PyTorch has the weights transposed, and two biases, b_ih for x and b_hh for h; most of both are added."""
+        found, kinds = [], len(self.parameters) // self._directions
+        for d, suffix in enumerate(("_l0", "_l0_reverse")[: self._directions]):
+            w, u, *biases = (parameter._value for parameter in self.parameters[d * kinds : (d + 1) * kinds])
+            arrays = [("weight_ih", w.T, _into(w.T)), ("weight_hh", u.T, _into(u.T)), *self._torch_biases(*biases)]
+            found += [(kind + suffix, np.ascontiguousarray(array), take) for kind, array, take in arrays]
+        return found
+
+    def torch_module(self, nn):
+        (_, I), module = self.input_shape, getattr(nn, self.torch_names[0])
+        return module(I, self.units, batch_first=True, bidirectional=self.bidirectional)
+
+    def torch_options(self, module):
+        return [("num_layers", 1, module.num_layers), ("proj_size", 0, module.proj_size)]
+
+
+def _into(array):
+    """What copies into the array."""
+
+    def take(given):
+        array[...] = given
+
+    return take

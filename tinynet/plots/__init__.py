@@ -8,6 +8,7 @@ no backend is chosen or changed, and it works without a display.  matplotlib is 
 
 from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure
 from tinynet.plots.curves import training_curves
+from tinynet.plots.grad_cam import class_activation, grad_cam
 from tinynet.plots.inside import activations, filters, gradients, saliency
 from tinynet.plots.losses import loss_and_gradient, losses_by_margin
 from tinynet.plots.predictions import confusion_matrix, image_grid, reliability_diagram, worst
@@ -21,9 +22,11 @@ __all__ = [
     "PURPLE",
     "RED",
     "activations",
+    "class_activation",
     "confusion_matrix",
     "figure",
     "filters",
+    "grad_cam",
     "gradients",
     "image_grid",
     "loss_and_gradient",
