@@ -38,6 +38,7 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -113,7 +114,9 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1D",
     "GlobalAvgPool2D",
+    "GlobalMaxPool1D",
     "GlobalMaxPool2D",
     "GroupNorm",
     "History",

@@ -81,13 +81,10 @@ class _OtherArray:
     """An array that a layer has otherwise: `value` is what PyTorch has, and `take` is given one as it is there."""
 
     name: str
+    kind: str
     value: np.ndarray
     take: Callable
     zero_row = None
-
-    @property
-    def kind(self):
-        return self.name.rpartition(".")[2]
 
     @property
     def shape(self):
@@ -159,7 +156,7 @@ def _add_arrays(step, before, after):
     """Note the layer's parameters and buffers, as PyTorch has their axes; before and after: a vector's orders there."""
     layer = step.layer
     for kind, value, take in layer.torch_arrays() or ():
-        step.arrays.append(_OtherArray(f"{step.number}.{kind}", value, take))
+        step.arrays.append(_OtherArray(f"{step.number}.{kind}", kind, value, take))
     tied = layer.tied.parameters if layer.tied is not None else []  # of which PyTorch's module has them, too
     values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in (*tied, *layer.parameters)}
     values.update(layer.buffers)
@@ -208,13 +205,19 @@ def _matched(model, given, state, order, name):
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
         options = _torch_side(name, "interop.torch_options")
-        modules = modules_of(state, options.types(given, steps))
+        modules = modules_of(state, _held_inside(steps), options.types(given, steps))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
     else:
-        modules = modules_of(state)
+        modules = modules_of(state, _held_inside(steps))
         pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
     return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
+
+
+def _held_inside(steps):
+    """Of layers whose module holds others with arrays, the first name in each: "in_proj_weight", of attention."""
+    kinds = ([array.kind for array in step.arrays] for step in flat(steps))
+    return {of_one[0] for of_one in kinds if any("." in kind for kind in of_one)}
 
 
 def _checked_model(model, name):

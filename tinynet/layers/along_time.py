@@ -48,6 +48,11 @@ def check_along_time(layers, T):
     """The positions that are left of T after the layers, or None; ValueError for a layer that minds no lengths."""
     ends = np.array([T])
     for layer in layers:
+        if ends is not None and len(layer.input_shape) < (1 if layer.takes_integers else 2):
+            raise ValueError(
+                f"{layer.label}: lengths and a state are of sequences (N, T, ...), and its samples {layer.input_shape}"
+                " have no axis of time"
+            )
         if ends is not None and layer.of_time is None:
             raise ValueError(
                 f"{layer.label}: it may look along time, and minds neither lengths nor a state; give x alone, or put a "

@@ -96,7 +96,8 @@ class Dense(Activated):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
-        dy, shape = self.checked_gradient(dy, len(x)), x.shape
+        shape = x.shape
+        dy = self.checked_gradient(dy, len(x), shape[1] if len(shape) > 2 else None)
         if len(shape) > 2:
             x, dy = x.reshape(-1, len(w)), dy.reshape(-1, self.units)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
@@ -121,6 +122,7 @@ class Dense(Activated):
         return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else None
 
     vector_order = "mixed"
+    of_time = "apart"
     torch_names = ("Linear",)
     torch_axes = MappingProxyType({"weight": (1, 0), "bias": (0,)})
     torch_channels = "last"

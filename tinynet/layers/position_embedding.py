@@ -79,7 +79,7 @@ class PositionEmbedding(Layer):
         else:
             for n, start in enumerate(first):
                 dw[start : start + T] += dy[n, : self.length - start]
-        return dy if input_grad else None
+        return dy.copy() if input_grad else None
 
     def _reached(self, state, N, counts):
         """The position (N,) that each sequence of the state has reached, which goes up by `counts` there."""
@@ -97,7 +97,7 @@ class PositionEmbedding(Layer):
         return first
 
     def formula(self):
-        return "y[n,t] = x[n,t] + w[t]"
+        return "y = x + w[t]"
 
     def backward_formula(self):
         return "dw[t] = sum_n dy[n,t], dx = dy"
