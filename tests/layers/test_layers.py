@@ -33,8 +33,8 @@ from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
-from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
 from tinynet.layers.transformer import TransformerBlock

@@ -394,7 +394,7 @@ def test_fifty_training_steps_are_pytorchs(kind, bidirectional, with_lengths):
     module = getattr(torch.nn, kind.__name__)(I, H, batch_first=True, bidirectional=bidirectional)
     head = torch.nn.Linear(H * (1 + bidirectional), C)
     tn.interop.to_torch(model)
-    state = {name: value for name, value in tn.interop.to_torch(model).items()}
+    state = dict(tn.interop.to_torch(model).items())
     module.load_state_dict({key[2:]: value for key, value in state.items() if key.startswith("0.")})
     head.load_state_dict({key[2:]: value for key, value in state.items() if key.startswith("1.")})
     ours = tn.Adam(model, lr=3e-3)
