@@ -15,12 +15,13 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
 
 import sys
 
-from tinynet import data, gradcheck, information, interop, metrics, plots
+from tinynet import data, gradcheck, information, interop, metrics, plots, zoo
 from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
+from tinynet.generate import generate
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -154,6 +155,7 @@ __all__ = [
     "explain",
     "exponential",
     "fit",
+    "generate",
     "get_num_threads",
     "gradcheck",
     "hinge",
@@ -183,4 +185,5 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "step_decay",
+    "zoo",
 ]
