@@ -37,7 +37,7 @@ from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
@@ -102,6 +102,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AdaptiveAvgPool2D",
     "AvgPool2D",
     "BatchNorm",
     "CSVLog",
