@@ -52,6 +52,8 @@ layers = [tn.Dense(6, "relu"), tn.BatchNorm(), tn.GroupNorm(3), tn.Dropout(0.5),
 train(layers, rng.standard_normal((3, 6, 2)), [4, 6, 0])
 train([conv(32, 3, 1, "same", activation=None)], rng.standard_normal((3, 4, 4, 32)))  # Winograd's method
 train([conv(2, (2, 3), 1, "same")], rng.standard_normal((3, 3, 17, 1)))  # few filters
+for layer in (tn.LSTM(4, bidirectional=True), tn.GRU(5, bidirectional=True, return_sequences=False)):
+    train([layer], rng.standard_normal((3, 5, 2)))
 branches = [[conv(3, (k, 1)), tn.GlobalMaxPool2D()] for k in (2, 3)]
 train([tn.Embedding(9, 4, padding=0), tn.Reshape((7, 1, 4)), tn.Parallel(branches)], rng.integers(0, 9, (3, 7)))
 words = tn.Embedding(9, 4)

@@ -29,10 +29,12 @@ from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.groupnorm import GroupNorm
+from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.lstm import LSTM
 from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
-from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
 from tinynet.layers.transformer import TransformerBlock
@@ -160,6 +162,37 @@ def pool_cases():
         yield pool_case(kind, (2, 4, 4, 3), 4)
         yield pool_case(kind, (1, 5, 6, 2), 1)
         yield pool_case(kind, (1, 20, 20, 2), 17)  # 289 numbers in the window: more than a byte can tell apart
+
+
+def recurrent_case(kind, shape, units, bidirectional=False, return_sequences=True):
+    D = 1 + bidirectional
+
+    def in_torch(x, *p):
+        arrays, kinds = [], len(p) // D
+        for d in range(D):
+            w, u, b, *b_n = p[d * kinds : (d + 1) * kinds]
+            hidden = torch.cat([torch.zeros_like(b[: 2 * units]), *b_n]) if b_n else torch.zeros_like(b)
+            arrays += [w.T.contiguous(), u.T.contiguous(), b, hidden]
+        zeros = x.new_zeros(D, len(x), units)
+        function, state = (torch.gru, zeros) if kind is GRU else (torch.lstm, (zeros, zeros))
+        y, last, *_ = function(x, state, arrays, True, 1, 0.0, True, bidirectional, True)
+        return y if return_sequences else last.transpose(0, 1).flatten(1)
+
+    options = (" both ways" if bidirectional else "") + ("" if return_sequences else " at last")
+    return Case(
+        f"{kind.__name__} {shape}->{units}{options}",
+        lambda: kind(units, bidirectional, return_sequences),
+        shape,
+        in_torch,
+    )
+
+
+def recurrent_cases():
+    for kind in (LSTM, GRU):
+        yield recurrent_case(kind, (3, 4, 5), 6)
+        yield recurrent_case(kind, (5, 9, 20), 18, bidirectional=True)
+        yield recurrent_case(kind, (34, 2, 3), 33, bidirectional=True, return_sequences=False)
+        yield recurrent_case(kind, (2, 5, 1), 1)
 
 
 def block_cases():
@@ -327,6 +360,7 @@ CASES = [
     *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75)),
     Case("Flatten", Flatten, (3, 4, 5, 2), lambda x: x.flatten(1)),
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
+    *recurrent_cases(),
     *block_cases(),
     *attention_cases(),
     Case("GELU tanh", lambda: GELU("tanh"), (5, 7), TORCH["gelu_tanh"]),
@@ -362,6 +396,7 @@ def enough_for_threads(case):
     layer = case.layer()
     layer.build(case.shape[1:], np.float32, np.random.default_rng(SEED))
     multiplications = [inner.flops // 2 for inner in layer.walk() if isinstance(inner, (Dense, Conv2D))]
+    multiplications += [inner.flops // 16 for inner in layer.walk() if isinstance(inner, (LSTM, GRU))]  # of one product
     return max(2, 70_000 // math.prod(case.shape[1:]), *(-(-THREADS_FROM // count) for count in multiplications))
 
 
@@ -424,7 +459,7 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 def test_these_layers_have_plain_loops(monkeypatch):
     layers = ["dense", "conv2d", "max_pool", "avg_pool", "mean_over_time", "max_over_time", "embedding"]
-    layers += ["softmax", "dropout"]
+    layers += ["softmax", "dropout", "lstm", "gru"]
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 
@@ -484,7 +519,9 @@ def test_output_and_gradients_agree_with_pytorch(case, dtype):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name.startswith(("Dense", "Conv2D"))], ids=lambda case: case.name
+    "case",
+    [case for case in CASES if case.name.startswith(("Dense", "Conv2D", "LSTM", "GRU"))],
+    ids=lambda case: case.name,
 )
 def test_so_many_samples_that_threads_take_them_agree_with_pytorch_too(case):
     assert_agrees_with_pytorch(case, *built(case, samples=enough_for_threads(case)), 1e-10)

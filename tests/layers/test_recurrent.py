@@ -79,7 +79,9 @@ def in_pytorch(layer, x, lengths, state, dy):
             arrays[name].copy_(torch.from_numpy(array))
     T = x.shape[1]
     ys, dx = np.zeros(dy.shape), np.zeros(x.shape)
-    after = [np.zeros((len(x), layer.units)) if state is None else a.astype("f8") for a in (state or {}).get(layer, [0])]
+    after = [
+        np.zeros((len(x), layer.units)) if state is None else a.astype("f8") for a in (state or {}).get(layer, [0])
+    ]
     for n in range(len(x)):
         length = T if lengths is None else lengths[n]
         if length == 0:
@@ -379,7 +381,7 @@ def test_numbers_below_the_smallest_normal_one_are_zeros_on_the_way_back(kind):
     dx = np.abs(layer.backward(dy))
     assert dx[:, -1].max() > 1e-3
     assert not ((dx > 0) & (dx < np.finfo(np.float32).tiny)).any()
-    assert 0 < np.float32(1e-30) * np.float32(1e-10)  # and of the caller's numbers, afterwards, they are none
+    assert np.float32(1e-30) * np.float32(1e-10) > 0  # and of the caller's numbers, afterwards, they are none
 
 
 @BOTH
@@ -392,7 +394,7 @@ def test_fifty_training_steps_are_pytorchs(kind, bidirectional, with_lengths):
     module = getattr(torch.nn, kind.__name__)(I, H, batch_first=True, bidirectional=bidirectional)
     head = torch.nn.Linear(H * (1 + bidirectional), C)
     tn.interop.to_torch(model)
-    state = {name: value for name, value in tn.interop.to_torch(model).items()}
+    state = dict(tn.interop.to_torch(model).items())
     module.load_state_dict({key[2:]: value for key, value in state.items() if key.startswith("0.")})
     head.load_state_dict({key[2:]: value for key, value in state.items() if key.startswith("1.")})
     ours = tn.Adam(model, lr=3e-3)

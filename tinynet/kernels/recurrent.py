@@ -167,7 +167,7 @@ class State(NamedTuple):
 
 
 def _work(x, sequences, weights, *_):
-    return len(x) * weights.w.size
+    return len(x) * (weights.w.size + weights.first.size)
 
 
 @sized_kernel(THREADS_FROM, of=_work, matmul=True)
@@ -241,7 +241,7 @@ def copy_row(source, s, result, r, count):
 # --- backward -----------------------------------------------------------------------------------------------------
 
 
-@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, sequences, first, *_: dz.size // 4 * first.size, matmul=True)
+@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, *_: dz.size * dh.shape[2], matmul=True)
 def backward_blocks(dz, dy, dh, sequences, first, last, kept):
     for task in prange(dh.shape[0] * sequences.blocks):
         before = flush_denormals()
@@ -357,18 +357,25 @@ def _backward(dy, dh, x, begins, w, u, kept, sums, dx):
     dz = np.empty((D, R, ((4 * H + lanes - 1) // lanes | 1) * lanes), x.dtype)
     panels = transposed_in_panels(u, 0, first), transposed_in_panels(u, first, G)
     backward_blocks(dz, dy, dh, dealt(begins, D), *panels, kept)
+    if sums.dw.size:
+        all_sums(x, kept.h_before, dz, sums)
+    if dx.size:
+        input_gradient(dz, transposed_in_panels(w, 0, G), dx)
+
+
+def all_sums(x, h_before, dz, sums):
+    """x.T dz, h_before.T dz and the sum of dz: in float64, where there are many rows."""
+    R, columns = len(x), 4 * h_before.shape[2]
     wide = [np.zeros(array.shape) for array in sums] if R > TOGETHER else []
-    groups = max(1, min(numba.get_num_threads(), 4 * H // panel_columns(x.dtype)))
+    groups = max(1, min(numba.get_num_threads(), columns // panel_columns(x.dtype)))
     for begin in range(0, max(R, 1), TOGETHER):
         for array in sums:
             array[...] = 0
-        sums_over_rows(x, kept.h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
+        sums_over_rows(x, h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
         for total, part in zip(wide, sums, strict=False):
             total += part
     for total, array in zip(wide, sums, strict=False):
         array[...] = total
-    if dx.size:
-        input_gradient(dz, transposed_in_panels(w, 0, G), dx)
 
 
 def lstm_forward(x, begins, w, u, b, h, c, y, h_after, c_after, gates, h_before, c_before):
@@ -389,4 +396,5 @@ def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dw, du, db, db_n, dx)
     D, _, H = h_before.shape
     sums, none = np.empty((D, 4 * H), x.dtype), np.empty((D, 0, H), x.dtype)
     _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), Sums(dw, du, sums), dx)
-    db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]
+    if db.size:
+        db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]

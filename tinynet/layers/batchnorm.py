@@ -32,6 +32,9 @@ channel of x changes no y, and stretching it changes y through eps alone.
 Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x; mu, v
 and M are of the whole batch (whole_moments), and between the two parts so become dw and db (whole_sums).
 
+Frozen (trainable = False), it trains as it predicts: mu and v are the running ones, which stay.  They are constants, so
+x[m,c] touched h[m,c] alone, times r[c], and dx[m,c] = w[c] r[c] dy[m,c].
+
 Of sequences with lengths, the rows x[m] are those within them: padding enters no mean, and its y and dx are 0.
 
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
@@ -148,10 +151,11 @@ class BatchNorm(Layer):
         x = self.checked(x)
         lengths, shape, C = self.checked_lengths(lengths, x), x.shape, x.shape[-1]
         rows = _rows_within(x, lengths)
-        if not training:
-            running = self.buffers._arrays
-            y = self._normalized(rows, running["running_mean"], running["running_var"])
-            return _in_place(y, lengths, shape)
+        if not (training and self.trainable):
+            mu, v = self.buffers._arrays["running_mean"], self.buffers._arrays["running_var"]
+            if training:
+                self._kept = rows.view(), None, mu.copy(), v.copy(), lengths, shape
+            return _in_place(self._normalized(rows, mu, v), lengths, shape)
         mu, S = np.empty(C), np.empty(C)
         batchnorm_moments(rows, mu, S)
         M, mu, S = self.whole_moments(len(rows), mu, S)
@@ -176,6 +180,10 @@ class BatchNorm(Layer):
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
             if not input_grad:
                 return None
+            if M is None:  # frozen
+                return _in_place(
+                    dy * (self.parameters[0]._value / np.sqrt(v + self.eps)).astype(dy.dtype), lengths, shape
+                )
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self.parameters[0]._value, self.eps, dw, db, M, dx)
@@ -206,10 +214,7 @@ class BatchNorm(Layer):
         return "logits", self.label  # any numbers, whatever came in
 
     def as_it_predicts(self):
-        factor = self.parameters[0].value / np.sqrt(self.buffers["running_var"] + self.eps)
-        forward = self.forward
-        self.forward = lambda x, training=False, lengths=None, state=None: forward(x, False, lengths)
-        self.backward = lambda dy, input_grad=True: dy * factor.astype(dy.dtype)
+        self.trainable = False
 
     def torch_module(self, nn):
         axes = len(self.input_shape)

@@ -102,6 +102,10 @@ class Dense(Activated):
             x, dy = x.reshape(-1, len(w)), dy.reshape(-1, self.units)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
+        if input_grad and not self.trains:  # frozen: dx = dz w.T alone
+            zeros, no_floor = np.zeros(len(w), self.dtype), self.dtype.type(-np.inf)
+            dense_forward(through_relu(grad, y, is_relu), np.ascontiguousarray(w.T), zeros, no_floor, dx)
+            return dx.reshape(shape)
         dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
         return dx.reshape(shape) if input_grad else None
 

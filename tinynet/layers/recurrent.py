@@ -102,11 +102,11 @@ class Recurrent(Layer):
             dh = np.ascontiguousarray(self.checked_gradient(dy, N).reshape(N, D, H).swapaxes(0, 1))
             dy = np.empty((0, D * H), self.dtype)
         w, u, *_ = self._stacked("_value")
-        gradients = [np.empty_like(array) for array in self._stacked("_grad")]
+        gradients = [np.empty_like(array if self.trains else array[:0]) for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
         self._steps_backward(dy, dh, rows, begins, w, u, *kept, *gradients, dx)
         for i, parameter in enumerate(self.parameters):
-            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
+            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)] if self.trains else 0
         return self._padded(dx, counts, (N, T)) if input_grad else None
 
     @property
@@ -137,7 +137,7 @@ class Recurrent(Layer):
     def _padded(rows, counts, shape):
         """The rows as an array (N, T, ...), 0 behind the lengths."""
         if counts is None:
-            return rows.reshape(*shape, -1)
+            return rows.reshape(*shape, rows.shape[1])
         padded = np.zeros((*shape, rows.shape[1]), rows.dtype)
         padded[counts] = rows
         return padded
