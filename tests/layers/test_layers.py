@@ -32,7 +32,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
@@ -135,14 +135,13 @@ def conv2d_cases():
     yield conv2d_case((1, 32, 32, 32), 32, 3, padding="same", act="relu")
 
 
-def pool_case(kind, shape, size, stride=None):
+def pool_case(kind, shape, size, stride=None, **options):
     layer, in_torch = (MaxPool2D, F.max_pool2d) if kind == "max" else (AvgPool2D, F.avg_pool2d)
-    both = [(v, v) if isinstance(v, int) else v for v in (size, size if stride is None else stride)]
     return Case(
-        f"{layer.__name__} {shape} window {size} stride {stride}",
-        lambda: layer(size, stride),
+        f"{layer.__name__} {shape} window {size} stride {stride} {', '.join(f'{k} {v}' for k, v in options.items())}",
+        lambda: layer(size, stride, **options),
         shape,
-        channels_first(lambda x: in_torch(x, *both)),
+        channels_first(lambda x: in_torch(x, size, stride, **options)),
     )
 
 
@@ -162,6 +161,23 @@ def pool_cases():
         yield pool_case(kind, (2, 4, 4, 3), 4)
         yield pool_case(kind, (1, 5, 6, 2), 1)
         yield pool_case(kind, (1, 20, 20, 2), 17)  # 289 numbers in the window: more than a byte can tell apart
+        yield pool_case(kind, (2, 9, 8, 20), 3, 2, padding=1)
+        yield pool_case(kind, (2, 5, 6, 32), 2, padding=1)
+        yield pool_case(kind, (1, 8, 7, 3), 3, 2, padding=(1, 0), ceil_mode=True)
+        yield pool_case(kind, (1, 5, 9, 17), 2, ceil_mode=True)
+        yield pool_case(kind, (1, 6, 6, 2), 2, 3, padding=1, ceil_mode=True)  # no window may begin behind the image
+        yield pool_case(kind, (1, 19, 18, 2), 17, 1, padding=8)
+    yield pool_case("max", (2, 9, 7, 16), 3, 1, padding=1, dilation=2)
+    yield pool_case("max", (2, 8, 11, 5), (2, 3), (3, 2), padding=(0, 1), dilation=(3, 2), ceil_mode=True)
+    yield pool_case("avg", (2, 7, 8, 5), 3, 2, padding=1, count_include_pad=False)
+    yield pool_case("avg", (1, 6, 9, 3), (2, 4), 3, padding=(1, 2), ceil_mode=True, count_include_pad=False)
+    for size in (1, 3, (4, 2), (7, 9)):
+        yield Case(
+            f"AdaptiveAvgPool2D {size}",
+            lambda size=size: AdaptiveAvgPool2D(size),
+            (2, 6, 7, 5),
+            channels_first(lambda x, size=size: F.adaptive_avg_pool2d(x, size)),
+        )
 
 
 def recurrent_case(kind, shape, units, bidirectional=False, return_sequences=True):
@@ -804,23 +820,43 @@ def test_the_backward_pass_of_softmax_is_its_jacobians():
 # --- pooling ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize(
+    ("size", "stride", "options"),
+    [
+        *(((2, 2, {}), (2, 1, {}), (3, 3, {}), (3, 2, {}))),
+        (3, 2, {"padding": 1}),
+        (2, 2, {"padding": 1, "ceil_mode": True}),
+        (3, 1, {"padding": 1, "dilation": 2}),
+    ],
+)
 @pytest.mark.parametrize("channels", [3, 16])
-def test_ties_and_nans_in_a_window_go_where_pytorch_lets_them(size, stride, channels):
+def test_ties_and_nans_in_a_window_go_where_pytorch_lets_them(size, stride, options, channels):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, (4, 9, 9, channels)).astype(np.float64)  # full of ties
     x[rng.random(x.shape) < 0.1] = np.nan
     x[rng.random(x.shape) < 0.1] = -np.inf
     x[0, :3, :3] = -np.inf
-    layer = MaxPool2D(size, stride)
+    layer = MaxPool2D(size, stride, **options)
     layer.build(x.shape[1:], np.float64, rng)
     y = layer.forward(x, training=True)
     g = rng.standard_normal(y.shape)
     tensor = torch.from_numpy(x.copy()).requires_grad_()
-    expected = channels_first(lambda x: F.max_pool2d(x, size, stride))(tensor)
+    expected = channels_first(lambda x: F.max_pool2d(x, size, stride, **options))(tensor)
     expected.backward(torch.from_numpy(g))
     np.testing.assert_array_equal(y, expected.detach().numpy())
     np.testing.assert_allclose(layer.backward(g), tensor.grad.numpy(), rtol=1e-15)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_a_window_with_nothing_but_padding_has_the_maximum_of_no_numbers(channels):
+    x = np.random.default_rng(0).standard_normal((2, 2, 5, channels))
+    layer = MaxPool2D(2, 1, padding=1, dilation=3)  # 3 apart, and none of the two rows is inside
+    layer.build(x.shape[1:], np.float64, np.random.default_rng(0))
+    y = layer.forward(x, training=True)
+    in_torch = channels_first(lambda x: F.max_pool2d(x, 2, 1, padding=1, dilation=3))
+    np.testing.assert_array_equal(y, in_torch(torch.from_numpy(x)).numpy())
+    assert (y == -np.inf).all()
+    assert not layer.backward(np.ones_like(y)).any()
 
 
 def test_the_argmax_of_a_window_is_kept_in_one_byte():
@@ -915,6 +951,10 @@ def test_a_state_that_is_none_is_refused(state, error):
         (lambda: MaxPool2D(2.0), TypeError, "MaxPool2D: size must be a whole number"),
         (lambda: MaxPool2D((2, 2, 2)), ValueError, "MaxPool2D: size must be a whole number or a pair"),
         (lambda: AvgPool2D(2, 0), ValueError, "AvgPool2D: stride must be at least 1, got 0"),
+        (lambda: AvgPool2D(2, padding=-1), ValueError, "AvgPool2D: padding must be at least 0, got -1"),
+        (lambda: MaxPool2D(3, padding=2), ValueError, "padding must be at most half of the window .3, 3., got 2"),
+        (lambda: MaxPool2D(3, dilation=0), ValueError, "MaxPool2D: dilation must be at least 1, got 0"),
+        (lambda: AdaptiveAvgPool2D(0), ValueError, "AdaptiveAvgPool2D: output_size must be at least 1, got 0"),
         (lambda: Reshape((2, 0)), ValueError, "Reshape: a size of shape must be at least 1, got 0"),
         (lambda: Reshape((-1, -1)), ValueError, "Reshape: only one size of shape may be -1"),
         (lambda: Reshape("ab"), TypeError, "Reshape: a size of shape must be a whole number, got 'ab'"),

@@ -31,6 +31,7 @@ import numpy as np
 
 from tinynet.checks import real_array
 from tinynet.checks.assignments import of_package
+from tinynet.interop import transformers
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer
 from tinynet.model import Sequential
@@ -313,6 +314,9 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
     for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
 
+    The names that the `transformers` package has for GPT-2 and BERT are known (interop/transformers.py): they fit the
+    models of tn.zoo.
+
     A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
     convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
     torch.nn.Sequential also its activations, pooling and dropout.  A state dict holds none of that: pass
@@ -324,6 +328,12 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     name = "from_torch"
     _checked_model(model, name)
     theirs = checked_state(state_dict, name)
+    table, names = (None, {}) if order else transformers.recognised(theirs)
+    if table is not None:
+        numbers = lambda key: _numbers(theirs[key], f"{name}: {key}", model.dtype)  # noqa: E731
+        for own, value in transformers.values(model, state_dict, theirs, table, names, numbers, name):
+            own[...] = value
+        return
     values, places = [], {}  # places: whose array it is, and the name there, by where it lies
     for array, key in _matched(model, state_dict, theirs, order, name):
         value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))

@@ -49,7 +49,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import number
 from tinynet.kernels import batchnorm as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.along_time import padding_of
+from tinynet.layers import along_time
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
@@ -232,14 +232,9 @@ class BatchNorm(Layer):
 
 def _rows_within(x, lengths):
     """The rows (M, C) of x (..., C), of sequences (N, T, ..., C) those within their lengths."""
-    within = x if lengths is None else x[~padding_of(x.shape[:2], lengths)]
-    return within.reshape(-1, x.shape[-1])
+    return (x if lengths is None else along_time.within(x, lengths)).reshape(-1, x.shape[-1])
 
 
 def _in_place(rows, lengths, shape):
     """Such rows where they were in x of this shape, and 0 behind the lengths."""
-    if lengths is None:
-        return rows.reshape(shape)
-    y = np.zeros(shape, rows.dtype)
-    y[~padding_of(shape[:2], lengths)] = rows.reshape(-1, *shape[2:])
-    return y
+    return rows.reshape(shape) if lengths is None else along_time.in_place(rows.reshape(-1, *shape[2:]), lengths, shape)

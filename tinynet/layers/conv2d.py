@@ -121,7 +121,8 @@ class Conv2D(Activated):
             raise ValueError(f"{self.label}: expected images, input shape (H, W, C), got {self.input_shape}")
         (I, J), C, K = self.kernel_size, self.input_shape[2], self.filters
         window = self.kernel_size, self.stride, self.padding
-        self._size, self._before = output_size(self.label, self.input_shape, *window)
+        self._size, self._around = output_size(self.label, self.input_shape, *window)
+        self._before = tuple(before for before, _ in self._around)
         P, Q = self._size
         self._start_parameters((I, J, C, K), I * J * C, I * J * K, rng)
         self.output_shape = (P, Q, K)
@@ -163,11 +164,7 @@ class Conv2D(Activated):
     @property
     def zeros_around(self):
         """((top, bottom), (left, right))."""
-        if self.padding != "same":
-            return tuple((before, before) for before in self._before)
-        # "same" pads after only as far as the last window reaches.
-        sides = zip(self._size, self.stride, self.kernel_size, self.input_shape[:2], self._before, strict=True)
-        return tuple((top, max((P - 1) * s + I - H, 0) - top) for P, s, I, H, top in sides)
+        return self._around
 
     def torch_module(self, nn):
         (top, bottom), (left, right) = self.zeros_around

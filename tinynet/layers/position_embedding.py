@@ -106,5 +106,9 @@ class PositionEmbedding(Layer):
 
     of_time = "lengths"
 
+    @property
+    def longest(self):
+        return self.length
+
     def ending(self, before):
         return before if before and before[0] == "logits" else None
