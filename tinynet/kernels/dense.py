@@ -129,7 +129,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
     two = 2 * lanes(x)
-    unit = 32 if few else max(16, two) if I >= two * threads else 16
+    unit = 32 if few else max(16, two) if two * threads <= I else 16
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
     for task in prange(tasks):
