@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = ["losses", "products", "convolutions", "training", "startup", "growth"]
+SCRIPTS = ["losses", "products", "convolutions", "training", "sequences", "startup", "growth"]
 
 
 @pytest.fixture

@@ -20,17 +20,24 @@ from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.groupnorm import GroupNorm
+from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.lstm import LSTM
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.model import Sequential
 
 SEED = 3
@@ -56,6 +63,7 @@ TORCH = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "swish": F.silu,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
@@ -188,6 +196,37 @@ def pool_cases():
         )
 
 
+def recurrent_case(kind, shape, units, bidirectional=False, return_sequences=True):
+    D = 1 + bidirectional
+
+    def in_torch(x, *p):
+        arrays, kinds = [], len(p) // D
+        for d in range(D):
+            w, u, b, *b_n = p[d * kinds : (d + 1) * kinds]
+            hidden = torch.cat([torch.zeros_like(b[: 2 * units]), *b_n]) if b_n else torch.zeros_like(b)
+            arrays += [w.T.contiguous(), u.T.contiguous(), b, hidden]
+        zeros = x.new_zeros(D, len(x), units)
+        function, state = (torch.gru, zeros) if kind is GRU else (torch.lstm, (zeros, zeros))
+        y, last, *_ = function(x, state, arrays, True, 1, 0.0, True, bidirectional, True)
+        return y if return_sequences else last.transpose(0, 1).flatten(1)
+
+    options = (" both ways" if bidirectional else "") + ("" if return_sequences else " at last")
+    return Case(
+        f"{kind.__name__} {shape}->{units}{options}",
+        lambda: kind(units, bidirectional, return_sequences),
+        shape,
+        in_torch,
+    )
+
+
+def recurrent_cases():
+    for kind in (LSTM, GRU):
+        yield recurrent_case(kind, (3, 4, 5), 6)
+        yield recurrent_case(kind, (5, 9, 20), 18, bidirectional=True)
+        yield recurrent_case(kind, (34, 2, 3), 33, bidirectional=True, return_sequences=False)
+        yield recurrent_case(kind, (2, 5, 1), 1)
+
+
 def block_cases():
     def conv(x, w, b=None, stride=1, padding=0):  # in PyTorch, for images (N, H, W, C)
         return channels_first(lambda x: F.conv2d(x, w.permute(3, 2, 0, 1), b, stride, padding))(x)
@@ -257,6 +296,45 @@ def block_cases():
     )
 
 
+def attention(x, w, b, w_out, b_out, heads, causal=False):
+    """Self-attention in PyTorch."""
+    q, k, v = ((x @ w + b).unflatten(-1, (3, heads, -1))).permute(2, 0, 3, 1, 4)
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return o.transpose(1, 2).flatten(2) @ w_out + b_out
+
+
+def attention_cases():
+    for shape, heads, causal in [((3, 7, 6), 2, False), ((2, 37, 20), 4, True), ((2, 1, 3), 1, True)]:
+        yield Case(
+            f"MultiHeadAttention {shape} in {heads}{' causal' if causal else ''}",
+            lambda heads=heads, causal=causal: MultiHeadAttention(heads, causal),
+            shape,
+            lambda x, *p, heads=heads, causal=causal: attention(x, *p, heads, causal),
+        )
+
+    def norm(x, *p):
+        return F.layer_norm(x, x.shape[-1:], *p)
+
+    def mlp(x, v, a, w, b, f=F.gelu):
+        return f(x @ v + a) @ w + b
+
+    def before(x, n1, m1, w, b, v, a, n2, m2, *p):
+        x = x + attention(norm(x, n1, m1), w, b, v, a, 2)
+        return x + mlp(norm(x, n2, m2), *p)
+
+    def behind(x, w, b, v, a, n1, m1, k1, a1, k2, a2, n2, m2):
+        x = norm(x + attention(x, w, b, v, a, 3, True), n1, m1)
+        return norm(x + mlp(x, k1, a1, k2, a2, torch.relu), n2, m2)
+
+    yield Case("TransformerBlock", lambda: TransformerBlock(2), (3, 5, 8), before)
+    yield Case(
+        "TransformerBlock causal, norms behind",
+        lambda: TransformerBlock(3, causal=True, norm_first=False, mlp_ratio=2.5, activation="relu"),
+        (2, 9, 6),
+        behind,
+    )
+
+
 CASES = [
     *itertools.starmap(dense_case, [((4, 3), 5), ((1, 7), 1), ((33, 20), 17), ((5, 40), 33, None, False)]),
     *itertools.starmap(dense_case, [((3, 1100), 20), ((2, 1100), 3)]),  # so many inputs that tasks are wide
@@ -269,6 +347,8 @@ CASES = [
     *pool_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
     Case("GlobalAvgPool2D", GlobalAvgPool2D, (3, 5, 4, 6), lambda x: x.mean((1, 2))),
+    *(Case(f"GlobalMaxPool1D {s}", GlobalMaxPool1D, s, lambda x: x.max(1).values) for s in [(3, 5, 7), (2, 1, 40)]),
+    *(Case(f"GlobalAvgPool1D {s}", GlobalAvgPool1D, s, lambda x: x.mean(1)) for s in [(3, 5, 7), (2, 1, 40)]),
     *(Case(layer.__name__, layer, (5, 7), TORCH[name]) for name, layer in LAYERS.items()),
     Case("LeakyReLU slope 0.3", lambda: LeakyReLU(0.3), (2, 3, 4, 5), lambda x: F.leaky_relu(x, 0.3)),
     *(
@@ -312,7 +392,14 @@ CASES = [
     *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75)),
     Case("Flatten", Flatten, (3, 4, 5, 2), lambda x: x.flatten(1)),
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
+    *recurrent_cases(),
     *block_cases(),
+    *attention_cases(),
+    Case("GELU tanh", lambda: GELU("tanh"), (5, 7), TORCH["gelu_tanh"]),
+    Case("PositionEmbedding", lambda: PositionEmbedding(6), (3, 4, 5), lambda x, w: x + w[:4]),
+    Case("ClassToken", ClassToken, (3, 4, 5), lambda x, w: torch.cat([w.expand(len(x), 1, -1), x], 1)),
+    Case("Select", lambda: Select(1), (3, 4, 5), lambda x: x[:, 1]),
+    Case("Select the last", lambda: Select(-1), (3, 4, 5, 2), lambda x: x[:, -1]),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -341,6 +428,7 @@ def enough_for_threads(case):
     layer = case.layer()
     layer.build(case.shape[1:], np.float32, np.random.default_rng(SEED))
     multiplications = [inner.flops // 2 for inner in layer.walk() if isinstance(inner, (Dense, Conv2D))]
+    multiplications += [inner.flops // 16 for inner in layer.walk() if isinstance(inner, (LSTM, GRU))]  # of one product
     return max(2, 70_000 // math.prod(case.shape[1:]), *(-(-THREADS_FROM // count) for count in multiplications))
 
 
@@ -402,7 +490,8 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 
 def test_these_layers_have_plain_loops(monkeypatch):
-    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax", "dropout"
+    layers = ["dense", "conv2d", "max_pool", "avg_pool", "mean_over_time", "max_over_time", "embedding"]
+    layers += ["softmax", "dropout", "lstm", "gru"]
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 
@@ -429,6 +518,8 @@ def test_the_gradients_are_what_central_differences_say(case):
 
 OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
 del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
+for kind in ("PositionEmbedding", "ClassToken", "Select"):  # which PyTorch lacks
+    OF_A_KIND = {key: case for key, case in OF_A_KIND.items() if key[0] != kind}
 
 
 @pytest.mark.parametrize("case", OF_A_KIND.values(), ids=lambda case: case.name)
@@ -460,7 +551,9 @@ def test_output_and_gradients_agree_with_pytorch(case, dtype):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name.startswith(("Dense", "Conv2D"))], ids=lambda case: case.name
+    "case",
+    [case for case in CASES if case.name.startswith(("Dense", "Conv2D", "LSTM", "GRU"))],
+    ids=lambda case: case.name,
 )
 def test_so_many_samples_that_threads_take_them_agree_with_pytorch_too(case):
     assert_agrees_with_pytorch(case, *built(case, samples=enough_for_threads(case)), 1e-10)
@@ -651,7 +744,7 @@ def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtyp
 
 
 @both_dtypes
-@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("swish", 1000)])
+@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("gelu_tanh", 40), ("swish", 1000)])
 def test_gelu_and_swish_far_out_go_to_their_limits(name, far, dtype):
     z = np.array([np.inf, 1e30, far, -far, -1e30, -np.inf, np.nan], dtype)
     known = ACTIVATIONS[name]
@@ -895,6 +988,12 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (MaxPool2D(2), (64,), r"MaxPool2D \(layer 3\): expected images \(N, H, W, C\), got samples of shape \(64,\)"),
         (MaxPool2D(4), (3, 8, 1), r"MaxPool2D \(layer 3\): the window \(4, 4\) is larger than the image \(3, 8\)"),
         (GlobalAvgPool2D(), (8, 8), r"GlobalAvgPool2D \(layer 3\): expected images"),
+        (
+            GlobalAvgPool1D(),
+            (8, 8, 3),
+            r"GlobalAvgPool1D \(layer 3\): expected seq.*; of images, GlobalAvgPool2D",
+        ),
+        (GlobalMaxPool1D(), (8,), r"GlobalMaxPool1D \(layer 3\): expected sequences \(N, T, C\), got samples of shape"),
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),

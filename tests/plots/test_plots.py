@@ -43,6 +43,7 @@ DRAWN = {
     "activations": lambda path=None, **on: plots.activations(network(), IMAGES, path, **on),
     "gradients": lambda path=None, **on: plots.gradients(network(), IMAGES, LABELS, LOSS, path, **on),
     "saliency": lambda path=None, **on: plots.saliency(network(), IMAGES[:2], [0, 1], LOSS, path, **on),
+    "attention": lambda path=None, **on: plots.attention(np.full((3, 4, 4), 0.25), "abcd", path, **on),
     "worst": lambda path=None, **on: plots.worst(network(), IMAGES[:2], [0, 1], path, **on),
 }
 
@@ -399,6 +400,22 @@ def test_the_worst_may_be_asked_of_a_model_with_or_without_a_softmax():
     assert drawn_of[0][0][0].startswith(f"is {LABELS[losses.argmax()]}: ")
 
 
+def test_attention_is_a_table_for_each_head_with_the_tokens_beside_it():
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), (3, 4))
+    *panels, empty, _ = plots.attention(weights, ["a", " b", "\n", "$c"], columns=2).axes
+    assert [panel.get_title() for panel in panels] == ["head 0", "head 1", "head 2"]
+    assert not empty.axison
+    for panel, head in zip(panels, weights, strict=True):
+        (image,) = panel.images
+        np.testing.assert_array_equal(image.get_array(), head)
+        assert image.get_clim() == (0, 1)
+        for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+            assert [label.get_text() for label in labels] == ["a", "\u2423b", "\u21b5", r"\$c"]
+    panel, _ = plots.attention(weights[0], titles=["causal"]).axes
+    assert panel.get_title() == "causal"
+    assert plots.attention(weights[0]).axes[0].get_title() == ""
+
+
 @pytest.mark.slow
 def test_no_picture_opens_a_window_or_chooses_a_backend():
     code = """
@@ -472,6 +489,12 @@ assert "matplotlib.pyplot" not in sys.modules
         (lambda: plots.worst(np.eye(3)[LABELS][:5], IMAGES, LABELS), ValueError, r"expected logits \(6, C\)"),
         (lambda: plots.worst(network(), IMAGES, LABELS + 1), ValueError, "the 3 classes are from 0 to 2"),
         (lambda: plots.worst(network(), IMAGES, LABELS, count=0), ValueError, "count must be at least 1"),
+        (lambda: plots.attention(np.ones((1, 2, 3, 3))), ValueError, r"got \(1, 2, 3, 3\); those of one sample"),
+        (lambda: plots.attention(np.ones((2, 3))), ValueError, r"\(T, T\) or \(heads, T, T\), got \(2, 3\)"),
+        (lambda: plots.attention(np.eye(3) * 2), ValueError, "weights must be from 0 to 1, got 0.0 to 2.0"),
+        (lambda: plots.attention(np.full((2, 2), np.nan)), ValueError, "weights must be from 0 to 1, got nan to nan"),
+        (lambda: plots.attention(np.eye(3), "ab"), ValueError, "tokens must be 3, one for each position, got 2"),
+        (lambda: plots.attention(np.eye(3), titles=[]), ValueError, "titles must be 1, one for each head, got 0"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, error, message):

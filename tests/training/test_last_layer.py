@@ -100,6 +100,24 @@ def test_a_model_of_one_layer_trains_so_too():
     assert_alike(one, POINTS.astype(float), CLASSES)
 
 
+@pytest.mark.parametrize("build", [tied, dense])
+@pytest.mark.parametrize("last", [True, False])
+def test_what_is_frozen_stays_as_it_was(build, last):
+    def frozen(dtype):
+        model = build(dtype=dtype)
+        model.layers[-1 if last else 0].trainable = False
+        return model
+
+    x, y = (TEXT, NEXT) if build is tied else (POINTS.astype(float), CLASSES)
+    assert_alike(frozen, x, y)
+    model, before = frozen("float64"), frozen("float64").flat_values
+    trained(model, x, y, "linear_cross_entropy")
+    for parameter, old in zip(model.parameters(), frozen("float64").parameters(), strict=True):
+        assert np.array_equal(parameter.value, old.value) != parameter.trainable
+        assert parameter.trainable or not parameter.grad.any()
+    assert not np.array_equal(model.flat_values, before)
+
+
 def test_the_logits_are_never_made(monkeypatch):
     model = tied()
     monkeypatch.setattr(type(model.layers[-1]), "forward", None)

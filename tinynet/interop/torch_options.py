@@ -16,9 +16,9 @@ from itertools import pairwise
 from torch import nn
 
 from tinynet.interop.matching import flat
-from tinynet.interop.torch_modules import Branches, Permute, Rearrange
+from tinynet.interop.torch_modules import Branches, Output, Permute, Rearrange
 
-NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange
+NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange, Output
 WRAPPERS = "DataParallel", "DistributedDataParallel", "OptimizedModule"  # the last is torch.compile's
 # Either may come first: what is the largest number stays the largest, and what is dropped may be dropped later.
 SWAPPED = {("MaxPool2d", kind) for kind in ("ReLU", "LeakyReLU", "Sigmoid", "Tanh")} | {

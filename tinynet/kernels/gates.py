@@ -3,19 +3,37 @@
     lstm_step, gru_step                      the gates, the new state, and what the backward pass will need
     lstm_step_backward, gru_step_backward    the gradient of z, and that of the state before, as far as it passes by z
 
-Each is for the first `active` sequences of a block; recurrent.py has the loop over time, and says what lies where:
+Each is for the first `active` sequences of a block, in direction d; recurrent.py has the loop over time.
 
-    z (., 4 H)             a row for each sequence: what the gates are made of
-    hs, cs, dh, dc         the block's states and their gradients, in rows of `pitch` numbers, whole vectors
-    places (B,)            the row of x and y where each sequence is at this step
-    y (R, D H)             of direction d, the columns from d H on
-    gates (D, R, 4, H), h_before, c_before (D, R, H)    kept for the backward pass, or empty
-    dz (D, R, .), dzs      the gradient of z, by rows of x, and once more by rows of the block
+    z           a View (., 4 H), with a row for each sequence: what the gates are made of
+    y (R, D H)  of direction d, the columns from d H on
+    dz          the gradient of z: (D, R, .), by the rows of x; dzs has it once more by those of the block
+
+Vectors are read from the middle of rows: behind the last one of z, and of what is in a Block, there is room for one.
 """
+
+from typing import Any, NamedTuple
 
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.floats import exp
 from tinynet.kernels.vectors import fma, load, load_some, select, splat, store, store_some, width
+
+
+class Block(NamedTuple):
+    """The sequences of a task, at one step of time."""
+
+    places: Any  # (B,), the row of x where each is
+    h: Any  # their states, or the gradients of these, in rows of `pitch` numbers, whole vectors
+    c: Any
+    pitch: Any
+
+
+class Kept(NamedTuple):
+    """What forward keeps for the backward pass; without rows, if there will be none."""
+
+    gates: Any  # (D, R, 4, H)
+    h_before: Any  # (D, R, H)
+    c_before: Any  # likewise, and empty for GRU
 
 
 @helper
@@ -56,16 +74,17 @@ def put(v, a, i, count):
 
 
 @kernel()
-def lstm_step(active, d, places, z, first, pitch, hs, cs, y, gates, h_before, c_before):
-    (D, R, _, H), LANES = gates.shape, width(z)
+def lstm_step(active, d, block, z, y, kept):
+    gates, h_before, c_before = kept
+    (_, R, _, H), LANES, pitch = gates.shape, width(y), block.pitch
     D, keep = y.shape[1] // H, R > 0
     for j in range(active):
-        r = places[j]
+        r = block.places[j]
         for u in range(0, H, LANES):
-            at, k, n = first + j * 4 * H + u, j * pitch + u, H - u
-            i, f = sigmoid(load(z, at)), sigmoid(load(z, at + H))
-            g, o = tanh(load(z, at + 2 * H)), sigmoid(load(z, at + 3 * H))
-            before = load(cs, k)
+            at, k, n = z.first + j * 4 * H + u, j * pitch + u, H - u
+            i, f = sigmoid(load(z.array, at)), sigmoid(load(z.array, at + H))
+            g, o = tanh(load(z.array, at + 2 * H)), sigmoid(load(z.array, at + 3 * H))
+            before = load(block.c, k)
             c = fma(f, before, i * g)
             if keep:
                 to, row = (d * R + r) * 4 * H + u, (d * R + r) * H + u
@@ -73,32 +92,33 @@ def lstm_step(active, d, places, z, first, pitch, hs, cs, y, gates, h_before, c_
                 put(f, gates, to + H, n)
                 put(g, gates, to + 2 * H, n)
                 put(o, gates, to + 3 * H, n)
-                put(load(hs, k), h_before, row, n)
+                put(load(block.h, k), h_before, row, n)
                 put(before, c_before, row, n)
             h = o * tanh(c)
-            store(c, cs, k)
-            store(h, hs, k)
+            store(c, block.c, k)
+            store(h, block.h, k)
             put(h, y, (r * D + d) * H + u, n)
 
 
 @kernel()
-def lstm_step_backward(active, d, places, dy, dh, dc, pitch, gates, c_before, dz, dzs):
-    (D, R, _, H), LANES, row_of_dz = gates.shape, width(dz), dz.shape[2]
+def lstm_step_backward(active, d, block, dy, kept, dz, dzs):
+    gates, _, c_before = kept
+    (D, R, _, H), LANES, pitch, row_of_dz = gates.shape, width(dz), block.pitch, dz.shape[2]
     for j in range(active):
-        r = places[j]
+        r = block.places[j]
         for u in range(0, H, LANES):
             k, n, of = j * pitch + u, H - u, (d * R + r) * 4 * H + u
             i, f = get(gates, of, n), get(gates, of + H, n)
             g, o = get(gates, of + 2 * H, n), get(gates, of + 3 * H, n)
             before = get(c_before, (d * R + r) * H + u, n)
-            q, a = tanh(fma(f, before, i * g)), load(dh, k)
+            q, a = tanh(fma(f, before, i * g)), load(block.h, k)
             if dy.size > 0:
                 a = a + get(dy, (r * D + d) * H + u, n)
-            e = load(dc, k) + a * o * (1 - q * q)
+            e = load(block.c, k) + a * o * (1 - q * q)
             di, df = e * g * i * (1 - i), e * before * f * (1 - f)
             dg, do = e * i * (1 - g * g), a * q * o * (1 - o)
-            store(e * f, dc, k)
-            store(splat(dh, 0), dh, k)
+            store(e * f, block.c, k)
+            store(splat(dz, 0), block.h, k)
             to, row = (d * R + r) * row_of_dz + u, j * row_of_dz + u
             put(di, dz, to, n)
             put(df, dz, to + H, n)
@@ -114,15 +134,16 @@ def lstm_step_backward(active, d, places, dy, dh, dc, pitch, gates, c_before, dz
 
 
 @kernel()
-def gru_step(active, d, places, z, first, pitch, hs, y, gates, h_before):
-    (D, R, _, H), LANES = gates.shape, width(z)
+def gru_step(active, d, block, z, y, kept):
+    gates, h_before, _ = kept
+    (_, R, _, H), LANES, pitch = gates.shape, width(y), block.pitch
     D, keep = y.shape[1] // H, R > 0
     for j in range(active):
-        r = places[j]
+        r = block.places[j]
         for k in range(0, H, LANES):
-            at, state, n = first + j * 4 * H + k, j * pitch + k, H - k
-            reset, u, m = sigmoid(load(z, at)), sigmoid(load(z, at + H)), load(z, at + 3 * H)
-            new, before = tanh(fma(reset, m, load(z, at + 2 * H))), load(hs, state)
+            at, state, n = z.first + j * 4 * H + k, j * pitch + k, H - k
+            reset, u, m = sigmoid(load(z.array, at)), sigmoid(load(z.array, at + H)), load(z.array, at + 3 * H)
+            new, before = tanh(fma(reset, m, load(z.array, at + 2 * H))), load(block.h, state)
             if keep:
                 to = (d * R + r) * 4 * H + k
                 put(reset, gates, to, n)
@@ -131,25 +152,26 @@ def gru_step(active, d, places, z, first, pitch, hs, y, gates, h_before):
                 put(m, gates, to + 3 * H, n)
                 put(before, h_before, (d * R + r) * H + k, n)
             h = fma(u, before, (1 - u) * new)
-            store(h, hs, state)
+            store(h, block.h, state)
             put(h, y, (r * D + d) * H + k, n)
 
 
 @kernel()
-def gru_step_backward(active, d, places, dy, dh, pitch, gates, h_before, dz, dzs):
-    (D, R, _, H), LANES, row_of_dz = gates.shape, width(dz), dz.shape[2]
+def gru_step_backward(active, d, block, dy, kept, dz, dzs):
+    gates, h_before, _ = kept
+    (D, R, _, H), LANES, pitch, row_of_dz = gates.shape, width(dz), block.pitch, dz.shape[2]
     for j in range(active):
-        r = places[j]
+        r = block.places[j]
         for k in range(0, H, LANES):
             state, n, of = j * pitch + k, H - k, (d * R + r) * 4 * H + k
             reset, u = get(gates, of, n), get(gates, of + H, n)
             new, m = get(gates, of + 2 * H, n), get(gates, of + 3 * H, n)
-            before, a = get(h_before, (d * R + r) * H + k, n), load(dh, state)
+            before, a = get(h_before, (d * R + r) * H + k, n), load(block.h, state)
             if dy.size > 0:
                 a = a + get(dy, (r * D + d) * H + k, n)
             dn, du = a * (1 - u) * (1 - new * new), a * (before - new) * u * (1 - u)
             dr, dm = dn * m * reset * (1 - reset), dn * reset
-            store(a * u, dh, state)
+            store(a * u, block.h, state)
             to, row = (d * R + r) * row_of_dz + k, j * row_of_dz + k
             put(dr, dz, to, n)
             put(du, dz, to + H, n)

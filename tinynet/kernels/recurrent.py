@@ -17,8 +17,11 @@ bytes, follows the one before in memory, where rows of u whose distance is a pow
 sets of the caches.  Where there are few rows, w and u stay as they are: as one panel, which has all columns.
 
 GRU's candidate takes x w and h u apart.  So z has four parts for it too: r, u, then the candidate's x w + b, and its
-h u + b; and u's columns are in two parts, `first` for r and u, and `last` for the candidate.  LSTM's are all in `first`.
+h u + b; and u's columns are in two parts, `first` for r and u, and `last` for the candidate.  LSTM's are all in the
+former.
 """
+
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -28,10 +31,10 @@ from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.denormals import flush_denormals, restore_denormals
-from tinynet.kernels.gates import gru_step, gru_step_backward, lstm_step, lstm_step_backward
+from tinynet.kernels.gates import Block, Kept, gru_step, gru_step_backward, lstm_step, lstm_step_backward
 from tinynet.kernels.llvm import LANES
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
-from tinynet.kernels.tile import TILE
+from tinynet.kernels.packed import VECTORS
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load_some, store, width
 
@@ -46,8 +49,7 @@ L1, L2 = cache_size(1), cache_size(2)
 
 
 def panel_columns(dtype):
-    _, vectors, lanes = TILE[np.dtype(dtype)]
-    return vectors * lanes
+    return VECTORS * LANES[dtype]
 
 
 @sized_kernel(2**18)
@@ -109,103 +111,124 @@ def product(size, a, panels, d, start, out):
 # --- blocks of sequences ------------------------------------------------------------------------------------------
 
 
-def blocks_of(begins, directions):
-    """Sequences in order of their length, the longest first, and into how many blocks to deal them, as cards."""
+class Sequences(NamedTuple):
+    begins: Any  # (N + 1,): number n has the rows begins[n] to begins[n+1]
+    order: Any  # (N,): their numbers, the longest first
+    blocks: int  # into so many they are dealt, as cards are
+
+
+def dealt(begins, directions):
+    """The Sequences, in blocks enough for the threads, but of 8 or more, since a product of fewer rows is slow."""
     N, threads = len(begins) - 1, numba.get_num_threads()
-    lengths = np.diff(begins)
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(begins[:-1] - begins[1:], kind="stable")
     for_threads = min((threads + directions - 1) // directions, (N + 7) // 8)
-    return order, max(1, for_threads, (N + MOST - 1) // MOST)
+    return Sequences(begins, order, max(1, for_threads, (N + MOST - 1) // MOST))
 
 
 @kernel()
-def block_of(task, order, blocks, begins, longest_first):
-    """longest_first (2, B): where the sequences of the block begin, and their lengths.  Returns the greatest."""
-    B = longest_first.shape[1]
+def block_of(task, sequences, spans):
+    """spans (2, B): where each sequence of the block begins, and its length.  Returns the greatest length."""
+    begins, order, blocks = sequences
+    B = spans.shape[1]
     for j in range(B):
         n = order[task % blocks + j * blocks]
-        longest_first[0, j], longest_first[1, j] = begins[n], begins[n + 1] - begins[n]
-    return longest_first[1, 0] if B else 0
+        spans[0, j], spans[1, j] = begins[n], begins[n + 1] - begins[n]
+    return spans[1, 0] if B else 0
 
 
 @kernel()
-def active_at(step, sequences, places, reverse):
-    """How many sequences go on at this step, and at which row of x each is."""
-    for j in range(sequences.shape[1]):
-        begin, length = sequences[0, j], sequences[1, j]
+def active_at(step, spans, places, reverse):
+    """How many sequences go on at this step; and into places, at which row of x each is."""
+    for j in range(spans.shape[1]):
+        begin, length = spans[0, j], spans[1, j]
         if length <= step:
             return j
         places[j] = begin + (length - 1 - step if reverse else step)
-    return sequences.shape[1]
+    return spans.shape[1]
 
 
 # --- forward ------------------------------------------------------------------------------------------------------
 
 
-def _work(x, begins, order, blocks, w, *_):
-    return len(x) * w.size
+class Weights(NamedTuple):
+    """Panels and biases, each with an axis of directions in front."""
+
+    w: Any
+    first: Any
+    last: Any  # empty for LSTM
+    b: Any  # (D, 4 H), or GRU's 3 H
+    b_last: Any  # (D, H), or empty
+
+
+class State(NamedTuple):
+    h: Any  # (D, N, H): before the first step, and then after the last
+    c: Any  # likewise, and empty for GRU
+    begun: bool  # whether one of them isn't 0
+
+
+def _work(x, sequences, weights, *_):
+    return len(x) * (weights.w.size + weights.first.size)
 
 
 @sized_kernel(THREADS_FROM, of=_work, matmul=True)
-def forward_blocks(x, begins, order, blocks, w, first, last, b, b_last, started, y, h, c, gates, h_before, c_before):
-    D = h.shape[0]
-    for task in prange(D * blocks):
+def forward_blocks(x, sequences, weights, state, y, kept):
+    for task in prange(weights.b.shape[0] * sequences.blocks):
         before = flush_denormals()
-        forward_block(
-            task, x, begins, order, blocks, w, first, last, b, b_last, started, y, h, c, gates, h_before, c_before
-        )
+        forward_block(task, x, sequences, weights, state, y, kept)
         restore_denormals(before)
 
 
 @kernel()
-def forward_block(
-    task, x, begins, order, blocks, w, first, last, b, b_last, started, y, h, c, gates, h_before, c_before
-):
-    (D, N, H), I, LANES, is_gru = h.shape, x.shape[1], width(x), b_last.size > 0
-    d, G, Z = task // blocks, b.shape[1], 4 * H
-    split, B = 2 * H if is_gru else Z, (N - task % blocks + blocks - 1) // blocks
-    sequences, places = memory.scratch((2, B), begins), memory.scratch((B,), begins)
-    longest = block_of(task, order, blocks, begins, sequences)
-    pitch = (H + LANES - 1) // LANES * LANES
-    hs, cs = memory.scratch((B * pitch,), x), memory.scratch((0 if is_gru else B * pitch,), x)
-    for j in range(B):
-        n = order[task % blocks + j * blocks]
-        for k in range(H):
-            hs[j * pitch + k] = h[d, n, k]
-            if not is_gru:
-                cs[j * pitch + k] = c[d, n, k]
+def forward_block(task, x, sequences, weights, state, y, kept):
+    blocks, (w, first, last, b, b_last) = sequences.blocks, weights
+    (_, N, H), I, G, Z, is_gru = state.h.shape, x.shape[1], b.shape[1], 4 * state.h.shape[2], b_last.size > 0
+    d, B = task // blocks, (N - task % blocks + blocks - 1) // blocks
+    spans, places = memory.scratch((2, B), sequences.order), memory.scratch((B,), sequences.order)
+    longest = block_of(task, sequences, spans)
+    pitch = (H + width(x) - 1) // width(x) * width(x)
+    h, c = memory.scratch((B * pitch,), x), memory.scratch((0 if is_gru else B * pitch,), x)
+    block = Block(places, h, c, pitch)
+    states(task, sequences, state.h, h, pitch, False)
+    if not is_gru:
+        states(task, sequences, state.c, c, pitch, False)
+    # So many steps' x w + b at once that they stay in the L2 cache.
     chunk = max(1, min(longest, 16, L2 // 4 // (Z * x.itemsize) // max(B, 1)))
-    z, some = memory.scratch((chunk * B * Z + LANES,), x), memory.scratch((chunk * B, I), x)
+    z, some = memory.scratch((chunk * B * Z + width(x),), x), memory.scratch((chunk * B * I,), x)
     for begin in range(0, longest, chunk):
         end, rows = min(longest, begin + chunk), 0
         for step in range(begin, end):
-            for j in range(active_at(step, sequences, places, d == 1)):
-                copy_row(x, places[j] * I, some, (rows + j) * I, I)
-            rows += active_at(step, sequences, places, d == 1)
+            for j in range(active_at(step, spans, places, d == 1)):
+                copy_row(x, places[j] * I, some, rows * I, I)
+                rows += 1
         product((rows, G), View(some, 0, (I, 1)), w, d, View(b, d * G, 0), View(z, 0, Z))
         row = 0
         for step in range(begin, end):
-            active = active_at(step, sequences, places, d == 1)
-            if step > 0 or started:
-                state, out = View(hs, 0, (pitch, 1)), View(z, row * Z, Z)
-                product((active, split), state, first, d, out, out)
-                if is_gru:
-                    product((active, H), state, last, d, View(b_last, d * H, 0), View(z, row * Z + 3 * H, Z))
-            elif is_gru:
-                for j in range(active):
-                    for k in range(H):
-                        z[(row + j) * Z + 3 * H + k] = b_last[d, k]
+            active, zs = active_at(step, spans, places, d == 1), View(z, row * Z, Z)
+            if step > 0 or state.begun:
+                product((active, 2 * H if is_gru else Z), View(h, 0, (pitch, 1)), first, d, zs, zs)
             if is_gru:
-                gru_step(active, d, places, z, row * Z, pitch, hs, y, gates, h_before)
+                m, bias = View(z, row * Z + 3 * H, Z), View(b_last, d * H, 0)
+                product((active, H), View(h, 0, (pitch, 1)), last, d, bias, m)
+                gru_step(active, d, block, zs, y, kept)
             else:
-                lstm_step(active, d, places, z, row * Z, pitch, hs, cs, y, gates, h_before, c_before)
+                lstm_step(active, d, block, zs, y, kept)
             row += active
-    for j in range(B):
+    states(task, sequences, state.h, h, pitch, True)
+    if not is_gru:
+        states(task, sequences, state.c, c, pitch, True)
+
+
+@kernel()
+def states(task, sequences, of_all, of_block, pitch, back):
+    """of_block (B, pitch) = the block's rows of of_all (D, N, H), or back."""
+    _, order, blocks = sequences
+    _, N, H = of_all.shape
+    for j in range(of_block.size // pitch):
         n = order[task % blocks + j * blocks]
-        for k in range(H):
-            h[d, n, k] = hs[j * pitch + k]
-            if not is_gru:
-                c[d, n, k] = cs[j * pitch + k]
+        if back:
+            copy_row(of_block, j * pitch, of_all, (task // blocks * N + n) * H, H)
+        else:
+            copy_row(of_all, (task // blocks * N + n) * H, of_block, j * pitch, H)
 
 
 @kernel()
@@ -218,94 +241,89 @@ def copy_row(source, s, result, r, count):
 # --- backward -----------------------------------------------------------------------------------------------------
 
 
-def _work_backward(dy, dh, begins, order, blocks, first, last, gates, *_):
-    return gates.size * dh.shape[2]
-
-
-@sized_kernel(THREADS_FROM, of=_work_backward, matmul=True)
-def backward_blocks(dy, dh, begins, order, blocks, first, last, gates, h_before, c_before, dz):
-    D = dh.shape[0]
-    for task in prange(D * blocks):
+@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, *_: dz.size * dh.shape[2], matmul=True)
+def backward_blocks(dz, dy, dh, sequences, first, last, kept):
+    for task in prange(dh.shape[0] * sequences.blocks):
         before = flush_denormals()
-        backward_block(task, dy, dh, begins, order, blocks, first, last, gates, h_before, c_before, dz)
+        backward_block(task, dz, dy, dh, sequences, first, last, kept)
         restore_denormals(before)
 
 
 @kernel()
-def backward_block(task, dy, dh, begins, order, blocks, first, last, gates, h_before, c_before, dz):
+def backward_block(task, dz, dy, dh, sequences, first, last, kept):
     """dz (D, R, .) of the block's rows, from the last step to the first; `first` and `last` are of u.T."""
-    (D, N, H), LANES, is_gru, row_of_dz = dh.shape, width(dz), last.size > 0, dz.shape[2]
+    blocks, (_, N, H), is_gru, row_of_dz = sequences.blocks, dh.shape, last.size > 0, dz.shape[2]
     d, B = task // blocks, (N - task % blocks + blocks - 1) // blocks
-    sequences, places = memory.scratch((2, B), begins), memory.scratch((B,), begins)
-    longest = block_of(task, order, blocks, begins, sequences)
-    pitch = (H + LANES - 1) // LANES * LANES
-    dhs, dcs = memory.scratch((B * pitch,), dz), memory.scratch((0 if is_gru else B * pitch,), dz)
+    spans, places = memory.scratch((2, B), sequences.order), memory.scratch((B,), sequences.order)
+    longest = block_of(task, sequences, spans)
+    pitch = (H + width(dz) - 1) // width(dz) * width(dz)
+    dh_block, dc = memory.scratch((B * pitch,), dz), memory.scratch((0 if is_gru else B * pitch,), dz)
     dzs = memory.scratch((B * row_of_dz,), dz)
-    for j in range(B):
-        n = order[task % blocks + j * blocks]
-        for k in range(H):
-            dhs[j * pitch + k] = dh[d, n, k]
-            if not is_gru:
-                dcs[j * pitch + k] = 0
+    block = Block(places, dh_block, dc, pitch)
+    states(task, sequences, dh, dh_block, pitch, False)
+    for k in range(dc.size):
+        dc[k] = 0
     for step in range(longest - 1, -1, -1):
-        active = active_at(step, sequences, places, d == 1)
+        active = active_at(step, spans, places, d == 1)
         if is_gru:
-            gru_step_backward(active, d, places, dy, dhs, pitch, gates, h_before, dz, dzs)
+            gru_step_backward(active, d, block, dy, kept, dz, dzs)
         else:
-            lstm_step_backward(active, d, places, dy, dhs, dcs, pitch, gates, c_before, dz, dzs)
+            lstm_step_backward(active, d, block, dy, kept, dz, dzs)
         if step > 0:
-            out = View(dhs, 0, pitch)
+            out = View(dh_block, 0, pitch)
             product((active, H), View(dzs, 0, (row_of_dz, 1)), first, d, out, out)
             product((active, H), View(dzs, 3 * H, (row_of_dz, 1)), last, d, out, out)
 
 
-def _work_of_sums(x, h_before, dz, *_):
-    return dz.size * x.shape[1]
+class Sums(NamedTuple):
+    dw: Any  # (D, I, 4 H), or GRU's 3 H
+    du: Any  # (D, H, 4 H), likewise
+    db: Any  # (D, 4 H)
 
 
-@sized_kernel(THREADS_FROM, of=_work_of_sums, matmul=True)
-def sums_over_rows(x, h_before, dz, begin, end, columns, groups, dw, du, db):
-    """Adds x.T dz to dw, h_before.T dz to du, the sum of dz to db, over the rows `begin` to `end` of each direction."""
+@sized_kernel(THREADS_FROM, of=lambda x, h_before, dz, *_: dz.size * x.shape[1], matmul=True)
+def sums_over_rows(x, h_before, dz, rows, groups, sums):
+    """Adds x.T dz to dw, h_before.T dz to du, the sum of dz to db, over these rows, (first, end), of each direction."""
     for task in prange(dz.shape[0] * groups):
         before = flush_denormals()
-        sums_of_group(task // groups, task % groups, x, h_before, dz, begin, end, columns, groups, dw, du, db)
+        sums_of_group(task // groups, (task % groups, groups), x, h_before, dz, rows, sums)
         restore_denormals(before)
 
 
 @kernel()
-def sums_of_group(d, group, x, h_before, dz, begin, end, columns, groups, dw, du, db):
-    """So many of dz's columns are a panel, and the group has some panels.
+def sums_of_group(d, group, x, h_before, dz, rows, sums):
+    """A part of the sums: it takes every third panel of dz's columns, say, if there are three groups.
 
-    It takes as many rows at once as leave a panel of them in the L1 cache.
+    `group` is (which, how many).  It takes as many rows at once as leave a panel of them in the L1 cache.
     dz has 4 H columns.  GRU's third part of them is for dw alone, and its fourth for du.
     """
-    (D, R, H), I, row_of_dz, G = h_before.shape, x.shape[1], dz.shape[2], dw.shape[2]
-    no_floor, one = x.dtype.type(-np.inf), np.ones(1, x.dtype)
-    split = 4 * H if G == 4 * H else 2 * H  # the columns that are for both
-    panels_first, panels = (split + columns - 1) // columns, (H + columns - 1) // columns if G < 4 * H else 0
-    count = panels_first + 2 * panels
-    at_once = max(64, min(256, L1 // 2 // (columns * x.itemsize) // 64 * 64))
-    for r in range(begin, end, at_once):
-        K = min(at_once, end - r)
-        for p in range(group * count // groups, (group + 1) * count // groups):
-            part = 0 if p < panels_first else 1 + (p - panels_first) // panels
-            o = p * columns if part == 0 else (p - panels_first) % panels * columns
-            n, at = min(columns, (split if part == 0 else H) - o), o if part == 0 else (1 + part) * H + o
-            rows = View(dz, (d * R + r) * row_of_dz + at, row_of_dz)
-            sums = View(db, d * 4 * H + at, 0)
-            matmul((1, n, K), View(one, 0, (0, 0)), rows, start=sums, out=sums, floor=no_floor)
+    (_, R, H), I, step, (dw, du, db) = h_before.shape, x.shape[1], dz.shape[2], sums
+    no_floor, one, G, C = x.dtype.type(-np.inf), np.ones(1, x.dtype), dw.shape[2], VECTORS * width(x)
+    both = 4 * H if G == 4 * H else 2 * H  # columns that are for dw and du
+    panels, rest = (both + C - 1) // C, (H + C - 1) // C if G < 4 * H else 0
+    count, at_once = panels + 2 * rest, max(64, min(256, L1 // 2 // (C * x.itemsize) // 64 * 64))
+    for r in range(rows[0], rows[1], at_once):
+        K = min(at_once, rows[1] - r)
+        for p in range(group[0], count, group[1]):
+            part = 0 if p < panels else 1 + (p - panels) // rest
+            o = p * C if part == 0 else (p - panels) % rest * C
+            n, at = min(C, (both if part == 0 else H) - o), o if part == 0 else (1 + part) * H + o
+            b, out = View(dz, (d * R + r) * step + at, step), View(db, d * 4 * H + at, 0)
+            matmul((1, n, K), View(one, 0, (0, 0)), b, start=out, out=out, floor=no_floor)
             if part < 2:
-                sums = View(dw, d * I * G + at, G)
-                matmul((I, n, K), View(x, r * I, (1, I)), rows, start=sums, out=sums, floor=no_floor)
+                out = View(dw, d * I * G + at, G)
+                matmul((I, n, K), View(x, r * I, (1, I)), b, start=out, out=out, floor=no_floor)
             if part != 1:
-                sums = View(du, d * H * G + (at if part == 0 else 2 * H + o), G)
-                states = View(h_before, (d * R + r) * H, (1, H))
-                matmul((H, n, K), states, rows, start=sums, out=sums, floor=no_floor)
+                out, a = (
+                    View(du, d * H * G + (at if part == 0 else 2 * H + o), G),
+                    View(h_before, (d * R + r) * H, (1, H)),
+                )
+                matmul((H, n, K), a, b, start=out, out=out, floor=no_floor)
 
 
 @sized_kernel(THREADS_FROM, of=lambda dz, w, dx: dz.size * dx.shape[1], matmul=True)
 def input_gradient(dz, w, dx):
-    """dx = dz w.T, summed over the directions."""
+    """dx = dz w.T, summed over the directions; w is that of w.T."""
     (D, R, row_of_dz), I = dz.shape, dx.shape[1]
     zeros = np.zeros(I, dx.dtype)
     for task in prange((R + ROWS - 1) // ROWS):
@@ -321,59 +339,69 @@ def input_gradient(dz, w, dx):
 # --- what the layers call -----------------------------------------------------------------------------------------
 
 
-def _forward(x, begins, w, u, b, b_last, h, c, y, h_end, c_end, gates, h_before, c_before):
-    H = h.shape[2]
-    split = 2 * H if b_last.size else 4 * H
-    order, blocks = blocks_of(begins, len(w))
-    started = bool(h.any() or c.any())
-    h_end[...], c_end[...] = h, c
-    panels = [in_panels(*part, len(x)) for part in ((w, 0, w.shape[2]), (u, 0, split), (u, split, u.shape[2]))]
-    arrays = y, h_end, c_end, gates, h_before, c_before
-    forward_blocks(x, begins, order, blocks, *panels, b, b_last, started, *arrays)
+def _forward(x, begins, w, u, biases, before, y, after, kept):
+    H, G = u.shape[1:]
+    first = 4 * H if G == 4 * H else 2 * H
+    for array, given in zip(after, before, strict=True):
+        array[...] = given
+    parts = (w, 0, G), (u, 0, first), (u, first, G)
+    weights = Weights(*(in_panels(*part, len(x)) for part in parts), *biases)
+    state = State(*after, any(bool(array.any()) for array in before))
+    forward_blocks(x, dealt(begins, len(w)), weights, state, y, kept)
 
 
-def _backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dw, du, db, dx):
-    D, R, _, H = gates.shape
-    G = u.shape[2]
-    split = 4 * H if G == 4 * H else 2 * H
-    order, blocks = blocks_of(begins, D)
-    columns = panel_columns(x.dtype)
-    # Rows apart by an odd number of cache lines: those of a power of two share a few sets of the cache.
-    lanes = LANES[x.dtype]
-    dz = np.empty((D, R, ((4 * H + lanes - 1) // lanes | 1) * lanes), x.dtype)
-    first, last = transposed_in_panels(u, 0, split), transposed_in_panels(u, split, G)
-    backward_blocks(dy, dh, begins, order, blocks, first, last, gates, h_before, c_before, dz)
-    groups = max(1, min(numba.get_num_threads(), 4 * H // columns))
-    wide = [np.zeros(array.shape) for array in (dw, du, db)] if R > TOGETHER else []
-    for begin in range(0, max(R, 1), TOGETHER):
-        for array in (dw, du, db):
-            array[...] = 0
-        sums_over_rows(x, h_before, dz, begin, min(R, begin + TOGETHER), columns, groups, dw, du, db)
-        for total, part in zip(wide, (dw, du, db), strict=False):
-            total += part
-    for total, array in zip(wide, (dw, du, db), strict=False):
-        array[...] = total
+def row_of_dz(H, dtype):
+    """How many numbers a row has: an odd number of cache lines, since a power of two would use few of the cache's sets.
+
+    There are 4 H numbers in it, and behind them room for a vector.
+    """
+    line = 64 // np.dtype(dtype).itemsize
+    return (4 * H // line + 1 | 1) * line
+
+
+def _backward(dy, dh, x, begins, w, u, kept, dz, sums, dx):
+    D, H, G = u.shape
+    first = 4 * H if G == 4 * H else 2 * H
+    panels = transposed_in_panels(u, 0, first), transposed_in_panels(u, first, G)
+    backward_blocks(dz, dy, dh, dealt(begins, D), *panels, kept)
+    if sums.dw.size:
+        all_sums(x, kept.h_before, dz, sums)
     if dx.size:
         input_gradient(dz, transposed_in_panels(w, 0, G), dx)
 
 
-def lstm_forward(x, begins, w, u, b, h, c, y, h_end, c_end, gates, h_before, c_before):
-    none = np.empty((len(w), 0), x.dtype)
-    _forward(x, begins, w, u, b, none, h, c, y, h_end, c_end, gates, h_before, c_before)
+def all_sums(x, h_before, dz, sums):
+    """x.T dz, h_before.T dz and the sum of dz: in float64, where there are many rows."""
+    R, columns = len(x), 4 * h_before.shape[2]
+    wide = [np.zeros(array.shape) for array in sums] if R > TOGETHER else []
+    groups = max(1, min(numba.get_num_threads(), columns // panel_columns(x.dtype)))
+    for begin in range(0, max(R, 1), TOGETHER):
+        for array in sums:
+            array[...] = 0
+        sums_over_rows(x, h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
+        for total, part in zip(wide, sums, strict=False):
+            total += part
+    for total, array in zip(wide, sums, strict=False):
+        array[...] = total
 
 
-def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dw, du, db, dx):
-    _backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dw, du, db, dx)
+def lstm_forward(x, begins, w, u, b, h, c, y, h_after, c_after, gates, h_before, c_before):
+    kept, none = Kept(gates, h_before, c_before), np.empty((len(w), 0), x.dtype)
+    _forward(x, begins, w, u, (b, none), (h, c), y, (h_after, c_after), kept)
 
 
-def gru_forward(x, begins, w, u, b, b_n, h, y, h_end, gates, h_before):
+def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dz, dw, du, db, dx):
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, c_before), dz, Sums(dw, du, db), dx)
+
+
+def gru_forward(x, begins, w, u, b, b_n, h, y, h_after, gates, h_before):
     none = np.empty((len(w), 0, h.shape[2]), x.dtype)
-    _forward(x, begins, w, u, b, b_n, h, none, y, h_end, none, gates, h_before, none)
+    _forward(x, begins, w, u, (b, b_n), (h, none), y, (h_after, none), Kept(gates, h_before, none))
 
 
-def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dw, du, db, db_n, dx):
-    H = h_before.shape[2]
-    sums = np.empty((len(w), 4 * H), x.dtype)
-    none = np.empty((len(w), 0, H), x.dtype)
-    _backward(dy, dh, x, begins, w, u, gates, h_before, none, dw, du, sums, dx)
-    db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]
+def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dz, dw, du, db, db_n, dx):
+    D, _, H = h_before.shape
+    sums, none = np.empty((D, 4 * H), x.dtype), np.empty((D, 0, H), x.dtype)
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), dz, Sums(dw, du, sums), dx)
+    if db.size:
+        db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]

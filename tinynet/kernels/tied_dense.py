@@ -5,11 +5,12 @@ backward   dE = dz.T h          Dense's dw, of an input dz and a gradient h
            dh = dz E            Dense's y, of an input dz and weights E
 """
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels.compile import sized_kernel
-from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows, threads_for
+from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.packed import block_shape
 
@@ -27,16 +28,22 @@ def scores(h, E, b, threads, z):
         matmul(size, View(h, n * D, (D, 1)), View(E, v * D, (1, D)), start=View(b, v, 0), out=out, floor=no_floor)
 
 
+def threads_for(h, E):
+    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
+    return numba.get_num_threads() if len(h) * E.size >= THREADS_FROM else 1
+
+
 def tied_dense_forward(h, E, b, z):
     """z = h E.T + b."""
     scores(h, E, b, threads_for(h, E), z)
 
 
 def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):
-    """dE = dz.T h and, if asked for, db = column sums of dz and dh = dz E."""
+    """dE = dz.T h, db = column sums of dz and, if asked for, dh = dz E; an empty dE or db is not asked for."""
     V, D = E.shape
     no_db, no_dx = np.empty(D, h.dtype), np.empty((0, 0), h.dtype)
-    backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
+    if dE.size:
+        backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
     if db.size:
         sums_of_rows(dz, db)
     if input_grad:

@@ -37,6 +37,7 @@ Sources: Vaswani et al. 2017, section 3.2; P made again, Dao et al. 2022.
 """
 
 import math
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -56,8 +57,8 @@ from tinynet.layers.parameter import Parameter
 def attention_forward_plain(z, first, sees, R):
     """z (N, S, 3, heads, d) holds q, k and v; the T queries of sample n begin in row first[n].
 
-    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  Returns o (N, T, heads, d) and
-    m, u (N, heads, T).
+    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  It returns o (N, T, heads, d)
+    and m, u (N, heads, T).
     """
     (N, S, _, heads, d), T = z.shape, sees.shape[1]
     q, k, v = z[:, :, 0], z[:, :, 1], z[:, :, 2]
@@ -277,6 +278,24 @@ class MultiHeadAttention(Random):
 
     def as_it_predicts(self):
         self.dropout = 0.0
+
+    torch_names = ("MultiheadAttention",)
+
+    def torch_arrays(self):
+        names = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")[:: 1 if self.bias else 2]
+        arrays = [parameter._value.T for parameter in self.parameters]
+        return [(name, a.copy(), partial(np.copyto, a)) for name, a in zip(names, arrays, strict=True)]
+
+    def torch_module(self, nn):
+        C = self.input_shape[1]
+        return nn.MultiheadAttention(C, self.heads, self.dropout, self.bias, batch_first=True)
+
+    def torch_options(self, module):
+        return [
+            ("heads", self.heads, module.num_heads),
+            ("dropout", self.dropout, module.dropout),
+            ("add_zero_attn", False, module.add_zero_attn),
+        ]
 
 
 def _rows(dz, first, counts, T):

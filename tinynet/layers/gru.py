@@ -26,8 +26,9 @@ tanh are taken of.
     s_r     touched r, times r (1 - r):                 ds_r = dr r (1 - r)
     m       touched s_n, times r:                       dm   = ds_n r
 
-    w, b    touched s of every step, times x_t and 1:   dw = sum_t x_t.T ds       db = sum_t ds        ds = [ds_r, ds_z, ds_n]
-    u, b_n  touched s_r, s_z and m, times h' and 1:     du = sum_t h'.T dv        db_n = sum_t dm      dv = [ds_r, ds_z, dm]
+    w, b    touched s of every step, times x_t and 1:   dw = sum_t x_t.T ds       db = sum_t ds
+    u, b_n  touched s_r, s_z and m, times h' and 1:     du = sum_t h'.T dv        db_n = sum_t dm
+            with ds = [ds_r, ds_z, ds_n] and dv = [ds_r, ds_z, dm]
     x_t     touched all of s, times w:                  dx_t = ds w.T
     h'      touched h_t, times z, and s_r, s_z and m,
             times u:                                    dh = a z + dv u.T         which goes on to step t-1
@@ -83,13 +84,18 @@ def gru_backward_plain(dy, dh, x, begins, w, u, gates, h_before):
 
 
 gru_forward = either(gru_forward_plain, kernels.gru_forward)
-gru_backward = either(gru_backward_plain, kernels.gru_backward)
+# The backward kernel takes more than the plain loops: room for the gradients of all rows (D, R, .).
+gru_backward = either(
+    gru_backward_plain,
+    kernels.gru_backward,
+    lambda dy, dh, x, begins, w, u, gates, h_before, dz: (dy, dh, x, begins, w, u, gates, h_before),
+)
 
 
 class GRU(Recurrent):
     """y_t = h_t of a GRU of so many units: x (N, T, I) -> y (N, T, units).
 
-    bidirectional       runs a second GRU from the end to the beginning: y (N, T, 2 units), the second's behind the first's
+    bidirectional       runs a second GRU from the end to the beginning: y (N, T, 2 units), its h behind the first's
     return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
                         the first step, where it ends
 
@@ -105,7 +111,12 @@ class GRU(Recurrent):
     """
 
     states = ("h",)
-    steps_forward, steps_backward = staticmethod(gru_forward), staticmethod(gru_backward)
+
+    def _steps_forward(self, *arrays):
+        gru_forward(*arrays)
+
+    def _steps_backward(self, *arrays):
+        gru_backward(*arrays)
 
     def _start_values(self, I, H, uniform):
         return [
@@ -116,7 +127,23 @@ class GRU(Recurrent):
         ]
 
     def formula(self):
-        return "h = (1 - z) n + z h', r, z = sigmoid(x w + h' u + b), n = tanh(x w_n + b_w + r (h' u_n + b_n))"
+        return "y = h = (1 - z) n + z h', r, z = sigmoid(x w + h' u + b), n = tanh(x w_n + b_w + r (h' u_n + b_n))"
 
     def backward_formula(self):
         return "dw = sum x.T ds, du = sum h'.T dv, dx = ds w.T, dh = a z + dv u.T, from the last step to the first"
+
+    # What others ask of it.
+
+    torch_names = ("GRU",)
+
+    def _torch_biases(self, b, b_n):
+        first = 2 * self.units  # of r and z, whose biases are added
+
+        def take(given):
+            b[...] = given
+
+        def add(given):
+            b[:first] += given[:first]
+            b_n[...] = given[first:]
+
+        return [("bias_ih", b, take), ("bias_hh", np.concatenate([np.zeros_like(b[:first]), b_n]), add)]

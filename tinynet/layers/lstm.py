@@ -86,13 +86,20 @@ def lstm_backward_plain(dy, dh, x, begins, w, u, gates, h_before, c_before):
 
 
 lstm_forward = either(lstm_forward_plain, kernels.lstm_forward)
-lstm_backward = either(lstm_backward_plain, kernels.lstm_backward)
+# The backward kernel takes more than the plain loops, dz of all rows (D, R, .), which it uses as it likes.
+lstm_backward = either(
+    lstm_backward_plain,
+    kernels.lstm_backward,
+    lambda dy, dh, x, begins, w, u, gates, h_before, c_before, dz: (
+        dy, dh, x, begins, w, u, gates, h_before, c_before,
+    ),
+)  # fmt: skip
 
 
 class LSTM(Recurrent):
     """y_t = h_t of an LSTM of so many units: x (N, T, I) -> y (N, T, units).
 
-    bidirectional       runs a second LSTM from the end to the beginning: y (N, T, 2 units), the second's behind the first's
+    bidirectional       runs a second LSTM from the end to the beginning: y (N, T, 2 units), its h behind the first's
     return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
                         the first step, where it ends
 
@@ -108,7 +115,12 @@ class LSTM(Recurrent):
     """
 
     states = ("h", "c")
-    steps_forward, steps_backward = staticmethod(lstm_forward), staticmethod(lstm_backward)
+
+    def _steps_forward(self, *arrays):
+        lstm_forward(*arrays)
+
+    def _steps_backward(self, *arrays):
+        lstm_backward(*arrays)
 
     def _start_values(self, I, H, uniform):
         bias = np.zeros(4 * H)
@@ -116,9 +128,20 @@ class LSTM(Recurrent):
         return [("weight", uniform(I, 4 * H)), ("recurrent_weight", uniform(H, 4 * H)), ("bias", bias)]
 
     def formula(self):
-        return "c = f c' + i g, h = o tanh(c), i, f, o = sigmoid(z), g = tanh(z), z = x w + h' u + b"
+        return "y = h = o tanh(c), c = f c' + i g, i, f, o = sigmoid(z), g = tanh(z), z = x w + h' u + b"
 
     def backward_formula(self):
-        return (
-            "dw = sum x.T dz, du = sum h'.T dz, db = sum dz, dx = dz w.T, dh = dz u.T, from the last step to the first"
-        )
+        return "dw = sum x.T dz, du = sum h'.T dz, db = sum dz, dx = dz w.T, dh = dz u.T, from the last step on"
+
+    # What others ask of it.
+
+    torch_names = ("LSTM",)
+
+    def _torch_biases(self, b):
+        def add(given):
+            b[...] += given
+
+        def take(given):
+            b[...] = given
+
+        return [("bias_ih", b, take), ("bias_hh", np.zeros_like(b), add)]

@@ -73,7 +73,7 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
 
     Images are white at 0 and dark or, where a layer has values of both signs, red above and blue below.
     """
-    _check_model(model, "activations")
+    check_model(model, "activations")
     x, layer = _checked(model, x, layer, sample, columns, "activations")
     found, y = [x], x
     for each in model.layers:
@@ -88,7 +88,7 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     loss is a function (prediction, target) -> (value, gradient); the other arguments are those of activations, and
     the first row is dL/dx.  The step is made on a copy of the model, which stays as it was.
     """
-    _check_model(model, "gradients")
+    check_model(model, "gradients")
     _check_loss(loss, "gradients")
     x, layer = _checked(model, x, layer, sample, columns, "gradients")
     layers = copy.deepcopy(model).layers
@@ -117,13 +117,13 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
 
     Source: Simonyan et al. 2014, "Deep inside convolutional networks", section 3; they take a class's score for L.
     """
-    _check_model(model, "saliency")
+    check_model(model, "saliency")
     _check_loss(loss, "saliency")
     columns = positive_int(columns, "saliency: columns")
     images = checked_images(x, "saliency")
     if np.ndim(x) != 4:
         raise ValueError(f"saliency: x must be (N, H, W, C), got {np.shape(x)}")
-    twin = _as_it_predicts(model)
+    twin = as_it_predicts(model)
     _, gradient = loss(twin.forward(x, True), target)
     dx = np.abs(twin.backward(gradient, True)).max(axis=-1)
     shown, labels = in_unit_interval(images), np.asarray(target)
@@ -215,7 +215,7 @@ def _filters_of(what):
     return what.label, what.weight_images(None)
 
 
-def _check_model(model, name):
+def check_model(model, name):
     if not hasattr(model, "flat_values"):
         raise TypeError(f"{name}: model must be a tinynet.Sequential, got {type(model).__name__}")
 
@@ -301,7 +301,7 @@ def _histogram(panel, array, symbol):
     plain(panel)
 
 
-def _as_it_predicts(model):
+def as_it_predicts(model):
     """A copy whose forward(x, training=True) gives what the model predicts, so that backward is of just that."""
     twin = copy.deepcopy(model)
     for layer in twin.walk():

@@ -18,7 +18,7 @@ from tinynet.layers.base import Layer
 from tinynet.losses import linear_cross_entropy as losses
 from tinynet.losses.by_name import apart, without_options
 from tinynet.metrics import accuracy, top_k_accuracy
-from tinynet.training.distributed import counting
+from tinynet.training.counting import counting
 
 LOGITS = 2**20  # so many at a time, where a metric needs them
 
@@ -52,10 +52,15 @@ class LastLayerAndLoss:
     def __init__(self, layer, loss):
         self.layer, self.apart = layer, apart(loss)
         _, self.options = without_options(loss)
+        self.parameters = [*layer.parameters, *(layer.tied.parameters if layer.tied is not None else ())]
 
     def __call__(self, h, targets):
         dw, db = self.layer.linear_gradients()
-        return losses.into(h, *self.layer.linear(), targets, dw, db, **self.options)[:2]
+        value, dh, _, _ = losses.into(h, *self.layer.linear(), targets, dw, db, **self.options)
+        for parameter in self.parameters:
+            if not parameter.trainable:
+                parameter.grad[...] = 0
+        return value, dh
 
     def without_gradient(self, h, targets):
         return losses.into(h, *self.layer.linear(), targets, grad=False, **self.options)[:2]
@@ -97,8 +102,17 @@ def _of_hidden(layer, metric):
     """
     function, options = without_options(metric.given)
     is_mean = function in (accuracy, top_k_accuracy) or hasattr(function, "declaration")
+
+    def logits(h):
+        """Of h (N, T, D), or of some positions (M, D) by themselves, which are sequences of one."""
+        return layer.forward(h) if h.ndim > len(layer.input_shape) else layer.forward(h[:, None])[:, 0]
+
+    def at_once(h, targets):
+        return metric(logits(h), targets)
+
+    at_once.given = metric.given
     if not is_mean or options.get("reduction") == "sum":
-        return lambda h, targets: metric(layer.forward(h), targets)
+        return at_once
     count = counting(metric.given)
 
     def in_pieces(h, targets):
@@ -106,16 +120,17 @@ def _of_hidden(layer, metric):
         for some in _pieces(h, layer):
             weight = count(targets[some], targets[some].size)
             if weight:
-                total += weight * metric(layer.forward(h[some]), targets[some])
+                total += weight * at_once(h[some], targets[some])
                 counted += weight
-        return total / counted if counted else metric(layer.forward(h[:1]), targets[:1])
+        return total / counted if counted else at_once(h[:1], targets[:1])
 
+    in_pieces.given = metric.given
     return in_pieces
 
 
 def _pieces(h, layer):
     """Indices of h's samples, as many as make LOGITS logits; where one makes more, of some of its positions."""
-    a_sample = int(np.prod(layer.output_shape))
+    a_sample = int(np.prod(layer.output_shape[len(layer.input_shape) + 1 - h.ndim :]))
     samples = max(1, LOGITS // a_sample)
     if samples > 1 or h.ndim < 3 or layer.of_time is None:
         for n in range(0, len(h), samples):
