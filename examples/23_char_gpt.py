@@ -34,7 +34,7 @@ What is usual in training such a network, and why:
                          loss ended at 1.90
     weight decay         shrinks matrices only (AdamW); for biases and the scales of LayerNorm it would be of no use
     clipping             a gradient longer than 1 is cut to length 1: one strange batch shall not throw the weights away
-    small start          weights normal with deviation 0.02; those that write into the sum h, 8 in all (two a block), with
+    small start          weights normal with deviation 0.02; the 8 matrices that write into the sum h, two a block, with
                          0.02 / sqrt(8), so that h, the sum of 8 such parts, starts as large as one
 
 How good is a loss of 1.88?  The picture has the answers of simpler models for comparison, each fitted to the same
@@ -82,12 +82,12 @@ def loss_on(model, text):
     return tn.softmax_cross_entropy(model.predict(x), y, grad=False)[0]
 
 
-def write(model, start, count, rng, temperature=0.8):
+def write(model, start, count, seed, temperature=0.8):
     """`start`, whole numbers, and `count` letters more, each drawn by what the model says after the last 64.
 
     tn.generate does it without reading all of them again for each letter, in texts of up to 64.
     """
-    text = list(start)
+    text, rng = list(start), np.random.default_rng(seed)
     for _ in range(count):
         z = model.forward([text[-LENGTH:]])[0, -1].astype(np.float64)
         p = np.exp((z - z.max()) / temperature)
@@ -132,7 +132,7 @@ def main():
             looks.append((step, loss_on(model, held_out)))
             print(f"step {step:4}  held out {looks[-1][1]:.3f}", flush=True)
             if step in (0, every, steps):
-                written[step] = "".join(letters[i] for i in write(model, speech, 600, rng))
+                written[step] = "".join(letters[i] for i in write(model, speech, 600, options.seed))
         if step == steps:
             break
         start = time.perf_counter()
