@@ -92,14 +92,15 @@ def windows(plan, image, where):
     if padding == "same":
         return tuple(math.ceil(extent / step) for extent, step in zip(image, stride, strict=True))
     zeros = (0, 0) if padding == "valid" else both(padding)
+    zeros = [side if isinstance(side, tuple) else (side, side) for side in zeros]
     reaches = [(window - 1) * step + 1 for window, step in zip(size, both(options.get("dilation", 1)), strict=True)]
-    rests = [extent + 2 * zero - reach for extent, zero, reach in zip(image, zeros, reaches, strict=True)]
+    rests = [extent + sum(zero) - reach for extent, zero, reach in zip(image, zeros, reaches, strict=True)]
     if min(rests) < 0:
         raise Misfit(plan, where)
     counts = [rest // step + 1 for rest, step in zip(rests, stride, strict=True)]
     if options.get("ceil_mode"):  # a window more for a rest, unless it would begin behind the image
         more = [
-            rest % step > 0 and count * step < extent + zero
+            rest % step > 0 and count * step < extent + zero[0]
             for rest, step, count, extent, zero in zip(rests, stride, counts, image, zeros, strict=True)
         ]
         counts = [count + extra for count, extra in zip(counts, more, strict=True)]
@@ -177,10 +178,10 @@ class Formulas:
             if name == "Dense":
                 z = dense_forward_plain(x, w, b, -np.inf)
             else:
-                given = both(options["stride"]), checked_padding(options["padding"], "")
+                given = both(options["stride"]), checked_padding(options["padding"], ""), both(options["dilation"])
                 size, around = output_size("", x.shape[1:], w.shape[:2], *given)
                 before = tuple(zeros for zeros, _ in around)
-                z = conv2d_forward_plain(x, w, b, given[0], before, size, -np.inf)
+                z = conv2d_forward_plain(x, w, b, given[0], before, given[2], options["groups"], size, -np.inf)
             return reference.activation(options["activation"], z)
         if name == "Embedding":
             return embedding_forward_plain(x, next(self.parameters), options["padding"])
@@ -256,11 +257,14 @@ def draw_options(draw, name, shape, depth):
         units = draw(st.sampled_from([1, 2, 3, 5, 8, 17]))
         return {"units": units, "activation": draw(st.sampled_from(ACTIVATIONS)), "bias": draw(st.booleans())}
     if name == "Conv2D":
+        filters = draw(st.sampled_from([1, 2, 3, 5, 16]))
         return {
-            "filters": draw(st.sampled_from([1, 2, 3, 5, 16])),
+            "filters": filters,
+            "dilation": draw(st.sampled_from([1, 1, 1, 2, (1, 3)])),
+            "groups": draw(st.sampled_from([1, 1, math.gcd(filters, shape[-1]) if shape else 1])),
             "kernel_size": one_or_pair(draw, 3),
             "stride": one_or_pair(draw, 3),
-            "padding": draw(st.sampled_from(["valid", "same", 0, 1, 2, (0, 1), (2, 1)])),
+            "padding": draw(st.sampled_from(["valid", "same", 0, 1, 2, (0, 1), (2, 1), ((0, 1), (2, 0))])),
             "activation": draw(st.sampled_from(ACTIVATIONS)),
             "bias": draw(st.booleans()),
         }

@@ -83,7 +83,7 @@ def dense_case(shape, units, act=None, bias=True):
     )
 
 
-def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True):
+def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True, **options):
     (I, J), (s, r) = ((v, v) if isinstance(v, int) else v for v in (size, stride))
 
     def in_torch(x, w, b=None):
@@ -91,13 +91,17 @@ def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=
         if padding == "same":
             totals = [max((-(-n // t) - 1) * t + k - n, 0) for n, t, k in ((x.shape[3], r, J), (x.shape[2], s, I))]
             x = F.pad(x, [half for total in totals for half in (total // 2, total - total // 2)])
-        y = F.conv2d(x.contiguous(), w.contiguous(), b, (s, r), 0 if isinstance(padding, str) else padding)
+        zeros = 0 if isinstance(padding, str) else padding
+        if isinstance(zeros, tuple) and isinstance(zeros[0], tuple):
+            x, zeros = F.pad(x, [*zeros[1], *zeros[0]]), 0
+        y = F.conv2d(x.contiguous(), w.contiguous(), b, (s, r), zeros, **options)
         return TORCH[act](y)
 
     return Case(
         f"Conv2D {shape}->{filters} window {size} stride {stride} {padding} {act or 'linear'}"
-        + ("" if bias else " without bias"),
-        lambda: Conv2D(filters, size, stride=stride, padding=padding, activation=act, bias=bias),
+        + ("" if bias else " without bias")
+        + "".join(f", {name} {value}" for name, value in options.items()),
+        lambda: Conv2D(filters, size, stride=stride, padding=padding, activation=act, bias=bias, **options),
         shape,
         channels_first(in_torch),
     )
@@ -133,6 +137,18 @@ def conv2d_cases():
     yield conv2d_case((3, 8, 12, 33), 37, 3, padding=1, act="tanh")
     yield conv2d_case((2, 10, 6, 32), 40, 3, padding="valid", bias=False)
     yield conv2d_case((1, 32, 32, 32), 32, 3, padding="same", act="relu")
+    # Padding that differs by side; pixels that are apart; groups, and with one for each channel.
+    yield conv2d_case((2, 6, 5, 3), 4, 3, stride=2, padding=((0, 1), (2, 0)), act="relu")
+    yield conv2d_case((2, 7, 9, 3), 4, 3, padding=2, act="relu", dilation=2)
+    yield conv2d_case((1, 11, 9, 5), 17, (3, 2), stride=(2, 3), padding=(3, 1), bias=False, dilation=(4, 2))
+    yield conv2d_case((1, 9, 8, 32), 32, 3, padding=2, act="tanh", dilation=2)
+    yield conv2d_case((2, 5, 6, 6), 4, 3, padding=1, act="relu", groups=2)
+    yield conv2d_case((1, 8, 7, 4), 6, 2, stride=2, bias=False, groups=2, dilation=(2, 3))
+    yield conv2d_case((2, 7, 9, 5), 5, 3, padding=1, act="relu", groups=5)
+    yield conv2d_case((1, 6, 13, 32), 32, 3, padding=1, groups=32)
+    yield conv2d_case((2, 9, 8, 20), 20, 3, stride=2, padding=1, act="relu", groups=20)
+    yield conv2d_case((1, 8, 9, 3), 6, (5, 2), stride=(1, 2), padding=((2, 1), (0, 3)), groups=3, bias=False)
+    yield conv2d_case((2, 7, 8, 18), 18, 3, padding=2, act="gelu", groups=18, dilation=2)
 
 
 def pool_case(kind, shape, size, stride=None, **options):

@@ -127,7 +127,9 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 gathered(size, rows, wt, View(zeros, 0, 0), out, no_floor)
         return
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
-    unit = 32 if few else 16  # inputs: a tile of dw.T is two vectors wide, and of dx at least one
+    # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
+    two = 2 * lanes(x)
+    unit = 32 if few else max(16, two) if two * threads <= I else 16
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
     for task in prange(tasks):
