@@ -54,9 +54,7 @@ def mask(x, first, of_sample, keys, rate):
 
 
 def dropout(x, first, of_sample, keys, rate, y):
-    """y (N, M) = m x: forward, and given dy backward."""
-    if x.shape[1] == of_sample:  # all of them lie side by side
-        x, y = x.reshape(1, -1), y.reshape(1, -1)
+    """y (N, M) = m x: forward, and given dy backward.  A row of a sample's numbers, or one row of all."""
     masked(x, first, of_sample, *keys, threshold(rate), 1 / (1 - rate), y)
 
 
