@@ -161,6 +161,7 @@ class Recurrent(Layer):
 
     @property
     def torch_output(self):
+        """What its module returns first, y; or what it returns last, h."""
         return "sequence" if self.return_sequences else "last"
 
     def torch_arrays(self):
