@@ -312,7 +312,7 @@ def main():
     assert right["LSTM, $b_f = 3$"][-1][1] > (0.5 if options.quick else 0.95)
     assert options.quick or right["plain"][-1][1] < 0.35
 
-    figure = tn.plots.figure(13, 4.2)
+    figure = tn.plots.figure(11.5, 3.8)
     left, middle, panel = figure.subplots(1, 3)
     left.plot(*np.transpose(curve), "o-", color=tn.plots.ORANGE)
     left.axhline(by_pairs, color=tn.plots.GREY, ls="--")
