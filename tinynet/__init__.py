@@ -15,12 +15,13 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
 
 import sys
 
-from tinynet import data, gradcheck, information, interop, metrics, plots
+from tinynet import data, gradcheck, information, interop, metrics, plots, zoo
 from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
+from tinynet.generate import generate
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -36,7 +37,8 @@ from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -100,6 +102,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AdaptiveAvgPool2D",
     "AvgPool2D",
     "BatchNorm",
     "CSVLog",
@@ -112,7 +115,9 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1D",
     "GlobalAvgPool2D",
+    "GlobalMaxPool1D",
     "GlobalMaxPool2D",
     "GroupNorm",
     "History",
@@ -151,6 +156,7 @@ __all__ = [
     "explain",
     "exponential",
     "fit",
+    "generate",
     "get_num_threads",
     "gradcheck",
     "hinge",
@@ -180,4 +186,5 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "step_decay",
+    "zoo",
 ]

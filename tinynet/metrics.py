@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+def accuracy(predictions: ArrayLike, labels: ArrayLike, *, ignore_index: int | None = -100) -> float:
     """The fraction of predictions that are right: a float in [0, 1].
 
     predictions (..., C) of floats are scores, logits or probabilities, one for each class: the highest is what is
@@ -62,7 +62,8 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     the predicted classes themselves.  labels (...) are integers or booleans; floats (..., C), one-hot rows or
     probabilities, stand for their highest class.
 
-    For one logit a sample, compare it first: accuracy(logits > 0, labels).
+    Labels of `ignore_index` do not count, as in softmax_cross_entropy; with nothing but those it is 0.  For one logit a
+    sample, compare it first: accuracy(logits > 0, labels).
 
     >>> tn.accuracy(np.array([[2.0, 1.0], [0.5, 3.0]]), [0, 0])
     0.5
@@ -71,23 +72,27 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     right = predictions == labels
     if scores is not None:
         right &= ~np.isnan(scores).any(axis=-1)
-    return float(right.mean())
+    counts = labels != ignore_index  # all, where it is None
+    return float(right[counts].mean()) if counts.any() else 0.0
 
 
-def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
+def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5, *, ignore_index: int | None = -100) -> float:
     """The fraction of samples whose label is among the k highest scores: a float in [0, 1].
 
     scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
-    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1.  Raises ValueError unless 1 <= k <= C.
+    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1; those of `ignore_index` do not count, as in
+    accuracy.  Raises ValueError unless 1 <= k <= C.
 
     >>> tn.metrics.top_k_accuracy(np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), [1, 2], k=2)
     0.5
     """
     name = "top_k_accuracy"
-    z, t = _scores_and_labels(scores, labels, name, "scores")
+    z, t = _scores_and_labels(scores, labels, name, "scores", ignore_index)
     C = z.shape[1]
     if positive_int(k, f"{name}: k") > C:
         raise ValueError(f"{name}: k must be at most {C}, the number of classes, got {k}")
+    if len(t) == 0:
+        return 0.0
     own = np.take_along_axis(z, t[:, None], axis=1)
     above = (z > own) | ((z == own) & (np.arange(C) < t[:, None]))
     right = (above.sum(axis=1) < k) & ~np.isnan(z).any(axis=1)
@@ -323,8 +328,8 @@ def _predicted(predictions, labels, name):
     return predictions, labels, scores
 
 
-def _scores_and_labels(scores, labels, name, what):
-    """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...)."""
+def _scores_and_labels(scores, labels, name, what, ignore_index=None):
+    """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...), without those ignored."""
     scores, labels = numbers(scores, f"{name}: {what}"), numbers(labels, f"{name}: labels")
     if scores.dtype.kind != "f":
         raise TypeError(f"{name}: {what} must be floats, got an array of dtype {scores.dtype}")
@@ -335,6 +340,10 @@ def _scores_and_labels(scores, labels, name, what):
     if labels.shape != scores.shape[:-1]:
         hint = labels_hint(labels.shape, scores.shape, "labels", "scores")
         raise ValueError(f"{name}: labels of shape {scores.shape[:-1]} expected, got {labels.shape}{hint}")
+    if ignore_index is not None:
+        counts = labels != ignore_index
+        if not counts.all():
+            scores, labels = scores[counts], labels[counts]
     _from_0_to(scores.shape[-1], labels, name, "labels")
     return scores.reshape(-1, scores.shape[-1]), labels.reshape(-1).astype(np.int64)
 

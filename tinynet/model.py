@@ -171,12 +171,16 @@ class Sequential(Guarded):
             lengths = along_time.checked_lengths(lengths, x, "Sequential")
             x = along_time.padded(x, lengths, max(1, lengths.max(initial=0)))
         y = forward_in_a_row(self.layers, x, training, lengths, state)
-        ends = lengths
-        for layer in self.layers:
-            ends = None if ends is None else layer.output_lengths(ends)
+        ends = self.output_lengths(lengths)
         if training:
             self._padding = None if lengths is None else (lengths, T_in, ends, T_out, y.shape[1:2])
         return self._fresh(y, x, training) if ends is None else along_time.padded(y, ends, T_out)
+
+    def output_lengths(self, lengths: np.ndarray | None) -> np.ndarray | None:
+        """How long the sequences of the output are, of inputs so long; None where it has no axis of time."""
+        for layer in self.layers:
+            lengths = None if lengths is None else layer.output_lengths(lengths)
+        return lengths
 
     def _fresh(self, y, x, training):
         fresh = y is not x and y.base is None
@@ -224,12 +228,15 @@ class Sequential(Guarded):
             )
         if len(x) <= batch_size:
             return self.forward(x)
-        if tuple(x.shape[1:]) != self.input_shape:  # here, and not of a part, whose shape would puzzle
+        if not self.layers[0].fits(tuple(x.shape)):  # here, and not of a part, whose shape would puzzle
             raise self.layers[0].input_error(tuple(x.shape))
-        y, parts = np.empty((len(x), *self.output_shape), self.dtype), -(-len(x) // batch_size)
+        y, parts = None, -(-len(x) // batch_size)
         for part in range(parts):  # all of nearly the same size
             some = slice(part * len(x) // parts, (part + 1) * len(x) // parts)
-            y[some] = self.forward(x[some])
+            found = self.forward(x[some])
+            if y is None:  # of sequences shorter than the model was built for, it may be shorter, too
+                y = np.empty((len(x), *found.shape[1:]), found.dtype)
+            y[some] = found
         return y
 
     def _predict_along_time(self, x, lengths, batch_size):

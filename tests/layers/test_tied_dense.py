@@ -151,6 +151,19 @@ def test_a_frozen_embedding_has_no_gradient():
     assert all(parameter.grad.any() for parameter in model.parameters()[1:])
 
 
+def test_sequences_may_be_shorter_than_built_and_padded():
+    model, (x, _) = model_of(), words_and_labels()
+    np.testing.assert_allclose(model.forward(x[:, :3]), model.forward(x)[:, :3], rtol=1e-6)
+    z = model.forward((x, [5, 2, 0, 1]), training=True)
+    assert not z[1, 2:].any()
+    model.backward(np.ones_like(z))
+    padded = model.flat_grads.copy()
+    dz = np.ones_like(z) * (np.arange(5) < np.array([5, 2, 0, 1])[:, None])[..., None]
+    model.forward(x, training=True)
+    model.backward(dz)
+    np.testing.assert_allclose(model.flat_grads, padded, atol=1e-5)
+
+
 def test_an_empty_batch_gives_gradients_of_zero():
     layer, h, dz = built(SIZES[2])
     assert layer.forward(h[:0], training=True).shape == (0, 3, 5, 17)

@@ -186,3 +186,41 @@ def test_flags_of_the_wrong_kind_are_refused(of):
     with pytest.raises(ValueError, match=r"lr_factor must be a finite number of at least 0, got -0\.5"):
         owner.lr_factor = -0.5
     assert all(p.trainable and p.lr_factor == 1 for p in model.parameters())
+
+
+def test_a_frozen_batch_norm_trains_as_it_predicts(batch):
+    x, y = batch
+    layers = [tn.Dense(4), tn.BatchNorm(), tn.Dense(3)]
+    model = tn.Sequential(layers, 5, seed=3, dtype="float64")
+    for _ in range(5):
+        model.forward(x, training=True)  # moves the running statistics
+    model.layers[1].trainable = False
+    before = model.buffers().copy()
+    np.testing.assert_array_equal(model.forward(x, training=True), model.predict(x))
+    for name, array in model.buffers().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert tn.gradcheck.check(model, x, y, loss=tn.softmax_cross_entropy).passed
+    norm = tn.Sequential([tn.BatchNorm()], (3, 4), dtype="float64")
+    norm.forward(np.random.default_rng(1).normal(2, 3, (6, 3, 4)), training=True)
+    norm.layers[0].trainable = False
+    padded = norm.forward((np.ones((2, 3, 4)), [1, 3]), training=True)
+    dx = norm.backward(np.ones((2, 3, 4)), input_grad=True)
+    assert not padded[0, 1:].any()
+    assert not dx[0, 1:].any()
+    np.testing.assert_allclose(dx[1], np.broadcast_to(1 / np.sqrt(norm.buffers()["0.running_var"] + 1e-5), (3, 4)))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5)], ids=["vectors", "sequences"])
+def test_a_frozen_dense_in_the_middle_passes_the_gradient_on(shape):
+    rng = np.random.default_rng(2)
+    x, results = rng.normal(size=(4, *shape)), []
+    for frozen in (False, True):
+        layers = [tn.Dense(5), tn.Dense(6, activation="relu"), tn.Dense(2, activation="tanh")]
+        model = tn.Sequential(layers, shape, seed=1, dtype="float64")
+        model.layers[1].trainable = not frozen
+        y = model.forward(x, training=True)
+        dx = model.backward(np.ones(y.shape), input_grad=True)
+        results.append([dx, model.parameters()[0].grad.copy(), model.parameters()[4].grad.copy()])
+    assert not model.parameters()[2].grad.any()
+    for whole, partly in zip(*results, strict=True):
+        np.testing.assert_allclose(partly, whole, rtol=1e-12, atol=1e-12)

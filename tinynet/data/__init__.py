@@ -10,6 +10,7 @@ from tinynet.data.files import DatasetError
 from tinynet.data.imdb import imdb
 from tinynet.data.mnist import fashion_mnist, mnist
 from tinynet.data.movie_reviews import movie_reviews
+from tinynet.data.sequences import pad
 from tinynet.data.shakespeare import names, shakespeare
 from tinynet.data.sst import sst
 from tinynet.data.vocabulary import Characters, Vocabulary, tokenize
@@ -30,6 +31,7 @@ __all__ = [
     "mnist",
     "movie_reviews",
     "names",
+    "pad",
     "random_crop",
     "random_flip",
     "random_shift",

@@ -31,6 +31,7 @@ import numpy as np
 
 from tinynet.checks import real_array
 from tinynet.checks.assignments import of_package
+from tinynet.interop import transformers
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer
 from tinynet.model import Sequential
@@ -80,13 +81,10 @@ class _OtherArray:
     """An array that a layer has otherwise: `value` is what PyTorch has, and `take` is given one as it is there."""
 
     name: str
+    kind: str
     value: np.ndarray
     take: Callable
     zero_row = None
-
-    @property
-    def kind(self):
-        return self.name.rpartition(".")[2]
 
     @property
     def shape(self):
@@ -158,7 +156,7 @@ def _add_arrays(step, before, after):
     """Note the layer's parameters and buffers, as PyTorch has their axes; before and after: a vector's orders there."""
     layer = step.layer
     for kind, value, take in layer.torch_arrays() or ():
-        step.arrays.append(_OtherArray(f"{step.number}.{kind}", value, take))
+        step.arrays.append(_OtherArray(f"{step.number}.{kind}", kind, value, take))
     tied = layer.tied.parameters if layer.tied is not None else []  # of which PyTorch's module has them, too
     values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in (*tied, *layer.parameters)}
     values.update(layer.buffers)
@@ -207,13 +205,19 @@ def _matched(model, given, state, order, name):
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
         options = _torch_side(name, "interop.torch_options")
-        modules = modules_of(state, options.types(given, steps))
+        modules = modules_of(state, _held_inside(steps), options.types(given, steps))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
     else:
-        modules = modules_of(state)
+        modules = modules_of(state, _held_inside(steps))
         pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
     return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
+
+
+def _held_inside(steps):
+    """Of layers whose module holds others with arrays, the first name in each: "in_proj_weight", of attention."""
+    kinds = ([array.kind for array in step.arrays] for step in flat(steps))
+    return {of_one[0] for of_one in kinds if any("." in kind for kind in of_one)}
 
 
 def _checked_model(model, name):
@@ -310,6 +314,9 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
     for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
 
+    The names that the `transformers` package has for GPT-2 and BERT are known (interop/transformers.py): they fit the
+    models of tn.zoo.
+
     A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
     convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
     torch.nn.Sequential also its activations, pooling and dropout.  A state dict holds none of that: pass
@@ -321,6 +328,12 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     name = "from_torch"
     _checked_model(model, name)
     theirs = checked_state(state_dict, name)
+    table, names = (None, {}) if order else transformers.recognised(theirs)
+    if table is not None:
+        numbers = lambda key: _numbers(theirs[key], f"{name}: {key}", model.dtype)  # noqa: E731
+        for own, value in transformers.values(model, state_dict, theirs, table, names, numbers, name):
+            own[...] = value
+        return
     values, places = [], {}  # places: whose array it is, and the name there, by where it lies
     for array, key in _matched(model, state_dict, theirs, order, name):
         value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))

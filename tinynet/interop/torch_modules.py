@@ -1,7 +1,7 @@
 """What of torch.py is made of PyTorch's own classes: imported when it is first needed, and not before.
 
 The modules are PyTorch's, but for those that it lacks: the sum and the concatenation of branches, a Reshape that keeps
-which number is which, and the output alone of what returns its state, too.
+which number is which, the output alone of what returns its state, too, and attention of x to x.
 
 The loss.  Its forward pass has the gradient g = dL/dz at hand, and keeps it.  z touched whatever was made of L through
 L alone, so backward, given s = d(whatever)/dL, returns s g; for reduction "none" there is an s for each row.  If the
@@ -72,6 +72,25 @@ class Output(nn.Module):
 
     def extra_repr(self):
         return self.which
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """One whose queries, keys and values are all made of x; `causal` is whether a position sees what is before it."""
+
+    causal = False
+
+    def forward(self, x):
+        return super().forward(x, x, x, attn_mask=_later(x) if self.causal else None, need_weights=False)[0]
+
+
+class CausalEncoderLayer(nn.TransformerEncoderLayer):
+    def forward(self, x):
+        return super().forward(x, src_mask=_later(x))
+
+
+def _later(x):
+    """True where the key stands behind the query."""
+    return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
 
 
 class Branches(nn.Module):
@@ -145,6 +164,10 @@ def _modules(step):
     if layer.vector_order == "reshaped":
         return {"": nn.Flatten() if len(layer.output_shape) == 1 else _rearrange(step)}
     found = layer.torch_module(nn)
+    if isinstance(found, nn.MultiheadAttention):
+        found.__class__, found.causal = SelfAttention, layer.causal
+    if isinstance(found, nn.TransformerEncoderLayer) and layer.causal:
+        found.__class__ = CausalEncoderLayer
     found = _with_channels(layer, found if isinstance(found, dict) else {"": found})
     if layer.torch_output is not None:
         found["_output"] = Output(layer.torch_output)
@@ -162,7 +185,7 @@ def _with_channels(layer, modules):
         return {**before, **modules, **after}
     if layer.torch_channels == "first" and given not in (1, 3):
         first, last = Permute(0, given, *range(1, given)), Permute(0, *range(2, given + 1), 1)
-        return {"_channels_first": first, **modules, "_channels_last": last}
+        return {"_channels_first": first, **modules, **({"_channels_last": last} if returned > 1 else {})}
     return modules
 
 

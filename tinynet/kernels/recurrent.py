@@ -167,7 +167,7 @@ class State(NamedTuple):
 
 
 def _work(x, sequences, weights, *_):
-    return len(x) * weights.w.size
+    return len(x) * (weights.w.size + weights.first.size)
 
 
 @sized_kernel(THREADS_FROM, of=_work, matmul=True)
@@ -241,7 +241,7 @@ def copy_row(source, s, result, r, count):
 # --- backward -----------------------------------------------------------------------------------------------------
 
 
-@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, sequences, first, *_: dz.size // 4 * first.size, matmul=True)
+@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, *_: dz.size * dh.shape[2], matmul=True)
 def backward_blocks(dz, dy, dh, sequences, first, last, kept):
     for task in prange(dh.shape[0] * sequences.blocks):
         before = flush_denormals()
@@ -292,23 +292,23 @@ def sums_over_rows(x, h_before, dz, rows, groups, sums):
 
 @kernel()
 def sums_of_group(d, group, x, h_before, dz, rows, sums):
-    """A part of the sums: so many of dz's columns are a panel, and a group (its number, how many) has some panels.
+    """A part of the sums: it takes every third panel of dz's columns, say, if there are three groups.
 
-    It takes as many rows at once as leave a panel of them in the L1 cache.
+    `group` is (which, how many).  It takes as many rows at once as leave a panel of them in the L1 cache.
     dz has 4 H columns.  GRU's third part of them is for dw alone, and its fourth for du.
     """
-    (_, R, H), I, row_of_dz, (dw, du, db) = h_before.shape, x.shape[1], dz.shape[2], sums
+    (_, R, H), I, step, (dw, du, db) = h_before.shape, x.shape[1], dz.shape[2], sums
     no_floor, one, G, C = x.dtype.type(-np.inf), np.ones(1, x.dtype), dw.shape[2], VECTORS * width(x)
     both = 4 * H if G == 4 * H else 2 * H  # columns that are for dw and du
     panels, rest = (both + C - 1) // C, (H + C - 1) // C if G < 4 * H else 0
     count, at_once = panels + 2 * rest, max(64, min(256, L1 // 2 // (C * x.itemsize) // 64 * 64))
     for r in range(rows[0], rows[1], at_once):
         K = min(at_once, rows[1] - r)
-        for p in range(group[0] * count // group[1], (group[0] + 1) * count // group[1]):
+        for p in range(group[0], count, group[1]):
             part = 0 if p < panels else 1 + (p - panels) // rest
             o = p * C if part == 0 else (p - panels) % rest * C
             n, at = min(C, (both if part == 0 else H) - o), o if part == 0 else (1 + part) * H + o
-            b, out = View(dz, (d * R + r) * row_of_dz + at, row_of_dz), View(db, d * 4 * H + at, 0)
+            b, out = View(dz, (d * R + r) * step + at, step), View(db, d * 4 * H + at, 0)
             matmul((1, n, K), View(one, 0, (0, 0)), b, start=out, out=out, floor=no_floor)
             if part < 2:
                 out = View(dw, d * I * G + at, G)
@@ -350,25 +350,39 @@ def _forward(x, begins, w, u, biases, before, y, after, kept):
     forward_blocks(x, dealt(begins, len(w)), weights, state, y, kept)
 
 
-def _backward(dy, dh, x, begins, w, u, kept, sums, dx):
-    (D, H, G), R, lanes = u.shape, len(x), LANES[x.dtype]
+def row_of_dz(H, dtype):
+    """How many numbers a row has: an odd number of cache lines, since a power of two would use few of the cache's sets.
+
+    There are 4 H numbers in it, and behind them room for a vector.
+    """
+    line = 64 // np.dtype(dtype).itemsize
+    return (4 * H // line + 1 | 1) * line
+
+
+def _backward(dy, dh, x, begins, w, u, kept, dz, sums, dx):
+    D, H, G = u.shape
     first = 4 * H if G == 4 * H else 2 * H
-    # Rows apart by an odd number of cache lines: those of a power of two share a few sets of the cache.
-    dz = np.empty((D, R, ((4 * H + lanes - 1) // lanes | 1) * lanes), x.dtype)
     panels = transposed_in_panels(u, 0, first), transposed_in_panels(u, first, G)
     backward_blocks(dz, dy, dh, dealt(begins, D), *panels, kept)
+    if sums.dw.size:
+        all_sums(x, kept.h_before, dz, sums)
+    if dx.size:
+        input_gradient(dz, transposed_in_panels(w, 0, G), dx)
+
+
+def all_sums(x, h_before, dz, sums):
+    """x.T dz, h_before.T dz and the sum of dz: in float64, where there are many rows."""
+    R, columns = len(x), 4 * h_before.shape[2]
     wide = [np.zeros(array.shape) for array in sums] if R > TOGETHER else []
-    groups = max(1, min(numba.get_num_threads(), 4 * H // panel_columns(x.dtype)))
+    groups = max(1, min(numba.get_num_threads(), columns // panel_columns(x.dtype)))
     for begin in range(0, max(R, 1), TOGETHER):
         for array in sums:
             array[...] = 0
-        sums_over_rows(x, kept.h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
+        sums_over_rows(x, h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
         for total, part in zip(wide, sums, strict=False):
             total += part
     for total, array in zip(wide, sums, strict=False):
         array[...] = total
-    if dx.size:
-        input_gradient(dz, transposed_in_panels(w, 0, G), dx)
 
 
 def lstm_forward(x, begins, w, u, b, h, c, y, h_after, c_after, gates, h_before, c_before):
@@ -376,8 +390,8 @@ def lstm_forward(x, begins, w, u, b, h, c, y, h_after, c_after, gates, h_before,
     _forward(x, begins, w, u, (b, none), (h, c), y, (h_after, c_after), kept)
 
 
-def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dw, du, db, dx):
-    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, c_before), Sums(dw, du, db), dx)
+def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dz, dw, du, db, dx):
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, c_before), dz, Sums(dw, du, db), dx)
 
 
 def gru_forward(x, begins, w, u, b, b_n, h, y, h_after, gates, h_before):
@@ -385,8 +399,9 @@ def gru_forward(x, begins, w, u, b, b_n, h, y, h_after, gates, h_before):
     _forward(x, begins, w, u, (b, b_n), (h, none), y, (h_after, none), Kept(gates, h_before, none))
 
 
-def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dw, du, db, db_n, dx):
+def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dz, dw, du, db, db_n, dx):
     D, _, H = h_before.shape
     sums, none = np.empty((D, 4 * H), x.dtype), np.empty((D, 0, H), x.dtype)
-    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), Sums(dw, du, sums), dx)
-    db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), dz, Sums(dw, du, sums), dx)
+    if db.size:
+        db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]

@@ -5,11 +5,12 @@ backward   dE = dz.T h          Dense's dw, of an input dz and a gradient h
            dh = dz E            Dense's y, of an input dz and weights E
 """
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.kernels.compile import sized_kernel
-from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows, threads_for
+from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.packed import block_shape
 
@@ -25,6 +26,11 @@ def scores(h, E, b, threads, z):
         n, v = task % down * tall, task // down * broad
         size, out = (min(tall, N - n), min(broad, V - v), D), View(z, n * V + v, V)
         matmul(size, View(h, n * D, (D, 1)), View(E, v * D, (1, D)), start=View(b, v, 0), out=out, floor=no_floor)
+
+
+def threads_for(h, E):
+    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
+    return numba.get_num_threads() if len(h) * E.size >= THREADS_FROM else 1
 
 
 def tied_dense_forward(h, E, b, z):

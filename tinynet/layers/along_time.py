@@ -27,19 +27,19 @@ def split_pair(x, input_shape):
 
 def checked_lengths(lengths, x, where):
     """The lengths of the sequences x (N, T, ...) as an array (N,) of int64; `where` is for the message."""
-    array = as_array(lengths, f"{where}: lengths")
+    array, shape = as_array(lengths, f"{where}: lengths"), np.shape(x) if isinstance(x, (list, tuple)) else x.shape
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{where}: lengths must be whole numbers, got an array of dtype {array.dtype}")
-    if x.ndim < 2:
-        raise ValueError(f"{where}: lengths are of sequences (N, T, ...), got an input of shape {x.shape}")
-    N, T = x.shape[:2]
+    if len(shape) < 2:
+        raise ValueError(f"{where}: lengths are of sequences (N, T, ...), got an input of shape {shape}")
+    N, T = shape[:2]
     if array.shape != (N,):
-        raise ValueError(f"{where}: expected {N} lengths, one for each sequence of x {x.shape}, got {array.shape}")
+        raise ValueError(f"{where}: expected {N} lengths, one for each sequence of x {shape}, got {array.shape}")
     wrong = np.flatnonzero((array < 0) | (array > T))
     if wrong.size:
         n = wrong[0]
         raise ValueError(
-            f"{where}: the length of sequence {n} is {array[n]}, but x {x.shape} has {T} positions a sequence"
+            f"{where}: the length of sequence {n} is {array[n]}, but x {shape} has {T} positions a sequence"
         )
     return np.ascontiguousarray(array, np.int64)
 
@@ -48,6 +48,11 @@ def check_along_time(layers, T):
     """The positions that are left of T after the layers, or None; ValueError for a layer that minds no lengths."""
     ends = np.array([T])
     for layer in layers:
+        if ends is not None and len(layer.input_shape) < (1 if layer.takes_integers else 2):
+            raise ValueError(
+                f"{layer.label}: lengths and a state are of sequences (N, T, ...), and its samples {layer.input_shape}"
+                " have no axis of time"
+            )
         if ends is not None and layer.of_time is None:
             raise ValueError(
                 f"{layer.label}: it may look along time, and minds neither lengths nor a state; give x alone, or put a "
@@ -62,6 +67,18 @@ def padding_of(shape, lengths):
     """True where (n, t) is padding, an array (N, T, 1, ...) for arrays of this shape."""
     padding = np.arange(shape[1]) >= lengths[:, None]
     return padding.reshape(*shape[:2], *[1] * (len(shape) - 2))
+
+
+def within(array, lengths):
+    """What of an array (N, T, ...) lies within the lengths, position by position: (M, ...)."""
+    return array[~padding_of(array.shape[:2], lengths)]
+
+
+def in_place(positions, lengths, shape):
+    """What `within` took of an array of this shape, where it was, and 0 behind the lengths."""
+    array = np.zeros(shape, positions.dtype)
+    array[~padding_of(shape[:2], lengths)] = positions
+    return array
 
 
 def padded(array, lengths, T):

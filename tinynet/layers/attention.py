@@ -37,6 +37,7 @@ Sources: Vaswani et al. 2017, section 3.2; P made again, Dao et al. 2022.
 """
 
 import math
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -277,6 +278,24 @@ class MultiHeadAttention(Random):
 
     def as_it_predicts(self):
         self.dropout = 0.0
+
+    torch_names = ("MultiheadAttention",)
+
+    def torch_arrays(self):
+        names = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")[:: 1 if self.bias else 2]
+        arrays = [parameter._value.T for parameter in self.parameters]
+        return [(name, a.copy(), partial(np.copyto, a)) for name, a in zip(names, arrays, strict=True)]
+
+    def torch_module(self, nn):
+        C = self.input_shape[1]
+        return nn.MultiheadAttention(C, self.heads, self.dropout, self.bias, batch_first=True)
+
+    def torch_options(self, module):
+        return [
+            ("heads", self.heads, module.num_heads),
+            ("dropout", self.dropout, module.dropout),
+            ("add_zero_attn", False, module.add_zero_attn),
+        ]
 
 
 def _rows(dz, first, counts, T):

@@ -16,6 +16,7 @@ class Declared:
     # What it does along time, the first axis of a sample (T, ...): "apart" (each position for itself), "lengths" (it
     # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
     of_time: str | None = None
+    longest = None  # the number of positions that a sequence can have, given in pieces too; None: any
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
     state: tuple[int, int] | None = (
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again

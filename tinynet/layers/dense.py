@@ -96,11 +96,16 @@ class Dense(Activated):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
-        dy, shape = self.checked_gradient(dy, len(x)), x.shape
+        shape = x.shape
+        dy = self.checked_gradient(dy, len(x), shape[1] if len(shape) > 2 else None)
         if len(shape) > 2:
             x, dy = x.reshape(-1, len(w)), dy.reshape(-1, self.units)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
+        if input_grad and not self.trains:  # frozen: dx = dz w.T alone
+            zeros, no_floor = np.zeros(len(w), self.dtype), self.dtype.type(-np.inf)
+            dense_forward(through_relu(grad, y, is_relu), np.ascontiguousarray(w.T), zeros, no_floor, dx)
+            return dx.reshape(shape)
         dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
         return dx.reshape(shape) if input_grad else None
 
@@ -121,6 +126,7 @@ class Dense(Activated):
         return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else None
 
     vector_order = "mixed"
+    of_time = "apart"
     torch_names = ("Linear",)
     torch_axes = MappingProxyType({"weight": (1, 0), "bias": (0,)})
     torch_channels = "last"

@@ -31,8 +31,8 @@ def dropout_backward_plain(dy, m):
     return np.where(m > 0, dy, 0) * m
 
 
-def with_mask(x, first, keys, rate):
-    return x, kernels.mask(x, first, keys, rate)
+def with_mask(x, first, of_sample, keys, rate):
+    return x, kernels.mask(x, first, of_sample, keys, rate)
 
 
 # The kernel draws m as it goes; with_mask makes of its arguments what the plain loops take.
@@ -88,7 +88,8 @@ class Dropout(Random):
 
     A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
     far): set it, and the same masks follow, for any number of threads.  `first_row` is where x begins in its batch: set
-    it where x is only a part of one, as a rank's share is, and each part gets its part of the batch's mask.
+    it where x is only a part of one, as a rank's share is, and each part gets its part of the batch's mask.  Of shorter
+    sequences than it was built for, it drops what it would drop of padded ones.
 
     >>> model = tn.Sequential([tn.Dropout(0.5)], 4)
     >>> sorted(set(model.forward(np.ones((9, 4)), training=True).ravel().tolist()))  # dropped or doubled
@@ -113,19 +114,20 @@ class Dropout(Random):
         x = self.checked(x)
         if not training:
             return x.copy()
-        y, first = np.empty_like(x), self.first_row * math.prod(x.shape[1:])
-        self._kept = len(x), first, kernels.step_keys(self._key, self._steps)
+        y, of_sample = np.empty_like(x), math.prod(self.input_shape)
+        self._kept = x.shape, self.first_row * of_sample, of_sample, kernels.step_keys(self._key, self._steps)
         self._steps += 1
-        dropout_forward(x.reshape(-1), *self._kept[1:], self.rate, y.reshape(-1))
+        rows = len(x), math.prod(x.shape[1:])
+        dropout_forward(x.reshape(rows), *self._kept[1:], self.rate, y.reshape(rows))
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        batch, first, keys = self.kept("_kept")
-        dy = self.checked_gradient(dy, batch)
+        shape, *numbers = self.kept("_kept")
+        dy = self.checked_gradient(dy, *shape[:2])
         if not input_grad:
             return None
-        dx = np.empty_like(dy)
-        dropout_backward(dy.reshape(-1), first, keys, self.rate, dx.reshape(-1))
+        dx, rows = np.empty_like(dy), (len(dy), math.prod(shape[1:]))
+        dropout_backward(dy.reshape(rows), *numbers, self.rate, dx.reshape(rows))
         return dx
 
     def formula(self):
@@ -137,6 +139,7 @@ class Dropout(Random):
     # What others ask of it.
 
     vector_order, same_numbers = "kept", True
+    of_time = "apart"
 
     def ending(self, before):
         return before

@@ -76,7 +76,7 @@ class ActivationLayer(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         kept = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(kept))
+        dy = self.checked_gradient(dy, *kept.shape[:2])
         return self.activation.backward(dy, kept) if input_grad else None
 
     @property
@@ -92,6 +92,7 @@ class ActivationLayer(Layer):
     # What others ask of it.
 
     vector_order = "kept"
+    of_time = "apart"
 
     @property
     def torch_names(self):

@@ -128,7 +128,7 @@ class Embedding(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
-        dy = self.checked_gradient(dy, len(x))
+        dy = self.checked_gradient(dy, *x.shape[:2])
         start = dw if self._started else np.broadcast_to(self.dtype.type(0), dw.shape)
         embedding_backward(dy, x, self._padding, start, dw)
         self._started = False
@@ -141,6 +141,7 @@ class Embedding(Layer):
 
     # What others ask of it.
 
+    of_time = "apart"
     torch_names = ("Embedding",)
     torch_axes = MappingProxyType({"weight": (0, 1)})
     torch_channels = "last"

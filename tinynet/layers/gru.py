@@ -84,7 +84,12 @@ def gru_backward_plain(dy, dh, x, begins, w, u, gates, h_before):
 
 
 gru_forward = either(gru_forward_plain, kernels.gru_forward)
-gru_backward = either(gru_backward_plain, kernels.gru_backward)
+# The backward kernel takes more than the plain loops: room for the gradients of all rows (D, R, .).
+gru_backward = either(
+    gru_backward_plain,
+    kernels.gru_backward,
+    lambda dy, dh, x, begins, w, u, gates, h_before, dz: (dy, dh, x, begins, w, u, gates, h_before),
+)
 
 
 class GRU(Recurrent):

@@ -116,7 +116,7 @@ class LayerNorm(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         x, mu, r = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(x))
+        dy = self.checked_gradient(dy, *x.shape[:2])
         w = self.parameters[0]._value
         rows, (dw, db) = (-1, w.size), np.empty((2, w.size))
         dx = np.empty_like(x if input_grad else x[:0])
@@ -136,6 +136,7 @@ class LayerNorm(Layer):
     # What others ask of it.
 
     vector_order = "kept"
+    of_time = "apart"
     torch_names = ("LayerNorm",)
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "last"

@@ -86,7 +86,14 @@ def lstm_backward_plain(dy, dh, x, begins, w, u, gates, h_before, c_before):
 
 
 lstm_forward = either(lstm_forward_plain, kernels.lstm_forward)
-lstm_backward = either(lstm_backward_plain, kernels.lstm_backward)
+# The backward kernel takes more than the plain loops, dz of all rows (D, R, .), which it uses as it likes.
+lstm_backward = either(
+    lstm_backward_plain,
+    kernels.lstm_backward,
+    lambda dy, dh, x, begins, w, u, gates, h_before, c_before, dz: (
+        dy, dh, x, begins, w, u, gates, h_before, c_before,
+    ),
+)  # fmt: skip
 
 
 class LSTM(Recurrent):

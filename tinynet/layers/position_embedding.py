@@ -31,7 +31,7 @@ class PositionEmbedding(Layer):
 
     >>> model = tn.Sequential([tn.Embedding(50, 4), tn.PositionEmbedding(8)], input_shape=8)
     >>> same = model.forward([[7] * 8])  # one word at all positions
-    >>> (same[0, 0] == same[0, 1]).any()
+    >>> bool((same[0, 0] == same[0, 1]).any())
     False
     """
 
@@ -79,7 +79,7 @@ class PositionEmbedding(Layer):
         else:
             for n, start in enumerate(first):
                 dw[start : start + T] += dy[n, : self.length - start]
-        return dy if input_grad else None
+        return dy.copy() if input_grad else None
 
     def _reached(self, state, N, counts):
         """The position (N,) that each sequence of the state has reached, which goes up by `counts` there."""
@@ -97,7 +97,7 @@ class PositionEmbedding(Layer):
         return first
 
     def formula(self):
-        return "y[n,t] = x[n,t] + w[t]"
+        return "y = x + w[t]"
 
     def backward_formula(self):
         return "dw[t] = sum_n dy[n,t], dx = dy"
@@ -105,6 +105,11 @@ class PositionEmbedding(Layer):
     # What others ask of it.
 
     of_time = "lengths"
+
+    @property
+    def longest(self):
+        """The number of positions that it has vectors for."""
+        return self.length
 
     def ending(self, before):
         return before if before and before[0] == "logits" else None

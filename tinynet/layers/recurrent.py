@@ -11,12 +11,15 @@ last axis of y.
 Source of running in both directions: Schuster and Paliwal 1997.
 """
 
+import math
 from collections.abc import MutableMapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
+from tinynet.kernels.aligned import vector_of_zeros
+from tinynet.kernels.recurrent import row_of_dz
 from tinynet.layers.base import Layer
 from tinynet.layers.parameter import Parameter
 
@@ -58,7 +61,7 @@ class Recurrent(Layer):
                 self.parameters.append(Parameter(name + suffix, value.astype(self.dtype), decay=value.ndim > 1))
         self.flops = sum(2 * T * parameter._value.size for parameter in self.parameters if parameter.decay)
         self.output_shape = (T, D * H) if self.return_sequences else (D * H,)
-        self._kept = None
+        self._kept = self._memory = None
         return self.output_shape
 
     def output_lengths(self, lengths):
@@ -81,11 +84,10 @@ class Recurrent(Layer):
         rows = x.reshape(N * T, I) if counts is None else x[counts]
         R = len(rows)
         y, after = np.empty((R, D * H), self.dtype), [np.empty_like(array) for array in before]
-        gates = np.empty((D, R if training else 0, 4, H), self.dtype)
-        kept = [gates, *(np.empty((D, len(gates[0]), H), self.dtype) for _ in self.states)]
+        *kept, dz = self._room(R if training else 0)
         self._steps_forward(rows, begins, *self._stacked("_value"), *before, y, *after, *kept)
         if training:
-            self._kept = rows.view(), begins, counts, (N, T), kept
+            self._kept = rows.view(), begins, counts, (N, T), kept, dz
         if state is not None:
             state[self] = tuple(array[0] for array in after)
         if not self.return_sequences:
@@ -93,7 +95,7 @@ class Recurrent(Layer):
         return self._padded(y, counts, (N, T))
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        rows, begins, counts, (N, T), kept = self.kept("_kept")
+        rows, begins, counts, (N, T), kept, dz = self.kept("_kept")
         H, D = self.units, self._directions
         if self.return_sequences:
             dy = self.checked_gradient(dy, N, T)
@@ -102,12 +104,25 @@ class Recurrent(Layer):
             dh = np.ascontiguousarray(self.checked_gradient(dy, N).reshape(N, D, H).swapaxes(0, 1))
             dy = np.empty((0, D * H), self.dtype)
         w, u, *_ = self._stacked("_value")
-        gradients = [np.empty_like(array) for array in self._stacked("_grad")]
+        gradients = self._stacked("_grad") if self.trains else [array[:0] for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
-        self._steps_backward(dy, dh, rows, begins, w, u, *kept, *gradients, dx)
+        self._steps_backward(dy, dh, rows, begins, w, u, *kept, dz, *gradients, dx)
         for i, parameter in enumerate(self.parameters):
-            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
+            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)] if self.trains else 0
         return self._padded(dx, counts, (N, T)) if input_grad else None
+
+    def _room(self, R):
+        """What forward keeps of R rows, gates and the states before each step, and room for backward's dz.
+
+        The memory stays with the layer for the next batch: new memory costs more, at its first use, than what is done.
+        """
+        D, H = self._directions, self.units
+        shapes = [(D, R, 4, H), *[(D, R, H)] * len(self.states), (D, R, row_of_dz(H, self.dtype))]
+        ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+        if R and (self._memory is None or self._memory.size < ends[-1]):
+            self._memory = vector_of_zeros(ends[-1], self.dtype)
+        whole = self._memory if R else np.empty(0, self.dtype)
+        return [whole[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
 
     @property
     def _directions(self):
@@ -137,7 +152,7 @@ class Recurrent(Layer):
     def _padded(rows, counts, shape):
         """The rows as an array (N, T, ...), 0 behind the lengths."""
         if counts is None:
-            return rows.reshape(*shape, -1)
+            return rows.reshape(*shape, rows.shape[1])
         padded = np.zeros((*shape, rows.shape[1]), rows.dtype)
         padded[counts] = rows
         return padded
@@ -160,9 +175,6 @@ class Recurrent(Layer):
     def torch_module(self, nn):
         (_, I), module = self.input_shape, getattr(nn, self.torch_names[0])
         return module(I, self.units, batch_first=True, bidirectional=self.bidirectional)
-
-    def torch_options(self, module):
-        return [("num_layers", 1, module.num_layers), ("proj_size", 0, module.proj_size)]
 
 
 def _into(array):

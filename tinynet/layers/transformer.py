@@ -18,6 +18,7 @@ Sources: Vaswani et al. 2017, section 3.1; norm_first, Radford et al. 2019, sect
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -134,3 +135,43 @@ class TransformerBlock(Layer):
 
     def ending(self, before):
         return ending_in_a_row(self.layers, before)
+
+    torch_names = ("TransformerEncoderLayer",)
+
+    def torch_arrays(self):
+        """Those of its layers, by PyTorch's names for these."""
+        found, dense, norms = [], iter(("linear1", "linear2")), iter(("norm1", "norm2"))
+        for layer in self.walk():
+            if isinstance(layer, MultiHeadAttention):
+                found += [(f"self_attn.{name}", *array) for name, *array in layer.torch_arrays()]
+            elif isinstance(layer, (Dense, LayerNorm)):
+                name = next(dense if isinstance(layer, Dense) else norms)
+                for kind, parameter in zip(("weight", "bias"), layer.parameters, strict=False):
+                    array = parameter._value.T
+                    found.append((f"{name}.{kind}", array.copy(), partial(np.copyto, array)))
+        return sorted(found, key=lambda each: "sln".index(each[0][0]))  # self_attn, linear, norm
+
+    def torch_module(self, nn):
+        f = known_activation(self.activation_name, self.label)
+        return nn.TransformerEncoderLayer(
+            self.input_shape[1], self.heads, max(1, round(self.mlp_ratio * self.input_shape[1])), self.dropout,
+            f.torch_module(nn) if f else nn.Identity(), self.eps, batch_first=True, norm_first=self.norm_first,
+            bias=self.bias,
+        )  # fmt: skip
+
+    def torch_options(self, module):
+        """PyTorch's drops from the mlp's hidden layer, too, where there is dropout."""
+        f = known_activation(self.activation_name, self.label)
+        theirs = module.activation
+        if getattr(theirs, "__name__", "") in ("relu", "gelu"):  # a function
+            same = f is not None and f.name == theirs.__name__
+        else:
+            same = type(theirs).__name__ in (f.torch_names if f else ("Identity",))
+            same = same and all(ours == given for _, ours, given in (f.torch_options(theirs) if f else ()))
+        return [
+            ("activation", self.activation_name, self.activation_name if same else theirs),
+            ("heads", self.heads, module.self_attn.num_heads),
+            ("dropout", self.dropout, module.dropout.p),
+            ("norm_first", self.norm_first, module.norm_first),
+            ("eps", self.eps, module.norm1.eps),
+        ]

@@ -42,7 +42,7 @@ def linear_cross_entropy(
     targets  and all options as in softmax_cross_entropy; `weight` is the classes' (C,)
 
     Returns (value, dx, dw, db): db is None where b is, and all three are None for grad=False.  Needs at most 16 MB
-    beyond its arguments and results.
+    beyond its arguments and results, or a third of what w takes.
 
     >>> x, w, b = np.ones((2, 3)), np.zeros((3, 4)), np.zeros(4)
     >>> loss, dx, dw, db = tn.linear_cross_entropy(x, w, b, [0, 1])

@@ -18,7 +18,7 @@ from tinynet.layers.base import Layer
 from tinynet.losses import linear_cross_entropy as losses
 from tinynet.losses.by_name import apart, without_options
 from tinynet.metrics import accuracy, top_k_accuracy
-from tinynet.training.distributed import counting
+from tinynet.training.counting import counting
 
 LOGITS = 2**20  # so many at a time, where a metric needs them
 
@@ -102,8 +102,17 @@ def _of_hidden(layer, metric):
     """
     function, options = without_options(metric.given)
     is_mean = function in (accuracy, top_k_accuracy) or hasattr(function, "declaration")
+
+    def logits(h):
+        """Of h (N, T, D), or of some positions (M, D) by themselves, which are sequences of one."""
+        return layer.forward(h) if h.ndim > len(layer.input_shape) else layer.forward(h[:, None])[:, 0]
+
+    def at_once(h, targets):
+        return metric(logits(h), targets)
+
+    at_once.given = metric.given
     if not is_mean or options.get("reduction") == "sum":
-        return lambda h, targets: metric(layer.forward(h), targets)
+        return at_once
     count = counting(metric.given)
 
     def in_pieces(h, targets):
@@ -111,16 +120,17 @@ def _of_hidden(layer, metric):
         for some in _pieces(h, layer):
             weight = count(targets[some], targets[some].size)
             if weight:
-                total += weight * metric(layer.forward(h[some]), targets[some])
+                total += weight * at_once(h[some], targets[some])
                 counted += weight
-        return total / counted if counted else metric(layer.forward(h[:1]), targets[:1])
+        return total / counted if counted else at_once(h[:1], targets[:1])
 
+    in_pieces.given = metric.given
     return in_pieces
 
 
 def _pieces(h, layer):
     """Indices of h's samples, as many as make LOGITS logits; where one makes more, of some of its positions."""
-    a_sample = int(np.prod(layer.output_shape))
+    a_sample = int(np.prod(layer.output_shape[len(layer.input_shape) + 1 - h.ndim :]))
     samples = max(1, LOGITS // a_sample)
     if samples > 1 or h.ndim < 3 or layer.of_time is None:
         for n in range(0, len(h), samples):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
+from tinynet.data.sequences import count
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
@@ -57,6 +58,7 @@ def fit(
     optimizer: Any,
     epochs: int,
     batch_size: int = 64,
+    similar_length: bool = False,
     validation: tuple[Any, Any] | None = None,
     metrics: Any = None,
     augment: Callable[..., Any] | None = None,
@@ -70,6 +72,11 @@ def fit(
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
 
+    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
+                x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
+                time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
+                given the other positions alone, as rows
+    similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
                 logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
@@ -110,7 +117,8 @@ def fit(
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
-        loss, metrics = loss_function(loss, "fit", with_layer=True), arguments.metric_functions(metrics)
+        loss = loss_function(loss, "fit", with_layer=True)
+        metrics = arguments.metric_functions(metrics, loss)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
@@ -119,18 +127,19 @@ def fit(
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, batch_size, augment, seed, ranks)
-        arguments.check_samples(x, model, augment)
-        arguments.check_last_batch(model, len(x), batch_size, augment)
+        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
+        arguments.check_samples(x, y, model, augment)
+        arguments.check_last_batch(model, count(x), batch_size, augment)
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
-                model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed
-            )
+                model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
+                callbacks, seed,
+            )  # fmt: skip
     if same is not None:
         ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})
-    ranks.prepare(model, loss)
+    ranks.prepare(model)
 
     training = Training(model, optimizer)
     run = Run(
