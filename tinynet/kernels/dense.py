@@ -19,6 +19,7 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.few_rows import FEW_SAMPLES, L1, few_rows_pay
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_pays
 from tinynet.kernels.rectified import rectified
@@ -28,6 +29,7 @@ from tinynet.kernels.vectors import width as lanes
 # A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
+TALL=12
 TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
 # float64, where they lose no digits, however large the batch.
@@ -64,7 +66,10 @@ def forward_blocks(x, w, b, floor, threads, y):
     O = w.shape[1]
     tall, broad = block_shape(N, O, threads, x.itemsize)
     packed = packing_pays(tall, broad, I, IN_PLACE, x.itemsize)
-    if not packed:
+    if few_rows_pay(N, O, I, x.itemsize):
+        tall, broad = N, (O + threads - 1) // threads
+        broad = (broad + 63) // 64 * 64
+    elif not packed:
         tall, broad = ROWS, COLUMNS
     down, across = (N + tall - 1) // tall, (O + broad - 1) // broad
     for task in prange(down * across):
@@ -77,7 +82,7 @@ def forward_blocks(x, w, b, floor, threads, y):
         matmul(size, rows, columns, start=View(b, o, 0), out=out, floor=floor)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *_: max(len(x), FEW_SAMPLES) * w.size, matmul=True)
 def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T.
 
@@ -104,6 +109,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     packed = not few and packing_pays(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
     if input_grad:
         packed = packed and packing_pays(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
+    few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > L1
+    packed = packed and not few_samples
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
         dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
@@ -129,6 +136,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     unit = 32 if few else 16  # inputs: a tile of dw.T is two vectors wide, and of dx at least one
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
+    if few_samples:
+        tasks = min(units, threads)
     for task in prange(tasks):
         i = task * units // tasks * unit
         width = min(I, (task + 1) * units // tasks * unit) - i
@@ -142,7 +151,10 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 start = View(zeros, 0, 0) if new else View(dwt, 0, width)
                 dzt, xs = View(dz, n * O, (1, O)), View(x, n * I + i, I)
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
-            for o in range(0, 0 if few else O, COLUMNS):
+            for r in range(i, i + width if few_samples else i, TALL):  # so that dw is written in order
+                size, xt = (min(TALL, i + width - r), O, N), View(x, r, (1, I))
+                matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=View(dw, r * O, O), floor=no_floor)
+            for o in range(0, 0 if few or few_samples else O, COLUMNS):
                 size, at = (width, min(COLUMNS, O - o), K), i * O + o
                 start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
                 xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)
@@ -154,23 +166,26 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             sums_of_rows(dz, db)
         if few:
             transpose(dwt, 0, width, dw, i * O, O, O, width)
-        if input_grad:
+        if input_grad and few_samples:
+            rows, wt, out = View(dz, 0, (O, 1)), View(w, i * O, (1, O)), View(dx, i, I)
+            gathered((N, width, O), rows, wt, View(zeros, 0, 0), out, no_floor)
+        elif input_grad:
             wt = memory.scratch((O, width), x)
             transpose(w, i * O, O, wt, 0, width, width, O)
             start, out = View(zeros, 0, 0), View(dx, i, I)
             matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)
 
 
-def threads_for(x, w):
+def threads_for(work):
     """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
-    return numba.get_num_threads() if len(x) * w.size >= THREADS_FROM else 1
+    return numba.get_num_threads() if work >= THREADS_FROM else 1
 
 
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
-    forward_blocks(x, w, b, floor, threads_for(x, w), y)
+    forward_blocks(x, w, b, floor, threads_for(len(x) * w.size), y)
 
 
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
-    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(x, w), dw, db, dx)
+    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(max(len(x), FEW_SAMPLES) * w.size), dw, db, dx)

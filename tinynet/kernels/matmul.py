@@ -36,6 +36,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
+from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, within
 from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_matmul
@@ -236,12 +237,17 @@ def compile_for(dtype):
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
+    itemsize = array_at(a, floor).itemsize
+    few = b_n != 0 and few_rows_pay(M, N, K, itemsize)
+    if b_n == 0 or (b_n == 1 and not few and not packing_pays(M, N, K, IN_PLACE, itemsize)):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
         arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-        packed_product((M, N, K), arrays, lines, floor)
+        if few:
+            few_rows_product((M, N, K), arrays, lines, floor)
+        else:
+            packed_product((M, N, K), arrays, lines, floor)
 
 
 def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s_rows, o_rows, floor):
@@ -255,7 +261,10 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
         array_at(o_rows, i),
     )
     arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-    packed_product((M, N, K), arrays, lines, floor)
+    if M <= FEW:
+        few_rows_product((M, N, K), arrays, lines, floor)
+    else:
+        packed_product((M, N, K), arrays, lines, floor)
 
 
 @intrinsic
