@@ -8,7 +8,8 @@ the L1 cache, not in registers, and b is read ROWS of its rows at a time, from l
 
     sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+7] b[k+7,n]        the vectors of b stay in registers for all m
 
-while the next ROWS rows are fetched.  Of a b whose rows are not contiguous, w.T for dx, pieces are transposed first.
+while the next ROWS rows are fetched.  Of a b whose columns are contiguous, not its rows, as w.T for dx, squares are
+transposed in registers.  A b that is neither is packed, a piece at a time.
 
 Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
 """
@@ -34,21 +35,30 @@ from tinynet.kernels.llvm import (
 )
 from tinynet.kernels.packed import BYTES, in_a_row, pack, widen
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
-from tinynet.kernels.vectors import lines, load, load_some, select, splat, store, store_some, transposed, width, will_read
+from tinynet.kernels.vectors import (
+    lines,
+    load,
+    load_some,
+    select,
+    splat,
+    store,
+    store_some,
+    transposed,
+    width,
+    will_read,
+)
 
 L1, L2 = cache_size(1), cache_size(2)
+FEW = 16  # rows at most: with 49 the packed product was as fast (2-core Xeon, Emerald Rapids)
+LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 
 # The vectors of b in registers, ROWS x VECTORS, leave room for VECTORS sums and a number of a.
 ROWS, VECTORS = (8, 2) if "avx512f" in FEATURES or "neon" in FEATURES else (4, 2)
-LINE, AHEAD = 64, 256  # bytes
-import os
-FEW = int(os.environ.get('FEW','16'))  # rows
-FEW_SAMPLES = 8
 
-
-# Squares are read as halves of vectors, from two lines at once: a shuffle less for each number.
+# Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
 PART = 2
 _, load_lines, _, _ = lines(PART)
+
 
 # --- some rows of b -----------------------------------------------------------------------------------------
 
@@ -114,10 +124,10 @@ def _rows_function(module, scalar):
             for line in range(0, len(masks) * BYTES, LINE):
                 p = builder.gep(b, [builder.add(ahead, I64(line // itemsize))])
                 builder.call(fetch, [builder.bitcast(p, vector.as_pointer()), I32(0), I32(3), I32(1)])
-        read = [
-            [emit_load(builder, b, builder.add(place, I64(v * lanes)), vector, mask, zero) for v, mask in enumerate(masks)]
-            for place in places
-        ]
+        read = []
+        for place in places:
+            at = [builder.add(place, I64(v * lanes)) for v in range(len(masks))]
+            read.append([emit_load(builder, b, *v, vector, mask, zero) for *v, mask in zip(at, masks, strict=True)])
         _emit_products(builder, M, read, builder.gep(a, [k]), a_step, builder.gep(sums, [n]), step)
 
     def all_columns(rows, k):
@@ -131,8 +141,11 @@ def _rows_function(module, scalar):
 
     def all_rows(k, rows):
         """In groups of so many; returns where the last one ends."""
-        more = lambda k: builder.icmp_signed("<=", builder.add(k, I64(rows)), K)
-        with emit_while(builder, k, more) as (k, advance):
+
+        def whole(k):
+            return builder.icmp_signed("<=", builder.add(k, I64(rows)), K)
+
+        with emit_while(builder, k, whole) as (k, advance):
             all_columns(rows, k)
             advance(builder.add(k, I64(rows)))
         return k
@@ -140,10 +153,6 @@ def _rows_function(module, scalar):
     all_rows(all_rows(I64(0), ROWS), 1)
     builder.ret_void()
     return function
-
-
-def _square_types(M, rows, a, i, a_step, sums, j, step):
-    return types.void(types.int64, rows, a, types.int64, types.int64, sums, types.int64, types.int64)
 
 
 @primitive(lambda total, rows, a, i: total(total, rows, a, types.int64))
@@ -156,10 +165,15 @@ def add_products(builder, made, total, rows, a, i):
     return total
 
 
+def _square_types(M, rows, a, i, a_step, sums):
+    return types.void(types.int64, rows, a, types.int64, types.int64, sums)
+
+
 @primitive(_square_types)
-def multiply_square(builder, made, M, rows, a, i, a_step, sums, j, step):
-    """sums[j + m step + n] += sum_k a[i + m a_step + k] rows[k][n], in order."""
-    _emit_products(builder, M, [[row] for row in rows], builder.gep(a, [i]), a_step, builder.gep(sums, [j]), step)
+def multiply_square(builder, made, M, rows, a, i, a_step, sums):
+    """sums[m LANES + n] += sum_k a[i + m a_step + k] rows[k][n], in order."""
+    step = I64(rows[0].type.count)
+    _emit_products(builder, M, [[row] for row in rows], builder.gep(a, [i]), a_step, sums, step)
 
 
 # --- the product ----------------------------------------------------------------------------------------------
@@ -175,27 +189,21 @@ def evenly(places, count):
 
 
 @helper
-def multiply_columns(M, N, K, a, i, a_step, b, first, b_step, ahead, sums, step):
-    """As multiply_rows, of columns of b that are contiguous, b_step apart; N and K are multiples of LANES.
+def multiply_columns(M, K, a, i, a_step, b, j, b_step, ahead, sums):
+    """sums[m LANES + n] += sum_k a[i + m a_step + k] b[j + n b_step + k], in order, for n < LANES.
 
-    Those are transposed that lie in a square, and those that lie `ahead` are fetched.
+    K is a multiple of LANES.  What lies `ahead` of each line is fetched.
     """
     LANES = width(b)
     for k in range(0, K, LANES):
-        for n in range(0, N, LANES):
-            at = first + k + n * b_step
-            for l in range(LANES):
-                will_read(b, at + ahead + l * b_step)
-            if M == 1:
-                total = load(sums, n)
-                for some in range(k, k + LANES, LANES // PART):
-                    rows = transposed(load_lines(b, first + some + n * b_step, b_step))
-                    total = add_products(total, rows, a, i + some)
-                store(total, sums, n)
-                continue
-            for some in range(k, k + LANES, LANES // PART):
-                rows = transposed(load_lines(b, first + some + n * b_step, b_step))
-                multiply_square(M, rows, a, i + some, a_step, sums, n, step)
+        for n in range(LANES):
+            will_read(b, j + k + n * b_step + ahead)
+        for l in range(k, k + LANES, LANES // PART):
+            rows = transposed(load_lines(b, j + l, b_step))
+            if M == 1:  # its sums need no loop
+                store(add_products(load(sums, 0), rows, a, i + l), sums, 0)
+            else:
+                multiply_square(M, rows, a, i + l, a_step, sums)
 
 
 @kernel()
@@ -225,7 +233,7 @@ def add_and_clear(sums, totals, M, step, columns):
 
 @helper
 def columns_at_once(M, N, itemsize):
-    """So many that their sums, and the rows of b that are added, stay in the L1 cache; pieces of nearly the same size."""
+    """So many that their sums, and the rows of b that are added, stay in the L1 cache; in pieces of nearly one size."""
     line = LINE // itemsize
     most = max(L1 // 2 // itemsize // (M + ROWS), 2 * line)
     parts = max(1, (N + most - 1) // most)
@@ -237,13 +245,16 @@ def few_rows_product(size, arrays, lines, floor):
     """out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n]), by one thread; arguments as packed_product's."""
     (M, N, K), (a, b, start, out) = size, arrays
     a_rows, a_terms, b_columns, b_terms, s_rows, o_rows = lines
+    if M == 0 or N == 0:
+        return
     LANES = width(a)
     in_place = in_a_row(b_columns, 0, N) and evenly(b_terms, K)
     upright = not in_place and in_a_row(b_terms, 0, K) and evenly(b_columns, N)
-    steps = b_terms if in_place else b_columns
-    b_step = steps[1] - steps[0] if (K if in_place else N) > 1 else 0
+    b_lines, count = (b_terms, K) if in_place else (b_columns, N)
+    b_step = b_lines[1] - b_lines[0] if count > 1 else 0
     together = columns_at_once(M, N, a.itemsize) if in_place else LANES
     long = K > WHOLE
+    # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
     as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
     copied = memory.scratch((0 if as_it_is else M * BLOCK + LANES,), a)
     terms, a_step = (a, a_rows[min(1, M - 1)] - a_rows[0]) if as_it_is else (copied, BLOCK)
@@ -263,10 +274,9 @@ def few_rows_product(size, arrays, lines, floor):
             j = b_columns[n0] + b_terms[k]
             if in_place:
                 multiply_rows(M, columns, some, terms, i, a_step, b, j, b_step, sums, together)
-            elif upright and columns % LANES == 0 and some % LANES == 0:
-                ahead = AHEAD // a.itemsize
-                ahead += together * b_step - K if k + some >= K else 0
-                multiply_columns(M, columns, some, terms, i, a_step, b, j, b_step, ahead, sums, together)
+            elif upright and columns == LANES and some % LANES == 0:
+                ahead = AHEAD // a.itemsize + (LANES * b_step - K if k + some == K else 0)
+                multiply_columns(M, some, terms, i, a_step, b, j, b_step, ahead, sums)
             else:
                 pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
                 multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)
@@ -291,3 +301,15 @@ def few_rows_product(size, arrays, lines, floor):
 def few_rows_pay(M, N, K, itemsize):
     """Whether it is faster than the tile that reads b where it is, which is so where b is not in the L2 cache."""
     return M <= FEW and N * K * itemsize > L2 // 2
+
+
+@kernel()
+def outer_product(x, first, rows, dz, dw):
+    """dw[i,o] = x[0,i] dz[0,o] for so many i from `first` on: what one sample gives, written in order."""
+    O, LANES = dz.shape[1], width(dz)
+    whole = O // LANES * LANES
+    for i in range(first, first + rows):
+        times, row = splat(x, x[0, i]), i * O
+        for o in range(0, whole, LANES):
+            store(times * load(dz, o), dw, row + o)
+        store_some(times * load_some(dz, whole, O - whole, 0), dw, row + whole, O - whole)
