@@ -137,6 +137,8 @@ def activation(name, z, slope=0.01):
         return np.tanh(z)
     if name == "gelu":
         return z * np.vectorize(math.erfc, otypes=[float])(-z / math.sqrt(2)) / 2
+    if name == "gelu_tanh":
+        return z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
     if name == "swish":
         return z / (1 + np.exp(-z))
     return z

@@ -19,6 +19,10 @@ FOLDERS = {
     "fashion_mnist": "fashion-mnist",
     "cifar10": "cifar-10-batches-bin",
     "movie_reviews": "sentiment",
+    "imdb": "imdb",
+    "sst": "sst",
+    "shakespeare": "shakespeare",
+    "names": "names",
 }
 
 

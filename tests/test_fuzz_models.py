@@ -22,7 +22,7 @@ from tinynet.layers.conv2d import conv2d_forward_plain
 from tinynet.layers.dense import dense_forward_plain
 from tinynet.layers.embedding import embedding_forward_plain
 from tinynet.layers.padding import output_size
-from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain
+from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plain, windows_along
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 RANDOM = fuzzing.RANDOM
@@ -92,10 +92,19 @@ def windows(plan, image, where):
     if padding == "same":
         return tuple(math.ceil(extent / step) for extent, step in zip(image, stride, strict=True))
     zeros = (0, 0) if padding == "valid" else both(padding)
-    rests = [extent + 2 * zero - window for extent, zero, window in zip(image, zeros, size, strict=True)]
+    zeros = [side if isinstance(side, tuple) else (side, side) for side in zeros]
+    reaches = [(window - 1) * step + 1 for window, step in zip(size, both(options.get("dilation", 1)), strict=True)]
+    rests = [extent + sum(zero) - reach for extent, zero, reach in zip(image, zeros, reaches, strict=True)]
     if min(rests) < 0:
         raise Misfit(plan, where)
-    return tuple(rest // step + 1 for rest, step in zip(rests, stride, strict=True))
+    counts = [rest // step + 1 for rest, step in zip(rests, stride, strict=True)]
+    if options.get("ceil_mode"):  # a window more for a rest, unless it would begin behind the image
+        more = [
+            rest % step > 0 and count * step < extent + zero[0]
+            for rest, step, count, extent, zero in zip(rests, stride, counts, image, zeros, strict=True)
+        ]
+        counts = [count + extra for count, extra in zip(counts, more, strict=True)]
+    return tuple(counts)
 
 
 def both(value):
@@ -106,7 +115,7 @@ def shape_after(plan, shape, where):
     name, options = plan
     fits = True
     if name == "Dense":
-        fits, after = len(shape) == 1, (options.get("units"),)
+        fits, after = len(shape) > 0, (*shape[:-1], options["units"])
     elif name in IMAGE_LAYERS:
         if len(shape) != 3:
             raise Misfit(plan, where)
@@ -169,19 +178,22 @@ class Formulas:
             if name == "Dense":
                 z = dense_forward_plain(x, w, b, -np.inf)
             else:
-                given = both(options["stride"]), checked_padding(options["padding"], "")
-                size, before = output_size("", x.shape[1:], w.shape[:2], *given)
-                z = conv2d_forward_plain(x, w, b, given[0], before, size, -np.inf)
+                given = both(options["stride"]), checked_padding(options["padding"], ""), both(options["dilation"])
+                size, around = output_size("", x.shape[1:], w.shape[:2], *given)
+                before = tuple(zeros for zeros, _ in around)
+                z = conv2d_forward_plain(x, w, b, given[0], before, given[2], options["groups"], size, -np.inf)
             return reference.activation(options["activation"], z)
         if name == "Embedding":
             return embedding_forward_plain(x, next(self.parameters), options["padding"])
         if name in SINGLE:
             return reference.activation(SINGLE[name], x, options.get("slope", 0.01))
         if name in ("MaxPool2D", "AvgPool2D"):
-            windows = both(options["size"]), both(options["stride"])
-            return (
-                max_pool_forward_plain(x, *windows)[0] if name == "MaxPool2D" else avg_pool_forward_plain(x, *windows)
-            )
+            size, stride, zeros = both(options["size"]), both(options["stride"]), both(options["padding"])
+            count = windows(plan, x.shape[1:3], where)
+            if name == "MaxPool2D":
+                return max_pool_forward_plain(x, size, stride, zeros, both(options["dilation"]), count)[0]
+            axes = zip(x.shape[1:3], count, size, stride, zeros, strict=True)
+            return avg_pool_forward_plain(x, *(windows_along(*axis, options["count_include_pad"]) for axis in axes))
         if name in ("GlobalMaxPool2D", "GlobalAvgPool2D"):
             return (np.max if name == "GlobalMaxPool2D" else np.mean)(x.astype(float), axis=(1, 2))
         if name == "Softmax":
@@ -245,17 +257,28 @@ def draw_options(draw, name, shape, depth):
         units = draw(st.sampled_from([1, 2, 3, 5, 8, 17]))
         return {"units": units, "activation": draw(st.sampled_from(ACTIVATIONS)), "bias": draw(st.booleans())}
     if name == "Conv2D":
+        filters = draw(st.sampled_from([1, 2, 3, 5, 16]))
         return {
-            "filters": draw(st.sampled_from([1, 2, 3, 5, 16])),
+            "filters": filters,
+            "dilation": draw(st.sampled_from([1, 1, 1, 2, (1, 3)])),
+            "groups": draw(st.sampled_from([1, 1, math.gcd(filters, shape[-1]) if shape else 1])),
             "kernel_size": one_or_pair(draw, 3),
             "stride": one_or_pair(draw, 3),
-            "padding": draw(st.sampled_from(["valid", "same", 0, 1, 2, (0, 1), (2, 1)])),
+            "padding": draw(st.sampled_from(["valid", "same", 0, 1, 2, (0, 1), (2, 1), ((0, 1), (2, 0))])),
             "activation": draw(st.sampled_from(ACTIVATIONS)),
             "bias": draw(st.booleans()),
         }
     if name in ("MaxPool2D", "AvgPool2D"):
         size = one_or_pair(draw, 3)
-        return {"size": size, "stride": draw(st.sampled_from([size, 1, 2, (1, 3)]))}
+        options = {
+            "size": size,
+            "stride": draw(st.sampled_from([size, 1, 2, (1, 3)])),
+            "padding": draw(st.sampled_from([0, 0, tuple(window // 2 for window in both(size))])),
+            "ceil_mode": draw(st.booleans()),
+        }
+        if name == "MaxPool2D":
+            return {**options, "dilation": draw(st.sampled_from([1, 1, 2, (1, 3)]))}
+        return {**options, "count_include_pad": draw(st.booleans())}
     if name == "LeakyReLU":
         return {"slope": draw(st.sampled_from([0.0, 0.01, 0.5, 2.0]))}
     if name == "Dropout":
@@ -286,8 +309,8 @@ def draw_row(draw, shape, depth, most, target=None):
     row = []
     for _ in range(draw(st.sampled_from([most, *range(1, most + 1)]))):
         names = list(ANYWHERE)
-        if len(shape) == 1:
-            names += ["Dense"] * 6
+        if len(shape) in (1, 2):
+            names += ["Dense"] * (6 if len(shape) == 1 else 3)
         if len(shape) == 3:
             names += 2 * IMAGE_LAYERS + ["Conv2D"] * 5
         if depth < 2:
@@ -305,8 +328,8 @@ def draw_row(draw, shape, depth, most, target=None):
             break
     if target is not None and shape != target and not rarely(draw):
         linear = {"activation": draw(st.sampled_from(ACTIVATIONS)), "bias": True}
-        if len(shape) == len(target) == 1:
-            row.append(("Dense", {"units": target[0], **linear}))
+        if len(shape) == len(target) < 3 and shape[:-1] == target[:-1]:
+            row.append(("Dense", {"units": target[-1], **linear}))
         elif len(shape) == len(target) == 3 and shape[:2] == target[:2]:
             row.append(("Conv2D", {"filters": target[2], "kernel_size": 1, "stride": 1, "padding": "same", **linear}))
         elif math.prod(shape) == math.prod(target):

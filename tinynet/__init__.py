@@ -15,26 +15,35 @@ No autograd: every backward pass is derived by hand, in the file of its layer or
 
 import sys
 
-from tinynet import data, gradcheck, information, interop, metrics, plots
+from tinynet import data, gradcheck, information, interop, metrics, plots, zoo
 from tinynet.checkpoint import load, save
 from tinynet.config import get_num_threads, set_num_threads, show_config
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
+from tinynet.generate import generate
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.groupnorm import GroupNorm
+from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
+from tinynet.layers.tied_dense import TiedDense
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -58,13 +67,27 @@ from tinynet.training import (
     CSVLog,
     EarlyStopping,
     History,
+    MovingAverage,
     NonFiniteError,
+    ReduceOnPlateau,
     distributed,
     fit,
     history,
     optim,
 )
-from tinynet.training.optim import SGD, Adam, AdamW, RMSprop, constant, cosine, one_cycle, step_decay
+from tinynet.training.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    RMSprop,
+    constant,
+    cosine,
+    exponential,
+    one_cycle,
+    polynomial,
+    sequence,
+    step_decay,
+)
 
 __version__ = "0.1.0"
 
@@ -74,13 +97,17 @@ for _module in (optim, distributed, history):
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
     "SGD",
     "Adam",
     "AdamW",
+    "AdaptiveAvgPool2D",
     "AvgPool2D",
     "BatchNorm",
     "CSVLog",
     "Checkpoint",
+    "ClassToken",
     "Concat",
     "Conv2D",
     "Dense",
@@ -88,7 +115,9 @@ __all__ = [
     "EarlyStopping",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1D",
     "GlobalAvgPool2D",
+    "GlobalMaxPool1D",
     "GlobalMaxPool2D",
     "GroupNorm",
     "History",
@@ -96,18 +125,25 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "MaxPool2D",
+    "MovingAverage",
+    "MultiHeadAttention",
     "NonFiniteError",
     "Parallel",
     "Parameter",
+    "PositionEmbedding",
     "RMSprop",
     "ReLU",
+    "ReduceOnPlateau",
     "Reshape",
     "Residual",
+    "Select",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Swish",
     "Tanh",
+    "TiedDense",
+    "TransformerBlock",
     "accuracy",
     "balanced_class_weights",
     "batches",
@@ -118,7 +154,9 @@ __all__ = [
     "data",
     "distributed",
     "explain",
+    "exponential",
     "fit",
+    "generate",
     "get_num_threads",
     "gradcheck",
     "hinge",
@@ -137,8 +175,10 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "polynomial",
     "save",
     "self_distillation",
+    "sequence",
     "set_num_threads",
     "show_config",
     "sigmoid_cross_entropy",
@@ -146,4 +186,5 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_focal",
     "step_decay",
+    "zoo",
 ]

@@ -28,6 +28,7 @@ def layers():
         "MaxPool2D": [(IMAGES, [tn.MaxPool2D(2), tn.MaxPool2D(3)])],
         "AvgPool2D": [(IMAGES, [tn.AvgPool2D(2)])],
         "GlobalAvgPool2D": [(IMAGES, [tn.GlobalAvgPool2D()])],
+        "GlobalAvgPool1D": [(SEQUENCES, [tn.GlobalAvgPool1D()])],
         "BatchNorm": [(IMAGES, [tn.BatchNorm()]), (VECTORS, [tn.BatchNorm()])],
         "Dropout": [(VECTORS, [tn.Dropout(0.5)])],
         "LayerNorm": [(SEQUENCES, [tn.LayerNorm()])],

@@ -22,8 +22,11 @@ from numpy.typing import ArrayLike
 
 from tinynet import gradcheck
 from tinynet.checks import numbers, positive_int
+from tinynet.data.sequences import split
+from tinynet.layers.along_time import checked_lengths, in_place, within
 from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
+from tinynet.training.counting import positions
 
 WIDTH = 120  # columns of text, at most
 
@@ -102,7 +105,8 @@ def explain(
     """What every layer does in one training step on the batch x, y, as a table: print(tn.explain(model, x, y, loss)).
 
     model    a Sequential
-    x, y     a batch of samples (N, ...) and what the loss takes as their targets
+    x, y     a batch of samples (N, ...) and what the loss takes as their targets.  Sequences of unequal length are a
+             pair x = (sequences, lengths), as for fit; what a layer gives in the padding is part of the norms
     loss     a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
     samples  how many entries of each array the gradient check moves; 0 leaves the check out
     repeats  how many steps are timed; the best time counts
@@ -134,15 +138,22 @@ def explain(
         raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
     loss = loss_function(loss, "explain")
     samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
+    x, lengths = split(x)
     x = numbers(x, "explain: x")
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"explain: x must be a batch of at least one sample, got shape {x.shape}")
+    batch, ends = x, None
+    if lengths is not None:
+        lengths = checked_lengths(lengths, x, "explain")
+        batch, ends = (x, lengths), model.output_lengths(lengths)
 
     twin = copy.deepcopy(model)
     watches = [_Watch(layer) for layer in twin.walk()]
     # The first step is looked at, and compiles what has yet to be; the others are timed.
-    prediction = twin.forward(x, True)
-    value, gradient = checked_result(loss(prediction, y), prediction, "explain")
+    prediction = twin.forward(batch, True)
+    counted, targets = positions(prediction, y, ends)
+    value, gradient = checked_result(loss(counted, targets), counted, "explain")
+    gradient = gradient if ends is None else in_place(gradient, ends, prediction.shape)
     takes_integers = model.layers[0].takes_integers
     dx = twin.backward(gradient, not takes_integers)
     gradients = {parameter.name: _norm(parameter.grad) for parameter in twin.parameters()}
@@ -150,16 +161,18 @@ def explain(
     for watch in watches:
         watch.looking = False
     for _ in range(repeats):
-        prediction = twin.forward(x, True)
+        prediction = twin.forward(batch, True)
+        counted, targets = positions(prediction, y, ends)
         began = time.perf_counter()
-        _, gradient = loss(prediction, y)
+        loss(counted, targets)
         loss_seconds = min(loss_seconds, time.perf_counter() - began)
         twin.backward(gradient)
 
-    rows = [Row("input", "input", 0, "", "", x.shape, None if takes_integers else _norm(x), _norm(dx))]
+    norm = None if takes_integers else _norm(x if lengths is None else within(x, lengths))
+    rows = [Row("input", "input", 0, "", "", x.shape, norm, _norm(dx))]
     rows += [_row(layer, watch, gradients, samples) for layer, watch in zip(model.walk(), watches, strict=True)]
     formula, backward_formula = _formulas(loss)
-    error = gradcheck.check(loss, prediction, y, samples=samples).max_error if samples else None
+    error = gradcheck.check(loss, counted, targets, samples=samples).max_error if samples else None
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
     title = f"{type(model).__name__}, {_called(loss)}, one training step of {len(x)} samples in {model.dtype}"
     result = Explanation(title, rows, repeats)

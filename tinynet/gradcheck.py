@@ -18,8 +18,12 @@ import numpy as np
 
 from tinynet.checks import numbers, real_array
 from tinynet.checks.assignments import of_package
+from tinynet.data.sequences import is_pair
+from tinynet.layers.along_time import check_along_time, checked_lengths, in_place
 from tinynet.layers.base import Layer
+from tinynet.layers.in_a_row import forward_in_a_row
 from tinynet.losses.by_name import loss_function
+from tinynet.training.counting import positions
 
 __all__ = ["GradientCheck", "check"]
 
@@ -82,6 +86,7 @@ def check(
         check(Dense(3), (5, 4))                              a layer, on random inputs of that shape, N first
         check(model)  or  check(model, x)                    a model, on random inputs or on yours
         check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together; its name will do
+        check(LSTM(3), ((4, 5, 2), [5, 0, 3, 1]))            with lengths: a pair (x or its shape, lengths)
         check(softmax_cross_entropy, logits, labels, label_smoothing=0.1)     a loss; options are passed on to it
 
     An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.  Where no
@@ -161,13 +166,17 @@ def _of_layers(what, inputs, loss, rng):
         inputs = ((3, *what.input_shape),)
     if not inputs:
         raise TypeError("gradcheck.check: a layer that is not built needs the shape of its input, such as (5, 4)")
-    x = inputs[0]
-    if isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x):
+    x, lengths = inputs[0] if _has_lengths(inputs[0]) else (inputs[0], None)
+    if _is_shape(x):
         x = rng.standard_normal(x)
     x = numbers(x, "gradcheck.check: x")
+    if lengths is not None:
+        lengths = checked_lengths(lengths, x, "gradcheck.check")
     whole = x.dtype.kind in "iu"
     x = x.copy() if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
     twin, own = _copy(what, x.shape[1:], np.float64, rng), None
+    if lengths is not None:
+        check_along_time(twin.layers if model else [twin], x.shape[1])
     # Kernels of this package are tested in both dtypes, and take seconds to compile.
     if what.dtype == np.float32 or (what.dtype is None and not all(of_package(type(layer)) for layer in what.walk())):
         own = _copy(what, x.shape[1:], np.float32, rng)
@@ -177,7 +186,7 @@ def _of_layers(what, inputs, loss, rng):
         for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
             if mine.state is not None:
                 mine.state = theirs.state
-    parameters = _parameters(twin)
+    parameters = [parameter for parameter in _parameters(twin) if parameter.trainable]
     random = [(layer, layer.state) for layer in twin.walk() if layer.state is not None]
     buffers = [(array, array.copy()) for layer in twin.walk() for array in layer.buffers.values()]
 
@@ -186,15 +195,21 @@ def _of_layers(what, inputs, loss, rng):
             layer.state = state
         for array, start in buffers:  # and what a layer keeps from step to step is the same, too
             array[...] = start
-        return np.array(twin.forward(x, training=True))
+        return _output(twin, x, lengths)
 
     y = forward()
     if loss is None:
         dy = g = rng.standard_normal(y.shape)
         output = forward
     else:
-        dy, g = np.array(loss(y, inputs[1])[1]), 1.0
-        output = lambda: loss(forward(), inputs[1])[0]  # noqa: E731
+        ends = None if lengths is None else what.output_lengths(lengths)
+
+        def judged():
+            return loss(*positions(forward(), inputs[1], ends))
+
+        dy, g = np.array(judged()[1]), 1.0
+        dy = dy if ends is None else in_place(dy, ends, y.shape)
+        output = lambda: judged()[0]  # noqa: E731
     shown, given = x.copy(), dy.copy()
     found = _backward(twin, parameters, dy, whole, x.shape)
     problems = [
@@ -209,12 +224,14 @@ def _of_layers(what, inputs, loss, rng):
         if not _close(again[name], gradient, 1e-9):
             problems.append(f"a second backward gave another gradient of {name}: overwrite it whole, in each call")
     if own is not None:
-        problems += _differences(own, x if whole else x.astype(own.dtype), dy.astype(own.dtype), y, found)
+        narrow = x if whole else x.astype(own.dtype)
+        problems += _differences(own, narrow, lengths, dy.astype(own.dtype), y, found)
     arrays = {} if whole else {"input": x}
     arrays.update((parameter.name, parameter.value) for parameter in parameters)
     if not arrays:
         raise ValueError("gradcheck.check: there is nothing to move: no parameters, and an input of whole numbers")
-    title = f"{type(what).__name__} at x {x.shape}" + (f", with {_name(loss)}" if loss is not None else "")
+    title = f"{type(what).__name__} at x {x.shape}" + (f" of lengths {lengths.tolist()}" if lengths is not None else "")
+    title += f", with {_name(loss)}" if loss is not None else ""
     return title, arrays, found, output, g, problems
 
 
@@ -228,10 +245,28 @@ def _backward(twin, parameters, dy, whole, shape):
     return gradients | {parameter.name: parameter.grad.copy() for parameter in parameters}
 
 
-def _differences(own, x, dy, y, found):
+def _is_shape(x):
+    return isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x)
+
+
+def _has_lengths(x):
+    """Whether it is a pair (x, lengths), or (shape of x, lengths)."""
+    return is_pair(x) or (isinstance(x, tuple) and len(x) == 2 and _is_shape(x[0]) and np.ndim(x[1]) == 1)
+
+
+def _output(what, x, lengths):
+    """A fresh array of what a layer or a model gives in training."""
+    if lengths is None:
+        return np.array(what.forward(x, training=True))
+    if hasattr(what, "flat_values"):
+        return what.forward((x, lengths), training=True)
+    return np.array(forward_in_a_row([what], x, True, lengths))
+
+
+def _differences(own, x, lengths, dy, y, found):
     """What the layer or model gives in its own dtype that is far from y and the gradients found, as sentences."""
     whole = x.dtype.kind in "iu"
-    mine = {"y": np.array(own.forward(x, training=True))}
+    mine = {"y": _output(own, x, lengths)}
     mine |= _backward(own, _parameters(own), dy, whole, x.shape)
     sizes = {name: np.linalg.norm(array.astype(np.float64)) for name, array in {"y": y, **found}.items()}
     floor = 1e-3 * max(float(np.linalg.norm(dy)), *sizes.values())  # a gradient may be nothing but rounding
@@ -245,7 +280,13 @@ def _differences(own, x, dy, y, found):
 
 
 def _parameters(what):
-    return what.parameters() if hasattr(what, "flat_values") else what.parameters
+    """The parameters whose gradients backward fills: a layer's own, and those of another layer that it uses."""
+    if hasattr(what, "flat_values"):
+        return what.parameters()
+    inside = list(what.walk())
+    tied = [layer.tied for layer in inside if layer.tied is not None]
+    others = [layer for layer in tied if not any(layer is one for one in inside)]
+    return [*what.parameters, *(parameter for layer in others for parameter in layer.parameters)]
 
 
 def _of_loss(loss, inputs, options):
@@ -277,13 +318,20 @@ def _copy(what, shape, dtype, rng):
         for layer in twin.walk():
             vars(layer).update(dtype=None, _in_model=False)  # not built, so that the twin may build it anew
         twin = type(what)(list(twin.layers), what.input_shape, what.seed, dtype=dtype)
-        twin.flat_values = what.flat_values
+        for mine, theirs in zip(twin.parameters(), what.parameters(), strict=True):
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
         return twin
+    for mine, theirs in zip(twin.walk(), what.walk(), strict=True):
+        if mine.tied is not None:  # the copy has one of its own
+            vars(mine.tied).update(dtype=None, _in_model=False)
+            mine.tied.build((1,), dtype, rng)
+            if theirs.tied.dtype is not None:
+                mine.tied.parameters[0].value = theirs.tied.parameters[0].value
     twin.build(shape, dtype, rng)
     if what.input_shape == twin.input_shape:
         for mine, theirs in zip(twin.parameters, what.parameters, strict=True):
-            mine.value = theirs.value
+            mine.value, mine.trainable = theirs.value, theirs.trainable
         _copy_buffers(what, twin)
     return twin
 

@@ -24,6 +24,7 @@ L' rises with b, so it has one root, and halving an interval finds it.  Newton's
 the root the variance is nothing but rounding error, and makes it stop there.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,20 +33,28 @@ from numpy.typing import ArrayLike
 from tinynet.checks import labels_hint, numbers, positive_int
 from tinynet.information import distributions
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
+from tinynet.model import Text
+from tinynet.ranking import auroc, average_precision, bootstrap_interval, precision_recall_curve, roc_curve
 
 __all__ = [
     "CalibrationBins",
     "accuracy",
+    "auroc",
+    "average_precision",
+    "bootstrap_interval",
     "calibration_bins",
     "confusion_matrix",
     "expected_calibration_error",
+    "precision_recall_curve",
     "precision_recall_f1",
+    "report",
+    "roc_curve",
     "temperature_scaling",
     "top_k_accuracy",
 ]
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+def accuracy(predictions: ArrayLike, labels: ArrayLike, *, ignore_index: int | None = -100) -> float:
     """The fraction of predictions that are right: a float in [0, 1].
 
     predictions (..., C) of floats are scores, logits or probabilities, one for each class: the highest is what is
@@ -53,7 +62,8 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     the predicted classes themselves.  labels (...) are integers or booleans; floats (..., C), one-hot rows or
     probabilities, stand for their highest class.
 
-    For one logit a sample, compare it first: accuracy(logits > 0, labels).
+    Labels of `ignore_index` do not count, as in softmax_cross_entropy; with nothing but those it is 0.  For one logit a
+    sample, compare it first: accuracy(logits > 0, labels).
 
     >>> tn.accuracy(np.array([[2.0, 1.0], [0.5, 3.0]]), [0, 0])
     0.5
@@ -62,23 +72,27 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     right = predictions == labels
     if scores is not None:
         right &= ~np.isnan(scores).any(axis=-1)
-    return float(right.mean())
+    counts = labels != ignore_index  # all, where it is None
+    return float(right[counts].mean()) if counts.any() else 0.0
 
 
-def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
+def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5, *, ignore_index: int | None = -100) -> float:
     """The fraction of samples whose label is among the k highest scores: a float in [0, 1].
 
     scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
-    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1.  Raises ValueError unless 1 <= k <= C.
+    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1; those of `ignore_index` do not count, as in
+    accuracy.  Raises ValueError unless 1 <= k <= C.
 
     >>> tn.metrics.top_k_accuracy(np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), [1, 2], k=2)
     0.5
     """
     name = "top_k_accuracy"
-    z, t = _scores_and_labels(scores, labels, name, "scores")
+    z, t = _scores_and_labels(scores, labels, name, "scores", ignore_index)
     C = z.shape[1]
     if positive_int(k, f"{name}: k") > C:
         raise ValueError(f"{name}: k must be at most {C}, the number of classes, got {k}")
+    if len(t) == 0:
+        return 0.0
     own = np.take_along_axis(z, t[:, None], axis=1)
     above = (z > own) | ((z == own) & (np.arange(C) < t[:, None]))
     right = (above.sum(axis=1) < k) & ~np.isnan(z).any(axis=1)
@@ -144,6 +158,36 @@ def precision_recall_f1(predictions, labels, *, average=None, classes=None):
         return results
     occurs = predicted + labelled > 0
     return tuple(float(result[occurs].mean()) for result in results)
+
+
+def report(
+    predictions: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None, classes: int | None = None
+) -> str:
+    """A table in text: precision, recall, F1 and the number of samples of each class, and the means over the classes.
+
+    `names` gives each class a word instead of its number; the other arguments are those of confusion_matrix.
+
+    >>> print(tn.metrics.report([0, 1, 1, 1], [0, 0, 1, 1], names=["cat", "dog"]))
+           precision  recall     F1  samples
+    cat        1.000   0.500  0.667        2
+    dog        0.667   1.000  0.800        2
+    mean       0.833   0.750  0.733        4
+    """
+    if names is not None:
+        names = list(map(str, names))
+        classes = len(names) if classes is None else classes
+    table = confusion_matrix(predictions, labels, classes=classes)
+    if names is not None and len(names) < len(table):
+        raise ValueError(f"report: names must have a word for each of the {len(table)} classes, got {len(names)}")
+    results = precision_recall_f1(predictions, labels, classes=classes)
+    means = precision_recall_f1(predictions, labels, classes=classes, average="macro")
+    rows = [(str(c) if names is None else names[c], *found) for c, found in enumerate(zip(*results, strict=True))]
+    counts = [*table.sum(axis=1).tolist(), int(table.sum())]
+    width = max(len(row[0]) for row in [*rows, ("mean",)])
+    lines = [f"{'':{width}}   precision  recall     F1  samples"]
+    for (word, precision, recall, f1), count in zip([*rows, ("mean", *means)], counts, strict=True):
+        lines.append(f"{word:{width}}   {precision:9.3f}  {recall:6.3f}  {f1:5.3f}  {count:7,}")
+    return Text("\n".join(lines))
 
 
 class CalibrationBins(NamedTuple):
@@ -241,7 +285,13 @@ def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 # Which way is better, for each function here that returns one number to judge a model by.
-BETTER = {accuracy: "max", top_k_accuracy: "max", expected_calibration_error: "min"}
+BETTER = {
+    accuracy: "max",
+    auroc: "max",
+    average_precision: "max",
+    expected_calibration_error: "min",
+    top_k_accuracy: "max",
+}
 
 
 # --- checks -------------------------------------------------------------------------------------------------
@@ -278,8 +328,8 @@ def _predicted(predictions, labels, name):
     return predictions, labels, scores
 
 
-def _scores_and_labels(scores, labels, name, what):
-    """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...)."""
+def _scores_and_labels(scores, labels, name, what, ignore_index=None):
+    """Scores (N, C) of floats and labels (N,) of int64, of what came as (..., C) and (...), without those ignored."""
     scores, labels = numbers(scores, f"{name}: {what}"), numbers(labels, f"{name}: labels")
     if scores.dtype.kind != "f":
         raise TypeError(f"{name}: {what} must be floats, got an array of dtype {scores.dtype}")
@@ -290,6 +340,10 @@ def _scores_and_labels(scores, labels, name, what):
     if labels.shape != scores.shape[:-1]:
         hint = labels_hint(labels.shape, scores.shape, "labels", "scores")
         raise ValueError(f"{name}: labels of shape {scores.shape[:-1]} expected, got {labels.shape}{hint}")
+    if ignore_index is not None:
+        counts = labels != ignore_index
+        if not counts.all():
+            scores, labels = scores[counts], labels[counts]
     _from_0_to(scores.shape[-1], labels, name, "labels")
     return scores.reshape(-1, scores.shape[-1]), labels.reshape(-1).astype(np.int64)
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
 from tinynet.kernels.aligned import vector_of_zeros
+from tinynet.layers import along_time
 from tinynet.layers.base import Layer
 from tinynet.layers.in_a_row import (
     backward_in_a_row,
@@ -53,6 +55,8 @@ class Sequential(Guarded):
     [('0.weight', (64, 32)), ('0.bias', (32,)), ('1.weight', (32, 10)), ('1.bias', (10,))]
     """
 
+    _padding = None  # of the last forward(x, training=True), if it had lengths
+
     def __init__(
         self,
         layers: Sequence[Layer],
@@ -66,6 +70,7 @@ class Sequential(Guarded):
         try:
             self.output_shape = build_in_a_row(self.layers, input_shape, self.dtype, rng)
             _check_distinct(self.parameters())
+            _check_tied(self.walk())
         except Exception:
             leave_unbuilt(self.walk())
             raise
@@ -96,7 +101,8 @@ class Sequential(Guarded):
             layer._in_model = True
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name not in ("_flat_values", "_flat_grads")}
+        of_a_batch = ("_flat_values", "_flat_grads", "_padding")
+        return {name: value for name, value in vars(self).items() if name not in of_a_batch}
 
     def __setstate__(self, state):  # a copy's or a pickle's parameters are arrays of their own until they are joined
         vars(self).update(state)
@@ -137,21 +143,55 @@ class Sequential(Guarded):
         for layer in self.layers:
             yield from layer.walk()
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+    def forward(self, x: Any, training: bool = False, state: dict | None = None) -> np.ndarray:
         """The output for a batch x (N, *input_shape), a fresh array.
 
         `training` keeps what backward will need, x itself among it: leave x as it is until then.
+
+        Sequences of unequal length are a pair x = (x, lengths), x (N, T, ...) padded at the end, lengths (N,): what
+        lies behind a sequence's length changes nothing, and the output there is 0.  T may be less than input_shape
+        says.  A `state`, a dict that is {} at first, is where the layers that look along time leave what they need to
+        go on: a sequence given in pieces, with the same dict, gives what it gives in one.
         """
-        y = forward_in_a_row(self.layers, x, training)
+        x, lengths = along_time.split_pair(x, self.input_shape)
+        if lengths is not None or state is not None:
+            return self._forward_along_time(x, lengths, training, state)
+        if training:
+            self._padding = None
+        return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
+
+    def _forward_along_time(self, x, lengths, training, state):
+        first = self.layers[0]
+        x = along_time.in_numbers(x, self.dtype, first.takes_integers, f"{first.label}: the input")
+        if x.ndim < 2 or not first.fits(x.shape):
+            raise first.input_error(x.shape)
+        T_in = x.shape[1]
+        T_out = along_time.check_along_time(self.layers, T_in)
+        if lengths is not None:
+            lengths = along_time.checked_lengths(lengths, x, "Sequential")
+            x = along_time.padded(x, lengths, max(1, lengths.max(initial=0)))
+        y = forward_in_a_row(self.layers, x, training, lengths, state)
+        ends = self.output_lengths(lengths)
+        if training:
+            self._padding = None if lengths is None else (lengths, T_in, ends, T_out, y.shape[1:2])
+        return self._fresh(y, x, training) if ends is None else along_time.padded(y, ends, T_out)
+
+    def output_lengths(self, lengths: np.ndarray | None) -> np.ndarray | None:
+        """How long the sequences of the output are, of inputs so long; None where it has no axis of time."""
+        for layer in self.layers:
+            lengths = None if lengths is None else layer.output_lengths(lengths)
+        return lengths
+
+    def _fresh(self, y, x, training):
         fresh = y is not x and y.base is None
         views_x = not fresh and isinstance(x, np.ndarray) and np.may_share_memory(y, x)  # nothing but Flatten, say
         if views_x or (training and self.layers[-1].keeps_output):
             return y.copy()  # so that nothing the caller does to it can change the gradients, or x
         return y
 
-    def __call__(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        """forward(x, training)."""
-        return self.forward(x, training)
+    def __call__(self, x: Any, training: bool = False, state: dict | None = None) -> np.ndarray:
+        """forward(x, training, state)."""
+        return self.forward(x, training) if state is None else self.forward(x, training, state)
 
     def backward(self, dy: ArrayLike, input_grad: bool = False) -> np.ndarray | None:
         """Fill every parameter's gradient from dy = dL/dy of the last forward(x, training=True).
@@ -159,14 +199,24 @@ class Sequential(Guarded):
         Returns dL/dx if `input_grad`, else None, and then leaves out the work that only dL/dx would need.
         """
         self.layers[0].check_input_grad(input_grad)
-        return backward_in_a_row(self.layers, dy, input_grad)
+        if self._padding is None:
+            return backward_in_a_row(self.layers, dy, input_grad)
+        lengths, T_in, ends, T_out, t = self._padding
+        if ends is not None:
+            dy = along_time.padded(self.layers[-1].checked_gradient(dy, len(ends), T_out), ends, *t)
+        dx = backward_in_a_row(self.layers, dy, input_grad)
+        return along_time.padded(dx, lengths, T_in) if input_grad else None
 
-    def predict(self, x: ArrayLike, batch_size: int = 256) -> np.ndarray:
-        """forward(x) for x of any length, `batch_size` samples at a time.  Safe from several threads at once.
+    def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
+        """forward(x) for x, or a pair (x, lengths), of any number of samples, `batch_size` of them at a time.
 
-        It takes fewer at a time where outputs of layers would leave the processor's cache: the numbers are the same.
+        Safe from several threads at once.  It takes fewer at a time where outputs of layers would leave the processor's
+        cache: the numbers are the same.
         """
         batch_size = min(positive_int(batch_size, "predict: batch_size"), self._at_once)
+        x, lengths = along_time.split_pair(x, self.input_shape)
+        if lengths is not None:
+            return self._predict_along_time(x, lengths, batch_size)
         if type(x) is not np.ndarray:
             what = f"{self.layers[0].label}: the input"
             refuse(x, what)
@@ -178,13 +228,23 @@ class Sequential(Guarded):
             )
         if len(x) <= batch_size:
             return self.forward(x)
-        if tuple(x.shape[1:]) != self.input_shape:  # here, and not of a part, whose shape would puzzle
+        if not self.layers[0].fits(tuple(x.shape)):  # here, and not of a part, whose shape would puzzle
             raise self.layers[0].input_error(tuple(x.shape))
-        y, parts = np.empty((len(x), *self.output_shape), self.dtype), -(-len(x) // batch_size)
+        y, parts = None, -(-len(x) // batch_size)
         for part in range(parts):  # all of nearly the same size
             some = slice(part * len(x) // parts, (part + 1) * len(x) // parts)
-            y[some] = self.forward(x[some])
+            found = self.forward(x[some])
+            if y is None:  # of sequences shorter than the model was built for, it may be shorter, too
+                y = np.empty((len(x), *found.shape[1:]), found.dtype)
+            y[some] = found
         return y
+
+    def _predict_along_time(self, x, lengths, batch_size):
+        x = along_time.in_numbers(x, self.dtype, self.layers[0].takes_integers, f"{self.layers[0].label}: the input")
+        lengths = along_time.checked_lengths(lengths, x, "predict")
+        starts = range(0, max(1, len(x)), batch_size)
+        parts = [self.forward((x[n : n + batch_size], lengths[n : n + batch_size])) for n in starts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def summary(self) -> str:
         """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes.
@@ -237,3 +297,17 @@ def _check_distinct(parameters):
     for (start, size, name), (following, _, other) in pairwise(placed):
         if following < start + size:
             raise ValueError(f"Sequential: the parameters {name} and {other} are one array; give each its own")
+
+
+def _check_tied(layers):
+    """What a layer uses of another one is in the same model, before it, and no third one's: else a ValueError."""
+    before, users = [], {}
+    for layer in layers:
+        if layer.tied is not None:
+            if not any(layer.tied is other for other in before):
+                raise ValueError(
+                    f"{layer.label}: its {type(layer.tied).__name__} must be a layer of the same model, before this one"
+                )
+            if (first := users.setdefault(id(layer.tied), layer)) is not layer:
+                raise ValueError(f"{layer.label}: {first.label} uses {layer.tied.label} already; only one layer may")
+        before.append(layer)

@@ -35,6 +35,18 @@ rng = np.random.default_rng(0)
 IMAGES, LABELS = rng.integers(0, 256, (7, 28, 28), dtype=np.uint8), np.array([0, 9, 3, 3, 5, 1, 2], np.uint8)
 RECORDS = rng.integers(0, 256, (4, RECORD), dtype=np.uint8)
 RECORDS[:, 0] = [9, 0, 4, 4]
+TREES = b"(4 (2 Not) (3 (1 bad) (2 ,)))\n\n(2 (0 -LRB-) (4 good\\/bad))\n(2 so-so)\n"
+TEXTS = {
+    "imdb": {
+        "train-neg.txt.gz": gzip.compress(b"Bad .<br /><br />Very bad .\nWorse\n"),
+        "train-pos.txt": "Good, a caf\u00e9\n  Better \r\n".encode(),
+        "test-neg.txt": b"worst",
+        "test-pos.txt.gz": gzip.compress(b"best\nThe best\n"),
+    },
+    "sst": {"train.txt": TREES, "dev.txt": TREES, "test.txt": TREES},
+    "shakespeare": {"input.txt": "Speak, speak \u2014\n".encode() * 2},
+    "names": {"names.txt": b"emma\nava\n\nliam"},
+}
 
 
 @pytest.fixture
@@ -52,6 +64,10 @@ def root(tmp_path):
     (tmp_path / "sentiment").mkdir()
     (tmp_path / "sentiment" / "rt-polarity.pos").write_bytes(b"good \n a caf\xe9 , good\x85 better\n\n")
     (tmp_path / "sentiment" / "rt-polarity.neg").write_bytes(b"bad\r\nworse\nbad , bad\nworst")
+    for name, files in TEXTS.items():
+        (tmp_path / name).mkdir()
+        for file, data in files.items():
+            (tmp_path / name / file).write_bytes(data)
     return tmp_path
 
 
@@ -108,6 +124,47 @@ def test_reviews_are_lines_of_latin_1_and_take_turns(root):
     assert sentences == ["bad", "good", "worse", "bad , bad", "a café , good\x85 better", "worst"]
     assert labels.tolist() == [0, 1, 0, 0, 1, 0]
     assert labels.dtype == np.int64
+
+
+def test_reviews_of_imdb_are_lines_gzipped_or_not_and_take_turns(root):
+    (texts, labels), (texts_test, labels_test) = tn.data.imdb(root)
+    assert texts == ["Bad .\n\nVery bad .", "Good, a café", "Worse", "Better"]
+    assert (labels.tolist(), labels.dtype) == ([0, 1, 0, 1], np.int64)
+    assert (texts_test, labels_test.tolist()) == (["best", "worst", "The best"], [1, 0, 1])
+
+
+def test_trees_become_sentences_or_phrases_of_five_classes_or_two(root):
+    sentences = ["Not bad ,", "( good/bad", "so-so"]
+    for texts, labels in tn.data.sst(root):
+        assert (texts, labels.tolist(), labels.dtype) == (sentences, [4, 2, 2], np.int64)
+    (texts, labels), *others = tn.data.sst(root, phrases=True)
+    assert texts == ["Not bad ,", "Not", "bad ,", "bad", ",", "( good/bad", "(", "good/bad", "so-so"]
+    assert labels.tolist() == [4, 2, 3, 1, 2, 2, 0, 4, 2]
+    assert [part[0] for part in others] == [sentences, sentences]
+    (texts, labels), (texts_dev, labels_dev), _ = tn.data.sst(root, phrases=True, classes=2)
+    assert (texts, labels.tolist()) == (["Not bad ,", "bad ,", "bad", "(", "good/bad"], [1, 1, 0, 0, 1])
+    assert (texts_dev, labels_dev.tolist()) == (["Not bad ,"], [1])
+
+
+def test_a_phrase_stands_once_for_each_label_that_it_has(root):
+    (root / "sst" / "train.txt").write_bytes(b"(4 (2 good) (2 good))\n(3 (3 good) (2 good))\n")
+    texts, labels = tn.data.sst(root, phrases=True)[0]
+    assert texts == ["good good", "good", "good good", "good"]
+    assert labels.tolist() == [4, 2, 3, 3]
+
+
+def test_options_that_no_treebank_has_are_refused(root):
+    for classes in (3, "2", None, True):
+        with pytest.raises(ValueError, match="sst: classes must be 5 or 2, got"):
+            tn.data.sst(root, classes=classes)
+    with pytest.raises(TypeError, match="sst: phrases must be True or False, got 1"):
+        tn.data.sst(root, phrases=1)
+
+
+def test_the_plays_are_cut_at_nine_tenths_and_names_are_lines(root):
+    whole = "Speak, speak \u2014\n" * 2
+    assert tn.data.shakespeare(root) == (whole[:27], whole[27:])
+    assert tn.data.names(root) == ["emma", "ava", "liam"]
 
 
 # --- where they look ----------------------------------------------------------------------------------------
@@ -189,6 +246,7 @@ HONEST_BOMB = gzip.compress(idx(np.zeros(0, np.uint8), MAGIC3, (2**21, 28, 28)) 
 # name: file, its bytes, what the message says
 IMAGES_GZ, LABELS_RAW = "mnist/train-images-idx3-ubyte.gz", "mnist/t10k-labels-idx1-ubyte"
 CIFAR, REVIEWS = "cifar-10-batches-bin/data_batch_3.bin", "sentiment/rt-polarity.neg"
+IMDB, SST = "imdb/train-neg.txt.gz", "sst/dev.txt"
 BROKEN = {
     "empty images": (IMAGES_GZ, b"", "an empty file"),
     "empty gzip data": (IMAGES_GZ, gzip.compress(b""), "00 00 08 03, found nothing"),
@@ -235,9 +293,35 @@ BROKEN = {
     "nothing but empty lines": (REVIEWS, b"\n \n\r\n", "lines of text, found none"),
     "a web page for reviews": (REVIEWS, PAGE, "found a web page"),
     "gzipped reviews": (REVIEWS, gzip.compress(b"bad\n" * 9), "found gzip data"),
+    "reviews of imdb gzipped twice": (IMDB, gzip.compress(gzip.compress(b"bad\n" * 9)), "found gzip data"),
+    "a gzipped web page for reviews": (IMDB, gzip.compress(PAGE), "found a web page"),
+    "cut reviews of imdb": (IMDB, gzip.compress(b"bad\n" * 9)[:-9], "error in it: Compressed file ended"),
+    "a bomb for reviews": (IMDB, gzip.compress(bytes(50_000_000)), "lines of text, found the bytes 00"),
+    "a late bomb for reviews": (IMDB, gzip.compress(b"x" * 2**18 + bytes(50_000_000)), "text, found a byte of 0"),
+    "reviews in Latin-1": (IMDB, b"a caf\xe9\n", "text in UTF-8, found the byte e9 at position 5"),
+    "no trees": (SST, b"\n", "lines of text, found none"),
+    "reviews for trees": (SST, b"good\n", r"a tree on each line.*found good\."),
+    "a label of 5": (SST, TREES + b"(5 good)", r"labels 0 to 4, found \(5 good\)"),
+    "a tree without a label": (SST, b"((2 a) (2 b))", "a tree on each line"),
+    "a phrase without words": (SST, b"(2 (2 a) (3))", "a tree on each line"),
+    "a tree that does not end": (SST, b"(2 (2 a) (3 b)", "a tree on each line"),
+    "a bracket too many": (SST, b"(2 a))", "a tree on each line"),
+    "two trees on a line": (SST, b"(2 a) (2 b)", "a tree on each line"),
+    "a word behind a tree": (SST, b"(2 a) b", "a tree on each line"),
+    "no plays": ("shakespeare/input.txt", b"", "an empty file"),
+    "a web page for plays": ("shakespeare/input.txt", PAGE, "found a web page"),
+    "no names": ("names/names.txt", b"\n\n", "lines of text, found none"),
     "binary reviews": (REVIEWS, b"bad\nworse\0\1\2", "lines of text, found the bytes 62 61 64"),
 }
-READERS = {"mnist": tn.data.mnist, "cifar-10-batches-bin": tn.data.cifar10, "sentiment": tn.data.movie_reviews}
+READERS = {
+    "mnist": tn.data.mnist,
+    "cifar-10-batches-bin": tn.data.cifar10,
+    "sentiment": tn.data.movie_reviews,
+    "imdb": tn.data.imdb,
+    "sst": tn.data.sst,
+    "shakespeare": tn.data.shakespeare,
+    "names": tn.data.names,
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -257,7 +341,7 @@ def test_a_broken_file_is_named_with_what_was_expected_and_found(root, case):
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("name", [IMAGES_GZ, LABELS_RAW, CIFAR, REVIEWS])
+@pytest.mark.parametrize("name", [IMAGES_GZ, LABELS_RAW, CIFAR, REVIEWS, IMDB, SST])
 def test_a_folder_in_a_file_s_place_is_named(root, name):
     (root / name).unlink()
     (root / name).mkdir()
@@ -303,65 +387,6 @@ def test_a_file_too_large_for_the_memory_is_refused_unread(root, name):
         READERS[name.split("/")[0]](root)
 
 
-# --- words --------------------------------------------------------------------------------------------------
-
-
-def test_tokens_are_words_and_marks_in_lower_case():
-    assert tokenize("It's GOOD-natured, isn't it?!") == ["it's", "good-natured", ",", "isn't", "it", "?", "!"]
-    assert tokenize("  Café\x85two\tTHREE\n") == ["café", "two", "three"]
-    assert tokenize("") == []
-
-
-def test_words_are_ranked_by_frequency_then_by_alphabet():
-    sentences = ["b a", "b c", "c d d d"]
-    assert Vocabulary(sentences).words == ["<padding>", "<unknown>", "d", "b", "c", "a"]
-    assert Vocabulary(reversed(sentences)).words == Vocabulary(sentences).words
-    assert Vocabulary(sentences, min_count=2).words[2:] == ["d", "b", "c"]
-    assert Vocabulary(sentences, max_size=4).words[2:] == ["d", "b"]
-    assert len(Vocabulary(sentences, min_count=2, max_size=100)) == 5
-    assert len(Vocabulary([])) == 2
-
-
-def test_encoding_pads_and_cuts_behind_and_knows_what_it_does_not_know():
-    vocabulary = Vocabulary(["a a a", "b b", "c"])
-    encoded = vocabulary.encode(["c b a", "", "A new b"])
-    assert encoded.tolist() == [[4, 3, 2], [0, 0, 0], [2, 1, 3]]
-    assert encoded.dtype == np.int64
-    assert vocabulary.encode(["c b a", "b"], length=2).tolist() == [[4, 3], [3, 0]]
-    assert vocabulary.encode(["b"], length=3).tolist() == [[3, 0, 0]]
-    assert vocabulary.encode([]).shape == (0, 1)
-    assert vocabulary.encode([""]).tolist() == [[0]]
-
-
-def test_lists_of_words_are_taken_as_they_are():
-    vocabulary = Vocabulary([["New York", "A"], ("A",), ["<padding>", "<unknown>"]])
-    assert vocabulary.words[2:] == ["A", "New York"]
-    assert vocabulary.encode([["New York", "a", "A", "<padding>"]]).tolist() == [[3, 1, 2, 0]]
-
-
-def test_a_single_sentence_is_no_list_of_sentences():
-    vocabulary = Vocabulary(["a film"])
-    for call in (Vocabulary, vocabulary.encode):
-        with pytest.raises(TypeError, match=r"got a single one; write \['a film'\]"):
-            call("a film")
-        for wrong in (b"a film", 3, None):
-            with pytest.raises(TypeError, match="must be a string or a list of words"):
-                call(["a film", wrong])
-    with pytest.raises(TypeError, match="tokenize: a sentence must be a string, got list"):
-        tokenize(["a film"])
-
-
-def test_sizes_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="min_count must be at least 1, got 0"):
-        Vocabulary([], min_count=0)
-    with pytest.raises(ValueError, match="max_size must be at least 2, got 1"):
-        Vocabulary([], max_size=1)
-    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
-        Vocabulary([]).encode([], length=0)
-    with pytest.raises(TypeError, match="length must be a whole number"):
-        Vocabulary([]).encode([], length=2.0)
-
-
 # --- the real ones ------------------------------------------------------------------------------------------
 
 
@@ -404,3 +429,35 @@ def test_the_movie_reviews_are_read():
     same = sum(tokenize(word) == [word] for word in given)
     assert same > 0.997 * len(given)  # tokenizing finds the tokens that the file's authors made
     assert 18_000 < len(Vocabulary(sentences)) < 22_000
+
+
+def test_the_reviews_of_imdb_are_read():
+    for texts, labels in tn.data.imdb(real("imdb")):
+        assert len(texts) == len(labels) == 25_000
+        assert labels.sum() == 12_500
+        assert labels[:1000].sum() == 500
+        assert min(map(len, texts)) >= 32
+        assert not any("<br" in text for text in texts)
+        assert 220 < np.mean([len(text.split()) for text in texts]) < 240
+
+
+def test_the_treebank_is_read():
+    parts = tn.data.sst(real("sst"))
+    assert [len(texts) for texts, _ in parts] == [8544, 1101, 2210]
+    assert np.bincount(parts[0][1]).tolist() == [1092, 2218, 1624, 2322, 1288]
+    assert np.bincount(parts[2][1]).tolist() == [279, 633, 389, 510, 399]
+    assert [len(texts) for texts, _ in tn.data.sst(real("sst"), classes=2)] == [6920, 872, 1821]
+    texts, labels = tn.data.sst(real("sst"), phrases=True)[0]
+    assert len(texts) > 150_000
+    assert set(parts[0][0]) <= set(texts)
+    assert labels[texts.index("bad")] < 2
+
+
+def test_the_plays_and_the_names_are_read():
+    train, validation = tn.data.shakespeare(real("shakespeare"))
+    assert (len(train), len(validation)) == (1_003_854, 111_540)
+    assert train.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n")
+    assert len(set(train + validation)) == 65
+    names = tn.data.names(real("names"))
+    assert (len(names), len(set(names)), names[:3]) == (32_033, 29_494, ["emma", "olivia", "ava"])
+    assert sorted(set("".join(names))) == list("abcdefghijklmnopqrstuvwxyz")

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -404,6 +405,112 @@ def test_missing_reviews_come_from_the_archive(server, tmp_path, monkeypatch):
     sentences, labels = tn.data.movie_reviews(tmp_path)
     assert sentences == ["bad", "good"]
     assert labels.tolist() == [0, 1]
+
+
+REVIEWS = [
+    ("aclImdb/train/neg/10_2.txt", b"tenth"),
+    ("aclImdb/train/neg/9_1.txt", b"ninth,\r\n  on two lines\n"),
+    ("aclImdb/train/pos/0_10.txt", b"good"),
+    ("aclImdb/train/unsup/0_0.txt", b"nobody knows"),
+    ("aclImdb/test/neg/0_1.txt", b"bad"),
+    ("aclImdb/test/pos/0_9.txt", b"best"),
+    ("aclImdb/train/urls_pos.txt", b"http"),
+]
+
+
+def offer_reviews(server, monkeypatch, members=REVIEWS):
+    module = sys.modules["tinynet.data.imdb"]
+    packed = server.contents[module.ARCHIVE] = archive(members)
+    monkeypatch.setattr(module, "MIRRORS", (f"{server.url}/good/",))
+    monkeypatch.setattr(module, "ARCHIVE_SIZE", len(packed))
+    monkeypatch.setattr(module, "ARCHIVE_SHA256", hashlib.sha256(packed).hexdigest())
+    return module, packed
+
+
+def test_missing_files_of_imdb_are_made_from_its_archive_and_present_ones_left_alone(server, tmp_path, monkeypatch):
+    module, packed = offer_reviews(server, monkeypatch)
+    folder = tmp_path / "imdb"
+    folder.mkdir()
+    (folder / "test-pos.txt").write_bytes(b"my own")
+    (texts, labels), (texts_test, labels_test) = tn.data.imdb(tmp_path)
+    assert (texts, labels.tolist()) == (["ninth, on two lines", "good", "tenth"], [0, 1, 0])
+    assert (texts_test, labels_test.tolist()) == (["bad", "my own"], [0, 1])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*module.NAMES[:3], "test-pos.txt"])
+    asked = len(server.requests)
+    assert tn.data.imdb(tmp_path)[0][0] == texts
+    assert len(server.requests) == asked
+
+
+def test_an_archive_that_was_fetched_by_hand_is_used_and_stays(server, tmp_path, monkeypatch):
+    module, packed = offer_reviews(server, monkeypatch)
+    place = tmp_path / "imdb" / module.ARCHIVE
+    place.parent.mkdir()
+    place.write_bytes(packed)
+    assert tn.data.imdb(tmp_path)[1][0] == ["bad", "best"]
+    assert place.exists()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda packed: packed[:-40], "expected a gzipped tar archive, found an error in it: "),
+        (lambda packed: packed[:50], "expected a gzipped tar archive, found an error in it: "),
+        (lambda packed: b"no archive", "expected a gzipped tar archive, found an error in it: "),
+        (lambda packed: archive(REVIEWS[1:4]), r"expected reviews for test-neg\.txt\.gz, found none"),
+    ],
+)
+def test_a_broken_archive_of_imdb_is_named_and_leaves_no_half_file(server, tmp_path, monkeypatch, damage, message):
+    module, packed = offer_reviews(server, monkeypatch)
+    place = tmp_path / "imdb" / module.ARCHIVE
+    place.parent.mkdir()
+    place.write_bytes(damage(packed))
+    with pytest.raises(tn.data.DatasetError, match=message) as caught:
+        tn.data.imdb(tmp_path)
+    assert str(caught.value).startswith(str(place))
+    assert [path.name for path in place.parent.iterdir()] == [module.ARCHIVE]
+
+
+def test_reviews_too_large_for_the_memory_are_refused(server, tmp_path, monkeypatch):
+    module, _ = offer_reviews(server, monkeypatch)
+    monkeypatch.setattr(module, "LIMIT", 10)
+    with pytest.raises(tn.data.DatasetError, match=r"aclImdb_v1\.tar\.gz: expected at most 10 bytes of reviews"):
+        tn.data.imdb(tmp_path)
+
+
+def test_missing_trees_come_from_a_zip_archive(server, tmp_path, monkeypatch):
+    module = sys.modules["tinynet.data.sst"]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        packed.mkdir("trees")
+        for k, name in enumerate(module.NAMES):
+            packed.writestr(f"trees/{name}", f"({k} (2 a) (2 film))\n")
+        packed.writestr("../dev.txt", "(4 no)")
+    server.contents[module.ARCHIVE] = buffer.getvalue()
+    monkeypatch.setattr(module, "MIRRORS", (f"{server.url}/good/",))
+    monkeypatch.setattr(module, "ARCHIVE_SIZE", len(buffer.getvalue()))
+    monkeypatch.setattr(module, "ARCHIVE_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
+    parts = tn.data.sst(tmp_path)
+    assert [(texts, labels.tolist()) for texts, labels in parts] == [(["a film"], [k]) for k in range(3)]
+    assert sorted(path.name for path in (tmp_path / "sst").iterdir()) == sorted(module.NAMES)
+
+
+def test_what_is_no_zip_archive_is_a_failure_that_names_it(server, tmp_path):
+    server.contents["all.zip"] = CONTENT
+    with pytest.raises(tn.data.DatasetError, match=r"all\.zip.*cannot be unpacked"):
+        download_members([tmp_path / "one.bin"], "all.zip", [f"{server.url}/good/"], SIZE, SHA256)
+
+
+@pytest.mark.parametrize(("name", "table"), [("shakespeare", "SHAKESPEARE"), ("names", "NAMES")])
+def test_a_missing_text_is_downloaded_once(server, tmp_path, monkeypatch, name, table):
+    module = sys.modules["tinynet.data.shakespeare"]
+    content = b"emma\nolivia\n" * 10
+    server.contents |= {"input.txt": content, "names.txt": content}
+    found = [f"{server.url}/good/"], len(content), hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(module, table, found)
+    first = getattr(tn.data, name)(tmp_path)
+    assert first == getattr(tn.data, name)(tmp_path)
+    assert len(server.requests) == 1
 
 
 def test_without_a_network_the_message_says_where_the_files_belong(server, tmp_path, monkeypatch):

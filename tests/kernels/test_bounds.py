@@ -65,6 +65,13 @@ def layers_and_inputs(dtype, threads=False):
     layer, rng = tn.Embedding(9, 5, padding=0), np.random.default_rng(0)
     layer.build((7,), dtype, rng)
     yield "Embedding", layer, rng.integers(0, 9, (4, 7)), rng.standard_normal((4, 7, 5)).astype(dtype)
+    for vocabulary, dim, n in ((9, 5, 4), (130, 33, 7), (700, 64, 40 if threads else 3)):
+        words = tn.Embedding(vocabulary, dim)
+        words.build((7,), dtype, rng)
+        layer = tn.TiedDense(words, bias=n == 7)
+        layer.build((dim,), dtype, rng)
+        h, dz = rng.standard_normal((n, dim)), rng.standard_normal((n, vocabulary))
+        yield "TiedDense", layer, h.astype(dtype), dz.astype(dtype)
 
 
 def losses_and_inputs(dtype):
@@ -253,7 +260,9 @@ def run_every_kernel():
             raise AssertionError(name) from error
     rng = np.random.default_rng(0)
     for N, D, C in ((130, 20, 33), (10, 64, 9000)):
-        linear_cross_entropy(rng.standard_normal((N, D)), rng.standard_normal((D, C)), None, rng.integers(0, C, N))
+        x, w, t = rng.standard_normal((N, D)), rng.standard_normal((D, C)), rng.integers(0, C, N)
+        for weights in (w, np.asfortranarray(w)):
+            linear_cross_entropy(x, weights, None, t)
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
     for make in (tn.SGD, tn.RMSprop, tn.Adam):

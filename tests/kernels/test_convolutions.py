@@ -37,8 +37,8 @@ def check(given, forward, backward):
     y, *gradients = results[0]
     dz = np.where(y <= 0, 0, dy) if is_relu else dy
     tolerance = {"rtol": 1e-4, "atol": 1e-3} if x.dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-10}
-    np.testing.assert_allclose(y, conv2d_forward_plain(x, w, b, stride, before, size, floor), **tolerance)
-    for found, expected in zip(gradients, conv2d_backward_plain(x, w, dz, stride, before), strict=True):
+    np.testing.assert_allclose(y, conv2d_forward_plain(x, w, b, stride, before, (1, 1), 1, size, floor), **tolerance)
+    for found, expected in zip(gradients, conv2d_backward_plain(x, w, dz, stride, before, (1, 1), 1), strict=True):
         np.testing.assert_allclose(found, expected, **tolerance)
 
 

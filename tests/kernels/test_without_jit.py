@@ -21,8 +21,9 @@ x, labels = rng.standard_normal((3, 6, 6, 2)), np.array([1, 0, 2])
 results = []
 
 
-def train(layers, x):
+def train(layers, x, lengths=None):
     model = tn.Sequential([*layers, tn.Flatten(), tn.Dense(4)], input_shape=x.shape[1:], dtype="float64", seed=1)
+    x = x if lengths is None else (x, lengths)
     words = model.layers[0].takes_integers
     optimizer = tn.Adam(model, lr=1e-2)
     logits = model.forward(x, training=True)
@@ -46,10 +47,24 @@ for layers in (
     [tn.Residual([conv(2, 3, 1, "same")]), tn.Concat([conv(2, 1)]), tn.Dropout(0.5)],
 ):
     train(layers, x)
+pools = tn.Parallel([[tn.GlobalMaxPool1D()], [tn.GlobalAvgPool1D()]])
+layers = [tn.Dense(6, "relu"), tn.BatchNorm(), tn.GroupNorm(3), tn.Dropout(0.5), tn.LayerNorm(), pools]
+train(layers, rng.standard_normal((3, 6, 2)), [4, 6, 0])
 train([conv(32, 3, 1, "same", activation=None)], rng.standard_normal((3, 4, 4, 32)))  # Winograd's method
 train([conv(2, (2, 3), 1, "same")], rng.standard_normal((3, 3, 17, 1)))  # few filters
+for layer in (tn.LSTM(4, bidirectional=True), tn.GRU(5, bidirectional=True, return_sequences=False)):
+    train([layer], rng.standard_normal((3, 5, 2)))
 branches = [[conv(3, (k, 1)), tn.GlobalMaxPool2D()] for k in (2, 3)]
 train([tn.Embedding(9, 4, padding=0), tn.Reshape((7, 1, 4)), tn.Parallel(branches)], rng.integers(0, 9, (3, 7)))
+words = tn.Embedding(9, 4)
+train([words, tn.LayerNorm(), tn.TiedDense(words, bias=True)], rng.integers(0, 9, (3, 7)))
+# Without biases: the gradient of a key's is 0 but for rounding, of which Adam makes steps of full size.
+block = tn.TransformerBlock(2, causal=True, dropout=0.2, activation="gelu_tanh", bias=False)
+attention = tn.MultiHeadAttention(4, dropout=0.3, bias=False)
+layers = [tn.Embedding(9, 8), tn.PositionEmbedding(7), tn.ClassToken(), block, attention]
+train(layers, rng.integers(0, 9, (3, 7)))
+block = tn.TransformerBlock(1, norm_first=False, dropout=0.5, bias=False)
+train([tn.ClassToken(), block, tn.Select(0)], x[:, 0])
 np.save(sys.argv[1], np.array(results))
 """
 

@@ -191,7 +191,10 @@ REFUSED = {
     "a dtype": (lambda m: setattr(m.layers[0], "dtype", np.dtype("f8")), r"Dense \(layer 0\): dtype"),
     "parameters": (lambda m: setattr(m.layers[0], "parameters", []), r"Dense \(layer 0\): parameters"),
     "buffers": (lambda m: setattr(m.layers[1], "buffers", {}), r"BatchNorm \(layer 1\): buffers"),
-    "freezing": (lambda m: setattr(m.layers[0], "trainable", False), r"Dense \(layer 0\): it has no trainable to set"),
+    "freezing as PyTorch does": (
+        lambda m: setattr(m.layers[0], "requires_grad", False),
+        r"Dense \(layer 0\): it has no requires_grad to set; did you mean trainable",
+    ),
     "a typing error": (lambda m: setattr(m.layers[3], "rat", 0.1), r"Dropout \(layer 3\): it has no rat to set"),
     "layers inside": (lambda m: setattr(m.layers[2], "layers", ()), r"Residual \(layer 2\): layers"),
     "a property": (lambda m: setattr(m.layers[0], "label", "x"), r"Dense \(layer 0\): label can't be set"),
@@ -234,8 +237,8 @@ def test_the_layers_of_a_model_are_a_tuple():
 
 
 def test_a_new_layer_has_no_other_attributes_either():
-    with pytest.raises(TypeError, match="Dense: it has no trainable to set"):
-        tn.Dense(3).trainable = False
+    with pytest.raises(TypeError, match="Dense: it has no requires_grad to set; did you mean trainable"):
+        tn.Dense(3).requires_grad = False
     with pytest.raises(TypeError, match="Dense: it has no activaton to set"):
         tn.Dense(3).activaton = "relu"
     with pytest.raises(TypeError, match="Conv2D: stride can't be set any more; make a new Conv2D"):

@@ -491,9 +491,9 @@ def image_model(*layers):
             r"Concat \(layer 0\): .*; got \(\) of x, \(\) of layer 0$",
         ),
         (
-            lambda: image_model(tn.Residual([tn.Concat([tn.Dense(3)])])),
+            lambda: image_model(tn.Residual([tn.Concat([tn.MaxPool2D(9)])])),
             ValueError,
-            r"Dense \(layer 1.0.0\): expected vectors",
+            r"MaxPool2D \(layer 1.0.0\): the window \(9, 9\) is larger",
         ),
         (lambda: tn.Residual([]), ValueError, "Residual: the list of layers is empty"),
         (lambda: tn.Residual([tn.ReLU()], shortcut=[]), ValueError, "Residual: shortcut: the list of layers is empty"),

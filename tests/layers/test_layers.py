@@ -20,17 +20,24 @@ from tinynet.kernels.compile import plain_loops
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.groupnorm import GroupNorm
+from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
-from tinynet.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.lstm import LSTM
+from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
+from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax, softmax_backward_plain, softmax_forward, softmax_jacobian
+from tinynet.layers.transformer import TransformerBlock
 from tinynet.model import Sequential
 
 SEED = 3
@@ -56,6 +63,7 @@ TORCH = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "swish": F.silu,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
@@ -75,7 +83,7 @@ def dense_case(shape, units, act=None, bias=True):
     )
 
 
-def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True):
+def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True, **options):
     (I, J), (s, r) = ((v, v) if isinstance(v, int) else v for v in (size, stride))
 
     def in_torch(x, w, b=None):
@@ -83,13 +91,17 @@ def conv2d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=
         if padding == "same":
             totals = [max((-(-n // t) - 1) * t + k - n, 0) for n, t, k in ((x.shape[3], r, J), (x.shape[2], s, I))]
             x = F.pad(x, [half for total in totals for half in (total // 2, total - total // 2)])
-        y = F.conv2d(x.contiguous(), w.contiguous(), b, (s, r), 0 if isinstance(padding, str) else padding)
+        zeros = 0 if isinstance(padding, str) else padding
+        if isinstance(zeros, tuple) and isinstance(zeros[0], tuple):
+            x, zeros = F.pad(x, [*zeros[1], *zeros[0]]), 0
+        y = F.conv2d(x.contiguous(), w.contiguous(), b, (s, r), zeros, **options)
         return TORCH[act](y)
 
     return Case(
         f"Conv2D {shape}->{filters} window {size} stride {stride} {padding} {act or 'linear'}"
-        + ("" if bias else " without bias"),
-        lambda: Conv2D(filters, size, stride=stride, padding=padding, activation=act, bias=bias),
+        + ("" if bias else " without bias")
+        + "".join(f", {name} {value}" for name, value in options.items()),
+        lambda: Conv2D(filters, size, stride=stride, padding=padding, activation=act, bias=bias, **options),
         shape,
         channels_first(in_torch),
     )
@@ -125,16 +137,27 @@ def conv2d_cases():
     yield conv2d_case((3, 8, 12, 33), 37, 3, padding=1, act="tanh")
     yield conv2d_case((2, 10, 6, 32), 40, 3, padding="valid", bias=False)
     yield conv2d_case((1, 32, 32, 32), 32, 3, padding="same", act="relu")
+    # Padding that differs by side; pixels that are apart; groups, and with one for each channel.
+    yield conv2d_case((2, 6, 5, 3), 4, 3, stride=2, padding=((0, 1), (2, 0)), act="relu")
+    yield conv2d_case((2, 7, 9, 3), 4, 3, padding=2, act="relu", dilation=2)
+    yield conv2d_case((1, 11, 9, 5), 17, (3, 2), stride=(2, 3), padding=(3, 1), bias=False, dilation=(4, 2))
+    yield conv2d_case((1, 9, 8, 32), 32, 3, padding=2, act="tanh", dilation=2)
+    yield conv2d_case((2, 5, 6, 6), 4, 3, padding=1, act="relu", groups=2)
+    yield conv2d_case((1, 8, 7, 4), 6, 2, stride=2, bias=False, groups=2, dilation=(2, 3))
+    yield conv2d_case((2, 7, 9, 5), 5, 3, padding=1, act="relu", groups=5)
+    yield conv2d_case((1, 6, 13, 32), 32, 3, padding=1, groups=32)
+    yield conv2d_case((2, 9, 8, 20), 20, 3, stride=2, padding=1, act="relu", groups=20)
+    yield conv2d_case((1, 8, 9, 3), 6, (5, 2), stride=(1, 2), padding=((2, 1), (0, 3)), groups=3, bias=False)
+    yield conv2d_case((2, 7, 8, 18), 18, 3, padding=2, act="gelu", groups=18, dilation=2)
 
 
-def pool_case(kind, shape, size, stride=None):
+def pool_case(kind, shape, size, stride=None, **options):
     layer, in_torch = (MaxPool2D, F.max_pool2d) if kind == "max" else (AvgPool2D, F.avg_pool2d)
-    both = [(v, v) if isinstance(v, int) else v for v in (size, size if stride is None else stride)]
     return Case(
-        f"{layer.__name__} {shape} window {size} stride {stride}",
-        lambda: layer(size, stride),
+        f"{layer.__name__} {shape} window {size} stride {stride} {', '.join(f'{k} {v}' for k, v in options.items())}",
+        lambda: layer(size, stride, **options),
         shape,
-        channels_first(lambda x: in_torch(x, *both)),
+        channels_first(lambda x: in_torch(x, size, stride, **options)),
     )
 
 
@@ -154,6 +177,54 @@ def pool_cases():
         yield pool_case(kind, (2, 4, 4, 3), 4)
         yield pool_case(kind, (1, 5, 6, 2), 1)
         yield pool_case(kind, (1, 20, 20, 2), 17)  # 289 numbers in the window: more than a byte can tell apart
+        yield pool_case(kind, (2, 9, 8, 20), 3, 2, padding=1)
+        yield pool_case(kind, (2, 5, 6, 32), 2, padding=1)
+        yield pool_case(kind, (1, 8, 7, 3), 3, 2, padding=(1, 0), ceil_mode=True)
+        yield pool_case(kind, (1, 5, 9, 17), 2, ceil_mode=True)
+        yield pool_case(kind, (1, 6, 6, 2), 2, 3, padding=1, ceil_mode=True)  # no window may begin behind the image
+        yield pool_case(kind, (1, 19, 18, 2), 17, 1, padding=8)
+    yield pool_case("max", (2, 9, 7, 16), 3, 1, padding=1, dilation=2)
+    yield pool_case("max", (2, 8, 11, 5), (2, 3), (3, 2), padding=(0, 1), dilation=(3, 2), ceil_mode=True)
+    yield pool_case("avg", (2, 7, 8, 5), 3, 2, padding=1, count_include_pad=False)
+    yield pool_case("avg", (1, 6, 9, 3), (2, 4), 3, padding=(1, 2), ceil_mode=True, count_include_pad=False)
+    for size in (1, 3, (4, 2), (7, 9)):
+        yield Case(
+            f"AdaptiveAvgPool2D {size}",
+            lambda size=size: AdaptiveAvgPool2D(size),
+            (2, 6, 7, 5),
+            channels_first(lambda x, size=size: F.adaptive_avg_pool2d(x, size)),
+        )
+
+
+def recurrent_case(kind, shape, units, bidirectional=False, return_sequences=True):
+    D = 1 + bidirectional
+
+    def in_torch(x, *p):
+        arrays, kinds = [], len(p) // D
+        for d in range(D):
+            w, u, b, *b_n = p[d * kinds : (d + 1) * kinds]
+            hidden = torch.cat([torch.zeros_like(b[: 2 * units]), *b_n]) if b_n else torch.zeros_like(b)
+            arrays += [w.T.contiguous(), u.T.contiguous(), b, hidden]
+        zeros = x.new_zeros(D, len(x), units)
+        function, state = (torch.gru, zeros) if kind is GRU else (torch.lstm, (zeros, zeros))
+        y, last, *_ = function(x, state, arrays, True, 1, 0.0, True, bidirectional, True)
+        return y if return_sequences else last.transpose(0, 1).flatten(1)
+
+    options = (" both ways" if bidirectional else "") + ("" if return_sequences else " at last")
+    return Case(
+        f"{kind.__name__} {shape}->{units}{options}",
+        lambda: kind(units, bidirectional, return_sequences),
+        shape,
+        in_torch,
+    )
+
+
+def recurrent_cases():
+    for kind in (LSTM, GRU):
+        yield recurrent_case(kind, (3, 4, 5), 6)
+        yield recurrent_case(kind, (5, 9, 20), 18, bidirectional=True)
+        yield recurrent_case(kind, (34, 2, 3), 33, bidirectional=True, return_sequences=False)
+        yield recurrent_case(kind, (2, 5, 1), 1)
 
 
 def block_cases():
@@ -225,15 +296,59 @@ def block_cases():
     )
 
 
+def attention(x, w, b, w_out, b_out, heads, causal=False):
+    """Self-attention in PyTorch."""
+    q, k, v = ((x @ w + b).unflatten(-1, (3, heads, -1))).permute(2, 0, 3, 1, 4)
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return o.transpose(1, 2).flatten(2) @ w_out + b_out
+
+
+def attention_cases():
+    for shape, heads, causal in [((3, 7, 6), 2, False), ((2, 37, 20), 4, True), ((2, 1, 3), 1, True)]:
+        yield Case(
+            f"MultiHeadAttention {shape} in {heads}{' causal' if causal else ''}",
+            lambda heads=heads, causal=causal: MultiHeadAttention(heads, causal),
+            shape,
+            lambda x, *p, heads=heads, causal=causal: attention(x, *p, heads, causal),
+        )
+
+    def norm(x, *p):
+        return F.layer_norm(x, x.shape[-1:], *p)
+
+    def mlp(x, v, a, w, b, f=F.gelu):
+        return f(x @ v + a) @ w + b
+
+    def before(x, n1, m1, w, b, v, a, n2, m2, *p):
+        x = x + attention(norm(x, n1, m1), w, b, v, a, 2)
+        return x + mlp(norm(x, n2, m2), *p)
+
+    def behind(x, w, b, v, a, n1, m1, k1, a1, k2, a2, n2, m2):
+        x = norm(x + attention(x, w, b, v, a, 3, True), n1, m1)
+        return norm(x + mlp(x, k1, a1, k2, a2, torch.relu), n2, m2)
+
+    yield Case("TransformerBlock", lambda: TransformerBlock(2), (3, 5, 8), before)
+    yield Case(
+        "TransformerBlock causal, norms behind",
+        lambda: TransformerBlock(3, causal=True, norm_first=False, mlp_ratio=2.5, activation="relu"),
+        (2, 9, 6),
+        behind,
+    )
+
+
 CASES = [
     *itertools.starmap(dense_case, [((4, 3), 5), ((1, 7), 1), ((33, 20), 17), ((5, 40), 33, None, False)]),
     *itertools.starmap(dense_case, [((3, 1100), 20), ((2, 1100), 3)]),  # so many inputs that tasks are wide
     *(dense_case((6, 5), 9, act) for act in ACTIVATIONS),
     dense_case((6, 5), 9, "relu", bias=False),
+    dense_case((3, 5, 7), 6, "relu"),
+    dense_case((2, 4, 3, 5), 17, "gelu", bias=False),
+    dense_case((2, 1, 2, 3, 4), 1),
     *conv2d_cases(),
     *pool_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
     Case("GlobalAvgPool2D", GlobalAvgPool2D, (3, 5, 4, 6), lambda x: x.mean((1, 2))),
+    *(Case(f"GlobalMaxPool1D {s}", GlobalMaxPool1D, s, lambda x: x.max(1).values) for s in [(3, 5, 7), (2, 1, 40)]),
+    *(Case(f"GlobalAvgPool1D {s}", GlobalAvgPool1D, s, lambda x: x.mean(1)) for s in [(3, 5, 7), (2, 1, 40)]),
     *(Case(layer.__name__, layer, (5, 7), TORCH[name]) for name, layer in LAYERS.items()),
     Case("LeakyReLU slope 0.3", lambda: LeakyReLU(0.3), (2, 3, 4, 5), lambda x: F.leaky_relu(x, 0.3)),
     *(
@@ -277,7 +392,14 @@ CASES = [
     *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75)),
     Case("Flatten", Flatten, (3, 4, 5, 2), lambda x: x.flatten(1)),
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
+    *recurrent_cases(),
     *block_cases(),
+    *attention_cases(),
+    Case("GELU tanh", lambda: GELU("tanh"), (5, 7), TORCH["gelu_tanh"]),
+    Case("PositionEmbedding", lambda: PositionEmbedding(6), (3, 4, 5), lambda x, w: x + w[:4]),
+    Case("ClassToken", ClassToken, (3, 4, 5), lambda x, w: torch.cat([w.expand(len(x), 1, -1), x], 1)),
+    Case("Select", lambda: Select(1), (3, 4, 5), lambda x: x[:, 1]),
+    Case("Select the last", lambda: Select(-1), (3, 4, 5, 2), lambda x: x[:, -1]),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -306,6 +428,7 @@ def enough_for_threads(case):
     layer = case.layer()
     layer.build(case.shape[1:], np.float32, np.random.default_rng(SEED))
     multiplications = [inner.flops // 2 for inner in layer.walk() if isinstance(inner, (Dense, Conv2D))]
+    multiplications += [inner.flops // 16 for inner in layer.walk() if isinstance(inner, (LSTM, GRU))]  # of one product
     return max(2, 70_000 // math.prod(case.shape[1:]), *(-(-THREADS_FROM // count) for count in multiplications))
 
 
@@ -322,9 +445,13 @@ def assert_close(found, expected, tolerance):
     assert np.abs(found - expected).max(initial=0) <= tolerance * np.abs(expected).max(initial=1e-300)
 
 
-def test_the_table_has_every_layer_but_the_one_of_words():
+def test_the_table_has_every_layer_but_those_of_words():
     kinds = {kind for kind in vars(tn).values() if isinstance(kind, type) and issubclass(kind, Layer)}
-    assert {type(layer) for case in CASES for layer in case.layer().walk()} == kinds - {Layer, tn.Embedding}
+    assert {type(layer) for case in CASES for layer in case.layer().walk()} == kinds - {
+        Layer,
+        tn.Embedding,
+        tn.TiedDense,
+    }
 
 
 # --- right ------------------------------------------------------------------------------------------------
@@ -363,7 +490,8 @@ def test_the_kernels_compute_what_the_plain_loops_do(case, dtype, monkeypatch):
 
 
 def test_these_layers_have_plain_loops(monkeypatch):
-    layers = "dense", "conv2d", "max_pool", "avg_pool", "embedding", "softmax", "dropout"
+    layers = ["dense", "conv2d", "max_pool", "avg_pool", "mean_over_time", "max_over_time", "embedding"]
+    layers += ["softmax", "dropout", "lstm", "gru"]
     assert {f"{name}_{way}" for name in layers for way in ("forward", "backward")} <= set(use_plain_loops(monkeypatch))
 
 
@@ -390,6 +518,8 @@ def test_the_gradients_are_what_central_differences_say(case):
 
 OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
 del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
+for kind in ("PositionEmbedding", "ClassToken", "Select"):  # which PyTorch lacks
+    OF_A_KIND = {key: case for key, case in OF_A_KIND.items() if key[0] != kind}
 
 
 @pytest.mark.parametrize("case", OF_A_KIND.values(), ids=lambda case: case.name)
@@ -421,7 +551,9 @@ def test_output_and_gradients_agree_with_pytorch(case, dtype):
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name.startswith(("Dense", "Conv2D"))], ids=lambda case: case.name
+    "case",
+    [case for case in CASES if case.name.startswith(("Dense", "Conv2D", "LSTM", "GRU"))],
+    ids=lambda case: case.name,
 )
 def test_so_many_samples_that_threads_take_them_agree_with_pytorch_too(case):
     assert_agrees_with_pytorch(case, *built(case, samples=enough_for_threads(case)), 1e-10)
@@ -612,7 +744,7 @@ def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtyp
 
 
 @both_dtypes
-@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("swish", 1000)])
+@pytest.mark.parametrize(("name", "far"), [("gelu", 40), ("gelu_tanh", 40), ("swish", 1000)])
 def test_gelu_and_swish_far_out_go_to_their_limits(name, far, dtype):
     z = np.array([np.inf, 1e30, far, -far, -1e30, -np.inf, np.nan], dtype)
     known = ACTIVATIONS[name]
@@ -704,23 +836,43 @@ def test_the_backward_pass_of_softmax_is_its_jacobians():
 # --- pooling ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize(
+    ("size", "stride", "options"),
+    [
+        *(((2, 2, {}), (2, 1, {}), (3, 3, {}), (3, 2, {}))),
+        (3, 2, {"padding": 1}),
+        (2, 2, {"padding": 1, "ceil_mode": True}),
+        (3, 1, {"padding": 1, "dilation": 2}),
+    ],
+)
 @pytest.mark.parametrize("channels", [3, 16])
-def test_ties_and_nans_in_a_window_go_where_pytorch_lets_them(size, stride, channels):
+def test_ties_and_nans_in_a_window_go_where_pytorch_lets_them(size, stride, options, channels):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 3, (4, 9, 9, channels)).astype(np.float64)  # full of ties
     x[rng.random(x.shape) < 0.1] = np.nan
     x[rng.random(x.shape) < 0.1] = -np.inf
     x[0, :3, :3] = -np.inf
-    layer = MaxPool2D(size, stride)
+    layer = MaxPool2D(size, stride, **options)
     layer.build(x.shape[1:], np.float64, rng)
     y = layer.forward(x, training=True)
     g = rng.standard_normal(y.shape)
     tensor = torch.from_numpy(x.copy()).requires_grad_()
-    expected = channels_first(lambda x: F.max_pool2d(x, size, stride))(tensor)
+    expected = channels_first(lambda x: F.max_pool2d(x, size, stride, **options))(tensor)
     expected.backward(torch.from_numpy(g))
     np.testing.assert_array_equal(y, expected.detach().numpy())
     np.testing.assert_allclose(layer.backward(g), tensor.grad.numpy(), rtol=1e-15)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_a_window_with_nothing_but_padding_has_the_maximum_of_no_numbers(channels):
+    x = np.random.default_rng(0).standard_normal((2, 2, 5, channels))
+    layer = MaxPool2D(2, 1, padding=1, dilation=3)  # 3 apart, and none of the two rows is inside
+    layer.build(x.shape[1:], np.float64, np.random.default_rng(0))
+    y = layer.forward(x, training=True)
+    in_torch = channels_first(lambda x: F.max_pool2d(x, 2, 1, padding=1, dilation=3))
+    np.testing.assert_array_equal(y, in_torch(torch.from_numpy(x)).numpy())
+    assert (y == -np.inf).all()
+    assert not layer.backward(np.ones_like(y)).any()
 
 
 def test_the_argmax_of_a_window_is_kept_in_one_byte():
@@ -815,6 +967,10 @@ def test_a_state_that_is_none_is_refused(state, error):
         (lambda: MaxPool2D(2.0), TypeError, "MaxPool2D: size must be a whole number"),
         (lambda: MaxPool2D((2, 2, 2)), ValueError, "MaxPool2D: size must be a whole number or a pair"),
         (lambda: AvgPool2D(2, 0), ValueError, "AvgPool2D: stride must be at least 1, got 0"),
+        (lambda: AvgPool2D(2, padding=-1), ValueError, "AvgPool2D: padding must be at least 0, got -1"),
+        (lambda: MaxPool2D(3, padding=2), ValueError, "padding must be at most half of the window .3, 3., got 2"),
+        (lambda: MaxPool2D(3, dilation=0), ValueError, "MaxPool2D: dilation must be at least 1, got 0"),
+        (lambda: AdaptiveAvgPool2D(0), ValueError, "AdaptiveAvgPool2D: output_size must be at least 1, got 0"),
         (lambda: Reshape((2, 0)), ValueError, "Reshape: a size of shape must be at least 1, got 0"),
         (lambda: Reshape((-1, -1)), ValueError, "Reshape: only one size of shape may be -1"),
         (lambda: Reshape("ab"), TypeError, "Reshape: a size of shape must be a whole number, got 'ab'"),
@@ -832,9 +988,16 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (MaxPool2D(2), (64,), r"MaxPool2D \(layer 3\): expected images \(N, H, W, C\), got samples of shape \(64,\)"),
         (MaxPool2D(4), (3, 8, 1), r"MaxPool2D \(layer 3\): the window \(4, 4\) is larger than the image \(3, 8\)"),
         (GlobalAvgPool2D(), (8, 8), r"GlobalAvgPool2D \(layer 3\): expected images"),
+        (
+            GlobalAvgPool1D(),
+            (8, 8, 3),
+            r"GlobalAvgPool1D \(layer 3\): expected seq.*; of images, GlobalAvgPool2D",
+        ),
+        (GlobalMaxPool1D(), (8,), r"GlobalMaxPool1D \(layer 3\): expected sequences \(N, T, C\), got samples of shape"),
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),
+        (Dense(2), (), r"Dense \(layer 3\): expected vectors, input shape \(I,\), got scalars"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused_when_the_layer_is_built(layer, shape, message):

@@ -112,14 +112,16 @@ def test_layer_norms_kernels_equal_the_plain_loops(dtype, shape):
 
 @both_dtypes
 @pytest.mark.parametrize(("shape", "G"), [((3, 1, 6), 2), ((2, 9, 12), 12), ((5, 100, 8), 1), ((40, 64, 20), 5)])
-def test_group_norms_kernels_equal_the_plain_loops(dtype, shape, G):
+@pytest.mark.parametrize("full", [True, False])
+def test_group_norms_kernels_equal_the_plain_loops(dtype, shape, G, full):
+    S = np.full(shape[0], shape[1]) if full else np.arange(shape[0]) * shape[1] // (shape[0] - 1)
     x, dy = 5 + 2 * random(shape, dtype), random(shape, dtype, seed=1)
     w, b = random((2, shape[-1]), dtype, seed=2)
     close, wide = 2e-7 if dtype == np.float32 else 1e-11, [np.float64] * 2
     kernel, plain = groupnorm.kernels.groupnorm_forward, groupnorm.groupnorm_forward_plain
-    mu, r, _ = assert_same(kernel, plain, (x, w, b, G, 1e-5), [*wide, dtype], close)
+    mu, r, _ = assert_same(kernel, plain, (x, S, w, b, G, 1e-5), [*wide, dtype], close)
     kernel, plain = groupnorm.kernels.groupnorm_backward, groupnorm.groupnorm_backward_plain
-    assert_same(kernel, plain, (dy, x, w, mu, r), [*wide, dtype], close)
+    assert_same(kernel, plain, (dy, x, S, w, mu, r), [*wide, dtype], close)
 
 
 # --- GroupNorm ----------------------------------------------------------------------------------------------

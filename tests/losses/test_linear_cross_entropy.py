@@ -89,6 +89,7 @@ def test_the_size_of_a_block_changes_no_bit_of_a_rows_loss_and_gradient(D, C, ro
         monkeypatch.setattr(module, "PARTS_BYTES", 0)
     whole = linear_cross_entropy(*problem, reduction="none")
     monkeypatch.setattr(module, "MEMORY", rows * ((C + D) * 4 + module.SCRATCH))
+    monkeypatch.setattr(module, "WHOLE", np.inf)
     monkeypatch.setattr(module, "cache_size", lambda level: rows * (C + D) * 16)
     in_blocks = linear_cross_entropy(*problem, reduction="none")
     np.testing.assert_array_equal(in_blocks[0], whole[0])
@@ -103,6 +104,21 @@ def test_it_is_the_layer_and_the_loss_apart_in_either_kernel(N, D, C, monkeypatc
     for limit in (module.PARTS_BYTES, 0):
         monkeypatch.setattr(module, "PARTS_BYTES", limit)
         agree(linear_cross_entropy(x, w, b, t), expected, 1e-9)
+
+
+@pytest.mark.parametrize(("N", "D", "C"), [(300, *FEW), (130, *MANY), (130, 50, 50), (90, 5, 70_000)])
+def test_transposed_weights_give_the_same_and_a_transposed_gradient(N, D, C, monkeypatch):
+    x, w, b, t = problem_of(N, D, C)
+    turned, expected = np.ascontiguousarray(w.T).T, linear_cross_entropy(x, w, b, t)
+    for limit in (module.PARTS_BYTES, 0):
+        monkeypatch.setattr(module, "PARTS_BYTES", limit)
+        found = linear_cross_entropy(x, turned, b, t)
+        agree(found, expected, 2e-6)
+        assert found[2].flags.f_contiguous
+        assert linear_cross_entropy(x, turned, b, t, grad=False)[0] == found[0]
+    monkeypatch.setattr(module, "MEMORY", 16 * ((C + D) * 4 + module.SCRATCH))
+    monkeypatch.setattr(module, "WHOLE", np.inf)
+    agree(linear_cross_entropy(x, turned, b, t), expected, 2e-5)  # in several blocks
 
 
 @pytest.mark.parametrize(("N", "D", "C"), [(1000, *FEW), (130, *MANY)])

@@ -43,6 +43,7 @@ DRAWN = {
     "activations": lambda path=None, **on: plots.activations(network(), IMAGES, path, **on),
     "gradients": lambda path=None, **on: plots.gradients(network(), IMAGES, LABELS, LOSS, path, **on),
     "saliency": lambda path=None, **on: plots.saliency(network(), IMAGES[:2], [0, 1], LOSS, path, **on),
+    "attention": lambda path=None, **on: plots.attention(np.full((3, 4, 4), 0.25), "abcd", path, **on),
     "worst": lambda path=None, **on: plots.worst(network(), IMAGES[:2], [0, 1], path, **on),
 }
 
@@ -316,9 +317,33 @@ def test_gradients_are_those_of_a_training_step_and_leave_the_model_alone():
 def test_words_have_activations_but_no_gradient():
     model = tn.Sequential([tn.Embedding(7, 2), tn.Flatten(), tn.Dense(3)], 4)
     x = np.arange(24).reshape(6, 4) % 7
-    assert len(plots.activations(model, x).axes) == 3
+    assert len(plots.activations(model, x).axes) == 4  # one is the bar of the Embedding's colours
     titles = [panel.get_title(loc="left")[:11] for panel in plots.gradients(model, x, LABELS, LOSS).axes]
-    assert titles == ["0 Embedding", "2 Dense   y"]
+    assert titles == ["0 Embedding", "2 Dense   y", ""]
+
+
+def test_a_sequence_is_a_picture_of_its_channels_up_to_its_length():
+    layers = [tn.Dense(50), tn.LSTM(6), tn.GlobalMaxPool1D(), tn.Dense(3)]
+    model, rng = tn.Sequential(layers, (9, 4)), np.random.default_rng(0)
+    x, lengths = rng.standard_normal((5, 9, 4)), [9, 0, 4, 1, 7]
+    x[2, 4:] = np.nan
+    picture = plots.activations(model, (x, lengths), sample=2)
+    panels = [panel for panel in picture.axes if panel.get_title(loc="left")]
+    titles = [panel.get_title(loc="left").split("   ")[-1] for panel in panels[:3]]
+    assert titles == ["4 channels", "the first 32 of 50 channels", "6 channels"]
+    y = model.layers[0].forward(np.nan_to_num(x))
+    np.testing.assert_allclose(drawn(panels[0]), x[2, :4].T)
+    np.testing.assert_allclose(drawn(panels[1]), y[2, :4, :32].T, rtol=1e-6)
+    assert len(panels) == 5
+    labels = rng.integers(0, 3, 5)
+    assert len(plots.gradients(model, (x, lengths), labels, LOSS, sample=2).axes) == 8
+    tagger = tn.Sequential([tn.LSTM(6), tn.Dense(3)], (9, 4))
+    labels = np.where(np.arange(9) < np.array(lengths)[:, None], 1, 99)
+    panels = plots.gradients(tagger, (x, lengths), labels, LOSS, sample=2, layer=1).axes
+    _, dz = tn.softmax_cross_entropy(tagger.predict((x, lengths))[labels == 1], labels[labels == 1])
+    np.testing.assert_allclose(drawn(panels[0]), dz[9:13].T, rtol=1e-5)
+    with pytest.raises(ValueError, match="sample 1 has the length 0"):
+        plots.activations(tagger, (x, lengths), sample=1)
 
 
 def difference(model, x, y, at, h=1e-5):
@@ -399,6 +424,22 @@ def test_the_worst_may_be_asked_of_a_model_with_or_without_a_softmax():
     assert drawn_of[0][0][0].startswith(f"is {LABELS[losses.argmax()]}: ")
 
 
+def test_attention_is_a_table_for_each_head_with_the_tokens_beside_it():
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), (3, 4))
+    *panels, empty, _ = plots.attention(weights, ["a", " b", "\n", "$c"], columns=2).axes
+    assert [panel.get_title() for panel in panels] == ["head 0", "head 1", "head 2"]
+    assert not empty.axison
+    for panel, head in zip(panels, weights, strict=True):
+        (image,) = panel.images
+        np.testing.assert_array_equal(image.get_array(), head)
+        assert image.get_clim() == (0, 1)
+        for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+            assert [label.get_text() for label in labels] == ["a", "\u2423b", "\u21b5", r"\$c"]
+    panel, _ = plots.attention(weights[0], titles=["causal"]).axes
+    assert panel.get_title() == "causal"
+    assert plots.attention(weights[0]).axes[0].get_title() == ""
+
+
 @pytest.mark.slow
 def test_no_picture_opens_a_window_or_chooses_a_backend():
     code = """
@@ -472,6 +513,12 @@ assert "matplotlib.pyplot" not in sys.modules
         (lambda: plots.worst(np.eye(3)[LABELS][:5], IMAGES, LABELS), ValueError, r"expected logits \(6, C\)"),
         (lambda: plots.worst(network(), IMAGES, LABELS + 1), ValueError, "the 3 classes are from 0 to 2"),
         (lambda: plots.worst(network(), IMAGES, LABELS, count=0), ValueError, "count must be at least 1"),
+        (lambda: plots.attention(np.ones((1, 2, 3, 3))), ValueError, r"got \(1, 2, 3, 3\); those of one sample"),
+        (lambda: plots.attention(np.ones((2, 3))), ValueError, r"\(T, T\) or \(heads, T, T\), got \(2, 3\)"),
+        (lambda: plots.attention(np.eye(3) * 2), ValueError, "weights must be from 0 to 1, got 0.0 to 2.0"),
+        (lambda: plots.attention(np.full((2, 2), np.nan)), ValueError, "weights must be from 0 to 1, got nan to nan"),
+        (lambda: plots.attention(np.eye(3), "ab"), ValueError, "tokens must be 3, one for each position, got 2"),
+        (lambda: plots.attention(np.eye(3), titles=[]), ValueError, "titles must be 1, one for each head, got 0"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, error, message):

@@ -20,7 +20,7 @@ import pytest
 
 import tinynet as tn
 from tinynet.kernels.dropout import CHUNK
-from tinynet.training.distributed import counting
+from tinynet.training.counting import counting
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +29,26 @@ Y = rng.integers(0, 3, 50)
 X = rng.standard_normal((50, 6, 6, 2)) + Y[:, None, None, None]
 UNKNOWN = np.where(np.arange(50) % 7 < 5, -1, Y)  # some shares have no label that counts
 WEIGHT = np.array([0.2, 1.0, 3.0])
+LENGTHS = rng.integers(0, 7, 50) * (np.arange(50) % 3 < 2)  # of sequences X[:, :, 0], each third of length 0
+SEQUENCES, TAGS = (np.where(np.arange(6)[:, None] < LENGTHS[:, None, None], X[:, :, 0], np.nan), LENGTHS), Y[:, None]
+TAGS = np.where(rng.random((50, 6)) < 0.2, -100, np.where(np.arange(6) < LENGTHS[:, None], TAGS, 99))
 
 
 def new_model(seed=0, units=6, dtype="float64"):
     inner = tn.Residual([tn.Dense(units), tn.BatchNorm(), tn.Dropout(0.2)])
     first = [tn.Conv2D(3, 3, activation="tanh"), tn.BatchNorm(), tn.MaxPool2D(2), tn.Flatten(), tn.Dropout(0.3)]
     return tn.Sequential([*first, tn.Dense(units), inner, tn.Dense(3)], (6, 6, 2), seed=seed, dtype=dtype)
+
+
+def tagger():
+    layers = [tn.Dense(6), tn.BatchNorm(), tn.Dropout(0.3), tn.GroupNorm(2), tn.Tanh(), tn.Dense(3)]
+    return tn.Sequential(layers, (6, 2), dtype="float64")
+
+
+def classifier():
+    recurrent = tn.LSTM(5, return_sequences=False)
+    layers = [tn.Dense(4), tn.Dropout(0.3), tn.Parallel([[recurrent], [tn.GlobalMaxPool1D()]]), tn.Dense(3)]
+    return tn.Sequential(layers, (6, 2), dtype="float64")
 
 
 def mixed(x, y, rng):
@@ -59,8 +73,8 @@ class Items:
         return X[index]
 
 
-def train(communicator, x=X, y=Y, model=None, make=tn.Adam, lr=0.01, **options):
-    model = model or new_model()
+def train(communicator, x=X, y=Y, model=None, make=tn.Adam, lr=0.01, build=new_model, **options):
+    model = model or build()
     optimizer = options.pop("optimizer", None) or make(model, lr)
     options = {
         "loss": "softmax_cross_entropy",
@@ -110,6 +124,28 @@ EQUAL = {
     "fewer samples than ranks": {"batch_size": 2},
     "clipped": {"make": partial(tn.Adam, clip_norm=0.5)},
     "validation of one": {"validation": (X[:1], Y[:1]), "metrics": "accuracy"},
+    "sequences": {
+        "build": tagger,
+        "x": SEQUENCES,
+        "y": TAGS,
+        "metrics": "accuracy",
+        "validation": ((SEQUENCES[0][:5], LENGTHS[:5]), TAGS[:5]),
+    },
+    "sequences, the last layer with the loss": {
+        "build": tagger,
+        "x": SEQUENCES,
+        "y": TAGS,
+        "metrics": "accuracy",
+        "loss": "linear_cross_entropy",
+        "augment": lambda pair, rng: (pair[0], np.minimum(pair[1], 5)),
+    },
+    "sequences of similar length": {
+        "build": classifier,
+        "x": SEQUENCES,
+        "similar_length": True,
+        "metrics": "accuracy",
+        "validation": (SEQUENCES, Y),
+    },
 }
 
 
@@ -138,7 +174,7 @@ def equal_runs(world, folder):
     for name, options in EQUAL.items():
         alone = numbers(*train(None, **options))
         for which, communicator in (("3", world), ("2", pair), ("1", MPI.COMM_SELF)):
-            if which != "3" and name not in ("plain", "mixup", "fewer samples than ranks"):
+            if which != "3" and name not in ("plain", "mixup", "fewer samples than ranks", "sequences"):
                 continue
             found = train(communicator, **options)
             same = len(set(communicator.allgather(bits(*found)))) == 1
@@ -398,7 +434,7 @@ def found(compiled, tmp_path_factory):
 def test_ranks_train_as_one_process_does(found):
     results = found["equal_runs"]
     read = results.pop("read")
-    assert len(results) == len(EQUAL) + 6
+    assert len(results) == len(EQUAL) + 8
     for name, result in results.items():
         assert result["same"] is True, name
         # Of two numbers, all that BatchNorm leaves is which is the larger: what rounding changes grows there.
@@ -567,7 +603,8 @@ def test_means_of_shares_weighed_by_their_counts_are_the_mean(case, cuts):
     z = np.random.default_rng(1).standard_normal((24, 4))
     value, gradient = loss(z, targets)
     parts = [(a, b) for a, b in zip(np.split(z, cuts), np.split(targets, cuts), strict=True) if len(a)]
-    counts = [counting(loss)(t, len(t)) for _, t in parts]
+    count = counting(loss)
+    counts = [None if count is None else count(t, len(t)) for _, t in parts]
     found = [loss(*part) for part in parts]
     total = 1 if counts[0] is None else sum(counts)
     shares = [1 if count is None else count / total for count in counts]

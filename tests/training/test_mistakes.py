@@ -32,7 +32,16 @@ def fitted(m=None, y=LABELS, loss="softmax_cross_entropy", lr=0.1, **options):
 
 # What is done, the error, and what its message must say: the layer and its index, what was expected, what was given.
 MISTAKES = {
-    "dense on images": (lambda: model(tn.Dense(10)), ValueError, ["Dense (layer 0)", "(8, 8, 1)", "Flatten"]),
+    "dense on images": (
+        lambda: fitted(model(tn.Dense(10))),
+        ValueError,
+        ["softmax_cross_entropy", "(4, 8, 8, 10)", "(4,)", "put a Flatten() before its Dense"],
+    ),
+    "dense on images, one-hot rows": (
+        lambda: fitted(model(tn.Dense(10)), y=np.eye(10)[LABELS], loss="mean_squared_error"),
+        ValueError,
+        ["mean_squared_error", "(4, 8, 8, 10)", "(4, 10)", "put a Flatten() before its Dense"],
+    ),
     "conv on vectors": (
         lambda: model(tn.Dense(5), tn.Conv2D(4, 3), input_shape=64),
         ValueError,

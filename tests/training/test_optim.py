@@ -324,6 +324,28 @@ SCHEDULES = {
         0.3,
         50,
     ),
+    "exponential": (optim.exponential(0.3, 0.97), lambda o: torch_schedules.ExponentialLR(o, 0.97), 0.3, 50),
+    "polynomial": (optim.polynomial(0.3, 40, 2.0), lambda o: torch_schedules.PolynomialLR(o, 40, 2.0), 0.3, 50),
+    "polynomial down to a rest": (
+        optim.polynomial(0.3, 40, final=0.03),
+        lambda o: torch_schedules.LinearLR(o, 1.0, 0.1, total_iters=40),
+        0.3,
+        50,
+    ),
+    "sequence": (
+        optim.sequence((optim.constant(0.03), 5), (optim.exponential(0.3, 0.9), 10), optim.step_decay(0.3, 4, 0.5)),
+        lambda o: torch_schedules.SequentialLR(
+            o,
+            [
+                torch_schedules.ConstantLR(o, 0.1, total_iters=5),
+                torch_schedules.ExponentialLR(o, 0.9),
+                torch_schedules.StepLR(o, 4, 0.5),
+            ],
+            [5, 15],
+        ),
+        0.3,
+        40,
+    ),
     "constant": (optim.constant(0.3), lambda o: torch_schedules.ConstantLR(o, 1.0), 0.3, 50),
 }
 

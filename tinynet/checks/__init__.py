@@ -262,6 +262,9 @@ def channels_last(shape):
     return (*shape[:1], *shape[2:], *shape[1:2])
 
 
+ONE_A_SAMPLE = "; for one target a sample, the model must end in (N, C): put a Flatten() before its Dense, or a pooling"
+
+
 def labels_hint(given, shape, labels="targets", scores="logits"):
     """What may be wrong with labels of shape `given`, for scores of `shape` (..., C)."""
     if given == (*shape[:-1], 1):
@@ -271,7 +274,7 @@ def labels_hint(given, shape, labels="targets", scores="logits"):
     if len(shape) > 2 and given == channels_last(shape)[:-1]:
         return f"; are the channels first? np.moveaxis({scores}, 1, -1)"
     if len(shape) > 2 and given == shape[:1]:
-        return "; for one label a sample, the model must end in (N, C)"
+        return ONE_A_SAMPLE
     return ""
 
 

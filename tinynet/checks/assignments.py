@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 REPLACEABLE = ("forward", "backward", "predict", "step")  # methods that may be watched, by putting a function before
 OF_A_BUILD = ("parameters", "buffers", "layers", "output_shape", "flops")  # what every build sets, one's own too
-NOT_YET = ("trainable", "lr_factor", "requires_grad")  # what other libraries have, and would do nothing here
+ELSEWHERE = ("requires_grad",)  # what other libraries have, and would do nothing here: ours is `trainable`
 
 
 class AssignmentError(TypeError, AttributeError):
@@ -109,8 +109,9 @@ def _assignable(owner, name, value):
         raise AssignmentError(f"{label}: {name} can't be set any more; make a new {kind.__name__} with another {name}")
     if callable(known):
         raise AssignmentError(f"{label}: the method {name} can't be replaced; define it in a class of your own")
-    if name not in state and known is None and (name in NOT_YET or of_package(kind)):
-        raise AssignmentError(f"{label}: it has no {name} to set")
+    if name not in state and known is None and (name in ELSEWHERE or of_package(kind)):
+        hint = "; did you mean trainable?" if name in ELSEWHERE else ""
+        raise AssignmentError(f"{label}: it has no {name} to set{hint}")
     if of_package(kind) and name not in state:
         raise AssignmentError(f"{label}: {name} can't be set; it belongs to the class")
     return value

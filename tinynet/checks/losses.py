@@ -10,7 +10,15 @@ kernel takes 5 microseconds, and all checks together may not take more than 2.
 
 import numpy as np
 
-from tinynet.checks import channels_last, fraction, labels_hint, numbers, real_number, whole_number  # noqa: F401
+from tinynet.checks import (  # noqa: F401
+    ONE_A_SAMPLE,
+    channels_last,
+    fraction,
+    labels_hint,
+    numbers,
+    real_number,
+    whole_number,
+)
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 REDUCTIONS = ("mean", "sum", "none")
@@ -73,6 +81,8 @@ def like_prediction(x, shape, dtype, name, what="targets"):
                 hint = "; add the last axis: targets[..., None]"
             elif x.shape == shape[:-1] and x.dtype.kind in "iu":
                 hint = f"; for one label a row, give one-hot rows, np.eye({shape[-1]})[targets], or use a softmax loss"
+            elif len(shape) > 2 and x.shape in (shape[:1], (shape[0], shape[-1])):
+                hint = ONE_A_SAMPLE
             raise ValueError(f"{name}: {what} must have the prediction's shape {shape}, got {x.shape}{hint}")
         x = carray(x, dtype)
     return x

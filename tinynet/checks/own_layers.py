@@ -92,6 +92,9 @@ def _checked(layer, shape):
         if not inner.place and layer.place:
             inner.place = f"{layer.place[:-1]}.{k})"
     state["_at_build"] = dict(state)
+    if not layer.trainable or layer.lr_factor != 1:  # set before it was built
+        for parameter in layer.parameters:
+            parameter.trainable, parameter.lr_factor = layer.trainable, layer.lr_factor
     return shape
 
 
@@ -154,7 +157,7 @@ def _check_attributes(layer):
             continue
         for part in _parts(thing):
             what = f"{layer.label}: self.{attribute}"
-            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside:
+            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside and part is not layer.tied:
                 raise ValueError(f"{what} is a layer that self.layers doesn't have")
             if isinstance(part, Parameter) and id(part) not in listed:
                 raise ValueError(f"{what} is the parameter {part.name!r}, which self.parameters doesn't have")
@@ -213,9 +216,11 @@ def held_forward(forward):
         if before is not None:
             _check_unchanged(x, before, f"{self.label}: its forward changed its input x in place; work on a copy")
             state["_forward_seen"] = {*state.get("_forward_seen", ()), training}
-        shape = (len(x), *self.output_shape)
-        if np.shape(y) != shape and np.shape(x)[1:] != self.input_shape:
+        if np.shape(y) != _whole_shape(self, x) and not self.fits(np.shape(x)):
             raise self.input_error(np.shape(x))
+        shape = _whole_shape(self, x)
+        if training:
+            state["_x_shape"] = np.shape(x)
         return _returned(y, shape, self, "forward", "y")
 
     return run
@@ -241,9 +246,19 @@ def held_backward(backward):
             state["_backward_seen"] = True
         else:
             dx = call()
-        return _returned(dx, (len(dy), *self.input_shape), self, "backward", "dx") if input_grad else None
+        shape = state.get("_x_shape", (len(dy), *self.input_shape))
+        return _returned(dx, shape, self, "backward", "dx") if input_grad else None
 
     return run
+
+
+def _whole_shape(layer, x):
+    """The shape of y, which is shorter, too, where x is of fewer positions than the layer was built for."""
+    shape, T = (len(x), *layer.output_shape), np.shape(x)[1:2]
+    if layer.of_time is None or layer.input_shape[:1] == T:
+        return shape
+    ends = layer.output_lengths(np.array(T))
+    return shape if ends is None else (len(x), int(ends[0]), *shape[2:])
 
 
 def _how(method, name):

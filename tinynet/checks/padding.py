@@ -2,14 +2,17 @@
 
 import numpy as np
 
-from tinynet.checks import pair
+from tinynet.checks import pair, positive_int
 
 
 def checked_padding(padding, what):
-    """padding as "valid", "same" or a pair of whole numbers; `what` says whose it is, for the message."""
+    """padding as "valid", "same", a pair of whole numbers or two pairs; `what` says whose it is, for the message."""
     if isinstance(padding, str) and padding in ("valid", "same"):
         return padding
-    expected = f'{what} must be "valid", "same", a whole number, or a pair of them for height and width'
+    expected = (
+        f'{what} must be "valid", "same", a whole number, a pair of them for height and width, or one of pairs, '
+        "((above, below), (left, right))"
+    )
     if isinstance(padding, str):
         hint = ""
         if padding.lower() in ("valid", "same"):
@@ -20,11 +23,11 @@ def checked_padding(padding, what):
             hint = "; it puts zeros on both sides; for others, np.pad the images before"
         raise ValueError(f"{expected}, got {padding!r}{hint}")
     sides = padding if isinstance(padding, (tuple, list)) else ()
+    if len(sides) == 2 and all(isinstance(side, (tuple, list)) and len(side) == 2 for side in sides):
+        both = tuple(tuple(positive_int(zeros, what, least=0) for zeros in side) for side in sides)
+        return tuple(side[0] for side in both) if all(before == behind for before, behind in both) else both
     if len(sides) == 4 or any(isinstance(side, (tuple, list)) for side in sides):
-        raise ValueError(
-            f"{expected}, got {padding!r}; it is the same on both sides; for others, "
-            "np.pad(x, ((0, 0), (above, below), (left, right), (0, 0))) before"
-        )
+        raise ValueError(f"{expected}, got {padding!r}")
     if not isinstance(padding, (int, np.integer, tuple, list)) or isinstance(padding, bool):
         raise TypeError(f"{expected}, got {padding!r}")
     return pair(padding, what, least=0)

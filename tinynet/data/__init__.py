@@ -3,14 +3,21 @@
 from tinynet.data.augmentation import cutout, mixup, random_crop, random_flip, random_shift
 from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
+from tinynet.data.bpe import BPE
 from tinynet.data.cifar10 import cifar10
 from tinynet.data.digits import digits
 from tinynet.data.files import DatasetError
+from tinynet.data.imdb import imdb
 from tinynet.data.mnist import fashion_mnist, mnist
 from tinynet.data.movie_reviews import movie_reviews
-from tinynet.data.vocabulary import Vocabulary, tokenize
+from tinynet.data.sequences import pad
+from tinynet.data.shakespeare import names, shakespeare
+from tinynet.data.sst import sst
+from tinynet.data.vocabulary import Characters, Vocabulary, tokenize
 
 __all__ = [
+    "BPE",
+    "Characters",
     "DatasetError",
     "Vocabulary",
     "balanced_class_weights",
@@ -19,11 +26,16 @@ __all__ = [
     "cutout",
     "digits",
     "fashion_mnist",
+    "imdb",
     "mixup",
     "mnist",
     "movie_reviews",
+    "names",
+    "pad",
     "random_crop",
     "random_flip",
     "random_shift",
+    "shakespeare",
+    "sst",
     "tokenize",
 ]

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import as_array, positive_int, refuse, without_objects
+from tinynet.data.sequences import similar_lengths, split
+from tinynet.layers.along_time import checked_lengths
 
 
 def batches(
@@ -15,6 +17,7 @@ def batches(
     shuffle: bool = True,
     seed: int | Sequence[int] | np.random.Generator | None = 0,
     shard: tuple[int, int] | None = None,
+    similar_length: bool = False,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
 
@@ -31,6 +34,11 @@ def batches(
     parts, equal but for a sample, and only part number `rank`, counted from 0, is read and yielded; it may be empty.
     A ValueError or TypeError says, before the first batch, what is wrong with the arguments.
 
+    Sequences of unequal length are a pair x = (sequences, lengths), padded as tn.data.pad does it; each batch is then
+    ((sequences, lengths), y).  With similar_length=True those of a batch have similar lengths, so that little of it is
+    padding; each sample still comes once, and where it comes is as random as that allows.  Without shuffling they then
+    come from the shortest to the longest.
+
     >>> for x, y in tn.batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
     ...     print(x, y)
     ['good', 'bad'] [1 0]
@@ -38,6 +46,7 @@ def batches(
     >>> [[x.tolist() for x, y in tn.batches(range(7), range(7), 4, False, shard=(rank, 2))] for rank in (0, 1)]
     [[[0, 1], [4]], [[2, 3], [5, 6]]]
     """
+    x, lengths = split(x)
     x, samples = _indexed(x, "x")
     y, labels = _indexed(y, "y")
     if samples != labels:
@@ -47,10 +56,19 @@ def batches(
     batch_size = positive_int(batch_size, "batches: batch_size")
     if not isinstance(shuffle, (bool, np.bool_)):
         raise TypeError(f"batches: shuffle must be True or False, got {shuffle!r}")
+    if not isinstance(similar_length, (bool, np.bool_)):
+        raise TypeError(f"batches: similar_length must be True or False, got {similar_length!r}")
+    if lengths is not None:
+        lengths = checked_lengths(lengths, x, "batches")
+    elif similar_length:
+        raise ValueError("batches: similar_length=True needs lengths: give a pair x = (sequences, lengths)")
     rank, ranks = _shard(shard)
     rng = _generator(seed)
-    order = rng.permutation(samples) if shuffle else np.arange(samples)
-    return _generate(x, y, order, batch_size, rank, ranks)
+    if similar_length:
+        order = similar_lengths(lengths, batch_size, shuffle, rng)
+    else:
+        order = rng.permutation(samples) if shuffle else np.arange(samples)
+    return _generate(x, lengths, y, order, batch_size, rank, ranks)
 
 
 def part(n, rank, ranks):
@@ -69,11 +87,12 @@ def _shard(shard):
     return rank, ranks
 
 
-def _generate(x, y, order, batch_size, rank, ranks):
+def _generate(x, lengths, y, order, batch_size, rank, ranks):
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         rows = rows[part(len(rows), rank, ranks)]
-        yield _gather(x, rows), _gather(y, rows)
+        batch = _gather(x, rows)
+        yield batch if lengths is None else (batch, lengths[rows]), _gather(y, rows)
 
 
 def _gather(data, rows):

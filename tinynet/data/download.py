@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,12 +40,15 @@ def download(path: Path, mirrors: Iterable[str], size: int, sha256: str) -> None
 
 
 def download_members(paths: Sequence[Path], archive: str, mirrors: Sequence[str], size: int, sha256: str) -> None:
-    """Put the files with the names of `paths`, which share a folder, there, from a tar archive that is then deleted."""
+    """Put the files with the names of `paths`, which share a folder, there, from an archive that is then deleted.
+
+    It is a zip archive if its name says so, and else a gzipped tar archive.
+    """
     places = "".join(f"\n  {path}" for path in paths)
     with _fetched(archive, paths[0].parent, mirrors, size, sha256, f"unpack it so that there are{places}") as file:
         try:
             _unpack(file, paths)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DatasetError(f"{archive} from {mirrors[0]} cannot be unpacked: {error}") from error
 
 
@@ -131,18 +135,32 @@ class _Watched:
 
 def _unpack(archive, paths):
     wanted = {path.name: path for path in paths}
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            # Only the last part of a member's name counts, and only plain files: no archive can write elsewhere.
-            path = wanted.pop(PurePosixPath(member.name).name, None) if member.isreg() else None
-            if path is not None:
-                if member.size > LIMIT:
-                    raise tarfile.TarError(f"{path.name} has {member.size:,} bytes")
-                part = archive.with_name(f"{path.name}.part")
-                with open(part, "wb") as file:
-                    shutil.copyfileobj(tar.extractfile(member), file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, path)
+    for name, size, content in _zipped(archive) if archive.suffix == ".zip" else _tarred(archive):
+        # Only the last part of a member's name counts: no archive can write elsewhere.
+        path = wanted.pop(PurePosixPath(name).name, None)
+        if path is not None:
+            if size > LIMIT:
+                raise tarfile.TarError(f"{path.name} has {size:,} bytes")
+            part = archive.with_name(f"{path.name}.part")
+            with content() as source, open(part, "wb") as file:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
     if wanted:
         raise tarfile.TarError(f"there is no {', '.join(sorted(wanted))} in it")
+
+
+def _tarred(archive):
+    """Of each plain file in a gzipped tar archive its name, its size and a function that opens it."""
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            if member.isreg():
+                yield member.name, member.size, partial(tar.extractfile, member)
+
+
+def _zipped(archive):
+    with zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            if not member.is_dir():
+                yield member.filename, member.file_size, partial(packed.open, member)

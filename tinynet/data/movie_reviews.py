@@ -8,7 +8,8 @@ import os
 
 import numpy as np
 
-from tinynet.data.files import broken, data_root, described, is_missing, opened
+from tinynet.data.files import data_root, is_missing
+from tinynet.data.texts import read_lines, taking_turns
 
 NAMES = ["rt-polarity.neg", "rt-polarity.pos"]  # label 0, label 1
 ARCHIVE = "rt-polaritydata.tar.gz"
@@ -38,23 +39,4 @@ def movie_reviews(root: str | os.PathLike[str] | None = None) -> tuple[list[str]
         from tinynet.data.download import download_members  # with all of pooch and requests, which few calls need
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
-    parts = [read_lines(path) for path in paths]
-    sentences = parts[0] + parts[1]
-    labels = np.repeat(np.array([0, 1], np.int64), [len(part) for part in parts])
-    places = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
-    order = np.argsort(places, kind="stable")
-    return [sentences[i] for i in order], labels[order]
-
-
-def read_lines(path):
-    """The lines of a text file in Latin-1, without empty ones and without the space around them."""
-    with opened(path) as (file, _):
-        text = file.read()
-    if described(text[:8]) in ("a web page", "gzip data") or b"\0" in text:
-        raise broken(path, "lines of text", described(text[:8]))
-    # Not splitlines(), which also splits at the byte 85: the files have some, for an ellipsis.
-    lines = [line.strip() for line in text.decode("latin-1").split("\n")]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise broken(path, "lines of text", "none")
-    return lines
+    return taking_turns([read_lines(path, "latin-1") for path in paths])

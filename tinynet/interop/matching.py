@@ -75,11 +75,16 @@ def checked_state(given, name):
     return dict(found)
 
 
-def modules_of(state, types=None):
-    """The Modules of a state dict, in its order; of a torch.nn.Module, the types {name: (class, kind)}."""
+def modules_of(state, whole=(), types=None):
+    """The Modules of a state dict, in its order; of a torch.nn.Module, the types {name: (class, kind)}.
+
+    whole   names of arrays, as "in_proj_weight": a module that has one is taken with all that is inside it
+    """
+    holders = {key[: -len(name)] for key in state for name in whole if f".{key}".endswith(f".{name}")}
     found = {}
     for key, value in state.items():
-        name, _, kind = key.rpartition(".")
+        holder = min((one for one in holders if key.startswith(one)), key=len, default=None)
+        name, _, kind = key.rpartition(".") if holder is None else (holder[:-1], "", key[len(holder) :])
         if kind != STEPS_SEEN:
             given = types.get(name, (object, object)) if types is not None else (None, None)
             module = found.setdefault(name, Module(name, {}, {}, *given))

@@ -5,6 +5,7 @@ What differs is where the numbers lie.  PyTorch puts channels first, and what co
     an image           (N, H, W, C)     there (N, C, H, W)
     Conv2D's kernel    (I, J, C, K)     there (K, C, I, J), "OIHW"
     Dense's weights    (in, out)        there (out, in)
+    of LSTM and GRU    (in, 4H)         there (4H, in), and twice as many biases, of which pairs are added
     all other arrays, and samples with one axis, two, or more than three: alike
 
 The Dense after a Flatten.  Flatten reads an image in the order in which it lies there, so that number i of PyTorch's
@@ -21,6 +22,7 @@ last, reshape, and bring them first again, as `to_torch_module` does.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -29,6 +31,7 @@ import numpy as np
 
 from tinynet.checks import real_array
 from tinynet.checks.assignments import of_package
+from tinynet.interop import transformers
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.layers.base import Layer
 from tinynet.model import Sequential
@@ -69,6 +72,30 @@ class _Array:
             value = value if order is None else value.take(np.argsort(order), axis)
         return value
 
+    def take(self, value):
+        self.value[...] = value
+
+
+@dataclass
+class _OtherArray:
+    """An array that a layer has otherwise: `value` is what PyTorch has, and `take` is given one as it is there."""
+
+    name: str
+    kind: str
+    value: np.ndarray
+    take: Callable
+    zero_row = None
+
+    @property
+    def shape(self):
+        return self.value.shape
+
+    def to_torch(self):
+        return self.value.copy()
+
+    def from_torch(self, value):
+        return value
+
 
 @dataclass
 class Step:
@@ -98,10 +125,10 @@ def plan(layers, order=None, wanted=None, within="", first=0):
         step = Step(layer, f"{within}{index}", before, [], [])
         if layer.joined:
             order = (_plan_sum if layer.joined == "sum" else _plan_beside)(step)
-        elif (layer.parameters or layer.buffers) and not layer.torch_axes:
+        elif (layer.parameters or layer.buffers) and not (layer.torch_axes or layer.torch_arrays()):
             raise ValueError(f"{layer.label} has no counterpart in PyTorch that tinynet knows of")
         elif layer.vector_order == "mixed":
-            fits = layer is last and wanted is not None and len(wanted) == layer.output_shape[0]
+            fits = layer is last and vector and wanted is not None and len(wanted) == layer.output_shape[0]
             order = wanted if fits else None
         elif layer.vector_order == "reshaped" and len(layer.output_shape) == 1:
             order = before if vector else in_torch(layer.input_shape)
@@ -128,7 +155,10 @@ def in_torch(shape, order=None):
 def _add_arrays(step, before, after):
     """Note the layer's parameters and buffers, as PyTorch has their axes; before and after: a vector's orders there."""
     layer = step.layer
-    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in layer.parameters}
+    for kind, value, take in layer.torch_arrays() or ():
+        step.arrays.append(_OtherArray(f"{step.number}.{kind}", kind, value, take))
+    tied = layer.tied.parameters if layer.tied is not None else []  # of which PyTorch's module has them, too
+    values = {parameter.name.rpartition(".")[2]: parameter.value for parameter in (*tied, *layer.parameters)}
     values.update(layer.buffers)
     for kind, axes in layer.torch_axes.items():
         if kind in values:
@@ -175,13 +205,19 @@ def _matched(model, given, state, order, name):
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
         options = _torch_side(name, "interop.torch_options")
-        modules = modules_of(state, options.types(given, steps))
+        modules = modules_of(state, _held_inside(steps), options.types(given, steps))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
     else:
-        modules = modules_of(state)
+        modules = modules_of(state, _held_inside(steps))
         pairs = matched(steps, state, modules, is_as_defined(given, state, modules), order, name)
     return [(array, module.keys[array.kind]) for step, module in pairs for array in step.arrays]
+
+
+def _held_inside(steps):
+    """Of layers whose module holds others with arrays, the first name in each: "in_proj_weight", of attention."""
+    kinds = ([array.kind for array in step.arrays] for step in flat(steps))
+    return {of_one[0] for of_one in kinds if any("." in kind for kind in of_one)}
 
 
 def _checked_model(model, name):
@@ -215,10 +251,10 @@ def to_torch(model: Sequential, like: Any = None, order: list[str] | None = None
 
         network.load_state_dict(tn.interop.to_torch(model, like=network))
 
-    Shapes: Dense (out, in), Conv2D (out, in, rows, columns), the rest as in tinynet; the arrays behind a Flatten are in
-    the order of PyTorch's, which is fed images (N, C, H, W).  Raises ImportError without PyTorch, and ValueError for a
-    layer that PyTorch doesn't have, where `like` has other arrays or options, can't be matched, or has one array for
-    two of ours that differ.
+    Shapes: Dense (out, in), Conv2D (out, in, rows, columns), LSTM and GRU as PyTorch's, the rest as in tinynet; the
+    arrays behind a Flatten are in the order of PyTorch's, which is fed images (N, C, H, W).  Raises ImportError without
+    PyTorch, and ValueError for a layer that PyTorch doesn't have, where `like` has other arrays or options, can't be
+    matched, or has one array for two of ours that differ.
     """
     name = "to_torch"
     _checked_model(model, name)
@@ -278,6 +314,9 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
     for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
 
+    The names that the `transformers` package has for GPT-2 and BERT are known (interop/transformers.py): they fit the
+    models of tn.zoo.
+
     A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
     convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
     torch.nn.Sequential also its activations, pooling and dropout.  A state dict holds none of that: pass
@@ -289,7 +328,13 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     name = "from_torch"
     _checked_model(model, name)
     theirs = checked_state(state_dict, name)
-    values = []
+    table, names = (None, {}) if order else transformers.recognised(theirs)
+    if table is not None:
+        numbers = lambda key: _numbers(theirs[key], f"{name}: {key}", model.dtype)  # noqa: E731
+        for own, value in transformers.values(model, state_dict, theirs, table, names, numbers, name):
+            own[...] = value
+        return
+    values, places = [], {}  # places: whose array it is, and the name there, by where it lies
     for array, key in _matched(model, state_dict, theirs, order, name):
         value = array.from_torch(_numbers(theirs[key], f"{name}: {key}", model.dtype))
         if array.zero_row is not None and value[array.zero_row].any():
@@ -297,9 +342,12 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
                 f"{name}: row {array.zero_row} of {key} is the padding of {array.name} and must be 0; or build the"
                 " Embedding without padding"
             )
-        values.append((array.value, value))
-    for own, value in values:
-        own[...] = value
+        first, same, other = places.setdefault(array.value.ctypes.data, (array, value, key))
+        if first is not array and not np.array_equal(same, value, equal_nan=True):
+            raise ValueError(f"{name}: {array.name} is {first.name} here, one array, but {key} differs from {other}")
+        values.append((array, value))
+    for array, value in values:
+        array.take(value)
 
 
 def _numbers(value, what, dtype):

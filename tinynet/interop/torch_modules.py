@@ -1,7 +1,7 @@
 """What of torch.py is made of PyTorch's own classes: imported when it is first needed, and not before.
 
-The modules are PyTorch's, but for three that it lacks: the sum and the concatenation of branches, and a Reshape that
-keeps which number is which.
+The modules are PyTorch's, but for those that it lacks: the sum and the concatenation of branches, a Reshape that keeps
+which number is which, the output alone of what returns its state, too, and attention of x to x.
 
 The loss.  Its forward pass has the gradient g = dL/dz at hand, and keeps it.  z touched whatever was made of L through
 L alone, so backward, given s = d(whatever)/dL, returns s g; for reduction "none" there is an s for each row.  If the
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tinynet.interop.matching import flat
 from tinynet.interop.torch import in_torch
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
@@ -53,6 +54,43 @@ class Rearrange(nn.Module):
 
     def extra_repr(self):
         return f"shape={self.shape}"
+
+
+class Output(nn.Module):
+    """y of an LSTM's or a GRU's (y, state); or the last h of each direction, side by side."""
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def forward(self, x):
+        y, state = x
+        if self.which == "sequence":
+            return y
+        h = state[0] if isinstance(state, tuple) else state
+        return h.transpose(0, 1).flatten(1)
+
+    def extra_repr(self):
+        return self.which
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """One whose queries, keys and values are all made of x; `causal` is whether a position sees what is before it."""
+
+    causal = False
+
+    def forward(self, x):
+        return super().forward(x, x, x, attn_mask=_later(x) if self.causal else None, need_weights=False)[0]
+
+
+class CausalEncoderLayer(nn.TransformerEncoderLayer):
+    def forward(self, x):
+        return super().forward(x, src_mask=_later(x))
+
+
+def _later(x):
+    """True where the key stands behind the query."""
+    return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
 
 
 class Branches(nn.Module):
@@ -99,6 +137,11 @@ def sequential(steps, state):
     with torch.device("meta"):  # no memory, and no numbers from the caller's random generator
         modules = nn.Sequential(OrderedDict(_named(steps)))
     modules.load_state_dict(state, assign=True)
+    numbers = {id(step.layer): step.number for step in flat(steps)}
+    for step in flat(steps):
+        if step.layer.tied is not None:
+            module, other = (modules.get_submodule(numbers[id(layer)]) for layer in (step.layer, step.layer.tied))
+            module.weight = other.weight
     return modules
 
 
@@ -121,7 +164,13 @@ def _modules(step):
     if layer.vector_order == "reshaped":
         return {"": nn.Flatten() if len(layer.output_shape) == 1 else _rearrange(step)}
     found = layer.torch_module(nn)
+    if isinstance(found, nn.MultiheadAttention):
+        found.__class__, found.causal = SelfAttention, layer.causal
+    if isinstance(found, nn.TransformerEncoderLayer) and layer.causal:
+        found.__class__ = CausalEncoderLayer
     found = _with_channels(layer, found if isinstance(found, dict) else {"": found})
+    if layer.torch_output is not None:
+        found["_output"] = Output(layer.torch_output)
     if layer.torch_axes and layer.activation is not None:
         found[f"_{layer.activation.name}"] = layer.activation.torch_module(nn)
     return found
@@ -136,7 +185,7 @@ def _with_channels(layer, modules):
         return {**before, **modules, **after}
     if layer.torch_channels == "first" and given not in (1, 3):
         first, last = Permute(0, given, *range(1, given)), Permute(0, *range(2, given + 1), 1)
-        return {"_channels_first": first, **modules, "_channels_last": last}
+        return {"_channels_first": first, **modules, **({"_channels_last": last} if returned > 1 else {})}
     return modules
 
 

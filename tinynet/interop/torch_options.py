@@ -16,9 +16,9 @@ from itertools import pairwise
 from torch import nn
 
 from tinynet.interop.matching import flat
-from tinynet.interop.torch_modules import Branches, Permute, Rearrange
+from tinynet.interop.torch_modules import Branches, Output, Permute, Rearrange
 
-NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange
+NOTHING = nn.Identity, nn.Flatten, nn.Unflatten, Permute, Rearrange, Output
 WRAPPERS = "DataParallel", "DistributedDataParallel", "OptimizedModule"  # the last is torch.compile's
 # Either may come first: what is the largest number stays the largest, and what is dropped may be dropped later.
 SWAPPED = {("MaxPool2d", kind) for kind in ("ReLU", "LeakyReLU", "Sigmoid", "Tanh")} | {
@@ -119,13 +119,14 @@ def _options_of_window(layer, module):
         )
         further = []
     else:
-        window, stride = _both(module.kernel_size), _both(module.stride)
-        cut = [(extent - w) % s > 0 for extent, w, s in zip(image, window, stride, strict=True)]
+        window, stride, zeros = _both(module.kernel_size), _both(module.stride), _both(module.padding)
+        counts = getattr(module, "count_include_pad", True) if zeros != (0, 0) else True
         further = [
-            ("padding", (0, 0), _both(module.padding)),
-            ("dilation", (1, 1), _both(getattr(module, "dilation", 1))),
+            ("padding", layer.padding, zeros),
+            ("dilation", layer.dilation, _both(getattr(module, "dilation", 1))),
             ("divisor_override", None, getattr(module, "divisor_override", None)),
-            ("ceil_mode", False, module.ceil_mode and any(cut)),
+            ("ceil_mode", layer.ceil_mode, module.ceil_mode if layer.cuts_rest else layer.ceil_mode),
+            ("count_include_pad", getattr(layer, "count_include_pad", True) if zeros != (0, 0) else True, counts),
         ]
     if window == image:  # there is one window
         stride = steps

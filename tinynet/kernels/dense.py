@@ -23,7 +23,7 @@ from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.few_rows import L1, few_rows_pay, outer_product
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
-from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_pays
+from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_gain, packing_pays
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import width as lanes
@@ -109,11 +109,11 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
-    packed = not few and packing_pays(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
+    gain = packing_gain(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
     if input_grad:
-        packed = packed and packing_pays(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
+        gain += packing_gain(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
     few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > L1
-    packed = packed and not few_samples
+    packed = not few and not few_samples and gain > 0
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
         dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
@@ -136,7 +136,9 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 gathered(size, rows, wt, View(zeros, 0, 0), out, no_floor)
         return
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
-    unit = 32 if few else 16  # inputs: a tile of dw.T is two vectors wide, and of dx at least one
+    # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
+    two = 2 * lanes(x)
+    unit = 32 if few else max(16, two) if two * threads <= I else 16
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
     if few_samples:

@@ -4,6 +4,9 @@ The i-th random number of a step is a hash of (key, step, i), which backward com
 among them, and two numbers bring back the whole sequence of masks: the key, drawn once when the layer is built, and the
 number of steps so far.
 
+A sample has as many numbers as the layer was built for, also where it is a shorter sequence, which then takes the first
+of them.  So how long the other sequences of the batch are has no effect on its mask.
+
 Sources: counters instead of a generator's state, Salmon et al. 2011; the hash of a step, SplitMix64 (Steele et al.
 2014); the hash of an element, Wellons' lowbias32.
 """
@@ -41,17 +44,20 @@ def scramble(h, key):
     return h ^ (h >> 16)
 
 
-def mask(x, first, keys, rate):
-    """m, like x (M,), for the plain loops.  The i-th number of x is number first + i of the step."""
-    (key0, key1), i = keys, first + np.arange(x.size)
+def mask(x, first, of_sample, keys, rate):
+    """m, like x (N, M), for the plain loops.  x[n,m] is number first + n of_sample + m of the step."""
+    (key0, key1), (N, M) = keys, x.shape
+    i = first + np.arange(N)[:, None] * of_sample + np.arange(M)
     chunk_key0, chunk_key1 = scramble(i // CHUNK ^ key0, key1), scramble(i // CHUNK ^ key1, key0)
     dropped = scramble(i % CHUNK ^ chunk_key0, chunk_key1) < threshold(rate)
     return np.where(dropped, 0, 1 / (1 - rate)).astype(x.dtype)
 
 
-def dropout(x, first, keys, rate, y):
-    """y (M,) = m x: forward, and given dy backward."""
-    masked(x, first, *keys, threshold(rate), 1 / (1 - rate), y)
+def dropout(x, first, of_sample, keys, rate, y):
+    """y (N, M) = m x: forward, and given dy backward."""
+    if x.shape[1] == of_sample:  # all of them lie side by side
+        x, y = x.reshape(1, -1), y.reshape(1, -1)
+    masked(x, first, of_sample, *keys, threshold(rate), 1 / (1 - rate), y)
 
 
 @kernel()
@@ -62,12 +68,15 @@ def masked_chunk(x, start, key0, key1, limit, scale, y):
 
 
 @sized_kernel(THREADS_FROM)
-def masked(x, first, key0, key1, limit, scale, y):
-    """A thread owns a chunk of the step's numbers."""
-    skipped = first // CHUNK
-    for k in prange((first + x.size + CHUNK - 1) // CHUNK - skipped):
-        chunk = skipped + k
-        begin, end = max(chunk * CHUNK - first, 0), min((chunk + 1) * CHUNK - first, x.size)
-        start = first + begin - chunk * CHUNK
-        keys = scramble(chunk ^ key0, key1), scramble(chunk ^ key1, key0)
-        masked_chunk(x[begin:end], start, keys[0], keys[1], limit, scale, y[begin:end])
+def masked(x, first, of_sample, key0, key1, limit, scale, y):
+    """A thread owns a chunk of the step's numbers, of one row of x."""
+    N, M = x.shape
+    chunks = M // CHUNK + 2  # a row may begin and end within one
+    for task in prange(N * chunks):
+        n, start = task // chunks, first + task // chunks * of_sample
+        chunk = start // CHUNK + task % chunks
+        begin, end = max(chunk * CHUNK - start, 0), min((chunk + 1) * CHUNK - start, M)
+        if begin < end:
+            keys = scramble(chunk ^ key0, key1), scramble(chunk ^ key1, key0)
+            number = start + begin - chunk * CHUNK
+            masked_chunk(x[n, begin:end], number, keys[0], keys[1], limit, scale, y[n, begin:end])

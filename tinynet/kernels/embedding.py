@@ -22,9 +22,10 @@ def embedding_forward(x, w, padding, y):
     look_up(x.reshape(-1), w, padding, y.reshape(-1, w.shape[1]))
 
 
-def embedding_backward(dy, x, padding, V, dw):
-    """dw (V, D): for each word, the sum of dy where it stands."""
-    dw[...] = 0
+def embedding_backward(dy, x, padding, start, dw):
+    """dw (V, D): for each word, `start`, which may be dw itself, and the sum of dy where the word stands."""
+    if start is not dw:
+        dw[...] = start
     scatter(dy.reshape(-1, dw.shape[1]), x.reshape(-1), padding, dw)
 
 
@@ -79,12 +80,12 @@ def add_columns(dy, x, padding, words, index, first, width, wide, dw):
     for i in range(words.size):
         sums, total = memory.piece(wide, i * D + first, width), memory.piece(dw, words[i] * D + first, width)
         for d in range(width):
-            total[d] = sums[d]
+            total[d] += sums[d]
 
 
 @sized_kernel(THREADS_FROM, of=0)
 def scatter(dy, x, padding, dw):
-    """Add every dy to its word's row of dw, which must be 0 before."""
+    """Add every dy to its word's row of dw."""
     V, D = dw.shape
     words, index = frequent_words(x, padding, V)
     wide = np.empty((words.size, D))

@@ -27,28 +27,35 @@ def width(S, C):
     return row_width(C) if 2 * row_width(C) <= S * C else C
 
 
-def groupnorm_forward(x, w, b, G, eps, mu, r, y):
-    """mu and r (N, G) in float64, and y (N, S, C)."""
-    N, S, C = x.shape
-    forward_of_samples(x.reshape(N * S, C), w, b, width(S, C), eps, mu, r, y)
+def groupnorm_forward(x, S, w, b, G, eps, mu, r, y):
+    """mu and r (N, G) in float64, and y; x and y (N, most, C), of which S (N,) positions count."""
+    N, most, C = x.shape
+    forward_of_samples(x.reshape(N * most, C), S, w, b, width(most, C), eps, mu, r, y)
 
 
-def groupnorm_backward(dy, x, w, mu, r, dw, db, dx):
-    """dw and db (C,) in float64, and dx (N, S, C) unless it is empty."""
-    N, S, C = x.shape
-    parts, sums = np.empty((chunk_count(N, max(1, 8192 // (S * C))), 2, C)), np.empty((2, C))
-    backward_of_chunks(dy.reshape(N * S, C), x.reshape(N * S, C), w, mu, r, width(S, C), parts, dx)
+def groupnorm_backward(dy, x, S, w, mu, r, dw, db, dx):
+    """dw and db (C,) in float64, and dx (N, most, C) unless it is empty."""
+    N, most, C = x.shape
+    parts, sums = np.empty((chunk_count(N, max(1, 8192 // (most * C))), 2, C)), np.empty((2, C))
+    backward_of_chunks(dy.reshape(N * most, C), x.reshape(N * most, C), S, w, mu, r, width(most, C), parts, dx)
     memory.sum_of_chunks(parts, sums)
     dw[...], db[...] = sums
 
 
 @kernel(fast=True)
-def sample_forward(x, n, S, w, b, W, eps, mu, r, y):
-    """y of sample n, and its mu and r (G,)."""
+def sample_forward(x, n, most, S, w, b, W, eps, mu, r, y):
+    """y of sample n, and its mu and r (G,), all 0 if it has no positions."""
     C, G = w.size, mu.size
-    D, first, size = C // G, n * S * C, S * C
+    D, first, size = C // G, n * most * C, S * C
+    rest = memory.piece(y, first + size, most * C - size)
+    for j in range(rest.size):
+        rest[j] = 0
+    if S == 0:
+        for g in range(G):
+            mu[g] = r[g] = 0.0
+        return
     means, squares = np.empty(C), np.empty(C)
-    chunk_moments(x, n * S, (n + 1) * S, W, means, squares)
+    chunk_moments(x, n * most, n * most + S, W, means, squares)
     scale, shift = np.empty(W), np.empty(W)
     for g in range(G):
         m = q = 0.0
@@ -72,18 +79,24 @@ def sample_forward(x, n, S, w, b, W, eps, mu, r, y):
 
 
 @sized_kernel(THREADS_FROM)
-def forward_of_samples(x, w, b, W, eps, mu, r, y):
-    """x (N S, C).  A thread owns a sample."""
+def forward_of_samples(x, S, w, b, W, eps, mu, r, y):
+    """x (N most, C).  A thread owns a sample."""
     N = mu.shape[0]
     for n in prange(N):
-        sample_forward(x, n, x.shape[0] // N, w, b, W, eps, mu[n], r[n], y)
+        sample_forward(x, n, x.shape[0] // N, S[n], w, b, W, eps, mu[n], r[n], y)
 
 
 @kernel()  # not fast: dx is a sum of products, whose order the compiler chose anew for code from the cache
-def sample_backward(dy, x, n, S, w, mu, r, W, dw, db, dx):
+def sample_backward(dy, x, n, most, S, w, mu, r, W, dw, db, dx):
     """Adds sample n to dw and db; dx unless it is empty."""
     C, G = w.size, mu.size
-    D, first, size = C // G, n * S * C, S * C
+    D, first, size = C // G, n * most * C, S * C
+    if dx.size:
+        rest = memory.piece(dx, first + size, most * C - size)
+        for j in range(rest.size):
+            rest[j] = 0
+    if S == 0:
+        return
     mean, scale, offset, slope = np.empty(W), np.empty(W), np.empty(W), np.empty(W)
     sums = np.empty((2, C))
     for g in range(G):
@@ -91,7 +104,7 @@ def sample_backward(dy, x, n, S, w, mu, r, W, dw, db, dx):
             mean[c] = mu[g]
     for j in range(C, W):
         mean[j] = mean[j - C]
-    chunk_gradient_sums(dy, x, n * S, (n + 1) * S, mean, sums)
+    chunk_gradient_sums(dy, x, n * most, n * most + S, mean, sums)
     for g in range(G):
         plain = products = 0.0  # the sums of dh and dh h over the group
         for c in range(g * D, (g + 1) * D):
@@ -116,10 +129,10 @@ def sample_backward(dy, x, n, S, w, mu, r, W, dw, db, dx):
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def backward_of_chunks(dy, x, w, mu, r, W, parts, dx):
+def backward_of_chunks(dy, x, S, w, mu, r, W, parts, dx):
     """dx unless it is empty, and parts (K, 2, C): dw and db of K chunks of samples.  A thread owns a chunk."""
     N, K = mu.shape[0], parts.shape[0]
     for k in prange(K):
         parts[k] = 0.0
         for n in range(k * N // K, (k + 1) * N // K):
-            sample_backward(dy, x, n, x.shape[0] // N, w, mu[n], r[n], W, parts[k, 0], parts[k, 1], dx)
+            sample_backward(dy, x, n, x.shape[0] // N, S[n], w, mu[n], r[n], W, parts[k, 0], parts[k, 1], dx)

@@ -11,8 +11,11 @@ comes from memory once.  Each of a fixed number of parts of the rows has a dw an
 in order.
 
 Many classes: no thread can have a dw of its own.  All threads share a block, of at most 12 MB of logits, whose products
-are cut among them.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of them makes a part of
-dx, and these are added in order.
+are cut among them.  Where w is large, each block reads it from memory twice, and dw once, and writes dw.  So few rows,
+whose logits are little beside w, are one block: (256, 768) x 50257 takes 242 ms on two cores of an Intel Xeon (Emerald
+Rapids), and 390 in blocks of 64 rows.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of
+them makes a part of dx, and these are added in order.  Here w and dw may also lie the other way around, as (C, D): so
+do the weights of a TiedDense, which are an Embedding's vectors.
 
 So no bit depends on the number of threads; nor does a row's loss or dx on the block that it is in.  Sums over many
 blocks are made in float64, but for a dw of more than WIDE bytes, which would take that memory again: each block's part
@@ -35,6 +38,7 @@ PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what thei
 MEMORY, SCRATCH = 15_900_000, 14_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
+WHOLE = 3  # all rows are one block where their logits are no more than the 3rd part of w's numbers
 TOGETHER = 8  # blocks, whose parts are added in their own dtype before that
 
 
@@ -113,10 +117,13 @@ def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, parts
 
 
 @kernel(parallel=True, matmul=True)
-def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, groups, threads, losses, dx, dw, db):
-    """few_classes where all threads share a block of `rows`, and dx is summed over `groups` groups of classes."""
-    N, D = x.shape
-    C = w.shape[1]
+def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, groups, shared, losses, dx, dw, db):
+    """few_classes where all threads share a block of `rows`, and dx is summed over `groups` groups of classes.
+
+    shared   the number of threads, and whether w and dw are (C, D) and not (D, C)
+    """
+    (threads, by_class), (N, D), C = shared, x.shape, b.size
+    w_d, w_c = (1, D) if by_class else (C, 1)
     grad, no_floor = dx.size > 0, x.dtype.type(-np.inf)
     zeros, z, value = np.zeros(max(C, D), x.dtype), np.empty((rows, C), x.dtype), 0.0
     parts = np.empty((groups - 1 if grad else 0, rows, D), x.dtype)
@@ -131,7 +138,8 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
         for task in prange(down * ((C + broad - 1) // broad)):
             r, c = task % down * tall, task // down * broad
             size, out = (min(tall, B - r), min(broad, C - c), D), View(z, r * C + c, C)
-            matmul(size, View(x, (n + r) * D, (D, 1)), View(w, c, C), start=View(b, c, 0), out=out, floor=no_floor)
+            some_x, some_w = View(x, (n + r) * D, (D, 1)), View(w, c * w_c, (w_d, w_c))
+            matmul(size, some_x, some_w, start=View(b, c, 0), out=out, floor=no_floor)
 
         for piece in prange(pieces):
             first, last = piece * ROWS, min(B, piece * ROWS + ROWS)
@@ -149,20 +157,25 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
             group, share = task % groups, task // groups
             c, r, d = group * C // groups, share * B // shares, share * D // shares
             r_end, d_end, width = (share + 1) * B // shares, (share + 1) * D // shares, (group + 1) * C // groups - c
-            some_dz, wt, zero = View(z, r * C + c, (C, 1)), View(w, c, (1, C)), View(zeros, 0, 0)
+            some_dz, wt, zero = View(z, r * C + c, (C, 1)), View(w, c * w_c, (w_c, w_d)), View(zeros, 0, 0)
             if group == 0:
                 matmul((r_end - r, D, width), some_dz, wt, start=zero, out=View(dx, (n + r) * D, D), floor=no_floor)
             else:
                 to = View(parts, ((group - 1) * rows + r) * D, D)
                 matmul((r_end - r, D, width), some_dz, wt, start=zero, out=to, floor=no_floor)
             new = block % TOGETHER == 0 if wide.size else block == 0
-            start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), d * C + c, C)
-            xt, to_dw = View(x, n * D + d, (1, D)), View(dw, d * C + c, C)
-            matmul((d_end - d, width, B), xt, View(z, c, C), start=start, out=to_dw, floor=no_floor)
+            # This task's part of dw: where it begins, how far its lines are apart, how many there are, and how long.
+            at, line, lines, length = (c * D + d, D, width, d_end - d) if by_class else (d * C + c, C, d_end - d, width)
+            start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), at, line)
+            size, to_dw = (lines, length, B), View(dw, at, line)
+            if by_class:
+                matmul(size, View(z, c, (1, C)), View(x, n * D + d, D), start=start, out=to_dw, floor=no_floor)
+            else:
+                matmul(size, View(x, n * D + d, (1, D)), View(z, c, C), start=start, out=to_dw, floor=no_floor)
             if wide.size and (n + B == N or (block + 1) % TOGETHER == 0):
-                for i in range(d, d_end):
-                    row = memory.piece(wide, i * C + c, width)
-                    memory.add_to(row, memory.piece(dw, i * C + c, width), block < TOGETHER)
+                for i in range(lines):
+                    row, part = memory.piece(wide, at + i * line, length), memory.piece(dw, at + i * line, length)
+                    memory.add_to(row, part, block < TOGETHER)
             if share == 0:
                 sums = memory.scratch((width,), x)
                 add_sums(z, 0, B, c, width, sums, memory.piece(wide_db, c, width))
@@ -178,16 +191,29 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
 
 
 def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, scale, losses, dx, dw, db):
-    """few_classes or many_classes, in blocks of a size that suits D and C."""
+    """few_classes or many_classes, in blocks of a size that suits D and C.
+
+    w and dw (D, C) may be transposed views of arrays (C, D) that lie in C order.
+    """
     (N, D), C, itemsize = x.shape, w.shape[1], x.dtype.itemsize
     given = x, w, b, t, q, weight, ignore_index, epsilon, scale
     parts = PARTS_BYTES // max(1, w.size * (itemsize + 8))
     if parts >= PARTS // 2:
         rows = max(1, min(N, cache_size(2) // 4 // (itemsize * (C + D)) // ROWS * ROWS))
         parts = max(1, min(parts, PARTS, N // 64))
-        return few_classes(*given, rows, parts, losses, dx, dw, db)
+        if w.flags.c_contiguous:
+            return few_classes(*given, rows, parts, losses, dx, dw, db)
+        apart = np.empty(dw.shape, dw.dtype)
+        value = few_classes(x, np.ascontiguousarray(w), *given[2:], rows, parts, losses, dx, apart, db)
+        dw[...] = apart
+        return value
+    by_class = not w.flags.c_contiguous
+    if by_class:
+        given, dw = (x, w.T, *given[2:]), dw.T
     groups = max(1, min(GROUPS, C // GROUP))
     rows = max(1, MEMORY // (itemsize * (C + (groups - 1) * D) + SCRATCH))
-    rows = min(N, max(1, rows // ROWS) * ROWS if rows >= ROWS else rows)
+    rows = max(1, rows // ROWS) * ROWS if rows >= ROWS else rows
+    if rows >= N or w.size >= WHOLE * N * C:
+        rows = N
     # A kernel that asks for the number of threads itself can't be kept on disk.
-    return many_classes(*given, rows, groups, numba.get_num_threads(), losses, dx, dw, db)
+    return many_classes(*given, rows, groups, (numba.get_num_threads(), by_class), losses, dx, dw, db)

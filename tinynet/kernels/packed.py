@@ -304,7 +304,13 @@ PACKED, COPY_A, COPY_B, STORE = 0.93, 26, 19, 16
 @helper
 def packing_pays(M, N, K, in_place, itemsize):
     """Whether a product takes less time packed; `in_place` is what the other reaches where b is in the L2 cache."""
+    return packing_gain(M, N, K, in_place, itemsize) > 0
+
+
+@helper
+def packing_gain(M, N, K, in_place, itemsize):
+    """How much less time, in multiplications that the processor does in it at its best."""
     C = VECTORS * (BYTES // itemsize)
     tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
     packed = tall * broad * K / PACKED + COPY_A * M * K + COPY_B * K * N + STORE * M * N
-    return packed < M * N * K / (in_place if K * N * itemsize <= L2 // 2 else FAR)
+    return M * N * K / (in_place if K * N * itemsize <= L2 // 2 else FAR) - packed

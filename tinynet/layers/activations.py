@@ -5,6 +5,7 @@
     Sigmoid    y = 1 / (1 + exp(-x))
     Tanh       y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))
     GELU       y = x Phi(x)             Phi(x): the chance that a standard normal number is below x
+               or y = x (1 + tanh(g(x))) / 2 = x s(2 g(x)),    g(x) = k (x + c x^3), k = sqrt(2/pi), c = 0.044715
     Swish      y = x s(x)               s(x) = 1 / (1 + exp(-x)), the sigmoid; PyTorch calls it SiLU
     x, y (N, ...), any shape; in Dense and Conv2D, x is their z
 
@@ -14,7 +15,10 @@ Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
     Sigmoid    exp(-x) / (1 + exp(-x))^2  =  y (1 - y)
     Tanh       1 - y^2                        by the quotient rule
     GELU       Phi(x) + x phi(x)              by the product rule; phi = dPhi/dx = exp(-x^2/2) / sqrt(2 pi)
+               or s + x s (1 - s) 2 k (1 + 3 c x^2)    by the product and the chain rule; s = s(2 g(x))
     Swish      s(x) + x s(x) (1 - s(x))       by the product rule, with the sigmoid's slope from above
+
+The second GELU, "gelu_tanh", is the first to three digits: GPT-2's, from when the exact one took longer.
 
 f'(x) can be computed from y alone for all but GELU and Swish, which keep x (y > 0 exactly where x > 0).  With the
 others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.
@@ -212,17 +216,66 @@ def gelu_backward(dy, x, dx):
         dx[i] = dy[i] * gelu_slope(x[i])
 
 
+@helper
+def gelu_tanh_share(x):
+    """s(2 g(x)), by which x is multiplied: (1 + tanh(g)) / 2 = e^g / (e^g + e^-g) = 1 / (1 + e^-2g)."""
+    F = type(x)
+    return sigmoid(F(2 * math.sqrt(2 / math.pi)) * (x + F(0.044715) * x * x * x))
+
+
+@helper
+def gelu_tanh(x):
+    s = gelu_tanh_share(x)
+    return s if s == type(x)(0) else x * s  # 0 at -inf, where -inf * 0 is NaN
+
+
+@helper
+def gelu_tanh_slope(x):
+    F = type(x)
+    s = gelu_tanh_share(x)
+    rest = s * (F(1) - s) * F(2 * math.sqrt(2 / math.pi))
+    return s + (rest if rest == F(0) else rest * (x + F(3 * 0.044715) * x * x * x))
+
+
+@sized_kernel(HEAVY)
+def gelu_tanh_forward(x, y):
+    for i in prange(x.size):
+        y[i] = gelu_tanh(x[i])
+
+
+@sized_kernel(HEAVY)
+def gelu_tanh_backward(dy, x, dx):
+    for i in prange(x.size):
+        dx[i] = dy[i] * gelu_tanh_slope(x[i])
+
+
+GELUS = {
+    None: Activation(
+        "gelu", "GELU", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy",
+        gelu_forward, gelu_backward, keeps="input", init="he",
+    ),
+    "tanh": Activation(
+        "gelu_tanh", "GELU", "y = x s, s = (1 + tanh(k (x + c x^3))) / 2",
+        "dx = (s + x s (1 - s) 2 k (1 + 3 c x^2)) dy", gelu_tanh_forward, gelu_tanh_backward, keeps="input", init="he",
+    ),
+}  # fmt: skip
+
+
 class GELU(ActivationLayer):
-    """y = x Phi(x), Phi the normal distribution's; exact, not the approximation by tanh (Hendrycks and Gimpel 2016).
+    """y = x Phi(x), Phi the normal distribution's (Hendrycks and Gimpel 2016).
+
+    approximate   None for the exact one, or "tanh" for their approximation, as GPT-2 has it: "gelu_tanh" in Dense
 
     >>> tn.Sequential([tn.GELU()], 3).forward([[-2, 0, 2]]).round(3)
     array([[-0.046,  0.   ,  1.954]], dtype=float32)
     """
 
-    activation = Activation(
-        "gelu", "GELU", "y = x Phi(x)", "dx = (Phi(x) + x phi(x)) dy",
-        gelu_forward, gelu_backward, keeps="input", init="he",
-    )  # fmt: skip
+    def __init__(self, approximate: str | None = None):
+        super().__init__()
+        if approximate not in (None, "tanh"):
+            raise ValueError(f'GELU: approximate must be None or "tanh", got {approximate!r}')
+        self.approximate = approximate
+        self.activation = GELUS[approximate]
 
 
 # --- Swish ------------------------------------------------------------------------------------------------
@@ -266,4 +319,6 @@ class Swish(ActivationLayer):
     )  # fmt: skip
 
 
-ACTIVATIONS = {layer.activation.name: layer.activation for layer in (ReLU, LeakyReLU(), Sigmoid, Tanh, GELU, Swish)}
+ACTIVATIONS = {
+    layer.activation.name: layer.activation for layer in (ReLU, LeakyReLU(), Sigmoid, Tanh, GELU(), GELU("tanh"), Swish)
+}

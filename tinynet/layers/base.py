@@ -15,9 +15,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tinynet.checks import batch_hint, float_dtype, number, pair, positive_int, real_array
+from tinynet.checks import batch_hint, float_dtype, number, number_within, pair, positive_int, real_array
 from tinynet.checks.assignments import Guarded, hold, of_package
 from tinynet.checks.own_layers import held_backward, held_build, held_forward
+from tinynet.layers import along_time
 from tinynet.layers.declared import Declared
 from tinynet.layers.parameter import Parameter
 
@@ -40,6 +41,7 @@ class Layer(Declared, Guarded):
     settable = MappingProxyType({"place": lambda layer, place: _checked_place(layer, place)})
     parameters, buffers = (), MappingProxyType({})
     input_shape = output_shape = dtype = None
+    _trainable, _lr_factor = True, 1.0
     _at_build = None  # its attributes at the end of build
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
@@ -78,12 +80,54 @@ class Layer(Declared, Guarded):
         return self.output_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone."""
+        """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone.
+
+        One with of_time = "lengths" has forward(x, training=False, lengths=None, state=None).  What lies behind a
+        sequence's length, if there are `lengths` (N,), is padding, which must change nothing.  `state`, if there is
+        one, is a dict of the caller's, {} at the start of the sequences: the layer goes on from what it left there
+        under itself, state[self], and puts new arrays in its place, so that pieces of a sequence give what the whole
+        does; its backward takes the state that it began with for constant.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         """Fill the parameters' gradients and return dx, or None when `input_grad` is False."""
         raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
+
+    @property
+    def trainable(self) -> bool:
+        """False freezes it, with all layers inside: its parameters and, of a BatchNorm, its running statistics stay.
+
+        The gradients that only they need are not computed.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        if not isinstance(trainable, (bool, np.bool_)):
+            raise TypeError(f"{self.label}: trainable must be True or False, got {trainable!r}")
+        for layer in self.walk():
+            vars(layer)["_trainable"] = bool(trainable)
+        for parameter in self.parameters:
+            parameter.trainable = trainable
+
+    @property
+    def lr_factor(self) -> float:
+        """What the learning rate is multiplied by for its parameters, those of layers inside too."""
+        return self._lr_factor
+
+    @lr_factor.setter
+    def lr_factor(self, factor: float) -> None:
+        factor = number_within(factor, f"{self.label}: lr_factor")
+        for layer in self.walk():
+            vars(layer)["_lr_factor"] = factor
+        for parameter in self.parameters:
+            parameter.lr_factor = factor
+
+    @property
+    def trains(self):
+        """Whether it has a parameter that is not frozen."""
+        return any(parameter._trainable for parameter in self.parameters)
 
     @property
     def keeps_output(self):
@@ -124,13 +168,25 @@ class Layer(Declared, Guarded):
         """
         if self.dtype is None:
             raise RuntimeError(f"{self.label} is not built: put it in a Sequential, or call its build first")
-        shape = self._shapes[0]
-        if type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == shape and x.flags.carray:
+        as_built = type(x) is np.ndarray and x.dtype == self.dtype and x.shape[1:] == self._shapes[0]
+        if as_built and x.flags.carray and x.ndim:
             return x
         x = np.require(real_array(x, self.dtype, f"{self.label}: the input"), requirements="AW")
-        if x.ndim != len(shape) + 1 or x.shape[1:] != shape:
+        if not self.fits(x.shape):
             raise self.input_error(x.shape)
         return x
+
+    def fits(self, shape):
+        """Whether it takes a batch of this shape: sequences may be shorter than those that it was built for."""
+        expected, axes = self._shapes[0], len(shape)
+        if shape[1:] == expected:
+            return axes > 0
+        is_sequence = self.of_time is not None and axes == len(expected) + 1 > (1 if self.takes_integers else 2)
+        return is_sequence and shape[2:] == expected[1:] and 0 < shape[1] <= expected[0]
+
+    def checked_lengths(self, lengths, x):
+        """The lengths of the sequences x, None or an array (N,) of int64; an error names the layer otherwise."""
+        return None if lengths is None else along_time.checked_lengths(lengths, x, self.label)
 
     def input_error(self, shape):
         """The ValueError for an input of this shape, which is none of the layer's."""
@@ -139,9 +195,9 @@ class Layer(Declared, Guarded):
             f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
         )
 
-    def checked_gradient(self, dy, batch):
-        """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype."""
-        shape = (batch, *self._shapes[1])
+    def checked_gradient(self, dy, batch, time=None):
+        """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype; `time`: of x's positions."""
+        shape = (batch, *self._shapes[1]) if time is None else (batch, time, *self._shapes[1][1:])
         if type(dy) is np.ndarray and dy.dtype == self.dtype and dy.shape == shape and dy.flags.carray:
             return dy
         dy = np.require(real_array(dy, self.dtype, f"{self.label}: the gradient"), requirements="AW")

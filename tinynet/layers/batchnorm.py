@@ -32,6 +32,11 @@ channel of x changes no y, and stretching it changes y through eps alone.
 Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x; mu, v
 and M are of the whole batch (whole_moments), and between the two parts so become dw and db (whole_sums).
 
+Frozen (trainable = False), it trains as it predicts: mu and v are the running ones, which stay.  They are constants, so
+x[m,c] touched h[m,c] alone, times r[c], and dx[m,c] = w[c] r[c] dy[m,c].
+
+Of sequences with lengths, the rows x[m] are those within them: padding enters no mean, and its y and dx are 0.
+
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
 
@@ -44,6 +49,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import number
 from tinynet.kernels import batchnorm as kernels
 from tinynet.kernels.compile import either
+from tinynet.layers import along_time
 from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
@@ -141,17 +147,20 @@ class BatchNorm(Layer):
         self._kept = None
         return input_shape
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x = self.checked(x)
-        if not training:
-            running = self.buffers._arrays
-            return self._normalized(x, running["running_mean"], running["running_var"])
-        C = x.shape[-1]
-        rows, mu, S = x.reshape(-1, C), np.empty(C), np.empty(C)
+        lengths, shape, C = self.checked_lengths(lengths, x), x.shape, x.shape[-1]
+        rows = _rows_within(x, lengths)
+        if not (training and self.trainable):
+            mu, v = self.buffers._arrays["running_mean"], self.buffers._arrays["running_var"]
+            if training:
+                self._kept = rows.view(), None, mu.copy(), v.copy(), lengths, shape
+            return _in_place(self._normalized(rows, mu, v), lengths, shape)
+        mu, S = np.empty(C), np.empty(C)
         batchnorm_moments(rows, mu, S)
         M, mu, S = self.whole_moments(len(rows), mu, S)
         if M == 1:
-            raise ValueError(f"{self.label}: training needs more than one number a channel, got input {x.shape}")
+            raise ValueError(f"{self.label}: training needs more than one number a channel, got input {shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
             v = S / max(M, 1)
             if M:
@@ -160,28 +169,30 @@ class BatchNorm(Layer):
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
                     narrow = running.astype(self.dtype)  # other frameworks have one dtype for all of a model: what
                     np.copyto(running, narrow, where=np.isfinite(narrow))  # that can hold is rounded to it
-            self._kept = x.view(), M, mu, v
-            return self._normalized(x, mu, v)
+            self._kept = rows.view(), M, mu, v, lengths, shape
+            return _in_place(self._normalized(rows, mu, v), lengths, shape)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, M, mu, v = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(x))
-        shape, rows, (dw, db) = x.shape, (-1, mu.size), np.empty((2, mu.size))
-        dy, x = dy.reshape(rows), x.reshape(rows)
+        x, M, mu, v, lengths, shape = self.kept("_kept")
+        dy, (dw, db) = _rows_within(self.checked_gradient(dy, *shape[:2]), lengths), np.empty((2, mu.size))
         with np.errstate(over="ignore", invalid="ignore"):
             batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
             if not input_grad:
                 return None
+            if M is None:  # frozen
+                return _in_place(
+                    dy * (self.parameters[0]._value / np.sqrt(v + self.eps)).astype(dy.dtype), lengths, shape
+                )
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self.parameters[0]._value, self.eps, dw, db, M, dx)
-        return dx.reshape(shape)
+        return _in_place(dx, lengths, shape)
 
-    def _normalized(self, x, mu, v):
+    def _normalized(self, rows, mu, v):
         w, b = (parameter._value for parameter in self.parameters)
-        y, rows = np.empty_like(x), (-1, mu.size)
-        batchnorm_forward(x.reshape(rows), mu, v, w, b, self.eps, y.reshape(rows))
+        y = np.empty_like(rows)
+        batchnorm_forward(rows, mu, v, w, b, self.eps, y)
         return y
 
     def formula(self):
@@ -194,6 +205,7 @@ class BatchNorm(Layer):
 
     of_batch = True
     vector_order = "kept"
+    of_time = "lengths"
     torch_names = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"
     torch_axes = MappingProxyType(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (0,)))
     torch_channels = "first"
@@ -202,10 +214,7 @@ class BatchNorm(Layer):
         return "logits", self.label  # any numbers, whatever came in
 
     def as_it_predicts(self):
-        factor = self.parameters[0].value / np.sqrt(self.buffers["running_var"] + self.eps)
-        forward = self.forward
-        self.forward = lambda x, training=False: forward(x)
-        self.backward = lambda dy, input_grad=True: dy * factor.astype(dy.dtype)
+        self.trainable = False
 
     def torch_module(self, nn):
         axes = len(self.input_shape)
@@ -219,3 +228,13 @@ class BatchNorm(Layer):
         if stays is not None and math.isclose(stays, self.momentum, abs_tol=1e-9):
             stays = self.momentum
         return [("eps", self.eps, module.eps), ("momentum (1 - PyTorch's)", self.momentum, stays)]
+
+
+def _rows_within(x, lengths):
+    """The rows (M, C) of x (..., C), of sequences (N, T, ..., C) those within their lengths."""
+    return (x if lengths is None else along_time.within(x, lengths)).reshape(-1, x.shape[-1])
+
+
+def _in_place(rows, lengths, shape):
+    """Such rows where they were in x of this shape, and 0 behind the lengths."""
+    return rows.reshape(shape) if lengths is None else along_time.in_place(rows.reshape(-1, *shape[2:]), lengths, shape)

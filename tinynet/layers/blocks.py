@@ -47,7 +47,7 @@ from tinynet.layers.in_a_row import (
 class _Branches(Layer):
     """What the three share.  `branches` are lists of layers, [] for x itself; a subclass joins what they return.
 
-    In training it keeps the size of the batch; all else is kept by the layers inside.
+    In training it keeps the output's shape; all else is kept by the layers inside.
     """
 
     keeps_output = False  # joining copies
@@ -79,22 +79,44 @@ class _Branches(Layer):
         self.flops = sum(layer.flops for layer in self.layers)
         return self.output_shape
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         if not self.takes_integers:  # as floats, an Embedding refuses them
             x = self.checked(x)
         y = self._joined(
-            [forward_in_a_row(branch, x, training) if branch else self.checked(x) for branch in self.branches]
+            [
+                forward_in_a_row(branch, x, training, lengths, state) if branch else self.checked(x)
+                for branch in self.branches
+            ]
         )
         if training:
-            self._batch = len(y)
+            self._shape = y.shape
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         self.check_input_grad(input_grad)
-        dy = self.checked_gradient(dy, self.kept("_batch"))
+        dy = self.checked_gradient(dy, *self.kept("_shape")[:2])
         given = self._shares(dy)
         shares = [backward_in_a_row(branch, g, input_grad) for branch, g in zip(self.branches, given, strict=True)]
         return _sum(shares) if input_grad else None
+
+    # What others ask of it.
+
+    @property
+    def of_time(self):
+        """Each of its layers must mind lengths, if it is to."""
+        kinds = {layer.of_time for layer in self.layers}
+        return None if None in kinds else "lengths" if "lengths" in kinds else "apart"
+
+    def output_lengths(self, lengths):
+        found = []
+        for branch in self.branches:
+            ends = lengths
+            for layer in branch:
+                ends = None if ends is None else layer.output_lengths(ends)
+            found.append(ends)
+        if not all(np.array_equal(ends, found[0]) for ends in found[1:]):
+            raise ValueError(f"{self.label}: its branches make sequences of different lengths of one")
+        return found[0]
 
     def _names(self):
         """The branches' layers in words, by their numbers inside: "x", "layer 0", "layers 1-3"."""

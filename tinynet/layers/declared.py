@@ -13,11 +13,16 @@ class Declared:
 
     takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
     of_batch = False  # whether a sample's y depends on the batch's other samples, through moments: see whole_moments
+    # What it does along time, the first axis of a sample (T, ...): "apart" (each position for itself), "lengths" (it
+    # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
+    of_time: str | None = None
+    longest = None  # the number of positions that a sequence can have, given in pieces too; None: any
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
     state: tuple[int, int] | None = (
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again
     )
     first_row = None  # where x begins in its batch, where random numbers go by rows: set where x is a part of one
+    tied = None  # the layer before it whose parameters it uses as well: TiedDense's Embedding
     activation = None  # the activations.Activation that its forward pass ends in
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
     # their "sum", or "beside" each other along the last axis
@@ -28,6 +33,18 @@ class Declared:
         before   the same of its input
         """
         return None
+
+    def output_lengths(self, lengths):
+        """How long the sequences of its output are, of inputs so long; None if it has no axis of time any more."""
+        return lengths
+
+    def linear(self):
+        """(w, b) if y = x w + b, over the last axis, and nothing else; or None.  b is None where there is none."""
+        return None
+
+    def linear_gradients(self):
+        """(dw, db) of a linear one: the arrays that receive these gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no linear_gradients()")
 
     def weight_images(self, shape):
         """Its weights as images (K, I, J, C), one for each output, or None.
@@ -54,6 +71,7 @@ class Declared:
 
     torch_names = ()  # the classes of torch.nn that compute the same: ("BatchNorm1d", "BatchNorm2d")
     torch_axes = MappingProxyType({})  # {"weight": (1, 0)}: an array's axes in the order that PyTorch has them
+    torch_output = None  # of one whose module returns (y, state): "sequence", or "last" for the last y alone
     torch_channels = None  # "first" or "last": where its module looks for channels, whatever has them
     zero_row = None  # the row of its weight that counts as 0
     zeros_around = None  # ((above, below), (left, right)): the zeros that it puts around an image
@@ -64,6 +82,13 @@ class Declared:
     #   "reshaped"  y is x under another shape
     #   "own"       it would compute something else
     vector_order = "own"
+
+    def torch_arrays(self):
+        """[(name in PyTorch, the array as it is there, what takes one from there, in this order)], or None: torch_axes.
+
+        For one whose arrays are not the same ones there.
+        """
+        return None
 
     def torch_module(self, nn):
         """The module of torch.nn; or a dict {what follows the layer's number in the name: module}, in order."""

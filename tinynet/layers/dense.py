@@ -3,6 +3,9 @@
     y = f(x w + b)      z[n,o] = b[o] + sum_i x[n,i] w[i,o]      y = f(z), the activation
     x (N, I)   w (I, O)   b (O,)   z, y (N, O)
 
+A sequence (T, I) or an image (H, W, I) has such a vector at each of its positions, and the same w and b for them all:
+then x (N, T, I) is N T rows, each of which is an n in the formulas here, and y is (N, T, O).
+
 Backward.  L is the loss, one number.  dw is short for dL/dw and has w's shape.  The chain rule says that
 
     dL/dw[i,o] = sum of dL/dz times dz/dw[i,o], over all z that w[i,o] enters
@@ -53,12 +56,13 @@ dense_backward = either(
 class Dense(Activated):
     """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
+    Of more axes it takes the last, at each position by itself: (N, T, I) -> (N, T, units).  To see all of an image at
+    once, put a Flatten before it.
+
     activation  None, or the name of one in activations.py: "relu", "tanh", ...
     bias        False leaves b out
     init        how w starts: None (He's for ReLU-like activations, Glorot's otherwise), or a name or
                 function as `initialization.initial_weights` takes it; b starts at 0
-
-    Raises ValueError for inputs that are not (N, I): put a Flatten before it to make vectors of images.
 
     >>> model = tn.Sequential([tn.Dense(1)], input_shape=2)
     >>> model.flat_values[:] = 2, 3, 1  # w, then b
@@ -72,32 +76,38 @@ class Dense(Activated):
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
-        if len(self.input_shape) != 1:
-            raise ValueError(
-                f"{self.label}: expected vectors, input shape (I,), got {self.input_shape}; put a Flatten() before it"
-            )
-        I, O = self.input_shape[0], self.units
+        if not self.input_shape:
+            raise ValueError(f"{self.label}: expected vectors, input shape (I,), got scalars; put a Flatten before it")
+        I, O = self.input_shape[-1], self.units
         self._start_parameters((I, O), I, O, rng)
-        self.flops = 2 * I * O
-        self.output_shape = (O,)
+        self.flops = 2 * math.prod(self.input_shape) * O
+        self.output_shape = (*self.input_shape[:-1], O)
         return self.output_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x, (w, b) = self.checked(x), self._values()
-        z = np.empty((len(x), self.units), self.dtype)
-        dense_forward(x, w, b, self._floor, z)
+        rows = x if x.ndim == 2 else x.reshape(-1, len(w))
+        z = np.empty((len(rows), self.units), self.dtype)
+        dense_forward(rows, w, b, self._floor, z)
         y, kept = (z, None) if self.activation is None else self._activated(z)
         if training:
             self._keep(x, kept)
-        return y
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.units)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
-        dy = self.checked_gradient(dy, len(x))
+        shape = x.shape
+        dy = self.checked_gradient(dy, len(x), shape[1] if len(shape) > 2 else None)
+        if len(shape) > 2:
+            x, dy = x.reshape(-1, len(w)), dy.reshape(-1, self.units)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
+        if input_grad and not self.trains:  # frozen: dx = dz w.T alone
+            zeros, no_floor = np.zeros(len(w), self.dtype), self.dtype.type(-np.inf)
+            dense_forward(through_relu(grad, y, is_relu), np.ascontiguousarray(w.T), zeros, no_floor, dx)
+            return dx.reshape(shape)
         dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
-        return dx if input_grad else None
+        return dx.reshape(shape) if input_grad else None
 
     def formula(self):
         return self._formula_of("x w")
@@ -107,13 +117,23 @@ class Dense(Activated):
 
     # What others ask of it.
 
+    def linear(self):
+        if self.activation is not None:
+            return None
+        return self.parameters[0]._value, self.parameters[1]._value if self.bias else None
+
+    def linear_gradients(self):
+        return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else None
+
     vector_order = "mixed"
+    of_time = "apart"
     torch_names = ("Linear",)
     torch_axes = MappingProxyType({"weight": (1, 0), "bias": (0,)})
+    torch_channels = "last"
 
     def weight_images(self, shape):
         w = self.parameters[0].value
         return None if shape is None or math.prod(shape) != len(w) else w.T.reshape(-1, *shape)
 
     def torch_module(self, nn):
-        return nn.Linear(*self.input_shape, self.units, self.bias)
+        return nn.Linear(self.input_shape[-1], self.units, self.bias)

@@ -31,8 +31,8 @@ def dropout_backward_plain(dy, m):
     return np.where(m > 0, dy, 0) * m
 
 
-def with_mask(x, first, keys, rate):
-    return x, kernels.mask(x, first, keys, rate)
+def with_mask(x, first, of_sample, keys, rate):
+    return x, kernels.mask(x, first, of_sample, keys, rate)
 
 
 # The kernel draws m as it goes; with_mask makes of its arguments what the plain loops take.
@@ -40,46 +40,31 @@ dropout_forward = either(dropout_forward_plain, kernels.dropout, with_mask)
 dropout_backward = either(dropout_backward_plain, kernels.dropout, with_mask)
 
 
-def _checked_rate(layer, rate):
-    given, rate = rate, number(rate, f"{layer.label}: rate")
+def checked_rate(layer, rate, option="rate"):
+    given, rate = rate, number(rate, f"{layer.label}: {option}")
     if not 0 <= rate < 1:
-        raise ValueError(f"{layer.label}: rate must be at least 0 and below 1, got {given!r}")
+        raise ValueError(f"{layer.label}: {option} must be at least 0 and below 1, got {given!r}")
     return rate
 
 
-class Dropout(Layer):
-    """Drop numbers with probability `rate`, at least 0 and below 1, in training; y = x otherwise.
+class Random(Layer):
+    """A layer that draws random numbers in training: they follow from its `state`, and from where x is in its batch."""
 
-    A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
-    far): set it, and the same masks follow, for any number of threads.  `first_row` is where x begins in its batch: set
-    it where x is only a part of one, as a rank's share is, and each part gets its part of the batch's mask.
-
-    >>> model = tn.Sequential([tn.Dropout(0.5)], 4)
-    >>> sorted(set(model.forward(np.ones((9, 4)), training=True).ravel().tolist()))  # dropped or doubled
-    [0.0, 2.0]
-    >>> model.forward([[1, 2, 3, 4]])
-    array([[1., 2., 3., 4.]], dtype=float32)
-    """
-
-    keeps_output = False
     first_row = 0
     settable = MappingProxyType(
         {
             **Layer.settable,
-            "rate": _checked_rate,
             "first_row": lambda layer, row: positive_int(row, f"{layer.label}: first_row", 0),
         }
     )
 
-    def __init__(self, rate: float):
+    def __init__(self):
         super().__init__()
-        self.rate = rate
         self._key = self._steps = 0
 
     def build(self, input_shape, dtype, rng):
         output_shape = super().build(input_shape, dtype, rng)
         self._key, self._steps = int(rng.integers(2**63)), 0
-        self.flops = math.prod(output_shape)
         return output_shape
 
     @property
@@ -94,23 +79,55 @@ class Dropout(Layer):
         key, steps = (positive_int(value, f"{self.label}: a number of the state", 0) for value in pair)
         self._key, self._steps = key, steps
 
+    def step_back(self):
+        self._steps = max(self._steps - 1, 0)
+
+
+class Dropout(Random):
+    """Drop numbers with probability `rate`, at least 0 and below 1, in training; y = x otherwise.
+
+    A dropped number is 0 whatever it was, NaN included.  `state` is the pair (key, number of training steps so
+    far): set it, and the same masks follow, for any number of threads.  `first_row` is where x begins in its batch: set
+    it where x is only a part of one, as a rank's share is, and each part gets its part of the batch's mask.  Of shorter
+    sequences than it was built for, it drops what it would drop of padded ones.
+
+    >>> model = tn.Sequential([tn.Dropout(0.5)], 4)
+    >>> sorted(set(model.forward(np.ones((9, 4)), training=True).ravel().tolist()))  # dropped or doubled
+    [0.0, 2.0]
+    >>> model.forward([[1, 2, 3, 4]])
+    array([[1., 2., 3., 4.]], dtype=float32)
+    """
+
+    keeps_output = False
+    settable = MappingProxyType({**Random.settable, "rate": checked_rate})
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def build(self, input_shape, dtype, rng):
+        output_shape = super().build(input_shape, dtype, rng)
+        self.flops = math.prod(output_shape)
+        return output_shape
+
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             return x.copy()
-        y, first = np.empty_like(x), self.first_row * math.prod(x.shape[1:])
-        self._kept = len(x), first, kernels.step_keys(self._key, self._steps)
+        y, of_sample = np.empty_like(x), math.prod(self.input_shape)
+        self._kept = x.shape, self.first_row * of_sample, of_sample, kernels.step_keys(self._key, self._steps)
         self._steps += 1
-        dropout_forward(x.reshape(-1), *self._kept[1:], self.rate, y.reshape(-1))
+        rows = len(x), math.prod(x.shape[1:])
+        dropout_forward(x.reshape(rows), *self._kept[1:], self.rate, y.reshape(rows))
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        batch, first, keys = self.kept("_kept")
-        dy = self.checked_gradient(dy, batch)
+        shape, *numbers = self.kept("_kept")
+        dy = self.checked_gradient(dy, *shape[:2])
         if not input_grad:
             return None
-        dx = np.empty_like(dy)
-        dropout_backward(dy.reshape(-1), first, keys, self.rate, dx.reshape(-1))
+        dx, rows = np.empty_like(dy), (len(dy), math.prod(shape[1:]))
+        dropout_backward(dy.reshape(rows), *numbers, self.rate, dx.reshape(rows))
         return dx
 
     def formula(self):
@@ -122,15 +139,13 @@ class Dropout(Layer):
     # What others ask of it.
 
     vector_order, same_numbers = "kept", True
+    of_time = "apart"
 
     def ending(self, before):
         return before
 
     def as_it_predicts(self):
         self.rate = 0.0
-
-    def step_back(self):
-        self._steps = max(self._steps - 1, 0)
 
     @property
     def torch_names(self):

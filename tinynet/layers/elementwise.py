@@ -48,12 +48,15 @@ class Activation(Guarded):
     # PyTorch's, as of a layer (base.py).
 
     def torch_module(self, nn):
+        if self.name == "gelu_tanh":
+            return nn.GELU("tanh")
         return getattr(nn, self.torch_names[0])(*self.constants)
 
     def torch_options(self, module):
         if self.name == "leaky_relu":
             return [("slope", self.constants[0], module.negative_slope)]
-        return [("approximate", "none", module.approximate)] if self.name == "gelu" else []
+        approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(self.name)
+        return [("approximate", approximate, module.approximate)] if approximate else []
 
 
 class ActivationLayer(Layer):
@@ -73,7 +76,7 @@ class ActivationLayer(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         kept = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(kept))
+        dy = self.checked_gradient(dy, *kept.shape[:2])
         return self.activation.backward(dy, kept) if input_grad else None
 
     @property
@@ -89,6 +92,7 @@ class ActivationLayer(Layer):
     # What others ask of it.
 
     vector_order = "kept"
+    of_time = "apart"
 
     @property
     def torch_names(self):

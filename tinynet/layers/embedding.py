@@ -11,6 +11,9 @@ Backward.  w[v,d] touched y[n,t,d] wherever v is the word, times 1:
     dw[v,d] = sum of dy[n,t,d] over the positions (n, t) with x[n,t] = v        0 for words that don't occur
     x has no gradient: there is no moving from word 3 to word 3.00001.
 
+Where a TiedDense later in the model uses w as well, w touched its output, too, and dw is the sum of both parts.  The
+TiedDense has its backward pass first, and leaves its part in dw: the sum above then starts there and not at 0.
+
 Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 """
 
@@ -34,8 +37,8 @@ def embedding_forward_plain(x, w, padding):
     return y
 
 
-def embedding_backward_plain(dy, x, padding, V):
-    dw = np.zeros((V, dy.shape[-1]), dy.dtype)
+def embedding_backward_plain(dy, x, padding, start):
+    dw = start.copy()  # 0, or a TiedDense's part
     for position, v in np.ndenumerate(x):
         if v != padding:
             dw[v] += dy[position]
@@ -76,6 +79,7 @@ class Embedding(Layer):
                 f"Embedding: padding must be below the vocabulary's size, {self.vocabulary}, got {self.padding}"
             )
         self._padding = -1 if padding is None else self.padding  # -1 is no word's number
+        self._started = False  # whether a TiedDense has left its part of the gradient since the last backward
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -98,7 +102,7 @@ class Embedding(Layer):
             hint = "; try .astype(int)" if x.dtype.kind == "f" else ""
             hint = "; number the words: tn.data.Vocabulary does" if x.dtype.kind in "SUT" else hint
             raise TypeError(f"{self.label}: the input must hold integers, got an array of dtype {x.dtype}{hint}")
-        if x.ndim != len(self.input_shape) + 1 or x.shape[1:] != self.input_shape:
+        if not self.fits(x.shape):
             raise self.input_error(x.shape)
         if x.size and (x.min() < 0 or x.max() >= self.vocabulary):
             where = tuple(int(i) for i in np.argwhere((x < 0) | (x >= self.vocabulary))[0])
@@ -113,14 +117,21 @@ class Embedding(Layer):
         y = np.empty((*x.shape, self.dim), self.dtype)
         embedding_forward(x, self.parameters[0]._value, self._padding, y)
         if training:
-            self._x = x
+            self._x, self._started = x, False
         return y
+
+    def gradient_of_head(self):
+        """Where a TiedDense, in its backward pass, leaves its part of dw: backward, which comes after, adds to it."""
+        self._started = True
+        return self.parameters[0]._grad
 
     def backward(self, dy: ArrayLike, input_grad: bool = False) -> None:
         self.check_input_grad(input_grad)
         x, dw = self.kept("_x"), self.parameters[0]._grad
-        dy = self.checked_gradient(dy, len(x))
-        embedding_backward(dy, x, self._padding, self.vocabulary, dw)
+        dy = self.checked_gradient(dy, *x.shape[:2])
+        start = dw if self._started else np.broadcast_to(self.dtype.type(0), dw.shape)
+        embedding_backward(dy, x, self._padding, start, dw)
+        self._started = False
 
     def formula(self):
         return "y = w[x]" if self.padding is None else f"y = w[x], 0 where x = {self.padding}"
@@ -130,6 +141,7 @@ class Embedding(Layer):
 
     # What others ask of it.
 
+    of_time = "apart"
     torch_names = ("Embedding",)
     torch_axes = MappingProxyType({"weight": (0, 1)})
     torch_channels = "last"

@@ -28,6 +28,9 @@ Put in what dv and dmu are, with x[n,s,c] - mu[n,g] = h[n,s,c] / r[n,g] and mean
 
     dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh - h[n,s,c] mean of dh h)
 
+Of sequences with lengths, a sample has as many positions as count in it, S[n]: padding enters no mean, and its y and dx
+are 0, as are those of a sample without any.
+
 Source: Wu and He 2018, equations 1 to 7.
 """
 
@@ -44,29 +47,31 @@ from tinynet.layers.base import Layer, checked_eps
 from tinynet.layers.parameter import Parameter
 
 
-def groupnorm_forward_plain(x, w, b, G, eps):
+def groupnorm_forward_plain(x, S, w, b, G, eps):
     N, C = len(x), w.size
-    mu, r, y = np.empty((N, G)), np.empty((N, G)), np.empty(x.shape)
+    mu, r, y = np.zeros((N, G)), np.zeros((N, G)), np.zeros(x.shape)
     for n, g in np.ndindex(N, G):
-        group = slice(g * C // G, (g + 1) * C // G)  # its channels
-        mu[n, g] = x[n, :, group].mean(dtype=np.float64)
-        v = ((x[n, :, group] - mu[n, g]) ** 2).mean()
-        r[n, g] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # r = 0 would hide in y = b: show NaN
-        h = r[n, g] * (x[n, :, group] - mu[n, g])
-        y[n, :, group] = w[group] * h + b[group]
+        group = slice(S[n]), slice(g * C // G, (g + 1) * C // G)  # its positions and channels
+        if S[n] > 0:
+            mu[n, g] = x[n][group].mean(dtype=np.float64)
+            v = ((x[n][group] - mu[n, g]) ** 2).mean()
+            r[n, g] = 1 / math.sqrt(v + eps) if v < math.inf else math.nan  # r = 0 would hide in y = b: show NaN
+            h = r[n, g] * (x[n][group] - mu[n, g])
+            y[n][group] = w[group[1]] * h + b[group[1]]
     return mu, r, y
 
 
-def groupnorm_backward_plain(dy, x, w, mu, r):
+def groupnorm_backward_plain(dy, x, S, w, mu, r):
     N, C, G = len(x), w.size, mu.shape[1]
-    dw, db, dx = np.zeros(C), np.zeros(C), np.empty(x.shape)
+    dw, db, dx = np.zeros(C), np.zeros(C), np.zeros(x.shape)
     for n, g in np.ndindex(N, G):
-        group = slice(g * C // G, (g + 1) * C // G)  # its channels
-        h = r[n, g] * (x[n, :, group] - mu[n, g])
-        dw[group] += (dy[n, :, group] * h).sum(axis=0)
-        db[group] += dy[n, :, group].sum(axis=0, dtype=np.float64)
-        dh = w[group] * dy[n, :, group].astype(np.float64)
-        dx[n, :, group] = r[n, g] * (dh - dh.mean() - h * (dh * h).mean())
+        group = slice(S[n]), slice(g * C // G, (g + 1) * C // G)  # its positions and channels
+        if S[n] > 0:
+            h = r[n, g] * (x[n][group] - mu[n, g])
+            dw[group[1]] += (dy[n][group] * h).sum(axis=0)
+            db[group[1]] += dy[n][group].sum(axis=0, dtype=np.float64)
+            dh = w[group[1]] * dy[n][group].astype(np.float64)
+            dx[n][group] = r[n, g] * (dh - dh.mean() - h * (dh * h).mean())
     return dw, db, dx
 
 
@@ -110,31 +115,34 @@ class GroupNorm(Layer):
         self._kept = None
         return input_shape
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+    def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x = self.checked(x)
+        if state is not None and len(x.shape) > 2:
+            raise ValueError(f"{self.label}: its mean is over a whole sequence, so it can't go on from a state")
+        lengths, positions = self.checked_lengths(lengths, x), self._positions(x)
+        S = np.full(len(x), positions[1]) if lengths is None else lengths * math.prod(x.shape[2:-1])
         w, b = (parameter._value for parameter in self.parameters)
         mu, r = np.empty((2, len(x), self.groups))
         y = np.empty_like(x)
-        positions = self._positions(x)
-        groupnorm_forward(x.reshape(positions), w, b, self.groups, self.eps, mu, r, y.reshape(positions))
+        groupnorm_forward(x.reshape(positions), S, w, b, self.groups, self.eps, mu, r, y.reshape(positions))
         if training:
-            self._kept = x.view(), mu, r
+            self._kept = x.view(), S, mu, r
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, mu, r = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(x))
+        x, S, mu, r = self.kept("_kept")
+        dy = self.checked_gradient(dy, *x.shape[:2])
         w, positions = self.parameters[0]._value, self._positions(x)
         dw, db = np.empty((2, w.size))
         dx = np.empty(positions if input_grad else (0, 0, 0), x.dtype)
-        groupnorm_backward(dy.reshape(positions), x.reshape(positions), w, mu, r, dw, db, dx)
+        groupnorm_backward(dy.reshape(positions), x.reshape(positions), S, w, mu, r, dw, db, dx)
         with np.errstate(over="ignore"):
             self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
         return dx.reshape(x.shape) if input_grad else None
 
     def _positions(self, x):
         """The shape (N, S, C)."""
-        return len(x), math.prod(self.input_shape[:-1]), self.input_shape[-1]
+        return len(x), math.prod(x.shape[1:-1]), x.shape[-1]
 
     def formula(self):
         return f"y = w h + b, h = (x - mean) / sqrt(var + eps) by sample and each of {self.groups} groups of channels"
@@ -144,6 +152,7 @@ class GroupNorm(Layer):
 
     # What others ask of it.
 
+    of_time = "lengths"
     torch_names = ("GroupNorm",)
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "first"

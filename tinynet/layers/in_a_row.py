@@ -5,6 +5,7 @@ backward   dL/dx <- layer 0 <- layer 1 <- ... <- dL/dy
 """
 
 from tinynet.layers.base import Layer
+from tinynet.layers.parameter import Parameter
 
 
 def build_in_a_row(layers, shape, dtype, rng, place="", first=0):
@@ -30,20 +31,30 @@ def leave_unbuilt(layers):
         vars(layer).update(place="", dtype=None, _in_model=False)
 
 
-def forward_in_a_row(layers, x, training):
+def forward_in_a_row(layers, x, training, lengths=None, state=None):
+    """y.  `lengths` and `state` are for the layers that look along time (along_time.py, Layer.forward)."""
     for layer in layers:
-        x = layer.forward(x, training)
+        if layer.of_time == "lengths" and (lengths is not None or state is not None):
+            x = layer.forward(x, training, lengths, state)
+        else:
+            x = layer.forward(x, training)
+        if lengths is not None:
+            lengths = layer.output_lengths(lengths)
     return x
 
 
 def backward_in_a_row(layers, dy, input_grad):
-    """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has parameters."""
+    """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has something to train."""
     first = 0
     if not input_grad:
-        while first < len(layers) and not layers[first].parameters:
+        while first < len(layers) and not layers[first].trains:
             first += 1
     for index in range(len(layers) - 1, first - 1, -1):
         dy = layers[index].backward(dy, input_grad or index > first)
+        if Parameter.changes:
+            for parameter in layers[index].parameters:
+                if not parameter._trainable:
+                    parameter._grad[...] = 0
     return dy if input_grad else None
 
 

@@ -72,7 +72,8 @@ layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward
 class LayerNorm(Layer):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
-    eps  added to the variance, keeps the division finite where that is 0
+    eps   added to the variance, keeps the division finite where that is 0
+    bias  False leaves b out
 
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), both without weight decay.  A row with a NaN or an
     infinity gives NaN.  In training it keeps x, and two numbers a row.
@@ -85,26 +86,27 @@ class LayerNorm(Layer):
     keeps_output = False
     settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
 
-    def __init__(self, eps: float = 1e-5) -> None:
+    def __init__(self, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.bias = eps, bool(bias)
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
         if not input_shape:
             raise ValueError(f"{self.label}: expected samples with at least one axis to normalise over, got scalars")
         C = input_shape[-1]
-        self.parameters = [
-            Parameter("weight", np.ones(C, self.dtype), decay=False),
-            Parameter("bias", np.zeros(C, self.dtype), decay=False),
-        ]
+        self.parameters = [Parameter("weight", np.ones(C, self.dtype), decay=False)]
+        self._no_bias = np.zeros(C, self.dtype)
+        if self.bias:
+            self.parameters.append(Parameter("bias", np.zeros(C, self.dtype), decay=False))
         self.flops = 8 * math.prod(input_shape)  # 1 for the mean, 3 for the variance, 4 for y
         self._kept = None
         return input_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
-        w, b = (parameter._value for parameter in self.parameters)
+        w, *given = (parameter._value for parameter in self.parameters)
+        b = given[0] if given else self._no_bias
         rows = x.reshape(-1, w.size)
         mu, r, y = np.empty(len(rows)), np.empty(len(rows)), np.empty_like(rows)
         layernorm_forward(rows, w, b, self.eps, mu, r, y)
@@ -114,24 +116,27 @@ class LayerNorm(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         x, mu, r = self.kept("_kept")
-        dy = self.checked_gradient(dy, len(x))
+        dy = self.checked_gradient(dy, *x.shape[:2])
         w = self.parameters[0]._value
         rows, (dw, db) = (-1, w.size), np.empty((2, w.size))
         dx = np.empty_like(x if input_grad else x[:0])
         layernorm_backward(dy.reshape(rows), x.reshape(rows), w, mu, r, dw, db, dx.reshape(rows))
         with np.errstate(over="ignore"):
-            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
+            for parameter, gradient in zip(self.parameters, (dw, db), strict=False):
+                parameter._grad[...] = gradient
         return dx if input_grad else None
 
     def formula(self):
-        return "y = w h + b, h = (x - mean) / sqrt(var + eps) over the last axis"
+        return f"y = w h{' + b' if self.bias else ''}, h = (x - mean) / sqrt(var + eps) over the last axis"
 
     def backward_formula(self):
-        return "dw = sum dy h, db = sum dy, dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
+        db = "db = sum dy, " if self.bias else ""
+        return f"dw = sum dy h, {db}dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
 
     # What others ask of it.
 
     vector_order = "kept"
+    of_time = "apart"
     torch_names = ("LayerNorm",)
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "last"
@@ -140,7 +145,7 @@ class LayerNorm(Layer):
         return "logits", self.label  # any numbers, whatever came in
 
     def torch_module(self, nn):
-        return nn.LayerNorm(self.input_shape[-1], self.eps)
+        return nn.LayerNorm(self.input_shape[-1], self.eps, bias=self.bias)
 
     def torch_options(self, module):
         return [("eps", self.eps, module.eps)]

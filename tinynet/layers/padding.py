@@ -1,22 +1,30 @@
-"""Padding: the zeros around an image, and how many positions a window then has in it.
+"""Padding: the rows and columns around an image, and how many positions a window then has in it.
 
-P = (H + zeros above and below - I) // s + 1        a window of I rows moves down s rows at a time; Q likewise
+P = (H + rows of padding above and below - D) // s + 1        D = (I - 1) d + 1
 
-"valid"       no zeros
-"same"        as many as make P = ceil(H / s): max((P - 1) s + I - H, 0), the odd one below and to the right
-two numbers   so many above and below, so many left and right
+A window of I rows that lie d apart, the dilation, reaches over D of them, and moves down s rows at a time; Q likewise.
+
+"valid"                  no padding
+"same"                   as much as makes P = ceil(H / s): max((P - 1) s + D - H, 0), the odd one below or on the right
+two numbers              so many rows above and below, so many columns left and right
+two pairs                (rows above, below), (columns left, right)
 """
 
 
-def output_size(label, image, window, stride, padding):
-    """(P, Q) for an image (H, W, C) and a window (I, J), and the zeros above and to the left of it, (top, left).
+def output_size(label, image, window, stride, padding, dilation=(1, 1)):
+    """(P, Q) for an image (H, W, C) and a window (I, J), and the padding around, ((top, bottom), (left, right)).
 
     padding is as checked_padding returns it.  ValueError, naming the layer, where the window does not fit.
     """
     padding = (padding, padding) if isinstance(padding, str) else padding
-    axes = zip(("high", "wide"), image[:2], window, stride, padding, strict=True)
-    (P, top), (Q, left) = (_along_axis(label, *axis, channels_first_hint(image)) for axis in axes)
-    return (P, Q), (top, left)
+    axes = zip(("high", "wide"), image[:2], window, stride, padding, dilation, strict=True)
+    (P, rows), (Q, columns) = (_along_axis(label, *axis, channels_first_hint(image)) for axis in axes)
+    return (P, Q), (rows, columns)
+
+
+def reach(size, dilation):
+    """D: over how many rows a window of so many reaches."""
+    return (size - 1) * dilation + 1
 
 
 def channels_first_hint(image):
@@ -25,14 +33,17 @@ def channels_first_hint(image):
     return f"; images are (H, W, C): are the channels first in {tuple(image)}?" if looks_so else ""
 
 
-def _along_axis(label, extent, size, window, stride, padding, hint):
+def _along_axis(label, extent, size, window, stride, padding, dilation, hint):
+    D = reach(window, dilation)
     if padding == "same":
         count = -(-size // stride)
-        return count, max((count - 1) * stride + window - size, 0) // 2
-    zeros = 0 if padding == "valid" else padding
-    if window > size + 2 * zeros:
+        zeros = max((count - 1) * stride + D - size, 0)
+        return count, (zeros // 2, zeros - zeros // 2)
+    before, behind = (0, 0) if padding == "valid" else padding if isinstance(padding, tuple) else (padding, padding)
+    if size + before + behind < D:
+        sides = f"{before} zeros on each side" if before == behind else f"{before} and {behind} zeros on its sides"
         raise ValueError(
-            f"{label}: a window {window} {extent} does not fit into an image {size} {extent} with {zeros} zeros on "
-            f"each side; make the window smaller or the padding larger{hint}"
+            f"{label}: a window {D} {extent} does not fit into an image {size} {extent} with {sides}; make the window "
+            f"smaller or the padding larger{hint}"
         )
-    return (size + 2 * zeros - window) // stride + 1, zeros
+    return (size + before + behind - D) // stride + 1, (before, behind)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinynet.checks import copy_into, view_of
+from tinynet.checks import copy_into, number_within, view_of
 
 
 class Parameter:
@@ -22,6 +22,8 @@ class Parameter:
 
     value    a float32 or float64 array, of its layer's dtype
     decay    False where weight decay does not belong by default: biases, and the scales and shifts of normalisation
+    trainable  False freezes it: no optimizer, decay or clipping touches it, and its gradient is 0
+    lr_factor  multiplies the learning rate of this one: 0.1 for what was trained before, say
     grad     the array for the gradient, like value; a new one of zeros if it isn't given.  Both are kept, not copied: a
              model that is no Sequential gives views of its flat vectors
 
@@ -37,9 +39,9 @@ class Parameter:
     array([1., 2., 3., 4., 5., 6., 0., 0., 0.], dtype=float32)
     """
 
-    __slots__ = ("_name", "_value", "_grad", "_decay", "_in_model")
+    __slots__ = ("_name", "_value", "_grad", "_decay", "_trainable", "_lr_factor", "_in_model")
 
-    changes = 0  # how often some parameter's `decay` was set, so that optimizers notice
+    changes = 0  # how often some parameter's decay, trainable or lr_factor was set, so that optimizers notice
 
     def __init__(self, name: str, value: np.ndarray, decay: bool = True, grad: np.ndarray | None = None) -> None:
         if getattr(self, "_in_model", False):
@@ -50,7 +52,8 @@ class Parameter:
             if not isinstance(array, np.ndarray) or array.dtype not in (np.float32, np.float64):
                 given = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
                 raise TypeError(f"Parameter {name!r}: the {what} must be an array of float32 or float64, got {given}")
-        self._name, self._decay, self._in_model = name, _flag(decay, name), False
+        self._name, self._decay, self._in_model = name, _flag(decay, f"Parameter {name!r}: decay"), False
+        self._trainable, self._lr_factor = True, 1.0
         self._value = _plain(value)
         self._grad = np.zeros_like(self._value) if grad is None else _plain(grad)
         if (self._grad.shape, self._grad.dtype) != (self._value.shape, self._value.dtype):
@@ -97,14 +100,36 @@ class Parameter:
 
     @decay.setter
     def decay(self, decay: bool) -> None:
-        self._decay = _flag(decay, self._name)
+        self._decay = _flag(decay, f"Parameter {self._name!r}: decay")
+        Parameter.changes += 1
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is trained; where it is not, it is frozen: backward leaves out what only its gradient needs."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        self._trainable = _flag(trainable, f"Parameter {self._name!r}: trainable")
+        if not self._trainable:
+            self._grad[...] = 0
+        Parameter.changes += 1
+
+    @property
+    def lr_factor(self) -> float:
+        """What the optimizer's learning rate is multiplied by for this one, a number of at least 0."""
+        return self._lr_factor
+
+    @lr_factor.setter
+    def lr_factor(self, factor: float) -> None:
+        self._lr_factor = number_within(factor, f"Parameter {self._name!r}: lr_factor")
         Parameter.changes += 1
 
     def __getstate__(self):
-        return self._name, self._value, self._grad, self._decay
+        return self._name, self._value, self._grad, self._decay, self._trainable, self._lr_factor
 
     def __setstate__(self, state):
-        self._name, self._value, self._grad, self._decay = state
+        self._name, self._value, self._grad, self._decay, self._trainable, self._lr_factor = state
         self._in_model = False  # until the copy of its model joins it
 
     def __repr__(self):
@@ -116,10 +141,10 @@ def _plain(array):
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED", "WRITEABLE", "ENSUREARRAY")).view()
 
 
-def _flag(decay, name):
-    if not isinstance(decay, (bool, np.bool_)):
-        raise TypeError(f"Parameter {name!r}: decay must be True or False, got {decay!r}")
-    return bool(decay)
+def _flag(flag, what):
+    if not isinstance(flag, (bool, np.bool_)):
+        raise TypeError(f"{what} must be True or False, got {flag!r}")
+    return bool(flag)
 
 
 class Buffers(Mapping):

@@ -1,21 +1,25 @@
 """Pooling: one number for each window of an image and each channel, its maximum or its mean.
 
-    MaxPool2D   y[n,p,q,c] = max  over (i, j) of x[n, p s + i, q r + j, c]
-    AvgPool2D   y[n,p,q,c] = mean over (i, j) of the same
-    x (N, H, W, C)   y (N, P, Q, C)   window (I, J), 0 <= i < I, 0 <= j < J   stride (s, r)
-    P = (H - I) // s + 1, Q likewise: a rest of the image too small for a window is left out
+    MaxPool2D   y[n,p,q,c] = max  over (i, j) of x[n, p s + i d - top, q r + j e - left, c], those inside of the image
+    AvgPool2D   y[n,p,q,c] = sum over the same, with d = e = 1, / m[p,q]
+    x (N, H, W, C)   y (N, P, Q, C)   window (I, J), 0 <= i < I, 0 <= j < J   stride (s, r)   dilation (d, e)
+    top, left: how many rows and columns of padding there are around the image, at most half a window
+    m[p,q]: I J, or only the pixels that are inside of the image, where the padding does not count
+    P = (H + 2 top - D) // s + 1, D = (I - 1) d + 1; Q likewise: a rest too small for a window is left out, or, with
+    ceil_mode, gets one that reaches beyond the padding, where nothing counts
     GlobalMaxPool2D, GlobalAvgPool2D: the window is the whole image, y (N, C)
+    AdaptiveAvgPool2D: P and Q are given; window p has the rows from floor(p H / P) to ceil((p + 1) H / P)
 
 Backward.  x[n,h,g,c] touched y[n,p,q,c] of every window (p, q) that it lies in:
 
     max    times 1 where it is the maximum, else 0:
                dx[n,h,g,c] = sum of dy[n,p,q,c] over the windows whose maximum it is
-    mean   times 1 / (I J):
-               dx[n,h,g,c] = sum of dy[n,p,q,c] / (I J) over all windows that it lies in
+    mean   times 1 / m[p,q]:
+               dx[n,h,g,c] = sum of dy[n,p,q,c] / m[p,q] over all windows that it lies in
 
 So the loops scatter each dy over its window.  For that, the forward pass of max keeps the argmax of each window, where
 its maximum was: i J + j.  Of equal numbers that is the first.  NaN counts as larger than any number; of several NaNs
-the last is kept.
+the last is kept.  The padding has no numbers: a window with nothing else has the maximum -inf, which nobody gave.
 
 Sources: mean, LeCun et al. 1998 (its subsampling); max, Scherer et al. 2010; over the whole image, Lin et al. 2014.
 """
@@ -27,41 +31,51 @@ from tinynet.checks import pair
 from tinynet.kernels import pooling as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
-from tinynet.layers.padding import channels_first_hint, output_size
+from tinynet.layers.padding import channels_first_hint, reach
 
 
-def max_pool_forward_plain(x, size, stride):
-    (N, H, W, C), (I, J), (s, r) = x.shape, size, stride
-    shape = N, (H - I) // s + 1, (W - J) // r + 1, C
-    y, argmax = np.full(shape, -np.inf, x.dtype), np.zeros(shape, int)
+def max_pool_forward_plain(x, size, stride, before, dilation, count):
+    (N, H, W, C), (I, J), (s, r), (top, left), (d, e) = x.shape, size, stride, before, dilation
+    shape = N, *count, C
+    y, argmax = np.full(shape, -np.inf, x.dtype), np.full(shape, -1)
     for n, p, q, c in np.ndindex(shape):
         for i, j in np.ndindex(I, J):
-            value = x[n, p * s + i, q * r + j, c]
-            if value > y[n, p, q, c] or value != value:  # only a NaN differs from itself
-                y[n, p, q, c], argmax[n, p, q, c] = value, i * J + j
-    return y, argmax
+            h, g = p * s + i * d - top, q * r + j * e - left
+            if 0 <= h < H and 0 <= g < W:
+                value, is_first = x[n, h, g, c], argmax[n, p, q, c] < 0
+                if is_first or value > y[n, p, q, c] or value != value:  # only a NaN differs from itself
+                    y[n, p, q, c], argmax[n, p, q, c] = value, i * J + j
+    return y, np.maximum(argmax, 0)
 
 
-def max_pool_backward_plain(dy, argmax, size, stride, shape):  # the shape of x, and of dx
-    (_, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
+def max_pool_backward_plain(dy, argmax, size, stride, before, dilation, shape):  # the shape of x, and of dx
+    (_, H, W, _), (_, J), (s, r), (top, left), (d, e) = shape, size, stride, before, dilation
+    dx = np.zeros(shape, dy.dtype)
     for n, p, q, c in np.ndindex(dy.shape):
         i, j = divmod(int(argmax[n, p, q, c]), J)
-        dx[n, p * s + i, q * r + j, c] += dy[n, p, q, c]  # +=: windows overlap where the stride is less than the size
+        h, g = p * s + i * d - top, q * r + j * e - left
+        if 0 <= h < H and 0 <= g < W:  # else the window has no number of the image
+            dx[n, h, g, c] += dy[n, p, q, c]  # +=: windows overlap where the stride is less than the size
     return dx
 
 
-def avg_pool_forward_plain(x, size, stride):
-    (N, H, W, C), (I, J), (s, r) = x.shape, size, stride
-    y = np.empty((N, (H - I) // s + 1, (W - J) // r + 1, C), x.dtype)
-    for n, p, q in np.ndindex(y.shape[:3]):
-        y[n, p, q] = x[n, p * s : p * s + I, q * r : q * r + J].mean(axis=(0, 1))
+# Of a mean, rows[p] is (the first row of window p that is inside, the one behind the last, by how many rows it counts),
+# and columns[q] alike: m[p,q] is the product of two counts.
+
+
+def avg_pool_forward_plain(x, rows, columns):
+    y = np.empty((len(x), len(rows), len(columns), x.shape[3]), x.dtype)
+    for p, (h0, h1, height) in enumerate(rows):
+        for q, (g0, g1, width) in enumerate(columns):
+            y[:, p, q] = x[:, h0:h1, g0:g1].sum(axis=(1, 2)) / (height * width)
     return y
 
 
-def avg_pool_backward_plain(dy, size, stride, shape):
-    (I, J), (s, r), dx = size, stride, np.zeros(shape, dy.dtype)
-    for n, p, q in np.ndindex(dy.shape[:3]):
-        dx[n, p * s : p * s + I, q * r : q * r + J] += dy[n, p, q] / (I * J)
+def avg_pool_backward_plain(dy, rows, columns, shape):
+    dx = np.zeros(shape, dy.dtype)
+    for p, (h0, h1, height) in enumerate(rows):
+        for q, (g0, g1, width) in enumerate(columns):
+            dx[:, h0:h1, g0:g1] += dy[:, p : p + 1, q : q + 1] / (height * width)
     return dx
 
 
@@ -71,26 +85,70 @@ avg_pool_forward = either(avg_pool_forward_plain, kernels.avg_pool_forward)
 avg_pool_backward = either(avg_pool_backward_plain, kernels.avg_pool_backward)
 
 
+# --- where windows lie, along one axis of H pixels --------------------------------------------------------------
+
+
+def count_of_windows(H, D, stride, padding, ceil_mode):
+    """P, for windows that reach over D pixels.  With ceil_mode none begins behind the image, in the padding."""
+    rest = H + 2 * padding - D
+    if not ceil_mode:
+        return rest // stride + 1
+    P = -(-rest // stride) + 1
+    return P - 1 if (P - 1) * stride >= H + padding else P
+
+
+def windows_along(H, P, size, stride, padding, counts_padding):
+    """The array (P, 3) of AvgPool2D."""
+    first = np.arange(P) * stride - padding
+    end = np.minimum(first + size, H + padding)  # what reaches beyond the padding counts for nothing
+    inside = np.maximum(first, 0), np.minimum(end, H)
+    return np.stack([*inside, (end - first) if counts_padding else inside[1] - inside[0]], axis=1)
+
+
+def windows_to_fill(H, P):
+    """The array (P, 3) of AdaptiveAvgPool2D: P windows, each as small as can be, which cover all of H."""
+    p = np.arange(P)
+    first, end = p * H // P, -(-(p + 1) * H // P)
+    return np.stack([first, end, end - first], axis=1)
+
+
+# --- the layers ---------------------------------------------------------------------------------------------------
+
+
 class _Pool2D(Layer):
-    """What the four layers share.  `size` None: the window is the whole image, and y has no axes for P and Q."""
+    """What the layers share.  `size` None: the window is the whole image, and y has no axes for P and Q."""
 
     size = stride = None
+    padding, dilation, ceil_mode = (0, 0), (1, 1), False
     keeps_output = False
+
+    def _set_windows(self, size, stride, padding, dilation, ceil_mode):
+        name = type(self).__name__
+        self.size = pair(size, f"{name}: size")
+        self.stride = self.size if stride is None else pair(stride, f"{name}: stride")
+        self.padding = pair(padding, f"{name}: padding", least=0)
+        self.dilation, self.ceil_mode = pair(dilation, f"{name}: dilation"), bool(ceil_mode)
+        if any(2 * zeros > window for zeros, window in zip(self.padding, self.size, strict=True)):
+            raise ValueError(f"{name}: padding must be at most half of the window {self.size}, got {padding!r}")
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
         if len(input_shape) != 3:
             raise ValueError(f"{self.label}: expected images (N, H, W, C), got samples of shape {input_shape}")
         H, W, C = input_shape
-        self._size = I, J = self.size or (H, W)
+        self._size = self.size or (H, W)
         self._stride = self.stride or self._size
-        if I > H or J > W:
-            hint = channels_first_hint(input_shape)
-            raise ValueError(f"{self.label}: the window {self._size} is larger than the image ({H}, {W}){hint}")
-        (P, Q), _ = output_size(self.label, input_shape, self._size, self._stride, "valid")
+        axes = (H, W), tuple(map(reach, self._size, self.dilation)), self._stride, self.padding
+        if any(extent + 2 * zeros < D for extent, D, _, zeros in zip(*axes, strict=True)):
+            padded = f" with padding {self.padding}" if self.padding != (0, 0) else ""
+            raise ValueError(
+                f"{self.label}: the window {axes[1]} is larger than the image ({H}, {W}){padded}"
+                f"{channels_first_hint(input_shape)}"
+            )
+        self._count = P, Q = tuple(count_of_windows(*axis, self.ceil_mode) for axis in zip(*axes, strict=True))
         self._pooled = P, Q, C
         self.output_shape = self._pooled if self.size else (C,)
-        self.flops = P * Q * C * I * J
+        self.flops = P * Q * C * self._size[0] * self._size[1]
         return self.output_shape
 
     # What others ask of it.
@@ -98,14 +156,16 @@ class _Pool2D(Layer):
     def ending(self, before):
         return before
 
-    def torch_module(self, nn):
-        local, whole = (getattr(nn, name) for name in self.torch_names)
-        return local(self.size, self.stride) if self.size else {"": whole(1), "_flatten": nn.Flatten()}
-
     @property
     def window(self):
         """Its size and its stride."""
         return self._size, self._stride
+
+    @property
+    def cuts_rest(self):
+        """Whether a rest of the image is too small for a window."""
+        axes = zip(self.input_shape[:2], self._size, self._stride, self.padding, self.dilation, strict=True)
+        return any((extent + 2 * zeros - reach(size, step)) % stride > 0 for extent, size, stride, zeros, step in axes)
 
 
 class _Max(_Pool2D):
@@ -116,7 +176,7 @@ class _Max(_Pool2D):
         y = np.empty((len(x), *self._pooled), x.dtype)
         I, J = self._size
         argmax = np.empty(y.shape, np.uint8 if I * J <= 256 else np.int32)
-        max_pool_forward(x, self._size, self._stride, y, argmax)
+        max_pool_forward(x, self._size, self._stride, self.padding, self.dilation, self._count, y, argmax)
         if training:
             self._argmax = argmax
         return y.reshape(len(x), *self.output_shape)
@@ -127,7 +187,8 @@ class _Max(_Pool2D):
         if not input_grad:
             return None
         dx = np.empty((len(dy), *self.input_shape), dy.dtype)
-        max_pool_backward(dy.reshape(argmax.shape), argmax, self._size, self._stride, dx.shape, dx)
+        windows = self._size, self._stride, self.padding, self.dilation
+        max_pool_backward(dy.reshape(argmax.shape), argmax, *windows, dx.shape, dx)
         return dx
 
     def formula(self):
@@ -136,14 +197,26 @@ class _Max(_Pool2D):
     def backward_formula(self):
         return "dx = sum of dy over the windows whose maximum x is"
 
+    def torch_module(self, nn):
+        if self.size is None:
+            return {"": nn.AdaptiveMaxPool2d(1), "_flatten": nn.Flatten()}
+        return nn.MaxPool2d(self.size, self.stride, self.padding, self.dilation, ceil_mode=self.ceil_mode)
+
 
 class _Avg(_Pool2D):
     torch_names = "AvgPool2d", "AdaptiveAvgPool2d"
+    count_include_pad = True
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        axes = self.input_shape[:2], self._count, self._size, self._stride, self.padding
+        self._rows, self._columns = (windows_along(*axis, self.count_include_pad) for axis in zip(*axes, strict=True))
+        return self.output_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         y = np.empty((len(x), *self._pooled), x.dtype)
-        avg_pool_forward(x, self._size, self._stride, y)
+        avg_pool_forward(x, self._rows, self._columns, y)
         if training:
             self._batch = len(x)
         return y.reshape(len(x), *self.output_shape)
@@ -154,7 +227,7 @@ class _Avg(_Pool2D):
         if not input_grad:
             return None
         dx = np.empty((batch, *self.input_shape), dy.dtype)
-        avg_pool_backward(dy.reshape(batch, *self._pooled), self._size, self._stride, dx.shape, dx)
+        avg_pool_backward(dy.reshape(batch, *self._pooled), self._rows, self._columns, dx.shape, dx)
         return dx
 
     def formula(self):
@@ -164,12 +237,21 @@ class _Avg(_Pool2D):
         count = "window size" if self.output_shape is None else self._size[0] * self._size[1]
         return f"dx = sum of dy / {count} over the windows on x"
 
+    def torch_module(self, nn):
+        if self.size is None:
+            return {"": nn.AdaptiveAvgPool2d(1), "_flatten": nn.Flatten()}
+        return nn.AvgPool2d(self.size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
 
 class MaxPool2D(_Max):
-    """The maximum of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
+    """The maximum of each window: x (N, H, W, C) -> y (N, P, Q, C).
 
-    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Of equal numbers the first gets
-    the gradient.
+    size, stride, padding, dilation: a whole number, or a pair (height, width); stride defaults to size
+    padding     rows and columns around the image, at most half a window, which hold no numbers
+    dilation    how far the pixels of a window are apart: 2 takes every second one
+    ceil_mode   a rest of the image that is too small for a window gets one, too
+
+    Of equal numbers the first gets the gradient.
 
     Raises ValueError for inputs that are not images (N, H, W, C), and for windows larger than they are.
 
@@ -178,26 +260,79 @@ class MaxPool2D(_Max):
     array([5., 7.], dtype=float32)
     """
 
-    def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None):
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        ceil_mode: bool = False,
+    ):
         super().__init__()
-        self.size = pair(size, "MaxPool2D: size")
-        self.stride = self.size if stride is None else pair(stride, "MaxPool2D: stride")
+        self._set_windows(size, stride, padding, dilation, ceil_mode)
 
 
 class AvgPool2D(_Avg):
-    """The mean of each window: x (N, H, W, C) -> y (N, P, Q, C), for windows that are inside as a whole.
+    """The mean of each window: x (N, H, W, C) -> y (N, P, Q, C).
 
-    size, stride: a whole number, or a pair (height, width); stride defaults to size.  Raises ValueError as MaxPool2D.
+    size, stride, padding: a whole number, or a pair (height, width); stride defaults to size
+    padding             rows and columns of zeros around the image, at most half a window
+    ceil_mode           a rest of the image that is too small for a window gets one, too
+    count_include_pad   whether those zeros count in the mean; what reaches beyond them never does
+
+    Raises ValueError as MaxPool2D.
 
     >>> image = np.arange(8.0).reshape(1, 2, 4, 1)
     >>> tn.Sequential([tn.AvgPool2D(2)], (2, 4, 1)).forward(image).ravel()
     array([2.5, 4.5], dtype=float32)
     """
 
-    def __init__(self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None):
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ):
         super().__init__()
-        self.size = pair(size, "AvgPool2D: size")
-        self.stride = self.size if stride is None else pair(stride, "AvgPool2D: stride")
+        self._set_windows(size, stride, padding, 1, ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+
+
+class AdaptiveAvgPool2D(_Avg):
+    """The mean of windows as many as `output_size` says, which cover the image: (N, H, W, C) becomes (N, P, Q, C).
+
+    output_size: a whole number, or a pair (height, width).  Where it divides the image, these are AvgPool2D's windows.
+
+    >>> image = np.arange(6.0).reshape(1, 1, 6, 1)
+    >>> tn.Sequential([tn.AdaptiveAvgPool2D((1, 4))], (1, 6, 1)).forward(image).ravel()
+    array([0.5, 1.5, 3.5, 4.5], dtype=float32)
+    """
+
+    def __init__(self, output_size: int | tuple[int, int]):
+        super().__init__()
+        self.output_size = pair(output_size, "AdaptiveAvgPool2D: output_size")
+
+    def build(self, input_shape, dtype, rng):
+        H, W, C = super().build(input_shape, dtype, rng) and self.input_shape
+        P, Q = self.output_size
+        self._rows, self._columns = windows_to_fill(H, P), windows_to_fill(W, Q)
+        self._pooled = self.output_shape = P, Q, C
+        self.flops = int(self._rows[:, 2].sum() * self._columns[:, 2].sum()) * C
+        return self.output_shape
+
+    def backward_formula(self):
+        return "dx = sum of dy / window size over the windows on x"
+
+    def torch_module(self, nn):
+        return nn.AdaptiveAvgPool2d(self.output_size)
+
+    @property
+    def window(self):
+        """Its size and its stride; a text where the windows differ in size."""
+        sizes = zip(self.input_shape[:2], self.output_size, strict=True)
+        return (tuple(H // P if H % P == 0 else f"adaptive, {P} places" for H, P in sizes),) * 2
 
 
 class GlobalMaxPool2D(_Max):

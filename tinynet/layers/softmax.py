@@ -81,7 +81,7 @@ class Softmax(Layer):
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         y = self.kept("_y")
-        dy = self.checked_gradient(dy, len(y))
+        dy = self.checked_gradient(dy, *y.shape[:2])
         if not input_grad:
             return None
         dx = np.empty_like(dy)
@@ -98,6 +98,7 @@ class Softmax(Layer):
     # What others ask of it.
 
     vector_order, torch_names = "kept", ("Softmax", "Softmax2d")
+    of_time = "apart"
 
     def ending(self, before):
         return "probabilities", self.label

@@ -10,6 +10,7 @@ from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
 from tinynet.losses.huber import huber
 from tinynet.losses.kl_divergence import kl_divergence
+from tinynet.losses.linear_cross_entropy import linear_cross_entropy
 from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
@@ -42,13 +43,19 @@ EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.d
 OTHER_NAMES = {**other_names.LOSSES, **{n: name for name, loss in LOSSES.items() for n in loss.declaration.names}}
 
 
-def loss_function(loss, name):
-    """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages."""
+def loss_function(loss, name, with_layer=False):
+    """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages.
+
+    linear_cross_entropy is a last layer and softmax_cross_entropy in one: the latter alone, unless `with_layer`.
+    """
     if isinstance(loss, str):
-        if loss not in LOSSES:
+        known = {**LOSSES, "linear_cross_entropy": linear_cross_entropy}
+        if loss not in known:
             hint = other_names.advice(loss, LOSSES, OTHER_NAMES)
-            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(LOSSES)}.{hint}")
-        return LOSSES[loss]
+            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(known)}.{hint}")
+        loss = known[loss]
+    if not with_layer:
+        loss = apart(loss)
     if str(getattr(loss, "__module__", None)).startswith("torch."):
         hint = other_names.advice(getattr(loss, "__name__", type(loss).__name__), LOSSES, OTHER_NAMES)
         raise TypeError(f"{name}: loss must give its gradient as well, and PyTorch's do not; take one from here.{hint}")
@@ -79,6 +86,14 @@ def checked_result(result, prediction, name):
             f"got {np.shape(gradient)}"
         )
     return float(value), gradient
+
+
+def apart(loss):
+    """The loss of the logits, where it is linear_cross_entropy, perhaps with options; else itself."""
+    function, options = without_options(loss)
+    if function is not linear_cross_entropy:
+        return loss
+    return partial(softmax_cross_entropy, **options) if options else softmax_cross_entropy
 
 
 def without_options(loss):

@@ -37,24 +37,36 @@ def linear_cross_entropy(
     """The softmax cross-entropy of the logits x w + b against targets, and its gradients with respect to x, w and b.
 
     x        (..., D), float32 or float64
-    w        (D, C), as Dense keeps it, of x's dtype
+    w        (D, C), as Dense keeps it, of x's dtype; or the transpose of an array (C, D): E.T is not copied
     b        (C,), or None
     targets  and all options as in softmax_cross_entropy; `weight` is the classes' (C,)
 
     Returns (value, dx, dw, db): db is None where b is, and all three are None for grad=False.  Needs at most 16 MB
-    beyond its arguments and results.
+    beyond its arguments and results, or a third of what w takes.
 
     >>> x, w, b = np.ones((2, 3)), np.zeros((3, 4)), np.zeros(4)
     >>> loss, dx, dw, db = tn.linear_cross_entropy(x, w, b, [0, 1])
     >>> round(loss, 4), db
     (1.3863, array([-0.25, -0.25,  0.25,  0.25]))
     """
+    return into(
+        x, w, b, targets, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        reduction=reduction, denominator=denominator, grad=grad,
+    )  # fmt: skip
+
+
+def into(
+    x, w, b, targets, dw=None, db=None, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean",
+    denominator=None, grad=True,
+):  # fmt: skip
+    """linear_cross_entropy; the arrays dw, as w lies in memory, and db receive its gradients, if they are given."""
     name = "linear_cross_entropy"
     x = checks.prediction(x, name, "x")
     if x.ndim == 0:
         raise ValueError(f"{name}: x must have shape (..., D), got one number")
     dtype, D = x.dtype, x.shape[-1]
-    w = checks.prediction(w, name, "w")
+    by_class = isinstance(w, np.ndarray) and w.ndim == 2 and not w.flags.c_contiguous and w.flags.f_contiguous
+    w = checks.prediction(w.T, name, "w").T if by_class else checks.prediction(w, name, "w")
     if w.dtype != dtype:
         raise TypeError(f"{name}: w must have x's dtype {dtype}, got {w.dtype}")
     if w.ndim != 2 or w.shape[0] != D:
@@ -80,7 +92,12 @@ def linear_cross_entropy(
         flat = np.where((t == ignore_index)[:, None], dtype.type(0), flat)
     losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
-    dw, db = (np.empty((D, C), dtype), np.empty(C, dtype)) if grad else (dx, checks.NOTHING[dtype, 1])
+    if not grad:
+        dw, db = dx, checks.NOTHING[dtype, 1]
+    elif dw is None:
+        dw = np.empty((D, C), dtype, order="F" if by_class else "C")
+    if db is None:
+        db = np.empty(C, dtype)
     run = without_jit if numba.config.DISABLE_JIT else linear_cross_entropy_fused
     value = run(flat, w, bias, t, q, classes, ignore_index, eps, scale, losses, dx, dw, db)
     if reduction == "none":

@@ -1,5 +1,5 @@
 """Pictures: how a training went, what a model makes of images, how good and how honest it is,
-what happens inside it, how losses compare.
+what happens inside it, what looks at what in a sequence, how losses compare.
 
 Every function returns a matplotlib Figure and, given `path`, also saves it (.png, .svg, .pdf).  `on=` takes a
 Figure or a SubFigure to draw on, so that several make one picture.  pyplot is never touched: no window opens,
@@ -8,9 +8,11 @@ no backend is chosen or changed, and it works without a display.  matplotlib is 
 
 from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure
 from tinynet.plots.curves import training_curves
+from tinynet.plots.grad_cam import class_activation, grad_cam
 from tinynet.plots.inside import activations, filters, gradients, saliency
 from tinynet.plots.losses import loss_and_gradient, losses_by_margin
 from tinynet.plots.predictions import confusion_matrix, image_grid, reliability_diagram, worst
+from tinynet.plots.sequences import attention
 
 __all__ = [
     "BLUE",
@@ -21,9 +23,12 @@ __all__ = [
     "PURPLE",
     "RED",
     "activations",
+    "attention",
+    "class_activation",
     "confusion_matrix",
     "figure",
     "filters",
+    "grad_cam",
     "gradients",
     "image_grid",
     "loss_and_gradient",

@@ -6,21 +6,28 @@ the model's outputs for something else would never show, but train badly.
 
 import inspect
 import math
+from functools import partial
 
 import numpy as np
 
 from tinynet.checks import batch_hint, numbers, other_names, refuse
+from tinynet.data.sequences import count, is_pair, split
 from tinynet.data.writing import absolute
+from tinynet.layers.along_time import check_along_time, checked_lengths
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
-from tinynet.losses.by_name import without_options
+from tinynet.losses.by_name import apart, without_options
 from tinynet.metrics import BETTER, accuracy, top_k_accuracy
+from tinynet.training.counting import check_targets
 
 METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
 
 
-def metric_functions(metrics):
-    """The metrics, in whichever form they were given, as a dict from name to function."""
+def metric_functions(metrics, loss):
+    """The metrics, in whichever form they were given, as a dict from name to function.
+
+    One that is given by name ignores the targets that the loss ignores.
+    """
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
@@ -41,7 +48,10 @@ def metric_functions(metrics):
             raise TypeError(
                 f"fit: a metric must be a function (prediction, target) -> number or a name, got {metric!r}"
             )
-    functions = {name: METRICS[metric] if isinstance(metric, str) else metric for name, metric in metrics.items()}
+    function, options = without_options(apart(loss))
+    ours = "ignore_index" in options and hasattr(function, "declaration")
+    named = {n: partial(f, ignore_index=options["ignore_index"]) if ours else f for n, f in METRICS.items()}
+    functions = {name: named[metric] if isinstance(metric, str) else metric for name, metric in metrics.items()}
     return {name: _numeric(name, metric) for name, metric in functions.items()}
 
 
@@ -57,6 +67,7 @@ def _numeric(name, metric):
             raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
         return float(result)
 
+    measured.given = metric
     measured.better = "min" if loss else next((way for known, way in BETTER.items() if function is known), None)
     return measured
 
@@ -92,6 +103,7 @@ def check_validation(validation, model):
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
     x, y = validation
+    pair, (x, lengths) = x, split(x)
     for part, what in ((x, "fit: x of validation"), (y, "fit: y of validation")):
         refuse(part, what)
         if not hasattr(part, "__len__"):
@@ -100,20 +112,34 @@ def check_validation(validation, model):
         numbers(x, "fit: x of validation")
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"fit: validation has {len(x)} samples and {len(y)} targets")
-    shape = getattr(x, "shape", (None, *model.input_shape))[1:]
-    if shape != model.input_shape:
-        hint = batch_hint(x.shape, model.input_shape)
-        raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape}{hint}")
+    shape = tuple(getattr(x, "shape", (len(x), *model.input_shape)))
+    if not model.layers[0].fits(shape):
+        hint = batch_hint(shape, model.input_shape)
+        raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape[1:]}{hint}")
+    if lengths is not None:
+        _check_sequences(pair, y, model, " of validation")
 
 
-def check_samples(x, model, augment):
+def check_samples(x, y, model, augment):
     """What the first batch would show, or an epoch later: x as a whole, and by its columns if it is a table."""
     if augment is None:
+        pair, (x, lengths) = x, split(x)
         if hasattr(x, "iloc"):
             numbers(x, "fit: x")
         shape = getattr(x, "shape", None) if hasattr(x, "__array__") else None
-        if shape is not None and tuple(shape[1:]) != model.input_shape:
+        if shape is not None and not model.layers[0].fits(tuple(shape)):
             raise model.layers[0].input_error(tuple(shape))
+        if lengths is not None:
+            _check_sequences(pair, y, model)
+
+
+def _check_sequences(pair, y, model, where=""):
+    """Of sequences with lengths: whether these are right, the model minds them, and targets go by positions."""
+    x, lengths = pair
+    checked_lengths(lengths, x, f"fit: x{where}")
+    T = check_along_time(model.layers, np.shape(x[:1])[1])
+    if T is not None and hasattr(y, "shape"):
+        check_targets(tuple(y.shape), (len(x), T, *model.output_shape[1:]))
 
 
 def check_monitors(callbacks, metrics, validation):
@@ -182,16 +208,18 @@ def augmentation(augment):
     if not with_targets:
 
         def augmented(x, y, rng):
-            x = augment(x, rng)
+            given, x = x, augment(x, rng)
             if x is None:
                 raise TypeError("fit: augment returned None; it must return the batch")
+            if is_pair(given) and not is_pair(x):
+                raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
             return x, y
 
         return augmented
 
     def augmented(x, y, rng):
         pair = augment(x, y, rng)
-        if not isinstance(pair, tuple) or len(pair) != 2 or len(pair[0]) != len(pair[1]):
+        if not isinstance(pair, tuple) or len(pair) != 2 or count(pair[0]) != len(pair[1]):
             raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
         return pair
 

@@ -2,6 +2,7 @@
 
 A function will do.  An object may have more, each of which fit uses if it is there:
 
+    step(training)           called after each step
     start(training)          called before the first step, and in a resumed run after all was restored
     finish(training)         called before fit returns, after Ctrl-C too
     monitor                  the name in the history that it reads: fit refuses one that the run won't have
@@ -19,7 +20,7 @@ import warnings
 from typing import Any, Literal
 
 from tinynet.checkpoint import save
-from tinynet.checks import positive_int
+from tinynet.checks import number_within, positive_int
 from tinynet.data.writing import absolute, opened_through, target, write_whole
 from tinynet.training.history import Training
 
@@ -198,6 +199,48 @@ class Checkpoint(_Watching):
     def __call__(self, training: Training) -> None:
         if self.improved(training) or self.always:
             save(training.model, self.path)
+
+
+class ReduceOnPlateau(_Watching):
+    """A callback: multiply the learning rate by `factor` once history[monitor] has not improved for `patience` epochs.
+
+    The epochs are counted anew after that.  It does not fall below `least`.  Not together with fit's `schedule`, which
+    sets the rate before every step.  mode as in EarlyStopping.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 5,
+        least: float = 0.0,
+        mode: Mode = None,
+    ) -> None:
+        super().__init__(monitor, None, mode)
+        self.factor = number_within(factor, "ReduceOnPlateau: factor", 0, 1)
+        self.patience = positive_int(patience, "ReduceOnPlateau: patience")
+        self.least = number_within(least, "ReduceOnPlateau: least")
+        self._since = 0  # the last epoch that improved, or that reduced
+
+    def start(self, training: Training) -> None:
+        super().start(training)
+        if training.epoch == 0:
+            self._since = 0
+
+    def __call__(self, training: Training) -> None:
+        if self.improved(training):
+            self._since = training.epoch
+        elif training.epoch - self._since >= self.patience:
+            optimizer = training.optimizer
+            optimizer.lr = min(optimizer.lr, max(optimizer.lr * self.factor, self.least))
+            self._since = training.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "since": self._since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._since = state["since"]
 
 
 class CSVLog:

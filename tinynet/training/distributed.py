@@ -46,7 +46,6 @@ and Gropp 2005; merged statistics, Chan, Golub and LeVeque 1983.
 """
 
 import contextlib
-import inspect
 import os
 import sys
 import traceback
@@ -57,8 +56,10 @@ import numpy as np
 
 from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
+from tinynet.data.sequences import count, is_pair, rows
 from tinynet.kernels.batchnorm import merge_moments
 from tinynet.training.one_process import OneProcess
+from tinynet.training.resume import freeze_as, freezing
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -212,8 +213,8 @@ class Ranks(OneProcess):
 
     # A step, of which each rank does its share.
 
-    def prepare(self, model, loss):
-        self._model, self._count = model, counting(loss)
+    def prepare(self, model):
+        self._model = model
         self._dropouts = [layer for layer in model.walk() if layer.first_row is not None]
 
     def join(self):
@@ -232,31 +233,39 @@ class Ranks(OneProcess):
             layer.first_row = part(n, *self.shard).start
 
     def share(self, x, y):
-        share = part(len(x), *self.shard)
-        return x[share], y[share]
+        share = part(count(x), *self.shard)
+        return rows(x, share), y[share]
 
-    def judging(self, judge, metrics, flags):
+    def judging(self, judge, counts, flags, scale):
         """judge for the whole batch: its loss and metrics, and this rank's part of the loss's gradient.
 
         A share may be empty.  What flags() gives on any rank is known after each call, by the same Allreduce.
         """
+        is_sum = counts[0] is None
 
         def judge_together(prediction, y):
-            n, value, gradient, numbers, count = len(prediction), 0.0, prediction, [0.0] * metrics, 0.0
-            if n:
-                value, gradient, numbers = judge(prediction, y)
-                count = self._count(y, n)
-            summed = count is None
-            weighted = value if summed else count * value
-            mine = np.array([n, count or 0.0, weighted, *flags(), *(n * number for number in numbers)], float)
-            sums = np.empty_like(mine)
-            self.communicator.Allreduce(mine, sums)
-            rows, total, value, asked, due, *numbers = sums.tolist()
-            if total:
-                value /= total
-                gradient = gradient * gradient.dtype.type(count / total)
+            n, gradient, means = len(prediction), prediction, [0.0] * len(counts)
+            if n == 0:
+                scale(0.0)
+            else:
+                gradient, means = judge(prediction, y)
+            weights = [n if how_many is None else how_many(y, n) if n else 0 for how_many in counts]
+            sums = [mean * weight for mean, weight in zip(means, weights, strict=True)]
+            if is_sum:
+                sums[0] = means[0]
+            mine = np.array([*flags(), *sums, *weights], float)
+            whole = np.empty_like(mine)
+            self.communicator.Allreduce(mine, whole)
+            asked, due, *whole = whole.tolist()
+            sums, totals = whole[: len(counts)], whole[len(counts) :]
+            means = [total / (weight or 1.0) for total, weight in zip(sums, totals, strict=True)]
+            if is_sum:
+                means[0] = sums[0]
+            elif totals[0]:
+                gradient = gradient * gradient.dtype.type(weights[0] / totals[0])
+                scale(weights[0] / totals[0])
             self._flags = asked > 0, due > 0
-            return value, gradient, [number / rows for number in numbers]
+            return gradient, means, totals
 
         return judge_together
 
@@ -281,11 +290,12 @@ class Ranks(OneProcess):
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
-        found = training.epoch, training.step, training.stop, training.history, state, epoch
-        training.epoch, training.step, training.stop, history, state, epoch = self.from_first(
+        found = training.epoch, training.step, training.stop, training.history, state, epoch, freezing(training.model)
+        training.epoch, training.step, training.stop, history, state, epoch, frozen = self.from_first(
             found if self.first else None
         )
         if not self.first:
+            freeze_as(training.model, frozen)
             training.history.update(history)
             if has_state:
                 optimizer.load_state_dict(state)
@@ -305,42 +315,16 @@ class Ranks(OneProcess):
         """The batch of which each rank holds its share."""
         if data is None:
             return data
+        if is_pair(data):
+            return tuple(map(self.whole, data))
         shares = self.communicator.allgather(data)
         return np.concatenate(shares) if hasattr(data, "dtype") else [item for share in shares for item in share]
 
     def predict(self, model, x):
         """model.predict(x) on rank 0, to which each rank adds its share; None on the others."""
-        x = x if hasattr(x, "shape") else np.asarray(x)
-        shares = self.communicator.gather(model.predict(x[part(len(x), *self.shard)]))
+        x = x if hasattr(x, "shape") or is_pair(x) else np.asarray(x)
+        shares = self.communicator.gather(model.predict(rows(x, part(count(x), *self.shard))))
         return np.concatenate(shares) if self.first else None
-
-
-def counting(loss):
-    """A function (targets, rows) -> what the loss's mean over them divides by, up to a factor; None for a sum.
-
-    A loss of this package tells by its arguments whether some targets don't count, and what the others weigh.  Any
-    other function is taken for a mean over rows.
-    """
-    options = {}
-    while isinstance(loss, partial):
-        options, loss = {**loss.keywords, **options}, loss.func
-    if options.get("reduction") == "sum" or options.get("denominator") is not None:
-        return lambda targets, rows: None
-    ours = getattr(loss, "__module__", "").startswith("tinynet.")
-    names = inspect.signature(loss).parameters if ours else {}
-    if "ignore_index" not in names:
-        return lambda targets, rows: rows
-    ignored = options.get("ignore_index", names["ignore_index"].default)
-    weight = options.get("weight") if "pos_weight" not in names else None  # else the mean is one over numbers
-
-    def count(targets, rows):
-        targets = np.asarray(targets)
-        counts = targets != ignored  # all, where it is None
-        if weight is None or targets.dtype.kind == "f":
-            return int(np.count_nonzero(counts))
-        return float(np.asarray(weight, float)[targets[counts]].sum())
-
-    return count
 
 
 def _check_communicator(communicator, what):

@@ -11,7 +11,8 @@ history and checkpoints, and it stops where the loss is no longer a number.  Wri
 anything else.
 
 What fit calls lies beside it: arguments.py checks what it was given, run.py is all that happens around the loop,
-resume.py keeps a run in a file and brings it back, and not_finite.py finds where a NaN began.
+last_layer.py joins the last layer to its loss where that is asked for (else `body` is the model), resume.py keeps a run
+in a file and brings it back, and not_finite.py finds where a NaN began.
 """
 
 import os
@@ -19,18 +20,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
+from tinynet.data.sequences import count
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
-from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping
+from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
+from tinynet.training.last_layer import with_last_layer
+from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
 from tinynet.training.run import Data, Run
 from tinynet.training.schedules import Schedule
 
-__all__ = ["CSVLog", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "Training", "fit"]
+__all__ = [
+    "CSVLog",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "MovingAverage",
+    "NonFiniteError",
+    "ReduceOnPlateau",
+    "Training",
+    "fit",
+]
 
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
@@ -44,6 +58,7 @@ def fit(
     optimizer: Any,
     epochs: int,
     batch_size: int = 64,
+    similar_length: bool = False,
     validation: tuple[Any, Any] | None = None,
     metrics: Any = None,
     augment: Callable[..., Any] | None = None,
@@ -57,7 +72,14 @@ def fit(
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
 
-    loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
+    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
+                x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
+                time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
+                given the other positions alone, as rows
+    similar_length  whether batches are of sequences of similar length, of which less is padding
+    loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
+                linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
+                logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
     validation  a pair (x, y), judged after every epoch
     metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
@@ -65,7 +87,8 @@ def fit(
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
-    callbacks   functions that are given a Training after every epoch, such as EarlyStopping.  One that watches a metric
+    callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
+                step(training) is called by it after every step, too, in which it may read.  One that watches a metric
                 of your own needs mode="min" or "max": which way is better, only this package's metrics tell
     checkpoint  a file for the whole state of the run, written at the start, after every epoch, about every minute
                 within one, and on Ctrl-C
@@ -94,7 +117,8 @@ def fit(
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
-        loss, metrics = loss_function(loss, "fit"), arguments.metric_functions(metrics)
+        loss = loss_function(loss, "fit", with_layer=True)
+        metrics = arguments.metric_functions(metrics, loss)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
@@ -103,20 +127,24 @@ def fit(
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, batch_size, augment, seed, ranks)
-        arguments.check_samples(x, model, augment)
-        arguments.check_last_batch(model, len(x), batch_size, augment)
+        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
+        arguments.check_samples(x, y, model, augment)
+        arguments.check_last_batch(model, count(x), batch_size, augment)
+        body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
-                model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed
-            )
+                model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
+                callbacks, seed,
+            )  # fmt: skip
     if same is not None:
         ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})
-    ranks.prepare(model, loss)
+    ranks.prepare(model)
 
     training = Training(model, optimizer)
-    run = Run(training, data, loss, metrics, validation, callbacks, checkpoint, same, epochs, seed, progress, ranks)
+    run = Run(
+        training, body, data, judge, metrics, validation, callbacks, checkpoint, same, epochs, seed, progress, ranks
+    )
     with ranks.agreeing():
         run.begin(resume)
     with ranks, run.bar, run.interrupt:
@@ -124,9 +152,9 @@ def fit(
             for x_batch, y_batch in run.batches(epoch):
                 if schedule is not None:
                     optimizer.lr = schedule(training.step)
-                prediction = model.forward(x_batch, training=True)
+                prediction = body.forward(x_batch, training=True)
                 value, gradient = run.loss(prediction, y_batch)
-                model.backward(gradient)
+                body.backward(gradient)
                 ranks.sum_gradients()  # over the processes that train together, where there are several
                 optimizer.step()
         run.end()

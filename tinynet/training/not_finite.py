@@ -12,6 +12,10 @@ import math
 
 import numpy as np
 
+from tinynet.data.sequences import count, split
+from tinynet.layers.along_time import padded
+from tinynet.training.counting import positions
+
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
 
 
@@ -33,8 +37,8 @@ def not_finite(what, model, loss, x, y, numbers, epoch, step):
     """The NonFiniteError, after a look for where it began.  `numbers` are those of the batch's samples in the data."""
     where, layer, rows = first_not_finite(model, x, y, loss)
     # augment may have returned more or fewer rows than it was given
-    samples = tuple(int(numbers[row]) for row in rows) if len(numbers) == len(x) else ()
-    if 1 < len(rows) == len(x):
+    samples = tuple(int(numbers[row]) for row in rows) if len(numbers) == count(x) else ()
+    if 1 < len(rows) == count(x):
         where += ", in every row of the batch"
     elif rows:
         where += f", in row{'s' * (len(rows) > 1)} {_listed(rows)} of the batch"
@@ -50,7 +54,8 @@ def _listed(numbers, most=8):
 
 def first_not_finite(model, x, y, loss):
     """In words, the layer's label, and which rows of the batch, as far as that can be said."""
-    rows = rows_not_finite(x)
+    inputs, lengths = split(x)
+    rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
     if rows:
         return "the input is not finite", None, rows
     # Gradients travel from the last layer to the first, so the last layer with a broken parameter was the
@@ -65,7 +70,7 @@ def first_not_finite(model, x, y, loss):
     rows = rows_not_finite(prediction)
     if layer is not None:
         return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
-    rows = rows_of_loss(loss, prediction, y)
+    rows = rows_of_loss(loss, prediction, y, model.output_lengths(lengths))
     largest = np.abs(prediction).max()
     look = "look at the targets"
     if largest > HUGE:
@@ -82,8 +87,8 @@ def forward_again(model, x):
     first = []
 
     def watched(layer, forward):
-        def watching(x, training=False):
-            y = forward(x, training)
+        def watching(*given, **options):
+            y = forward(*given, **options)
             if not first and not np.isfinite(y).all():  # an inner layer is done before the one around it
                 first.append(layer)
             return y
@@ -116,11 +121,15 @@ def rows_not_finite(x):
     return tuple(np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1)).tolist())
 
 
-def rows_of_loss(loss, prediction, y):
+def rows_of_loss(loss, prediction, y, ends):
     """The rows whose own loss is not finite; none where the loss is not one of rows by themselves."""
+
+    def alone(row):
+        some = slice(row, row + 1)
+        of_row, targets = positions(prediction[some], y[some], None if ends is None else ends[some])
+        return loss(of_row, targets)[0] if len(of_row) else 0.0
+
     try:
-        return tuple(
-            row for row in range(len(y)) if not math.isfinite(loss(prediction[row : row + 1], y[row : row + 1])[0])
-        )
+        return tuple(row for row in range(len(y)) if not math.isfinite(alone(row)))
     except Exception:  # whatever it is: the error to report is that the loss is no number
         return ()

@@ -24,7 +24,7 @@ class OneProcess(contextlib.nullcontext):
     def compare(self, run):
         """Refuse to begin unless all processes were given the same run."""
 
-    def prepare(self, model, loss):
+    def prepare(self, model):
         """What will be trained."""
 
     def join(self):
@@ -40,12 +40,23 @@ class OneProcess(contextlib.nullcontext):
         """This process's share of a batch."""
         return x, y
 
-    def judging(self, judge, metrics, flags):
-        """judge, a function (prediction, y) -> (loss, gradient, metrics), for whole batches given by their shares.
+    def judging(self, judge, counts, flags, scale):
+        """A function (prediction, y) -> (gradient, means, weights), for whole batches given by their shares.
 
-        `metrics` is how many there are; flags() is what flags(flags) is to tell after the call.
+        judge(prediction, y) gives the gradient, and the means: the loss and the metrics.  `counts` are functions
+        (y, rows) -> what each of these is a mean over, its weight; None for a sum.  flags() is what flags(flags) is to
+        tell after the call; scale(factor) is called with what the gradient is multiplied by.
         """
-        return judge
+
+        def judge_all(prediction, y):
+            n = len(prediction)
+            if n == 0:  # sequences without any position
+                scale(0.0)
+                return prediction, [0.0] * len(counts), [0] * len(counts)
+            gradient, means = judge(prediction, y)
+            return gradient, means, [n if how_many is None else how_many(y, n) for how_many in counts]
+
+        return judge_all
 
     def flags(self, flags):
         """flags(), each True where it is in any process."""

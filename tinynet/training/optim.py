@@ -28,20 +28,33 @@ import numpy as np
 
 from tinynet.kernels.compile import sized_kernel
 from tinynet.training.optimizer import HEAVY, Optimizer
-from tinynet.training.schedules import constant, cosine, one_cycle, step_decay
+from tinynet.training.schedules import constant, cosine, exponential, one_cycle, polynomial, sequence, step_decay
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "constant", "cosine", "one_cycle", "step_decay"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "constant",
+    "cosine",
+    "exponential",
+    "one_cycle",
+    "polynomial",
+    "sequence",
+    "step_decay",
+]
 
 
 @sized_kernel(HEAVY)
-def sgd_update(grads, velocity, pieces, numbers, values):
-    """grads, velocity, values (S,); pieces (P, 3); numbers (lr, momentum, nesterov, decay, scale)."""
+def sgd_update(grads, velocity, pieces, factors, numbers, values):
+    """grads, velocity, values (S,); pieces (P, 3); factors (P,); numbers (lr, momentum, nesterov, decay, scale)."""
     real, nesterov = values.dtype.type, numbers[2]
-    lr, momentum, decay, scale = real(numbers[0]), real(numbers[1]), real(numbers[3]), real(numbers[4])
+    momentum, decay, scale = real(numbers[1]), real(numbers[3]), real(numbers[4])
     for p in numba.prange(len(pieces)):
         start, stop = pieces[p, 0], pieces[p, 1]
         w, dw, v = values[start:stop], grads[start:stop], velocity[start:stop]
-        l2 = decay if pieces[p, 2] else real(0)
+        l2, lr = decay if pieces[p, 2] else real(0), real(numbers[0] * factors[p])
         if momentum == 0:
             for i in range(w.size):
                 w[i] -= lr * (scale * dw[i] + l2 * w[i])
@@ -53,15 +66,15 @@ def sgd_update(grads, velocity, pieces, numbers, values):
 
 
 @sized_kernel(HEAVY)
-def rmsprop_update(grads, square, velocity, pieces, numbers, values):
-    """grads, square, velocity, values (S,); pieces (P, 3); numbers (lr, alpha, eps, momentum, decay, scale)."""
+def rmsprop_update(grads, square, velocity, pieces, factors, numbers, values):
+    """As in sgd_update; square, velocity (S,); numbers (lr, alpha, eps, momentum, decay, scale)."""
     real = values.dtype.type
-    lr, alpha, rest, eps = real(numbers[0]), real(numbers[1]), real(1 - numbers[1]), real(numbers[2])
+    alpha, rest, eps = real(numbers[1]), real(1 - numbers[1]), real(numbers[2])
     momentum, decay, scale, zero = real(numbers[3]), real(numbers[4]), real(numbers[5]), real(0)
     for p in numba.prange(len(pieces)):
         start, stop = pieces[p, 0], pieces[p, 1]
         w, dw, s, v = values[start:stop], grads[start:stop], square[start:stop], velocity[start:stop]
-        l2 = decay if pieces[p, 2] else zero
+        l2, lr = decay if pieces[p, 2] else zero, real(numbers[0] * factors[p])
         for i in range(w.size):
             g = scale * dw[i] + l2 * w[i]
             s[i] = alpha * s[i] + rest * g * g
@@ -71,21 +84,21 @@ def rmsprop_update(grads, square, velocity, pieces, numbers, values):
 
 
 @sized_kernel(HEAVY)
-def adam_update(grads, mean, square, pieces, numbers, values):
-    """grads, mean, square, values (S,); pieces (P, 3); numbers (rate, beta1, beta2, grow, eps, decay, shrink, scale).
+def adam_update(grads, mean, square, pieces, factors, numbers, values):
+    """As in sgd_update; mean, square (S,); numbers (rate, beta1, beta2, grow, eps, decay, shrink, scale).
 
     The divisions by 1 - beta^t are the same for every weight: rate = lr / (1 - beta1^t) holds the first, and
     grow = 1 / sqrt(1 - beta2^t) the second.  Adam has shrink = 0, and AdamW decay = 0 and shrink = lr decay.
     """
     real = values.dtype.type
-    rate, beta1, rest1 = real(numbers[0]), real(numbers[1]), real(1 - numbers[1])
+    beta1, rest1 = real(numbers[1]), real(1 - numbers[1])
     beta2, rest2, grow, eps = real(numbers[2]), real(1 - numbers[2]), real(numbers[3]), real(numbers[4])
-    decay, shrink, scale, zero = real(numbers[5]), real(numbers[6]), real(numbers[7]), real(0)
+    decay, scale, zero = real(numbers[5]), real(numbers[7]), real(0)
     for p in numba.prange(len(pieces)):
         start, stop = pieces[p, 0], pieces[p, 1]
         w, dw, m, s = values[start:stop], grads[start:stop], mean[start:stop], square[start:stop]
-        l2 = decay if pieces[p, 2] else zero
-        keep = real(1) - shrink if pieces[p, 2] else real(1)
+        l2, rate = decay if pieces[p, 2] else zero, real(numbers[0] * factors[p])
+        keep = real(1) - real(numbers[6] * factors[p]) if pieces[p, 2] else real(1)
         for i in range(w.size):
             g = scale * dw[i] + l2 * w[i]
             m[i] = beta1 * m[i] + rest1 * g

@@ -2,8 +2,9 @@
 
 All values of a model are views of one flat vector and all gradients of another, so that a step is one kernel
 over both, whatever the number of layers.  The vectors are cut into pieces (P, 3): where a piece starts, where it
-ends, and whether it decays.  A piece belongs to one parameter, and one thread updates it alone; nothing is
-summed across pieces, so the result does not depend on which thread takes which.
+ends, and whether it decays; and (P,) holds what the learning rate is multiplied by there.  A piece belongs to one
+parameter that is trained, and one thread updates it alone; nothing is summed across pieces, so the result does not
+depend on which thread takes which.
 """
 
 import math
@@ -50,7 +51,7 @@ class Optimizer(Guarded):
     """What all optimizers share.  A subclass gives its settings to __init__, and has
 
     vectors           the names of what it remembers, each shaped like model.flat_values
-    _kernel           a function (gradients, *vectors, pieces, numbers, values) that changes the values ...
+    _kernel           a function (gradients, *vectors, pieces, factors, numbers, values) that changes the values ...
     _numbers(scale)   ... and the numbers that it takes, of which the last is what to multiply the gradients by
 
     `steps` is how many there were so far.  Settings, steps and vectors may be set at any time, and are checked as at
@@ -82,7 +83,7 @@ class Optimizer(Guarded):
         vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
         self._vectors = {name: vector_of_zeros(values.size, values.dtype) for name in self.vectors}
-        self._flat, self._pieces, self._pieces_of = (values, grads), _pieces(model), Parameter.changes
+        self._look_at(model)
         self._sums = np.empty(chunk_count(values.size, PIECE))
 
     def _numbers(self, scale: float) -> tuple:
@@ -91,20 +92,26 @@ class Optimizer(Guarded):
 
     def step(self) -> None:
         """Change model.flat_values, once, by what model.flat_grads says."""
-        if self._pieces_of != Parameter.changes:  # some parameter's decay was set, or this is a copy
-            self._flat, self._pieces, self._pieces_of = _flat(self.model), _pieces(self.model), Parameter.changes
+        if self._pieces_of != Parameter.changes:  # some parameter's decay, say, was set, or this is a copy
+            self._look_at(self.model)
         scale = 1.0 if self.clip_norm is None else self._clipping()
         vars(self)["steps"] += 1
         values, grads = self._flat
-        type(self)._kernel(grads, *self._vectors.values(), self._pieces, self._numbers(scale), values)
+        type(self)._kernel(grads, *self._vectors.values(), *self._pieces, self._numbers(scale), values)
+
+    def _look_at(self, model):
+        self._flat, self._pieces, self._pieces_of = _flat(model), _pieces(model), Parameter.changes
+        self._all_trained = all(parameter.trainable for parameter in model.parameters())
 
     def _clipping(self):
-        """What to multiply the gradient by, so that its norm is at most clip_norm."""
+        """What to multiply the gradient by, so that its norm, frozen parameters apart, is at most clip_norm."""
         grads = self._flat[1]
+        if not self._all_trained:
+            grads = np.concatenate([grads[:0], *(grads[start:stop] for start, stop, _ in self._pieces[0])])
         sums_of_squares(grads, self._sums)
         size, norm = 1.0, math.sqrt(sum(self._sums.tolist()))  # the gradient's norm is size * norm
         if not 1e-150 < norm < math.inf:  # squares left the range of float64, where the numbers need not have
-            size, norm = float(np.abs(grads).max()), 1.0
+            size, norm = float(np.abs(grads).max(initial=0)), 1.0
             if 0 < size < math.inf:
                 norm = float(np.linalg.norm(grads / size))
         most = self.clip_norm / size if size else math.inf
@@ -199,9 +206,9 @@ def _flat(model):
 
 
 def _pieces(model):
-    """The model's flat vector as rows (start, stop, whether it decays): int64 (P, 3)."""
+    """What is trained of the flat vector, rows (start, stop, whether it decays), int64 (P, 3), and its factors (P,)."""
     values, grads = _flat(model)
-    rows = []
+    rows, factors = [], []
     for parameter in model.parameters():
         start, at = (
             (own.ctypes.data - flat.ctypes.data) // flat.itemsize
@@ -213,5 +220,7 @@ def _pieces(model):
                 f"{parameter.name}: value and gradient must be views of the model's flat_values and flat_grads, at one"
                 " place in both"
             )
-        rows += [(s, min(s + PIECE, stop), parameter.decay) for s in range(start, stop, PIECE)]
-    return np.array(rows, np.int64)
+        if parameter.trainable:
+            rows += [(s, min(s + PIECE, stop), parameter.decay) for s in range(start, stop, PIECE)]
+            factors += [parameter.lr_factor] * (len(rows) - len(factors))
+    return np.array(rows, np.int64).reshape(-1, 3), np.array(factors, np.float64)

@@ -71,7 +71,8 @@ class Progress:
                 )
             self.drawn = time.perf_counter()
 
-    def advance(self, n, totals, seen):
+    def advance(self, n, means):
+        """After a batch of n samples; means() are those of the epoch so far."""
         if self.bar is not None:
             with self._showing():
                 now = time.perf_counter()
@@ -83,7 +84,7 @@ class Progress:
                     return
                 if now - self.drawn > 0.1:  # writing the numbers takes as long as a step of a small model
                     self.drawn = now
-                    self.bar.set_postfix_str(_written(totals, seen), refresh=False)
+                    self.bar.set_postfix_str(_written(means()), refresh=False)
                 self.bar.update(n)
 
     def finish(self, results, rate):
@@ -96,8 +97,8 @@ class Progress:
                 _put(sys.stdout, f"{line}\n")
 
 
-def _written(numbers, divisor=1):
-    return "  ".join(f"{name} {_short(number / divisor)}" for name, number in numbers.items())
+def _written(numbers):
+    return "  ".join(f"{name} {_short(number)}" for name, number in numbers.items())
 
 
 def _short(number):

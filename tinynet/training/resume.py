@@ -3,8 +3,8 @@
 checkpoint.py writes and reads the file.  In it, beside the model's arrays, are
 
     the settings     what the run was given, as names and short values: a resumed run must be given the same
-    the state        epochs and steps done, the history, the epoch under way, and what the optimizer, Dropout and
-                     the callbacks remember
+    the state        epochs and steps done, the history, the epoch under way, what is frozen, and what the optimizer,
+                     Dropout and the callbacks remember
 
 The order of the samples needs no saving: an epoch's is drawn from the seed and its number alone, and the epoch under
 way knows how many batches of it are done.
@@ -18,6 +18,7 @@ import numpy as np
 
 from tinynet.checkpoint import described, load_run, save_run
 from tinynet.checks import positive_int
+from tinynet.data.sequences import count, split
 from tinynet.data.writing import target
 from tinynet.losses.by_name import without_options
 
@@ -29,7 +30,7 @@ class Epoch:
 
     number             of the epoch, from 1
     batches, samples   how many of each are done
-    totals             name -> the sum over these samples, for the loss and each metric
+    totals, weights    name -> the sum over all that counts, and how much that is, for the loss and each metric
     seconds            how long they took, until the last save
     rng                augment's
     """
@@ -37,19 +38,21 @@ class Epoch:
     def __init__(self, number, seed, names):
         self.number = number
         self.batches = self.samples = 0
-        self.totals = dict.fromkeys(names, 0.0)
+        self.totals, self.weights = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
         self.seconds = 0.0
         self.rng = np.random.default_rng((seed, number, 1))
 
-    def add(self, n, means):
-        """Count a batch of n samples, with the mean of each name over it."""
+    def add(self, n, means, weights):
+        """Count a batch of n samples, with the mean of each name over it, and over how much that is a mean."""
         self.batches += 1
         self.samples += n
-        for name, mean in zip(self.totals, means, strict=True):
-            self.totals[name] += n * float(mean)
+        for name, mean, weight in zip(self.totals, means, weights, strict=True):
+            self.totals[name] += weight * float(mean)
+            self.weights[name] += weight
 
     def means(self):
-        return {name: total / self.samples for name, total in self.totals.items()}
+        """The mean of each name so far; 0 where nothing counted."""
+        return {name: total / (self.weights[name] or 1.0) for name, total in self.totals.items()}
 
     def state_dict(self):
         return {**vars(self), "rng": self.rng.bit_generator.state}
@@ -58,6 +61,7 @@ class Epoch:
         self.rng.bit_generator.state = state["rng"]
         for name in ("number", "batches", "samples", "totals", "seconds"):
             setattr(self, name, state[name])
+        self.weights = state.get("weights", dict.fromkeys(self.totals, float(self.samples)))  # 0.1 had none
 
 
 class Keeper:
@@ -89,6 +93,7 @@ class Keeper:
             "under way": None if epoch is None else epoch.state_dict(),
             "optimizer": training.optimizer.state_dict(),
             "layers": [layer.state for layer in self.random_layers],
+            "freezing": freezing(training.model),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
         save_run(training.model, self.path, self.settings, state)
@@ -118,6 +123,8 @@ class Keeper:
         fill()
         for layer, its in zip(self.random_layers, state["layers"], strict=True):
             layer.state = its
+        if "freezing" in state:  # it has none of version 0.1
+            freeze_as(training.model, state["freezing"])
         training.history.update(state["history"])
         training.epoch, training.step = state["epoch"], state["step"]
         training.stop = stop
@@ -125,11 +132,27 @@ class Keeper:
         return epoch
 
 
+def freezing(model):
+    """What is frozen, and the factors of learning rates: of the layers, of the parameters."""
+    layers = [(layer.trainable, layer.lr_factor) for layer in model.walk()]
+    return layers, [(parameter.trainable, parameter.lr_factor) for parameter in model.parameters()]
+
+
+def freeze_as(model, state):
+    """Freeze what was frozen when freezing() returned this."""
+    for owners, flags in zip((model.walk(), model.parameters()), state, strict=True):
+        for owner, (trainable, factor) in zip(owners, flags, strict=True):
+            if (owner.trainable, owner.lr_factor) != (trainable, factor):
+                owner.trainable, owner.lr_factor = trainable, factor
+
+
 def with_state(callbacks):
     return [c for c in callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
 
 
-def settings(model, x, y, loss, optimizer, batch_size, validation, metrics, augment, schedule, callbacks, seed):
+def settings(
+    model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule, callbacks, seed
+):
     """What must be the same for a run to be resumed: names -> strings, numbers or None."""
     of_optimizer = {
         f"optimizer's {name}": value
@@ -142,9 +165,10 @@ def settings(model, x, y, loss, optimizer, batch_size, validation, metrics, augm
     return {
         "fit's seed": seed,
         "batch_size": positive_int(batch_size, "fit: batch_size"),
-        "the number of samples": len(x),
+        "the number of samples": count(x),
         "the checksum of y": zlib.crc32(np.ascontiguousarray(targets)) if known else None,
-        "validation's number of samples": None if validation is None else len(validation[0]),
+        **_of_sequences(x, similar_length),
+        "validation's number of samples": None if validation is None else count(validation[0]),
         "the loss": getattr(loss, "__name__", type(loss).__name__),
         "the list of metrics": ", ".join(map(str, metrics)) or "empty",
         "augment": augment is not None,
@@ -156,3 +180,12 @@ def settings(model, x, y, loss, optimizer, batch_size, validation, metrics, augm
         **described(model),
         **of_optimizer,
     }
+
+
+def _of_sequences(x, similar_length):
+    """The settings that only a pair (x, lengths) has."""
+    _, lengths = split(x)
+    if lengths is None:
+        return {}
+    checksum = zlib.crc32(np.ascontiguousarray(lengths, np.int64))
+    return {"the checksum of the lengths": checksum, "similar_length": bool(similar_length)}

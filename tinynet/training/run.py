@@ -17,27 +17,36 @@ from itertools import islice
 import numpy as np
 
 from tinynet.data.batches import batches
+from tinynet.data.sequences import count, split
+from tinynet.layers.along_time import in_place
 from tinynet.losses.by_name import checked_result
 from tinynet.training import arguments
+from tinynet.training.counting import counting, positions
 from tinynet.training.not_finite import not_finite
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, with_state
 
 
 class Run:
-    """A run of fit, whose arguments these are, checked; `settings` is what must be the same for it to be resumed."""
+    """A run of fit, whose arguments these are, checked; `settings` is what must be the same for it to be resumed.
+
+    body   the model, or what of it is run where the loss takes the last layer with it (last_layer.py)
+    """
 
     def __init__(
-        self, training, data, loss, metrics, validation, callbacks, checkpoint, settings, epochs, seed, progress, ranks
-    ):
-        self.training, self.data, self.ranks = training, data, ranks
+        self, training, body, data, loss, metrics, validation, callbacks, checkpoint, settings, epochs, seed, progress,
+        ranks,
+    ):  # fmt: skip
+        self.training, self.body, self.data, self.ranks = training, body, data, ranks
         self.given_loss, self.metrics, self.validation, self.callbacks = loss, metrics, validation, callbacks
         self.last_epoch, self.seed = epochs, seed
         self.called = callbacks if ranks.first else []
-        self.bar = Progress(progress and ranks.first, epochs, len(data.x))
+        self.after_steps = [callback.step for callback in self.called if hasattr(callback, "step")]
+        self.bar = Progress(progress and ranks.first, epochs, count(data.x))
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
-        self.judge = ranks.judging(self._judge, len(metrics), self._flags)
+        counts = [counting(getattr(loss, "apart", loss)), *(counting(metric.given) for metric in metrics.values())]
+        self.judge = ranks.judging(self._judge, counts, self._flags, getattr(loss, "scale", _nothing))
         self.epoch, self.asked = None, False  # the epoch under way; whether Ctrl-C was pressed
 
     def begin(self, resume):
@@ -74,8 +83,10 @@ class Run:
         for x, y, n in self.data.left(epoch):
             yield x, y
             self.training.step += 1
-            epoch.add(n, self.measured)
-            self.bar.advance(n, epoch.totals, epoch.samples)
+            for step in self.after_steps:
+                step(self.training)
+            epoch.add(n, *self.measured)
+            self.bar.advance(n, epoch.means)
             asked, due = self.ranks.flags(self._flags)
             if asked or due:
                 epoch.seconds = time.perf_counter() - self.began
@@ -84,12 +95,17 @@ class Run:
                 self.keeper.save(epoch)
 
     def loss(self, prediction, y):
-        """The loss of the batch and its gradient.  Measures the metrics, too; NonFiniteError where it is no number."""
-        value, gradient, numbers = self.judge(prediction, y)
-        if not math.isfinite(value):
-            raise self._broken(f"the loss is {value}", self.training.step + 1)
-        self.measured = value, *numbers
-        return value, gradient
+        """The loss of the batch and its gradient.  Measures the metrics, too; NonFiniteError where it is no number.
+
+        Of sequences with lengths, what lies behind them does not count: the loss is given the other positions alone.
+        """
+        ends = self.body.output_lengths(self.data.lengths())
+        counted, targets = positions(prediction, y, ends)
+        gradient, means, weights = self.judge(counted, targets)
+        if not math.isfinite(means[0]):
+            raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
+        self.measured = means, weights
+        return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)
 
     def end(self):
         """After the last step."""
@@ -122,9 +138,10 @@ class Run:
         self.asked = ranks.any(self.interrupt.asked)
 
     def _judge(self, prediction, y):
+        """The gradient, and the loss and the metrics."""
         value, gradient = checked_result(self.given_loss(prediction, y), prediction, "fit")
         finite = math.isfinite(value)
-        return value, gradient, [metric(prediction, y) if finite else 0.0 for metric in self.metrics.values()]
+        return gradient, [value, *(metric(prediction, y) if finite else 0.0 for metric in self.metrics.values())]
 
     def _flags(self):
         return self.interrupt.asked, self.keeper.due()
@@ -135,14 +152,19 @@ class Run:
     def _broken(self, what, step):
         self.ranks.leave()
         batch = self.data.last(self.epoch)
-        return self.ranks.known(not_finite(what, self.training.model, self.given_loss, *batch, self.epoch.number, step))
+        loss = getattr(self.given_loss, "apart", self.given_loss)
+        return self.ranks.known(not_finite(what, self.training.model, loss, *batch, self.epoch.number, step))
 
     def _evaluated(self, x, y):
-        prediction = self.ranks.predict(self.training.model, x)
+        prediction = self.ranks.predict(self.body, x)
         if not self.ranks.first:
             return {}
         try:
-            results = {"val_loss": float(self.given_loss(prediction, y)[0])}
+            prediction, y = positions(prediction, y, self.body.output_lengths(split(x)[1]))
+            if len(prediction) == 0:
+                return dict.fromkeys(["val_loss", *(f"val_{name}" for name in self.metrics)], 0.0)
+            loss = getattr(self.given_loss, "without_gradient", self.given_loss)
+            results = {"val_loss": float(loss(prediction, y)[0])}
             return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in self.metrics.items()}
         except Exception as error:
             error.add_note("fit: this is about the validation set")
@@ -156,20 +178,21 @@ def _nothing(training):
 class Data:
     """The training set, in the order that each epoch has."""
 
-    def __init__(self, x, y, batch_size, augment, seed, ranks):
-        batches(x, y, batch_size, shuffle=False)  # complains about x, y and batch_size now
+    def __init__(self, x, y, batch_size, similar_length, augment, seed, ranks):
+        batches(x, y, batch_size, shuffle=False, similar_length=similar_length)  # complains about all of these now
         self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
+        self.similar_length = similar_length
         self.augment = None if augment is None else arguments.augmentation(augment)
 
     def left(self, epoch):
         """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
         shard = self.ranks.shard if self.augment is None else None
-        order = batches(self.x, self.y, self.batch_size, seed=(self.seed, epoch.number), shard=shard)
+        order = self._order(epoch, self.x, self.y, shard)
         for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            n = min(self.batch_size, len(self.x) - epoch.samples)
+            n = min(self.batch_size, count(self.x) - epoch.samples)
             if self.augment is not None:
                 x, y = self.augment(x, y, epoch.rng)
-                n = len(x)
+                n = count(x)
                 x, y = self.ranks.share(x, y)
             self.ranks.place(n)
             self.given = index, x, y
@@ -178,6 +201,13 @@ class Data:
     def last(self, epoch):
         """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""
         index, x, y = self.given
-        numbers = np.arange(len(self.x))
-        order = batches(numbers, numbers, self.batch_size, seed=(self.seed, epoch.number))
-        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[0]
+        order = self._order(epoch, self.x, np.arange(count(self.x)), None)
+        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[1]
+
+    def lengths(self):
+        """Those of the batch given last, or None."""
+        return split(self.given[1])[1]
+
+    def _order(self, epoch, x, y, shard):
+        seed = self.seed, epoch.number
+        return batches(x, y, self.batch_size, seed=seed, shard=shard, similar_length=self.similar_length)

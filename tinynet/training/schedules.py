@@ -3,6 +3,9 @@
     step_decay   lr factor^(step // every)                                stairs
     cosine       lr (step + 1) / warmup, then down from lr to `final`     a ramp, and half a cosine wave
     one_cycle    up from start lr to lr, then down to end start lr        two half waves
+    exponential  lr factor^step                                           a little less at each step
+    polynomial   lr (1 - step / steps)^power, down to `final`             a straight line for power 1
+    sequence     one schedule after another
 
 Half a wave goes from a to b, while d goes from 0 to 1:    b + (a - b) (1 + cos(pi d)) / 2
 
@@ -12,6 +15,7 @@ A step is a whole number of at least 0.  fit asks its schedule before every step
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 
 from tinynet.checks import number_within, positive_int
@@ -83,7 +87,8 @@ def one_cycle(lr: float, steps: int, rise: float = 0.3, start: float = 1 / 25, e
     """A schedule, step -> learning rate: from start * lr up to lr, then down to end * start * lr.
 
     steps  how many there are in all
-    rise   the fraction of them that goes up, in [0, 1)
+    rise   the fraction of them that goes up, in [0, 1); where rise * steps is at most 1, there is no way up: the first
+           step has lr
 
     Both ways along half a cosine wave (Smith and Topin 2018; the defaults are PyTorch's).  Raises ValueError or
     TypeError for numbers out of range.
@@ -104,6 +109,66 @@ def one_cycle(lr: float, steps: int, rise: float = 0.3, start: float = 1 / 25, e
         if step <= top:
             return _glide(start * lr, lr, step / top if top > 0 else 1.0)
         return _glide(lr, end * start * lr, (step - max(top, 0)) / (last - max(top, 0)))
+
+    return schedule
+
+
+def exponential(lr: float, factor: float) -> Schedule:
+    """A schedule, step -> learning rate: lr, multiplied by `factor`, at most 1, after every step.
+
+    >>> schedule = tn.exponential(0.8, factor=0.5)
+    >>> [schedule(step) for step in (0, 1, 2)]
+    [0.8, 0.4, 0.2]
+    """
+    lr, factor = number_within(lr, "exponential: lr"), number_within(factor, "exponential: factor", 0, 1, True)
+
+    def schedule(step):
+        return lr * factor ** positive_int(step, "exponential: step", 0)
+
+    return schedule
+
+
+def polynomial(lr: float, steps: int, power: float = 1.0, final: float = 0.0) -> Schedule:
+    """A schedule, step -> learning rate: from lr down to `final` in `steps` steps, along (1 - step / steps)^power.
+
+    Those beyond stay at `final`.  Power 1 is a straight line; above it, the rate falls fast and then slowly.
+
+    >>> schedule = tn.polynomial(1.0, steps=4, final=0.2)
+    >>> [round(schedule(step), 3) for step in (0, 1, 2, 4, 9)]
+    [1.0, 0.8, 0.6, 0.2, 0.2]
+    """
+    lr, final = number_within(lr, "polynomial: lr"), number_within(final, "polynomial: final")
+    steps, power = positive_int(steps, "polynomial: steps", 1), number_within(power, "polynomial: power")
+
+    def schedule(step):
+        left = 1 - min(positive_int(step, "polynomial: step", 0) / steps, 1.0)
+        return final + (lr - final) * (left**power if left else 0.0)
+
+    return schedule
+
+
+def sequence(*parts: tuple[Schedule, int] | Schedule) -> Schedule:
+    """A schedule, step -> learning rate: pairs (schedule, steps) one after another, and at the end a schedule alone.
+
+    Each begins at its own step 0.
+
+    >>> schedule = tn.sequence((tn.constant(0.1), 2), tn.exponential(1.0, factor=0.5))
+    >>> [schedule(step) for step in range(5)]
+    [0.1, 0.1, 1.0, 0.5, 0.25]
+    """
+    if not parts or not callable(parts[-1]):
+        raise ValueError(f"sequence: the last part must be a schedule alone, which goes on for ever, got {parts[-1:]}")
+    starts = [0]
+    for k, part in enumerate(parts[:-1]):
+        if not isinstance(part, (tuple, list)) or len(part) != 2 or not callable(part[0]):
+            raise TypeError(f"sequence: part {k} must be a pair (schedule, steps), got {part!r}")
+        starts.append(starts[-1] + positive_int(part[1], f"sequence: the steps of part {k}", 1))
+    schedules = [*(part[0] for part in parts[:-1]), parts[-1]]
+
+    def schedule(step):
+        step = positive_int(step, "sequence: step", 0)
+        k = bisect_right(starts, step) - 1
+        return schedules[k](step - starts[k])
 
     return schedule
 

@@ -1,0 +1,328 @@
+"""Backpropagation through time with nothing but arrays: a network that reads letters, and why some forget the first.
+
+    python examples/21_rnn_by_hand.py
+
+32,033 first names, from the folder that TINYNET_DATA names, or downloaded (0.2 MB).  Written one after the other, each
+ended by a full stop, they are one long text of 27 kinds of letters.  A recurrent network reads it letter by letter.
+What it has read so far it keeps in H numbers, its state h, and from them it guesses the next letter.  For N pieces of
+text at once, at each of the times t = 1..T:
+
+    a_t = w[x_t] + h_(t-1) u + b    x_t (N,) the letters   w (27, H): a row for each letter   u (H, H)   b (H,)
+    h_t = tanh(a_t)                 h_t (N, H)             the state; h_0 = 0
+    z_t = h_t v + s                 z_t (N, 27)            v (H, 27)   s (27,)   the scores of the next letter
+    L = mean over n and t of -log softmax(z_t)[n, next letter]                   as in example 02
+
+Backward.  dz_t = (p_t - onehot) / (N T), as there.  And then, from the last letter to the first: which numbers did each
+touch, and times what?
+
+    h_t     touched z_t, times v, and the next a, times u:     dh_t = dz_t v.T + da_(t+1) u.T
+    a_t     touched h_t, times tanh's slope 1 - h_t^2:         da_t = dh_t (1 - h_t^2)
+    w, u, b touched every a_t, times onehot(x_t), h_(t-1), 1:  du = sum_t h_(t-1).T da_t,  db = sum_t,n da_t,
+                                                               dw[k] = sum of the da_t[n] with x_t[n] = k
+    v, s    touched every z_t, times h_t, 1:                   dv = sum_t h_t.T dz_t,  ds = sum_t,n dz_t
+
+That is backpropagation through time: the same parameters at every letter, so their gradients add up.  Central
+differences confirm it below.
+
+What does a letter long ago have to do with a mistake now?  On its way back from time T to time t, the gradient is
+multiplied T - t times by u.T and by slopes of at most 1.  If that shrinks it by a third each time, nothing is left
+after 40 letters: it vanishes, and what was long ago can't be learnt.
+
+The LSTM (Hochreiter and Schmidhuber 1997) gives the state a second part, the cell c_t (N, H), that is only ever scaled
+and added to.  Three gates i, f, o between 0 and 1 say what enters, what stays and what shows (the forget gate f is of
+Gers et al. 2000):
+
+    i, f, g, o = the four parts of w[x_t] + h_(t-1) u + b      w (27, 4 H)   u (H, 4 H)   b (4 H,)
+                 i, f, o through the sigmoid, g through tanh
+    c_t = f c_(t-1) + i g        h_t = o q   with q = tanh(c_t)
+
+    c_t     touched h_t, times o (1 - q^2), and the next c, times the next f:
+                                           dc_t = dh_t o (1 - q^2) + dc_(t+1) f_(t+1)
+    i, f, g, o  touched c_t, times g, c_(t-1), i, and h_t, times q:
+                                           di = dc_t g    df = dc_t c_(t-1)    dg = dc_t i    do = dh_t q
+                                           each times its slope: i (1 - i), f (1 - f), 1 - g^2, o (1 - o)
+    w, u, b as before
+
+From c_T back to c_t there is a path with nothing on it but f.  And f is the network's own choice: f = 1 keeps
+everything.  At the start it is sigmoid(b_f) or so: with b_f = 1 that is 0.73, and 0.73^39 is 5e-6; with b_f = 3 it is
+0.95, and 0.95^39 is 0.14.  (What comes through h and u is added to that.)
+
+The second task needs just that: read 40 letters and say which was the first.  The plain network ends where guessing the
+most frequent letter does.  So does the LSTM that forgets a quarter with every letter; the one that starts by keeping
+its cell learns it.  (In names, it would be no use: what is before the full stop says nothing about what comes after it.
+A network that has learnt to forget there has a gradient that vanishes, and nothing is wrong with that.)
+"""
+
+import time
+
+import gallery
+import numpy as np
+
+import tinynet as tn
+
+LETTERS = ".abcdefghijklmnopqrstuvwxyz"
+H = 64
+
+
+def sigmoid(a):
+    return 0.5 + 0.5 * np.tanh(0.5 * a)  # the same function, in a form where no exp can overflow
+
+
+def rnn(p, x):
+    """The scores z (T, N, 27) of the letter after each of x (N, T), and the states h (T + 1, N, H)."""
+    w, u, b, v, s = p
+    h = np.zeros((x.shape[1] + 1, len(x), H), w.dtype)
+    for t, letters in enumerate(x.T, 1):
+        h[t] = np.tanh(w[letters] + h[t - 1] @ u + b)
+    return h[1:] @ v + s, h
+
+
+def rnn_backward(p, x, h, dz):
+    """The gradients of the parameters, and dL/dh_t of every time, (T, N, H)."""
+    w, u, b, v, _ = p
+    dw, du, db = np.zeros_like(w), np.zeros_like(u), np.zeros_like(b)
+    dh, da = dz @ v.T, np.zeros_like(h[0])
+    for t in range(len(dz), 0, -1):
+        dh[t - 1] += da @ u.T
+        da = dh[t - 1] * (1 - h[t] ** 2)
+        np.add.at(dw, x[:, t - 1], da)
+        du += h[t - 1].T @ da
+        db += da.sum(axis=0)
+    return [dw, du, db, np.tensordot(h[1:], dz, ((0, 1), (0, 1))), dz.sum(axis=(0, 1))], dh
+
+
+def lstm(p, x):
+    """As rnn, but what it keeps are the states h and c (T + 1, N, H) and the gates (T + 1, N, 4 H)."""
+    w, u, b, v, s = p
+    h = np.zeros((x.shape[1] + 1, len(x), H), w.dtype)
+    c, gates = np.zeros_like(h), np.zeros((*h.shape[:2], 4 * H), w.dtype)
+    for t, letters in enumerate(x.T, 1):
+        a = w[letters] + h[t - 1] @ u + b
+        gates[t] = sigmoid(a)
+        gates[t, :, 2 * H : 3 * H] = np.tanh(a[:, 2 * H : 3 * H])
+        i, f, g, o = np.split(gates[t], 4, axis=1)
+        c[t] = f * c[t - 1] + i * g
+        h[t] = o * np.tanh(c[t])
+    return h[1:] @ v + s, (h, c, gates)
+
+
+def lstm_backward(p, x, kept, dz):
+    """The gradients of the parameters, and dL/dc_t of every time, (T, N, H)."""
+    (w, u, b, v, _), (h, c, gates) = p, kept
+    dw, du, db = np.zeros_like(w), np.zeros_like(u), np.zeros_like(b)
+    dh, dc, da = dz @ v.T, np.zeros_like(h), np.zeros_like(gates[0])
+    for t in range(len(dz), 0, -1):
+        i, f, g, o = np.split(gates[t], 4, axis=1)
+        q = np.tanh(c[t])
+        dh[t - 1] += da @ u.T
+        d = dc[t] + dh[t - 1] * o * (1 - q**2)
+        dc[t], dc[t - 1] = d, d * f
+        di, df, dg, do = d * g, d * c[t - 1], d * i, dh[t - 1] * q
+        da = np.hstack([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
+        np.add.at(dw, x[:, t - 1], da)
+        du += h[t - 1].T @ da
+        db += da.sum(axis=0)
+    return [dw, du, db, np.tensordot(h[1:], dz, ((0, 1), (0, 1))), dz.sum(axis=(0, 1))], dc[1:]
+
+
+NETWORKS = {"plain": (rnn, rnn_backward, 1), "LSTM": (lstm, lstm_backward, 4)}
+
+
+def start(kind, forget=0.0, dtype=np.float32):
+    """Parameters to begin with: uniform up to 1 / sqrt(H), as is usual, and b_f."""
+    rng, parts, most = np.random.default_rng(2), NETWORKS[kind][2], 1 / np.sqrt(H)
+    w, u, v = (rng.uniform(-most, most, shape).astype(dtype) for shape in ((27, parts * H), (H, parts * H), (H, 27)))
+    b = np.zeros(parts * H, dtype)
+    if kind == "LSTM":
+        b[H : 2 * H] = forget
+    return [w, u, b, v, np.zeros(27, dtype)]
+
+
+def cross_entropy(z, letters):
+    """The mean loss of scores z (T, N, 27) for the true letters (N, T), and its gradient."""
+    z = z - z.max(axis=-1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    true = np.expand_dims(letters.T, -1)
+    dz = np.exp(log_p)
+    np.put_along_axis(dz, true, np.take_along_axis(dz, true, -1) - 1, -1)
+    return -np.take_along_axis(log_p, true, -1).mean(), dz / true.size
+
+
+def of_the_last(z, letters):
+    """The loss of the last time alone, for letters (N, 1); the gradient by the scores before is 0."""
+    dz = np.zeros_like(z)
+    loss, dz[-1:] = cross_entropy(z[-1:], letters)
+    return loss, dz
+
+
+def trained(kind, p, pieces, loss, steps, lr, every, watch):
+    """Change p by so many steps of Adam (Kingma and Ba 2015); returns what watch(p) says after every so many.
+
+    pieces() gives a batch: letters (N, T) and the targets of the loss.
+    """
+    forward, backward, _ = NETWORKS[kind]
+    mean, square = [np.zeros_like(a) for a in p], [np.zeros_like(a) for a in p]
+    watched = []
+    for step in range(1, steps + 1):
+        x, letters = pieces()
+        z, kept = forward(p, x)
+        gradients, _ = backward(p, x, kept, loss(z, letters)[1])
+        norm = np.sqrt(sum((d**2).sum() for d in gradients))
+        for a, d, m, s in zip(p, gradients, mean, square, strict=True):
+            d = d / max(1, norm)  # no longer than 1: what can vanish can also explode
+            m += 0.1 * (d - m)
+            s += 0.001 * (d**2 - s)
+            a -= lr * (m / (1 - 0.9**step)) / (np.sqrt(s / (1 - 0.999**step)) + 1e-8)
+        if step % every == 0:
+            watched.append(watch(p))
+    return watched
+
+
+def check(kind, x, letters):
+    """The largest difference from central differences, over 60 numbers of each parameter and both losses."""
+    forward, backward, _ = NETWORKS[kind]
+    p, rng, worst, step = start(kind, 1.0, np.float64), np.random.default_rng(3), 0.0, 1e-5
+    for loss, targets in ((cross_entropy, letters), (of_the_last, x[:, :1])):
+        z, kept = forward(p, x)
+        gradients, _ = backward(p, x, kept, loss(z, targets)[1])
+        for a, d in zip(p, gradients, strict=True):
+            for k in rng.integers(0, a.size, 60):
+                losses = []
+                for sign in (1, -1):
+                    a.flat[k] += sign * step
+                    losses.append(loss(forward(p, x)[0], targets)[0])
+                    a.flat[k] -= sign * step
+                worst = max(worst, abs((losses[0] - losses[1]) / (2 * step) - d.flat[k]) / np.abs(d).max())
+    return worst
+
+
+def differences_from_the_class(x, letters):
+    """The largest difference between the LSTM's gradients by hand and those of the classes LSTM and Dense."""
+    p = start("LSTM", 1.0, np.float64)
+    z, kept = lstm(p, x)
+    gradients, _ = lstm_backward(p, x, kept, cross_entropy(z, letters)[1])
+    model = tn.Sequential([tn.LSTM(H), tn.Dense(27)], input_shape=(x.shape[1], 27), dtype="float64")
+    for parameter, value in zip(model.parameters(), p, strict=True):
+        parameter.value = value
+    _, dz = tn.softmax_cross_entropy(model.forward(np.eye(27)[x], training=True), letters)
+    model.backward(dz)
+    return max(np.abs(q.grad - d).max() for q, d in zip(model.parameters(), gradients, strict=True))
+
+
+def lengths_of_gradients(kind, p, x):
+    """|dL/dstate_t| for t = T, T - 1, ..., where L looks at the last letter alone: a mean over the pieces of text."""
+    forward, backward, _ = NETWORKS[kind]
+    z, kept = forward(p, x)
+    _, by_state = backward(p, x, kept, of_the_last(z, x[:, :1])[1])
+    return np.linalg.norm(by_state, axis=-1).sum(axis=1)[::-1]  # not the mean: L is one already
+
+
+def written(p, count, seed):
+    """Names that the network makes up: each letter drawn from the probabilities that it gives, until all have ended."""
+    w, u, b, v, s = p
+    rng, h, letters, names = np.random.default_rng(seed), np.zeros((count, H)), np.zeros(count, int), [""] * count
+    for _ in range(20):
+        h = np.tanh(w[letters] + h @ u + b)
+        z = h @ v + s
+        letters = np.argmax(z + rng.gumbel(size=z.shape), axis=1)  # a draw from softmax(z)
+        names = [name if name.endswith(".") else name + LETTERS[k] for name, k in zip(names, letters, strict=True)]
+    return [name.rstrip(".") for name in names]
+
+
+def main():
+    options = gallery.options(__doc__)
+    began = time.perf_counter()
+    names = np.random.default_rng(0).permutation(sorted(set(tn.data.names())))
+    text = np.array([LETTERS.index(letter) for letter in ".".join(names) + "."])
+    cut = len(text) * 9 // 10
+
+    def pieces(of, T, rng, N):
+        starts = rng.integers(0, len(of) - T, N)
+        return of[starts[:, None] + np.arange(T + 1)]
+
+    few = pieces(text, 9, np.random.default_rng(1), 4)
+    for kind in NETWORKS:
+        worst = check(kind, few[:, :-1], few[:, 1:])
+        print(f"{kind}: by hand and by central differences, gradients differ by {worst:.1e} of their largest")
+        assert worst < 1e-7
+    worst = differences_from_the_class(few[:, :-1], few[:, 1:])
+    print(f"LSTM: by hand and by the class, gradients differ by {worst:.1e}")
+    assert worst < 1e-10
+
+    # The next letter.
+    steps, T, rng = 100 if options.quick else 1500, 24, np.random.default_rng(4)
+
+    def next_letters(of=text[:cut], N=64, rng=rng):
+        found = pieces(of, T, rng, N)
+        return found[:, :-1], found[:, 1:]
+
+    x_val, y_val = next_letters(text[cut:], 1000, np.random.default_rng(5))
+    pairs = np.ones((27, 27))  # how often each letter follows each, and 1 more
+    np.add.at(pairs, (text[: cut - 1], text[1:cut]), 1)
+    by_pairs = -np.log(pairs / pairs.sum(axis=1, keepdims=True))[x_val, y_val].mean()
+    p, every = start("plain"), steps // 10
+    curve = trained(
+        "plain", p, next_letters, cross_entropy, steps, 5e-3, every, lambda p: cross_entropy(rnn(p, x_val)[0], y_val)[0]
+    )
+    print(f"next letter: {curve[-1]:.3f} nats; from the letter before alone, by counting, {by_pairs:.3f}")
+    made_up = written(p, 8, seed=6)
+    print("names that it makes up:", *made_up)
+    assert curve[-1] < by_pairs - (0.0 if options.quick else 0.2)
+
+    # The first letter.
+    text = text[text > 0]  # without full stops
+    cut, T = len(text) * 9 // 10, 40
+    x_val = pieces(text[cut:], T - 1, np.random.default_rng(7), 1000)
+    cases = {
+        "plain": ("plain", 0.0, tn.plots.ORANGE),
+        "LSTM, $b_f = 1$": ("LSTM", 1.0, tn.plots.PURPLE),
+        "LSTM, $b_f = 3$": ("LSTM", 3.0, tn.plots.BLUE),
+    }
+    at_start = {}
+    for name, (kind, forget, _) in cases.items():
+        found = at_start[name] = lengths_of_gradients(kind, start(kind, forget), x_val)
+        print(f"{name.replace('$', '')}: dL/dstate is {found[0]:.1e} at the last letter, {found[-1]:.1e} at the first")
+    shrunk = {name: found[-1] / found[0] for name, found in at_start.items()}
+    assert shrunk["plain"] < 1e-6
+    assert shrunk["LSTM, $b_f = 3$"] > 0.1
+
+    steps, T = (150, 8) if options.quick else (1000, T)
+    x_val, every = x_val[:, :T], steps // 10
+    right = {}
+    for name, (kind, forget, _) in cases.items():
+        p, rng = start(kind, forget), np.random.default_rng(8)
+
+        def first_letters(rng=rng):
+            x = pieces(text[:cut], T - 1, rng, 32)
+            return x, x[:, :1]
+
+        def accuracy(p, forward=NETWORKS[kind][0]):
+            return (forward(p, x_val)[0][-1].argmax(axis=-1) == x_val[:, 0]).mean()
+
+        right[name] = trained(kind, p, first_letters, of_the_last, steps, 5e-3, every, accuracy)
+        print(f"the first of {T} letters: {name.replace('$', '')} is right about {right[name][-1]:.1%}")
+    frequent = np.bincount(x_val[:, 0]).max() / len(x_val)
+    print(f"always the most frequent: {frequent:.1%};  {(time.perf_counter() - began) / 60:.1f} minutes")
+    assert right["LSTM, $b_f = 3$"][-1] > (0.5 if options.quick else 0.95)
+    assert options.quick or right["plain"][-1] < 0.35
+
+    figure = tn.plots.figure(13, 4.2)
+    left, middle, panel = figure.subplots(1, 3)
+    left.plot(np.arange(1, 11) * (100 if options.quick else 1500) // 10, curve, "o-", color=tn.plots.ORANGE)
+    left.axhline(by_pairs, color=tn.plots.GREY, ls="--")
+    left.text(every, by_pairs + 0.01, "counting pairs of letters", color=tn.plots.GREY)
+    gallery.plain(
+        left, "The next letter: " + ", ".join(made_up[:4]), xlabel="step", ylabel="loss of other names (nats)"
+    )
+    for name, (_, _, colour) in cases.items():
+        middle.semilogy(np.arange(len(at_start[name])), at_start[name], color=colour, label=name)
+        panel.plot(np.arange(1, 11) * every, right[name], "o-", color=colour, label=name)
+    panel.axhline(frequent, color=tn.plots.GREY, ls="--")
+    middle.legend(frameon=False)
+    gallery.plain(middle, "Before training: what comes back", xlabel="letters before the last", ylabel="|dL/dstate|")
+    gallery.plain(panel, f"Which letter was the first of {T}?", xlabel="step", ylabel="share right", ylim=(0, 1.02))
+    gallery.finish(figure, options)
+
+
+if __name__ == "__main__":
+    main()

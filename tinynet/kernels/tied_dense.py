@@ -1,0 +1,50 @@
+"""TiedDense as products of matrices: Dense's, of weights that lie the other way around.
+
+forward    z = h E.T + b        like Dense's dx = dz w.T: E's rows are the columns of the product
+backward   dE = dz.T h          Dense's dw, of an input dz and a gradient h
+           dh = dz E            Dense's y, of an input dz and weights E
+"""
+
+import numba
+import numpy as np
+from numba import prange
+
+from tinynet.kernels.compile import sized_kernel
+from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows
+from tinynet.kernels.matmul import THREADS_FROM, View, matmul
+from tinynet.kernels.packed import block_shape
+
+
+@sized_kernel(THREADS_FROM, of=lambda h, E, *_: len(h) * E.size, matmul=True)
+def scores(h, E, b, threads, z):
+    """z (N, V) = h (N, D) E.T + b, in a block of z for each thread."""
+    (N, D), V = h.shape, len(E)
+    no_floor = h.dtype.type(-np.inf)
+    tall, broad = block_shape(N, V, threads, h.itemsize)
+    down, across = (N + tall - 1) // tall, (V + broad - 1) // broad
+    for task in prange(down * across):
+        n, v = task % down * tall, task // down * broad
+        size, out = (min(tall, N - n), min(broad, V - v), D), View(z, n * V + v, V)
+        matmul(size, View(h, n * D, (D, 1)), View(E, v * D, (1, D)), start=View(b, v, 0), out=out, floor=no_floor)
+
+
+def threads_for(h, E):
+    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
+    return numba.get_num_threads() if len(h) * E.size >= THREADS_FROM else 1
+
+
+def tied_dense_forward(h, E, b, z):
+    """z = h E.T + b."""
+    scores(h, E, b, threads_for(h, E), z)
+
+
+def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):
+    """dE = dz.T h, db = column sums of dz and, if asked for, dh = dz E; an empty dE or db is not asked for."""
+    V, D = E.shape
+    no_db, no_dx = np.empty(D, h.dtype), np.empty((0, 0), h.dtype)
+    if dE.size:
+        backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
+    if db.size:
+        sums_of_rows(dz, db)
+    if input_grad:
+        dense_forward(dz, E, np.zeros(D, h.dtype), h.dtype.type(-np.inf), dh)

@@ -1,0 +1,84 @@
+"""Known architectures, each a few lines of the package's own layers: to train, or to load weights that others trained.
+
+model = tn.zoo.gpt2(vocabulary=65, length=64, layers=4, heads=4, dim=128)
+tn.interop.from_torch(model, network)    weights of the `transformers` package's GPT2LMHeadModel, by their names
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from tinynet.layers.dense import Dense
+from tinynet.layers.dropout import Dropout
+from tinynet.layers.embedding import Embedding
+from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.tied_dense import TiedDense
+from tinynet.layers.transformer import TransformerBlock
+from tinynet.model import Sequential
+
+__all__ = ["bert", "gpt2"]
+
+
+def gpt2(
+    vocabulary: int = 50257, length: int = 1024, layers: int = 12, heads: int = 12, dim: int = 768, *,
+    dropout: float = 0.0, bias: bool = True, seed: int = 0, dtype: DTypeLike = "float32",
+) -> Sequential:  # fmt: skip
+    """GPT-2, by default its smallest: words (N, T) -> logits (N, T, vocabulary) for each next word, T <= length.
+
+    bias   False leaves all biases out, those of LayerNorm too
+
+    Weights start normal with deviation 0.02; those of the last matrix in front of each sum with 0.02 / sqrt(2 layers),
+    for 2 layers of them add up.
+
+    Source: Radford et al. 2019, section 2.3.
+
+    >>> model = tn.zoo.gpt2(vocabulary=65, length=64, layers=4, heads=4, dim=128)
+    >>> model.flat_values.size
+    809856
+    """
+    words, drop = Embedding(vocabulary, dim), [Dropout(dropout)] if dropout else []
+    blocks = [
+        TransformerBlock(heads, causal=True, dropout=dropout, activation="gelu_tanh", bias=bias) for _ in range(layers)
+    ]
+    parts = [words, PositionEmbedding(length), *drop, *blocks, LayerNorm(bias=bias), TiedDense(words)]
+    model = Sequential(parts, length, seed, dtype)
+    _start_normal(model)
+    for block in blocks:
+        for residual in block.layers:
+            matrices = [parameter for parameter in residual.parameters if parameter.value.ndim == 2]
+            matrices[-1].value /= math.sqrt(2 * layers)
+    return model
+
+
+def bert(
+    vocabulary: int = 30522, length: int = 512, layers: int = 12, heads: int = 12, dim: int = 768, *,
+    mlp_ratio: float = 4, dropout: float = 0.0, head: bool = False, seed: int = 0, dtype: DTypeLike = "float32",
+) -> Sequential:  # fmt: skip
+    """BERT, by default its base: words (N, T) -> a vector for each, (N, T, dim), T <= length.
+
+    head   True adds what BERT is trained with, logits (N, T, vocabulary) for words that were masked
+
+    Texts of unequal length are a pair (x, lengths).  There is one segment: the vector that BERT adds to all words of
+    the first one is part of the position's.  Weights start normal with deviation 0.02.
+
+    Source: Devlin et al. 2019, section 3.
+
+    >>> tn.zoo.bert(vocabulary=100, length=10, layers=1, heads=2, dim=8).output_shape
+    (10, 8)
+    """
+    words, drop = Embedding(vocabulary, dim), [Dropout(dropout)] if dropout else []
+    options = {"dropout": dropout, "mlp_ratio": mlp_ratio, "norm_first": False, "activation": "gelu", "eps": 1e-12}
+    blocks = [TransformerBlock(heads, **options) for _ in range(layers)]
+    last = [Dense(dim, "gelu"), LayerNorm(1e-12), TiedDense(words, bias=True)] if head else []
+    model = Sequential([words, PositionEmbedding(length), LayerNorm(1e-12), *drop, *blocks, *last], length, seed, dtype)
+    _start_normal(model)
+    return model
+
+
+def _start_normal(model, deviation=0.02):
+    rng = np.random.default_rng(model.seed)
+    for parameter in model.parameters():
+        if parameter.value.ndim == 2:
+            parameter.value = rng.normal(0, deviation, parameter.value.shape)
