@@ -28,7 +28,9 @@ from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.class_token import ClassToken, Select
+from tinynet.layers.conv1d import Conv1D
 from tinynet.layers.conv2d import Conv2D
+from tinynet.layers.conv_transpose2d import ConvTranspose2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
@@ -38,12 +40,14 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
 from tinynet.layers.tied_dense import TiedDense
 from tinynet.layers.transformer import TransformerBlock
+from tinynet.layers.upsample2d import Upsample2D
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -103,13 +107,16 @@ __all__ = [
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",
+    "AvgPool1D",
     "AvgPool2D",
     "BatchNorm",
     "CSVLog",
     "Checkpoint",
     "ClassToken",
     "Concat",
+    "Conv1D",
     "Conv2D",
+    "ConvTranspose2D",
     "Dense",
     "Dropout",
     "EarlyStopping",
@@ -124,6 +131,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaxPool1D",
     "MaxPool2D",
     "MovingAverage",
     "MultiHeadAttention",
@@ -144,6 +152,7 @@ __all__ = [
     "Tanh",
     "TiedDense",
     "TransformerBlock",
+    "Upsample2D",
     "accuracy",
     "balanced_class_weights",
     "batches",
