@@ -22,7 +22,7 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
-from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
@@ -32,7 +32,8 @@ from tinynet.layers.conv1d import Conv1D
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.conv_transpose2d import ConvTranspose2D
 from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
+from tinynet.layers.dropout import Dropout, SpatialDropout
+from tinynet.layers.elu import ELU, SELU
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
@@ -43,6 +44,7 @@ from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
 from tinynet.layers.tied_dense import TiedDense
@@ -100,9 +102,11 @@ for _module in (optim, distributed, history):
     sys.modules[f"tinynet.{_module.__name__.rpartition('.')[2]}"] = _module
 
 __all__ = [
+    "ELU",
     "GELU",
     "GRU",
     "LSTM",
+    "SELU",
     "SGD",
     "Adam",
     "AdamW",
@@ -139,6 +143,7 @@ __all__ = [
     "Parallel",
     "Parameter",
     "PositionEmbedding",
+    "RMSNorm",
     "RMSprop",
     "ReLU",
     "ReduceOnPlateau",
@@ -146,8 +151,11 @@ __all__ = [
     "Residual",
     "Select",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
+    "SpatialDropout",
     "Swish",
     "Tanh",
     "TiedDense",
