@@ -34,15 +34,24 @@ SCRIPTS = {
     "convolutions": "Convolutions",
     "training": "Training steps and inference",
     "sequences": "Layers that look along time",
+    "attention": "Attention and transformer blocks",
+    "gpt": "Training a GPT",
     "startup": "Start-up",
     "busy": "Beside other programs",
     "growth": "Growth",
 }
-RESTRICTED = "losses", "products", "convolutions", "training", "sequences"  # run in all settings
+RESTRICTED = "losses", "products", "convolutions", "training", "sequences", "attention", "gpt"  # run in all settings
 MANY = "products", "convolutions"  # whose rows are too many for lines of their own
 # What they take on two processors: natively on all threads, and in another setting.
 MINUTES = {"losses": (3, 1), "products": (2, 1), "convolutions": (3, 1), "training": (5, 3)}
-MINUTES |= {"sequences": (1, 1), "startup": (2, 0), "busy": (1, 0), "growth": (1, 0)}
+MINUTES |= {
+    "sequences": (1, 1),
+    "attention": (2, 2),
+    "gpt": (3, 2),
+    "startup": (2, 0),
+    "busy": (1, 0),
+    "growth": (1, 0),
+}
 START, END = "<!-- benchmarks -->", "<!-- end -->"
 NATIVE = "native, all"
 

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = ["losses", "products", "convolutions", "training", "sequences", "startup", "growth"]
+SCRIPTS = ["losses", "products", "convolutions", "training", "sequences", "attention", "gpt", "startup", "growth"]
 
 
 @pytest.fixture
@@ -195,6 +195,8 @@ def made_up():
         "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
         "convolutions": {"machine": "a box, 2 threads", "rows": []},
         "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
+        "sequences": {"machine": "a box, 2 threads", "rows": []},
+        "attention": {"machine": "a box, 2 threads", "rows": []},
         "startup": {"machine": "a box, 2 threads", "rows": [alone]},
         "busy": {"machine": "a box, 2 threads", "rows": [{"what": "step", "sides": {"tinynet": beside}}]},
         "growth": {"machine": "a box, 2 threads", "rows": [], "curves": curves},

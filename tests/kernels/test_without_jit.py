@@ -62,6 +62,13 @@ branches = [[conv(3, (k, 1)), tn.GlobalMaxPool2D()] for k in (2, 3)]
 train([tn.Embedding(9, 4, padding=0), tn.Reshape((7, 1, 4)), tn.Parallel(branches)], rng.integers(0, 9, (3, 7)))
 words = tn.Embedding(9, 4)
 train([words, tn.LayerNorm(), tn.TiedDense(words, bias=True)], rng.integers(0, 9, (3, 7)))
+# Without biases: the gradient of a key's is 0 but for rounding, of which Adam makes steps of full size.
+block = tn.TransformerBlock(2, causal=True, dropout=0.2, activation="gelu_tanh", bias=False)
+attention = tn.MultiHeadAttention(4, dropout=0.3, bias=False)
+layers = [tn.Embedding(9, 8), tn.PositionEmbedding(7), tn.ClassToken(), block, attention]
+train(layers, rng.integers(0, 9, (3, 7)))
+block = tn.TransformerBlock(1, norm_first=False, dropout=0.5, bias=False)
+train([tn.ClassToken(), block, tn.Select(0)], x[:, 0])
 np.save(sys.argv[1], np.array(results))
 """
 

@@ -317,9 +317,33 @@ def test_gradients_are_those_of_a_training_step_and_leave_the_model_alone():
 def test_words_have_activations_but_no_gradient():
     model = tn.Sequential([tn.Embedding(7, 2), tn.Flatten(), tn.Dense(3)], 4)
     x = np.arange(24).reshape(6, 4) % 7
-    assert len(plots.activations(model, x).axes) == 3
+    assert len(plots.activations(model, x).axes) == 4  # one is the bar of the Embedding's colours
     titles = [panel.get_title(loc="left")[:11] for panel in plots.gradients(model, x, LABELS, LOSS).axes]
-    assert titles == ["0 Embedding", "2 Dense   y"]
+    assert titles == ["0 Embedding", "2 Dense   y", ""]
+
+
+def test_a_sequence_is_a_picture_of_its_channels_up_to_its_length():
+    layers = [tn.Dense(50), tn.LSTM(6), tn.GlobalMaxPool1D(), tn.Dense(3)]
+    model, rng = tn.Sequential(layers, (9, 4)), np.random.default_rng(0)
+    x, lengths = rng.standard_normal((5, 9, 4)), [9, 0, 4, 1, 7]
+    x[2, 4:] = np.nan
+    picture = plots.activations(model, (x, lengths), sample=2)
+    panels = [panel for panel in picture.axes if panel.get_title(loc="left")]
+    titles = [panel.get_title(loc="left").split("   ")[-1] for panel in panels[:3]]
+    assert titles == ["4 channels", "the first 32 of 50 channels", "6 channels"]
+    y = model.layers[0].forward(np.nan_to_num(x))
+    np.testing.assert_allclose(drawn(panels[0]), x[2, :4].T)
+    np.testing.assert_allclose(drawn(panels[1]), y[2, :4, :32].T, rtol=1e-6)
+    assert len(panels) == 5
+    labels = rng.integers(0, 3, 5)
+    assert len(plots.gradients(model, (x, lengths), labels, LOSS, sample=2).axes) == 8
+    tagger = tn.Sequential([tn.LSTM(6), tn.Dense(3)], (9, 4))
+    labels = np.where(np.arange(9) < np.array(lengths)[:, None], 1, 99)
+    panels = plots.gradients(tagger, (x, lengths), labels, LOSS, sample=2, layer=1).axes
+    _, dz = tn.softmax_cross_entropy(tagger.predict((x, lengths))[labels == 1], labels[labels == 1])
+    np.testing.assert_allclose(drawn(panels[0]), dz[9:13].T, rtol=1e-5)
+    with pytest.raises(ValueError, match="sample 1 has the length 0"):
+        plots.activations(tagger, (x, lengths), sample=1)
 
 
 def difference(model, x, y, at, h=1e-5):

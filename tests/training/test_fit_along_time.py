@@ -316,3 +316,46 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path, monkeypatch
     lengths = lengths // 2
     with pytest.raises(ValueError, match="is of another run: the checksum of the lengths was"):
         run(build(), checkpoint=path, resume=True)
+
+
+def test_where_a_nan_began_is_looked_for_within_the_lengths():
+    x, lengths, y = data()
+    x[1, 2, 0] = np.nan  # of sequence 1, which is whole
+    with pytest.raises(tn.NonFiniteError, match=r"the input is not finite, in row \d of the batch \(sample 1 of x\)"):
+        trained(tagger(), (x, lengths), y)
+    x, lengths, y = data()
+    model = tagger()
+    model.layers[0].parameters[0].value[0, 0] = np.nan
+    with pytest.raises(tn.NonFiniteError, match=r"Dense \(layer 0\), whose parameter 0.weight"):
+        trained(model, (x, lengths), y)
+    targets = np.where(np.arange(T)[:, None] < lengths[:, None, None], 0.0, np.nan) + np.zeros(V)
+    targets[1, 3] = np.nan
+    with pytest.raises(
+        tn.NonFiniteError, match=r"it began in the loss: look at the targets, in row .*sample 1 of x"
+    ):
+        trained(tagger(), (x, lengths), targets, "mean_squared_error", metrics=None)
+
+
+def test_explain_and_gradcheck_take_pairs():
+    x, lengths, y = data()
+    model = tagger(extra=lambda: [tn.GroupNorm(2), tn.LSTM(6)])
+    assert tn.gradcheck.check(model, (np.nan_to_num(x[:5]), lengths[:5])).passed
+    found = tn.gradcheck.check(model, (np.nan_to_num(x[:5]), lengths[:5]), y[:5], loss="softmax_cross_entropy")
+    assert found.passed
+    assert "of lengths [0, 6, 1" in str(found)
+    for layer in (tn.GRU(3), tn.GroupNorm(2), tn.BatchNorm(), tn.GlobalAvgPool1D(), tn.GlobalMaxPool1D(), tn.Dense(3)):
+        assert tn.gradcheck.check(layer, ((4, 5, 2), [3, 0, 5, 1])).passed
+    with pytest.raises(ValueError, match="Flatten: it may look along time"):
+        tn.gradcheck.check(tn.Flatten(), ((4, 5, 2), [3, 0, 5, 1]))
+    found = tn.explain(model, (x, lengths), y, "softmax_cross_entropy", repeats=1)
+    assert found.max_error < 1e-7
+    assert found.loss == pytest.approx(
+        tn.softmax_cross_entropy(within(model.forward((x, lengths)), lengths), within(y, lengths))[0]
+    )
+    assert found.rows[0].norm == pytest.approx(np.linalg.norm(within(x, lengths).astype(float)))
+
+
+def test_predict_takes_sequences_shorter_than_the_model_was_built_for_in_pieces():
+    x, _, _ = data()
+    x, model = np.nan_to_num(x[:, :4]), tagger()
+    np.testing.assert_array_equal(model.predict(x, batch_size=5), model.forward(x))

@@ -59,9 +59,7 @@ def scale_of(rate):
 
 
 def dropout(x, first, of_sample, keys, rate, y):
-    """y (N, M) = m x: forward, and given dy backward."""
-    if x.shape[1] == of_sample:  # all of them lie side by side
-        x, y = x.reshape(1, -1), y.reshape(1, -1)
+    """y (N, M) = m x: forward, and given dy backward.  A row of a sample's numbers, or one row of all."""
     if rate == 1:
         y[...] = 0
     else:

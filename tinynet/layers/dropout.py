@@ -118,28 +118,32 @@ class Dropout(Random):
 
     def build(self, input_shape, dtype, rng):
         output_shape = super().build(input_shape, dtype, rng)
-        self.flops = math.prod(output_shape)
+        self.flops = self._numbers = math.prod(output_shape)
         return output_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         x = self.checked(x)
         if not training:
             return x.copy()
-        y, of_sample = np.empty_like(x), math.prod(self.input_shape)
-        self._kept = x.shape, self.first_row * of_sample, of_sample, kernels.step_keys(self._key, self._steps)
+        y, rows, of_sample = np.empty_like(x), self._rows(x.shape), self._numbers
+        self._kept = x.shape, rows, self.first_row * of_sample, of_sample, kernels.step_keys(self._key, self._steps)
         self._steps += 1
-        rows = len(x), math.prod(x.shape[1:])
-        dropout_forward(x.reshape(rows), *self._kept[1:], self.rate, y.reshape(rows))
+        dropout_forward(x.reshape(rows), *self._kept[2:], self.rate, y.reshape(rows))
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        shape, *numbers = self.kept("_kept")
+        shape, rows, *numbers = self.kept("_kept")
         dy = self.checked_gradient(dy, *shape[:2])
         if not input_grad:
             return None
-        dx, rows = np.empty_like(dy), (len(dy), math.prod(shape[1:]))
+        dx = np.empty_like(dy)
         dropout_backward(dy.reshape(rows), *numbers, self.rate, dx.reshape(rows))
         return dx
+
+    def _rows(self, shape):
+        """The shape (rows, numbers) of an array in which numbers of a row are neighbours in the mask."""
+        numbers = math.prod(shape[1:])  # fewer than those of a sample, where it is a shorter sequence
+        return (1, shape[0] * numbers) if numbers == self._numbers else (shape[0], numbers)
 
     def formula(self):
         return f"y = x m, m = 0 with probability {self.rate:g}, else {kernels.scale_of(self.rate):g}"

@@ -5,7 +5,10 @@ import copy
 import numpy as np
 
 from tinynet.checks import numbers, positive_int
+from tinynet.data.sequences import split
+from tinynet.layers.along_time import check_along_time, checked_lengths, in_place, padded, within
 from tinynet.layers.base import Layer
+from tinynet.layers.in_a_row import forward_in_a_row
 from tinynet.plots.canvas import (
     BLUE,
     PALE,
@@ -16,6 +19,7 @@ from tinynet.plots.canvas import (
     in_unit_interval,
     plain,
 )
+from tinynet.training.counting import positions
 
 SIGNED = "RdBu_r"  # blue below 0, white at 0, red above
 MOST_FILTERS, MOST_CHANNELS = 64, 16  # that one picture shows
@@ -65,7 +69,9 @@ def filters(what, path=None, *, on=None, columns=8):
 def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8):
     """What each layer makes of its input, as in predicting: its first channels as images, or its values' histogram.
 
-    x        a batch (N, ...)
+    Of a sequence it is one image, a row for each channel, from the first position to the last.
+
+    x        a batch (N, ...), or sequences of unequal length, the pair (x, lengths)
     layer    None: the input and all layers but Flatten, Reshape and Dropout, which change no number here; or the
              index of one, of which all channels are shown
     sample   whose images are drawn; a histogram counts the values of all samples
@@ -74,12 +80,9 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
     Images are white at 0 and dark or, where a layer has values of both signs, red above and blue below.
     """
     check_model(model, "activations")
-    x, layer = _checked(model, x, layer, sample, columns, "activations")
-    found, y = [x], x
-    for each in model.layers:
-        y = each.forward(y)
-        found.append(y)
-    return _draw_layers(model, found, layer, sample, columns, "y", on, path)
+    x, lengths, layer = _checked(model, x, layer, sample, columns, "activations")
+    found, ends = _through(model.layers, x, lengths, False)
+    return _draw_layers(model, found, ends, layer, sample, columns, "y", on, path)
 
 
 def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, columns=8):
@@ -90,17 +93,17 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     """
     check_model(model, "gradients")
     _check_loss(loss, "gradients")
-    x, layer = _checked(model, x, layer, sample, columns, "gradients")
+    x, lengths, layer = _checked(model, x, layer, sample, columns, "gradients")
     layers = copy.deepcopy(model).layers
-    prediction = x
-    for each in layers:
-        prediction = each.forward(prediction, True)
-    _, dy = loss(prediction.copy(), y)
+    values, ends = _through(layers, x, lengths, True)
+    counted, targets = positions(values[-1].copy(), y, ends[-1])
+    _, dy = loss(counted, targets)
+    dy = dy if ends[-1] is None else in_place(dy, ends[-1], values[-1].shape)
     found = [dy]
     for k in range(len(layers) - 1, -1, -1):
         dy = layers[k].backward(dy, k > 0 or not layers[0].takes_integers)
         found.insert(0, dy)
-    return _draw_layers(model, found, layer, sample, columns, "dL/dy", on, path)
+    return _draw_layers(model, found, ends, layer, sample, columns, "dL/dy", on, path)
 
 
 def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=None):
@@ -226,7 +229,8 @@ def _check_loss(loss, name):
 
 
 def _checked(model, x, layer, sample, columns, name):
-    """x as an array and the layer's index from the front, or None, if they and the other arguments fit."""
+    """x as an array, its lengths or None, and the layer's index from the front or None, if all arguments fit."""
+    x, lengths = split(x)
     x = numbers(x, f"{name}: x")
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{name}: x must be a batch of at least one sample, got shape {x.shape}")
@@ -240,10 +244,25 @@ def _checked(model, x, layer, sample, columns, name):
         if not -count <= layer < count:
             raise ValueError(f"{name}: layer must be an index of the model's {count} layers, got {layer}")
         layer = int(layer) % count
-    return x, layer
+    if lengths is not None:
+        lengths = checked_lengths(lengths, x, name)
+        check_along_time(model.layers, x.shape[1])
+        if lengths[sample] == 0:
+            raise ValueError(f"{name}: sample {sample} has the length 0: there is nothing to draw")
+        x = padded(x, lengths, x.shape[1])
+    return x, lengths, layer
 
 
-def _draw_layers(model, found, layer, sample, columns, symbol, on, path):
+def _through(layers, x, lengths, training):
+    """x and each layer's output, and the lengths of each, None where there are none."""
+    found, ends = [x], [lengths]
+    for each in layers:
+        found.append(forward_in_a_row([each], found[-1], training, ends[-1]))
+        ends.append(None if ends[-1] is None else each.output_lengths(ends[-1]))
+    return found, ends
+
+
+def _draw_layers(model, found, ends, layer, sample, columns, symbol, on, path):
     """A row for each array of `found`, the input's and then every layer's; or `layer`'s alone, all its channels."""
     drawn = []  # (title, symbol, array, its tiles or None)
     for k, array in enumerate(found):
@@ -259,13 +278,14 @@ def _draw_layers(model, found, layer, sample, columns, symbol, on, path):
             else:
                 tiles = one.transpose(2, 0, 1)[: None if layer is not None else columns]
                 title += f"   {_first(len(tiles), C)} channel{'s' if C > 1 else ''}"
+        elif array.ndim == 3 and array.shape[1] > 1:
+            one, C = array[sample, : None if ends[k] is None else ends[k][sample]], array.shape[2]
+            tiles = one.T[: None if layer is not None else 4 * columns]  # (channels, T), one picture of all of them
+            title += f"   {_first(len(tiles), C)} channel{'s' if C > 1 else ''}"
+        elif ends[k] is not None:
+            array = within(array, ends[k])
         drawn.append((title, symbol if k else symbol.replace("y", "x"), array, tiles))
-    heights = [
-        1.3
-        if tiles is None
-        else 8.0 * -(-len(tiles) // columns) / columns * (tiles.shape[1] + 1) / (tiles.shape[2] + 1)
-        for *_, tiles in drawn
-    ]
+    heights = [_height(tiles, columns) for *_, tiles in drawn]
     on = drawing_on(on, (9.6, sum(heights) + 0.5 * len(drawn)))
     panels = on.subplots(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, (title, name, array, tiles) in zip(panels, drawn, strict=True):
@@ -275,12 +295,29 @@ def _draw_layers(model, found, layer, sample, columns, symbol, on, path):
             continue
         signed, limit = bool((tiles < 0).any()), largest(tiles)
         limits, colours = ((-limit, limit), SIGNED) if signed else ((0, limit), "Greys")
+        if tiles.ndim == 2:
+            image = panel.imshow(
+                tiles, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
+            )
+            panel.set(xlabel="position", ylabel="channel")
+            panel.tick_params(labelsize=8)
+            _colour_bar(on, panel, image, name)
+            continue
         image = _draw_mosaic(panel, tiles, min(columns, len(tiles)), limits, colours)
         panel.set_anchor("W")
         panel.set_xlim(-0.5, columns * (tiles.shape[2] + 1) - 1.5)
         if tiles.ndim == 3:
             _colour_bar(on, panel, image, name)
     return finished(on, path)
+
+
+def _height(tiles, columns):
+    """Of a panel, in inches: of a histogram, of a sequence (channels, T), or of images."""
+    if tiles is None:
+        return 1.3
+    if tiles.ndim == 2:
+        return min(max(0.12 * len(tiles), 0.8), 4.0)
+    return 8.0 * -(-len(tiles) // columns) / columns * (tiles.shape[1] + 1) / (tiles.shape[2] + 1)
 
 
 def _histogram(panel, array, symbol):
