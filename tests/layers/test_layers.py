@@ -246,7 +246,7 @@ def conv1d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=
         return TORCH[act](F.conv1d(F.pad(x, zeros), w.permute(2, 1, 0), b, stride, **options))
 
     return Case(
-        f"Conv1D {shape}->{filters} window {size} stride {stride} {padding} {act} {options}{'' if bias else ' no bias'}",
+        f"Conv1D {shape}->{filters} window {size} stride {stride} {padding} {act} bias {bias} {options}",
         lambda: tn.Conv1D(filters, size, stride, padding, act, bias, **options),
         shape,
         channels_in_the_middle(in_torch),

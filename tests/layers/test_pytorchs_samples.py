@@ -1,7 +1,7 @@
 """PyTorch's own sample inputs for its operations, over every option that tinynet has: values and gradients.
 
-Samples that tinynet takes for none (without a batch, with a size that is None) are left out, and it is asserted how many
-there are left.  A mean's divisor, which tinynet's layers don't have, is left out of both sides.
+Samples that tinynet has no layers for (without a batch, with a size that is None) are left out, and it is asserted how
+many there are left.  A mean's divisor, which tinynet's layers don't have, is left out of both sides.
 """
 
 import numpy as np
