@@ -312,6 +312,9 @@ def attention_cases():
             lambda x, *p, heads=heads, causal=causal: attention(x, *p, heads, causal),
         )
 
+    dropped = "MultiHeadAttention with dropout"
+    yield Case(dropped, lambda: MultiHeadAttention(2, causal=True, dropout=0.4), (2, 21, 10), None)
+
     def norm(x, *p):
         return F.layer_norm(x, x.shape[-1:], *p)
 
@@ -434,7 +437,7 @@ def enough_for_threads(case):
 
 def forward(layer, x):
     """In training, and always as the first step: a Dropout drops the same numbers."""
-    if isinstance(layer, Dropout):
+    if layer.state is not None:
         layer.state = KEY, 0
     return layer.forward(x, training=True)
 
@@ -583,7 +586,9 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
         results.append([y.copy(), dx.copy(), *(p.grad.copy() for p in layer.parameters)])
     for a, b in zip(*results, strict=True):
         assert np.array_equal(a, b)
-    if not isinstance(layer, (Dropout, BatchNorm)):  # a mask belongs to the place in the batch, a mean to all of it
+    if (
+        not isinstance(layer, (Dropout, BatchNorm)) and "dropout" not in case.name
+    ):  # a mask belongs to the place in the batch, a mean to all of it
         y, dx = results[0][:2]
         for n in (0, len(x) // 2, len(x) - 1):
             assert np.array_equal(forward(layer, x[n : n + 1])[0], y[n])

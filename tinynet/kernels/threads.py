@@ -70,7 +70,8 @@ THREAD = 8 * LINE
 ASLEEP, SEMAPHORE, CLOCK, RANGE, COPY = 0, LINE, LINE + 64, 2 * LINE, 2 * LINE + 16
 MOST_ARGUMENTS = (THREAD - COPY) // 8
 
-LEFT = 2**32 - 1  # the part of a ticket that counts shares
+# A ticket is the number of a loop, and of which share on, and up to which, nobody has taken it: 32, 16 and 16 bits.
+FIRST_LEFT, PART = 2**16, 2**16 - 1
 SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
@@ -138,11 +139,20 @@ def limit_now(pool, time):
 
 
 @part
-def take_shares(pool, thread, ticket, help_at, threads):
-    """Take shares of this loop for as long as there are any, and return how many they were."""
+def any_left(ticket):
+    return (ticket >> 16) & PART < ticket & PART
+
+
+@part
+def take_shares(pool, thread, me, ticket, help_at, threads):
+    """Take shares of this loop for as long as there are any, and return how many they were.
+
+    One half of the threads begin with the first, the others with the last: so where a loop comes again, a thread mostly
+    finds its arrays in its own cache.
+    """
     number, taken = ticket >> 32, 0
-    while ticket & LEFT and ticket >> 32 == number:
-        before = replace(pool + TICKET, ticket, ticket - 1)
+    while any_left(ticket) and ticket >> 32 == number:
+        before = replace(pool + TICKET, ticket, ticket - 1 if me % 2 else ticket + FIRST_LEFT)
         if before != ticket:
             ticket = before
             continue
@@ -152,7 +162,7 @@ def take_shares(pool, thread, ticket, help_at, threads):
                 store(thread + COPY + 8 * k, load(arguments + 8 * k))
             store(thread + COPY, thread + RANGE)
         first, length, shares = load(pool + FIRST), load(pool + LENGTH), load(pool + SHARES)
-        k = shares - (ticket & LEFT)
+        k = (ticket & PART) - 1 if me % 2 else (ticket >> 16) & PART
         store(thread + RANGE, first + length * k // shares)
         store(thread + RANGE + 8, first + length * (k + 1) // shares - 1)
         call(load(pool + FUNCTION), thread + COPY, load(pool + SHAPE), load(pool + STEPS), load(pool + DATA))
@@ -174,11 +184,11 @@ def worker(me):
     begun = last = now(thread)
     while not load(pool + ENDING):
         ticket = load(pool + TICKET)
-        if ticket & LEFT and ticket >> 32 != not_mine:
+        if any_left(ticket) and ticket >> 32 != not_mine:
             if me >= load(pool + AT_WORK):
                 not_mine = ticket >> 32
                 continue
-            taken = take_shares(pool, thread, ticket, 0, 0)
+            taken = take_shares(pool, thread, me, ticket, 0, 0)
             if taken:
                 shares = load(pool + SHARES)
                 if add(pool + FINISHED, taken) + taken == shares and exchange(pool + CALLER_ASLEEP, 0):
@@ -212,7 +222,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     first = load(indices)
     length = load(indices + 8) - first + 1
     threads = min(threads, load(pool + WORKERS) + 1)
-    shares = min(length, SHARES_EACH * threads)
+    shares = min(length, SHARES_EACH * threads, PART)
     one_index = load(shape + 8) == 2
     if shares < 2 or threads < 2 or count > MOST_ARGUMENTS or not one_index or replace(pool + IN_USE, 0, 1):
         call(function, arguments, shape, steps, data)
@@ -238,7 +248,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     ticket = ((load(pool + TICKET) >> 32) + 1) << 32 | shares
     exchange(pool + TICKET, ticket)
     wake(pool, at_work)
-    taken = take_shares(pool, caller, ticket, help_at, threads)
+    taken = take_shares(pool, caller, 0, ticket, help_at, threads)
     if add(pool + FINISHED, taken) + taken != shares:
         begun = last = now(caller)
         while load(pool + FINISHED) != shares:
