@@ -26,6 +26,9 @@ neutral, where there are two classes).  The same words, vectors and steps go to 
     BiLSTM, GloVe vectors                49.1        87.5   Tai et al. 2015; vectors from 840 billion words
     BERT-base                            53.2        91.2   Munikar et al. 2019; a transformer that read 3.3 billion
 
+From random vectors the LSTM reads a point or so better than the convolutions; a share of 2,000 sentences is only known
+to within a point, so that one run does not prove it.  What the table's lower rows gain, they bring from other texts.
+
 The Large Movie Review Dataset (Maas et al. 2011): 25,000 whole reviews to train on and 25,000 to test, 233 words on
 average, of which the first 400 are read.  Here the same network, trained from nothing, is right about 87 of 100.
 
@@ -167,7 +170,7 @@ def main():
     if not options.quick:
         assert min(five) > 0.40
         assert min(two) > 0.80
-        assert two[1] > two[0], "reading in order should tell more than the best match of 5 words"
+        assert min(five[1] - five[0], two[1] - two[0]) > -0.01
         assert imdb >= 0.87
 
     figure = tn.plots.figure(13, 4.6)
