@@ -26,9 +26,9 @@ A loop's results don't depend on who takes which share, nor on how many shares t
 
 The counter is one word, `ticket`: a loop's number, and the first share that is left and the end of those.  Who can move
 one by 1 has that share: half of the threads the first, the others the end, so that in a kernel's next call each mostly
-finds its part of the arrays in its own cache.  So a thread that comes late, with the number of a loop that is over, gets
-nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes on,
-and so its data is valid.
+finds its part of the arrays in its own cache.  So a thread that comes late, with the number of a loop that is over,
+gets nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes
+on, and so its data is valid.
 
 Where several threads of Python call kernels at once, one has the pool, and the others run their loops alone.
 
