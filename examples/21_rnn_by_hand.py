@@ -47,10 +47,10 @@ From c_T back to c_t there is a path with nothing on it but f.  And f is the net
 everything.  At the start it is sigmoid(b_f) or so: with b_f = 1 that is 0.73, and 0.73^39 is 5e-6; with b_f = 3 it is
 0.95, and 0.95^39 is 0.14.  (What comes through h and u is added to that.)
 
-The second task needs just that: read 40 letters and say which was the first.  The plain network ends where guessing the
-most frequent letter does.  So does the LSTM that forgets a quarter with every letter; the one that starts by keeping
-its cell learns it.  (In names, it would be no use: what is before the full stop says nothing about what comes after it.
-A network that has learnt to forget there has a gradient that vanishes, and nothing is wrong with that.)
+The second task needs just that: read 40 letters and say which was the first.  The plain network gets little further
+than guessing the most frequent letter.  Nor does the LSTM that forgets a quarter with every letter; the one that starts
+by keeping its cell learns it.  (In names it would be no use: what is before a full stop says nothing about what comes
+after it.  A network that has learnt to forget there has a gradient that vanishes, and nothing is wrong with that.)
 """
 
 import time
@@ -155,16 +155,16 @@ def of_the_last(z, letters):
     return loss, dz
 
 
-def trained(kind, p, pieces, loss, steps, lr, every, watch):
-    """Change p by so many steps of Adam (Kingma and Ba 2015); returns what watch(p) says after every so many.
+def trained(kind, p, batch, loss, steps, lr, every, watch):
+    """Change p by so many steps of Adam (Kingma and Ba 2015); returns (step, what watch(p) says), of every so many.
 
-    pieces() gives a batch: letters (N, T) and the targets of the loss.
+    batch() gives letters (N, T) and the targets of the loss.
     """
     forward, backward, _ = NETWORKS[kind]
     mean, square = [np.zeros_like(a) for a in p], [np.zeros_like(a) for a in p]
     watched = []
     for step in range(1, steps + 1):
-        x, letters = pieces()
+        x, letters = batch()
         z, kept = forward(p, x)
         gradients, _ = backward(p, x, kept, loss(z, letters)[1])
         norm = np.sqrt(sum((d**2).sum() for d in gradients))
@@ -174,7 +174,7 @@ def trained(kind, p, pieces, loss, steps, lr, every, watch):
             s += 0.001 * (d**2 - s)
             a -= lr * (m / (1 - 0.9**step)) / (np.sqrt(s / (1 - 0.999**step)) + 1e-8)
         if step % every == 0:
-            watched.append(watch(p))
+            watched.append((step, watch(p)))
     return watched
 
 
@@ -229,18 +229,53 @@ def written(p, count, seed):
     return [name.rstrip(".") for name in names]
 
 
+def pieces(text, T, rng, N):
+    """N pieces of T letters from anywhere in the text, (N, T)."""
+    return text[rng.integers(0, len(text) - T + 1, N)[:, None] + np.arange(T)]
+
+
+def learn_the_next_letter(text, steps, T=24):
+    """(step, loss on other names) of ten moments, the loss of counting pairs of letters, and names that it makes up."""
+    cut = len(text) * 9 // 10
+    train, others, rng = text[:cut], text[cut:], np.random.default_rng(4)
+    held = pieces(others, T + 1, np.random.default_rng(5), 1000)
+    p = start("plain")
+
+    def batch():
+        found = pieces(train, T + 1, rng, 64)
+        return found[:, :-1], found[:, 1:]
+
+    def loss_on_others(p):
+        return cross_entropy(rnn(p, held[:, :-1])[0], held[:, 1:])[0]
+
+    curve = trained("plain", p, batch, cross_entropy, steps, 5e-3, steps // 10, loss_on_others)
+    pairs = np.ones((27, 27))  # how often each letter follows each, and 1 more
+    np.add.at(pairs, (train[:-1], train[1:]), 1)
+    by_pairs = -np.log(pairs / pairs.sum(axis=1, keepdims=True))[held[:, :-1], held[:, 1:]].mean()
+    return curve, by_pairs, written(p, 8, seed=6)
+
+
+def learn_the_first_letter(kind, p, text, steps, T):
+    """(step, share right) of ten moments, for the first of T letters."""
+    cut, rng = len(text) * 9 // 10, np.random.default_rng(8)
+    held = pieces(text[cut:], T, np.random.default_rng(7), 1000)
+
+    def batch():
+        x = pieces(text[:cut], T, rng, 32)
+        return x, x[:, :1]
+
+    def share_right(p):
+        return (NETWORKS[kind][0](p, held)[0][-1].argmax(axis=-1) == held[:, 0]).mean()
+
+    return trained(kind, p, batch, of_the_last, steps, 5e-3, steps // 10, share_right)
+
+
 def main():
     options = gallery.options(__doc__)
     began = time.perf_counter()
     names = np.random.default_rng(0).permutation(sorted(set(tn.data.names())))
     text = np.array([LETTERS.index(letter) for letter in ".".join(names) + "."])
-    cut = len(text) * 9 // 10
-
-    def pieces(of, T, rng, N):
-        starts = rng.integers(0, len(of) - T, N)
-        return of[starts[:, None] + np.arange(T + 1)]
-
-    few = pieces(text, 9, np.random.default_rng(1), 4)
+    few = pieces(text, 10, np.random.default_rng(1), 4)
     for kind in NETWORKS:
         worst = check(kind, few[:, :-1], few[:, 1:])
         print(f"{kind}: by hand and by central differences, gradients differ by {worst:.1e} of their largest")
@@ -249,74 +284,44 @@ def main():
     print(f"LSTM: by hand and by the class, gradients differ by {worst:.1e}")
     assert worst < 1e-10
 
-    # The next letter.
-    steps, T, rng = 100 if options.quick else 1500, 24, np.random.default_rng(4)
-
-    def next_letters(of=text[:cut], N=64, rng=rng):
-        found = pieces(of, T, rng, N)
-        return found[:, :-1], found[:, 1:]
-
-    x_val, y_val = next_letters(text[cut:], 1000, np.random.default_rng(5))
-    pairs = np.ones((27, 27))  # how often each letter follows each, and 1 more
-    np.add.at(pairs, (text[: cut - 1], text[1:cut]), 1)
-    by_pairs = -np.log(pairs / pairs.sum(axis=1, keepdims=True))[x_val, y_val].mean()
-    p, every = start("plain"), steps // 10
-    curve = trained(
-        "plain", p, next_letters, cross_entropy, steps, 5e-3, every, lambda p: cross_entropy(rnn(p, x_val)[0], y_val)[0]
-    )
-    print(f"next letter: {curve[-1]:.3f} nats; from the letter before alone, by counting, {by_pairs:.3f}")
-    made_up = written(p, 8, seed=6)
+    curve, by_pairs, made_up = learn_the_next_letter(text, 100 if options.quick else 1500)
+    print(f"next letter: {curve[-1][1]:.3f} nats; from the letter before alone, by counting, {by_pairs:.3f}")
     print("names that it makes up:", *made_up)
-    assert curve[-1] < by_pairs - (0.0 if options.quick else 0.2)
+    assert curve[-1][1] < by_pairs - (0.0 if options.quick else 0.2)
 
-    # The first letter.
     text = text[text > 0]  # without full stops
-    cut, T = len(text) * 9 // 10, 40
-    x_val = pieces(text[cut:], T - 1, np.random.default_rng(7), 1000)
+    steps, T = (150, 8) if options.quick else (1000, 40)
     cases = {
         "plain": ("plain", 0.0, tn.plots.ORANGE),
         "LSTM, $b_f = 1$": ("LSTM", 1.0, tn.plots.PURPLE),
         "LSTM, $b_f = 3$": ("LSTM", 3.0, tn.plots.BLUE),
     }
-    at_start = {}
+    back, right = {}, {}
     for name, (kind, forget, _) in cases.items():
-        found = at_start[name] = lengths_of_gradients(kind, start(kind, forget), x_val)
-        print(f"{name.replace('$', '')}: dL/dstate is {found[0]:.1e} at the last letter, {found[-1]:.1e} at the first")
-    shrunk = {name: found[-1] / found[0] for name, found in at_start.items()}
-    assert shrunk["plain"] < 1e-6
-    assert shrunk["LSTM, $b_f = 3$"] > 0.1
+        p = start(kind, forget)
+        back[name] = lengths_of_gradients(kind, p, pieces(text, 40, np.random.default_rng(9), 500))
+        right[name] = learn_the_first_letter(kind, p, text, steps, T)
+        print(
+            f"{name.replace('$', '')}: dL/dstate is {back[name][0]:.1e} at the last of 40 letters and "
+            f"{back[name][-1]:.1e} at the first; then it learns the first of {T}: {right[name][-1][1]:.1%} right"
+        )
+    frequent = np.bincount(text).max() / len(text)
+    print(f"always the most frequent letter: {frequent:.1%};  {(time.perf_counter() - began) / 60:.1f} minutes")
+    assert back["plain"][-1] < 1e-6 * back["plain"][0]
+    assert back["LSTM, $b_f = 3$"][-1] > 0.1 * back["LSTM, $b_f = 3$"][0]
+    assert right["LSTM, $b_f = 3$"][-1][1] > (0.5 if options.quick else 0.95)
+    assert options.quick or right["plain"][-1][1] < 0.35
 
-    steps, T = (150, 8) if options.quick else (1000, T)
-    x_val, every = x_val[:, :T], steps // 10
-    right = {}
-    for name, (kind, forget, _) in cases.items():
-        p, rng = start(kind, forget), np.random.default_rng(8)
-
-        def first_letters(rng=rng):
-            x = pieces(text[:cut], T - 1, rng, 32)
-            return x, x[:, :1]
-
-        def accuracy(p, forward=NETWORKS[kind][0]):
-            return (forward(p, x_val)[0][-1].argmax(axis=-1) == x_val[:, 0]).mean()
-
-        right[name] = trained(kind, p, first_letters, of_the_last, steps, 5e-3, every, accuracy)
-        print(f"the first of {T} letters: {name.replace('$', '')} is right about {right[name][-1]:.1%}")
-    frequent = np.bincount(x_val[:, 0]).max() / len(x_val)
-    print(f"always the most frequent: {frequent:.1%};  {(time.perf_counter() - began) / 60:.1f} minutes")
-    assert right["LSTM, $b_f = 3$"][-1] > (0.5 if options.quick else 0.95)
-    assert options.quick or right["plain"][-1] < 0.35
-
-    figure = tn.plots.figure(13, 4.2)
+    figure = tn.plots.figure(11.5, 3.8)
     left, middle, panel = figure.subplots(1, 3)
-    left.plot(np.arange(1, 11) * (100 if options.quick else 1500) // 10, curve, "o-", color=tn.plots.ORANGE)
+    left.plot(*np.transpose(curve), "o-", color=tn.plots.ORANGE)
     left.axhline(by_pairs, color=tn.plots.GREY, ls="--")
-    left.text(every, by_pairs + 0.01, "counting pairs of letters", color=tn.plots.GREY)
-    gallery.plain(
-        left, "The next letter: " + ", ".join(made_up[:4]), xlabel="step", ylabel="loss of other names (nats)"
-    )
+    left.text(curve[-1][0], by_pairs, "counting pairs of letters\n", color=tn.plots.GREY, ha="right", va="center")
+    gallery.plain(left, "The next letter: " + ", ".join(made_up[:4]), xlabel="step", ylabel="loss on other names")
+    left.margins(y=0.1)
     for name, (_, _, colour) in cases.items():
-        middle.semilogy(np.arange(len(at_start[name])), at_start[name], color=colour, label=name)
-        panel.plot(np.arange(1, 11) * every, right[name], "o-", color=colour, label=name)
+        middle.semilogy(np.arange(len(back[name])), back[name], color=colour, label=name)
+        panel.plot(*np.transpose(right[name]), "o-", color=colour, label=name)
     panel.axhline(frequent, color=tn.plots.GREY, ls="--")
     middle.legend(frameon=False)
     gallery.plain(middle, "Before training: what comes back", xlabel="letters before the last", ylabel="|dL/dstate|")

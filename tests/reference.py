@@ -141,6 +141,11 @@ def activation(name, z, slope=0.01):
         return z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
     if name == "swish":
         return z / (1 + np.exp(-z))
+    if name in ("elu", "selu"):
+        scale, alpha = (1, 1) if name == "elu" else (1.0507009873554805, 1.6732632423543772)
+        return scale * np.where(z > 0, z, alpha * np.expm1(z))
+    if name == "softplus":
+        return np.logaddexp(0, z)
     return z
 
 

@@ -26,7 +26,7 @@ from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plai
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 RANDOM = fuzzing.RANDOM
-ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish"]
+ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish", "elu", "selu", "softplus"]
 SINGLE = {
     "ReLU": "relu",
     "LeakyReLU": "leaky_relu",
@@ -34,6 +34,8 @@ SINGLE = {
     "Tanh": "tanh",
     "GELU": "gelu",
     "Swish": "swish",
+    "SELU": "selu",
+    "Softplus": "softplus",
 }
 BLOCKS = ("Residual", "Concat", "Parallel")
 IMAGE_LAYERS = ["Conv2D", "MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "GlobalMaxPool2D"]

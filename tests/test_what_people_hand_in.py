@@ -403,9 +403,8 @@ def explained(loss):
 NAMES = {
     "softmax at a Dense": (lambda: tn.Dense(2, activation="softmax"), ValueError, ["loss", "Softmax()"]),
     "log-softmax": (lambda: tn.Conv2D(2, 3, activation="log_softmax"), ValueError, ["loss", "Softmax()"]),
-    "elu": (lambda: tn.Dense(2, activation="elu"), ValueError, ["'elu'", "18_your_own_layer"]),
-    "selu": (lambda: tn.Dense(2, activation="selu"), ValueError, ["'selu'", "18_your_own_layer"]),
-    "softplus": (lambda: tn.Dense(2, activation="softplus"), ValueError, ["18_your_own_layer"]),
+    "celu": (lambda: tn.Dense(2, activation="celu"), ValueError, ["'celu'", "18_your_own_layer"]),
+    "mish": (lambda: tn.Dense(2, activation="mish"), ValueError, ["18_your_own_layer"]),
     "linear": (lambda: tn.Dense(2, activation="linear"), ValueError, ["leave activation out"]),
     "none as text": (lambda: tn.Dense(2, activation="none"), ValueError, ["leave activation out"]),
     "capitals": (lambda: tn.Dense(2, activation="LeakyReLU"), ValueError, ["Did you mean 'leaky_relu'?"]),
@@ -419,12 +418,12 @@ NAMES = {
     "padding in capitals": (lambda: tn.Conv2D(2, 3, padding="SAME"), ValueError, ['did you mean "same"?']),
     "full padding": (lambda: tn.Conv2D(2, 3, padding="full"), ValueError, ["'full'", "padding=2 for 3"]),
     "mirrored padding": (lambda: tn.Conv2D(2, 3, padding="reflect"), ValueError, ["zeros", "np.pad"]),
-    "padding of each side": (
-        lambda: tn.Conv2D(2, 3, padding=((1, 2), (0, 1))),
+    "padding of three sides": (
+        lambda: tn.Conv2D(2, 3, padding=((1, 2), 0)),
         ValueError,
-        ["((1, 2), (0, 1))", "the same on both sides", "np.pad(x, "],
+        ["((1, 2), 0)", "((above, below), (left, right))"],
     ),
-    "padding of four numbers": (lambda: tn.Conv2D(2, 3, padding=(1, 2, 0, 1)), ValueError, ["np.pad(x, "]),
+    "padding of four numbers": (lambda: tn.Conv2D(2, 3, padding=(1, 2, 0, 1)), ValueError, ["((above, below), "]),
     "no padding": (lambda: tn.Conv2D(2, 3, padding=None), TypeError, ['"valid"', "None"]),
     "half a pixel": (lambda: tn.Conv2D(2, 3, padding=0.5), TypeError, ['"valid"', "whole number", "0.5"]),
     "softmax over another axis": (

@@ -22,15 +22,18 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
-from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, Swish, Tanh
+from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat, Parallel, Residual
 from tinynet.layers.class_token import ClassToken, Select
+from tinynet.layers.conv1d import Conv1D
 from tinynet.layers.conv2d import Conv2D
+from tinynet.layers.conv_transpose2d import ConvTranspose2D
 from tinynet.layers.dense import Dense
-from tinynet.layers.dropout import Dropout
+from tinynet.layers.dropout import Dropout, SpatialDropout
+from tinynet.layers.elu import ELU, SELU
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
@@ -38,12 +41,15 @@ from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
+from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
 from tinynet.layers.tied_dense import TiedDense
 from tinynet.layers.transformer import TransformerBlock
+from tinynet.layers.upsample2d import Upsample2D
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -96,20 +102,25 @@ for _module in (optim, distributed, history):
     sys.modules[f"tinynet.{_module.__name__.rpartition('.')[2]}"] = _module
 
 __all__ = [
+    "ELU",
     "GELU",
     "GRU",
     "LSTM",
+    "SELU",
     "SGD",
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",
+    "AvgPool1D",
     "AvgPool2D",
     "BatchNorm",
     "CSVLog",
     "Checkpoint",
     "ClassToken",
     "Concat",
+    "Conv1D",
     "Conv2D",
+    "ConvTranspose2D",
     "Dense",
     "Dropout",
     "EarlyStopping",
@@ -124,6 +135,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "MaxPool1D",
     "MaxPool2D",
     "MovingAverage",
     "MultiHeadAttention",
@@ -131,6 +143,7 @@ __all__ = [
     "Parallel",
     "Parameter",
     "PositionEmbedding",
+    "RMSNorm",
     "RMSprop",
     "ReLU",
     "ReduceOnPlateau",
@@ -138,12 +151,16 @@ __all__ = [
     "Residual",
     "Select",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
+    "SpatialDropout",
     "Swish",
     "Tanh",
     "TiedDense",
     "TransformerBlock",
+    "Upsample2D",
     "accuracy",
     "balanced_class_weights",
     "batches",

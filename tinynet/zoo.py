@@ -13,6 +13,7 @@ from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.embedding import Embedding
 from tinynet.layers.layernorm import LayerNorm
+from tinynet.layers.parameter import Parameter
 from tinynet.layers.position_embedding import PositionEmbedding
 from tinynet.layers.tied_dense import TiedDense
 from tinynet.layers.transformer import TransformerBlock
@@ -47,8 +48,8 @@ def gpt2(
     _start_normal(model)
     for block in blocks:
         for residual in block.layers:
-            matrices = [parameter for parameter in residual.parameters if parameter.value.ndim == 2]
-            matrices[-1].value /= math.sqrt(2 * layers)
+            matrices: list[Parameter] = [parameter for parameter in residual.parameters if parameter.value.ndim == 2]
+            matrices[-1].value = matrices[-1].value / math.sqrt(2 * layers)
     return model
 
 
@@ -69,8 +70,10 @@ def bert(
     (10, 8)
     """
     words, drop = Embedding(vocabulary, dim), [Dropout(dropout)] if dropout else []
-    options = {"dropout": dropout, "mlp_ratio": mlp_ratio, "norm_first": False, "activation": "gelu", "eps": 1e-12}
-    blocks = [TransformerBlock(heads, **options) for _ in range(layers)]
+    blocks = [
+        TransformerBlock(heads, dropout=dropout, mlp_ratio=mlp_ratio, norm_first=False, eps=1e-12)
+        for _ in range(layers)
+    ]
     last = [Dense(dim, "gelu"), LayerNorm(1e-12), TiedDense(words, bias=True)] if head else []
     model = Sequential([words, PositionEmbedding(length), LayerNorm(1e-12), *drop, *blocks, *last], length, seed, dtype)
     _start_normal(model)

@@ -8,6 +8,7 @@ from test_bounds import gathered_once
 
 import tinynet as tn
 from tinynet.kernels.compile import kernel
+from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import ROWS, VECTORS, block_shape, packing_pays
 from tinynet.kernels.vectors import lanes_of
@@ -51,7 +52,7 @@ def assert_same_bits(dtype, M, N, K, floor=-np.inf):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_packed_has_the_bits_of_in_place_at_every_remainder(dtype):
     C = VECTORS * lanes_of(np.dtype(dtype))
-    for M in range(1, 2 * ROWS + 2):
+    for M in range(FEW + 1, FEW + 2 * ROWS + 2):
         for N in (*range(1, 5), *range(C - 2, C + 3), 2 * C + 1):
             assert_same_bits(dtype, M, N, 1 + (7 * M + N) % 70, floor=0 if N % 2 else -np.inf)
 
@@ -59,7 +60,7 @@ def test_packed_has_the_bits_of_in_place_at_every_remainder(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("K", [0, 1, 2, 255, 256, 257, 511, 4095, 4096, 4097, 4160, 8192, 8200, 30_001])
 def test_packed_has_the_bits_of_in_place_for_every_length_of_the_sum(dtype, K):
-    assert_same_bits(dtype, ROWS + 1, 33, K)
+    assert_same_bits(dtype, max(ROWS, FEW) + 1, 33, K)
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000)])

@@ -34,8 +34,8 @@ def train(layers, x, lengths=None):
     results.extend(model.predict(x).ravel())
 
 
-def conv(*options, activation="relu"):
-    return tn.Conv2D(*options, activation=activation)
+def conv(*options, activation="relu", **named):
+    return tn.Conv2D(*options, activation=activation, **named)
 
 
 for layers in (
@@ -43,6 +43,10 @@ for layers in (
     [conv(3, 3, 2, 1, activation="tanh"), tn.AvgPool2D(2, 1), tn.Tanh(), tn.Dropout(0.3)],
     [conv(3, (2, 1), 1, "valid", activation="gelu"), tn.BatchNorm(), tn.ReLU(), tn.GlobalAvgPool2D()],
     [tn.MaxPool2D(3, 2), tn.LayerNorm(), tn.LeakyReLU(0.1), tn.GlobalMaxPool2D()],
+    [conv(4, 3, 1, 1, groups=2), tn.MaxPool2D(3, 2, 1), tn.SpatialDropout(0.3), tn.Upsample2D(2), tn.RMSNorm()],
+    [conv(2, 3, 1, 2, dilation=2, groups=2), tn.ConvTranspose2D(3, 3, 2, 1, 1, "elu"), tn.AvgPool2D(3, 2, 1)],
+    [tn.AdaptiveAvgPool2D(4), tn.SELU(), tn.BatchNorm(affine=False)],
+    [tn.Reshape((12, 6)), tn.Conv1D(3, 3, activation="softplus"), tn.MaxPool1D(2), tn.AvgPool1D(3, 2, 1)],
     [tn.Flatten(), tn.Dense(6, "relu"), tn.Sigmoid(), tn.Dense(5, "sigmoid"), tn.Softmax()],
     [tn.Residual([conv(2, 3, 1, "same")]), tn.Concat([conv(2, 1)]), tn.Dropout(0.5)],
 ):

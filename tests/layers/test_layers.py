@@ -65,8 +65,12 @@ TORCH = {
     "gelu": F.gelu,
     "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "swish": F.silu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "softplus": F.softplus,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
+LAYERS |= {"elu": tn.ELU, "selu": tn.SELU, "softplus": tn.Softplus}
 
 
 def channels_first(function):
@@ -227,6 +231,66 @@ def recurrent_cases():
         yield recurrent_case(kind, (2, 5, 1), 1)
 
 
+def channels_in_the_middle(function):
+    """The torch function of sequences (N, C, T), for sequences (N, T, C)."""
+    return lambda x, *p: function(x.permute(0, 2, 1), *p).permute(0, 2, 1)
+
+
+def conv1d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True, **options):
+    def in_torch(x, w, b=None):
+        zeros = (0, 0) if padding == "valid" else (padding, padding) if isinstance(padding, int) else padding
+        if padding == "same":
+            total = max((-(-x.shape[2] // stride) - 1) * stride + (size - 1) * options.get("dilation", 1) + 1, 0)
+            total = max(total - x.shape[2], 0)
+            zeros = total // 2, total - total // 2
+        return TORCH[act](F.conv1d(F.pad(x, zeros), w.permute(2, 1, 0), b, stride, **options))
+
+    return Case(
+        f"Conv1D {shape}->{filters} window {size} stride {stride} {padding} {act} bias {bias} {options}",
+        lambda: tn.Conv1D(filters, size, stride, padding, act, bias, **options),
+        shape,
+        channels_in_the_middle(in_torch),
+    )
+
+
+def along_time_cases():
+    yield conv1d_case((3, 9, 5), 4, 3, act="relu")
+    yield conv1d_case((2, 11, 6), 4, 3, 2, "same", "gelu", groups=2)
+    yield conv1d_case((2, 8, 3), 17, 2, padding=(4, 0), bias=False, dilation=4)
+    yield conv1d_case((2, 8, 20), 20, 5, padding=2, groups=20)
+    for options in ((2,), (3, 2, 1), (3, 1, 1, 2), (3, 2, 1, 1, True)):
+        in_torch = channels_in_the_middle(lambda x, options=options: F.max_pool1d(x, *options))
+        yield Case(f"MaxPool1D {options}", lambda options=options: tn.MaxPool1D(*options), (2, 10, 6), in_torch)
+    for options in ((2,), (3, 2, 1), (3, 2, 1, True, False)):
+        in_torch = channels_in_the_middle(lambda x, options=options: F.avg_pool1d(x, *options))
+        yield Case(f"AvgPool1D {options}", lambda options=options: tn.AvgPool1D(*options), (2, 10, 6), in_torch)
+
+
+def larger_image_cases():
+    def transposed(shape, filters, *options, act=None, bias=True):
+        return Case(
+            f"ConvTranspose2D {shape}->{filters} {options} {act}{'' if bias else ' without bias'}",
+            lambda: tn.ConvTranspose2D(filters, *options, activation=act, bias=bias),
+            shape,
+            channels_first(
+                lambda x, w, b=None: TORCH[act](F.conv_transpose2d(x, w.permute(3, 2, 0, 1), b, *options[1:]))
+            ),
+        )
+
+    yield transposed((2, 4, 5, 3), 4, 3)
+    yield transposed((2, 4, 3, 5), 3, 4, 2, 1, act="relu")
+    yield transposed((1, 3, 4, 6), 17, 3, 2, 1, 1, bias=False)
+    yield transposed((2, 3, 3, 2), 2, (1, 2), (3, 2), 0, (2, 0), act="tanh")  # some pixels lie under no window
+    yield transposed((1, 5, 4, 3), 4, (3, 5), (1, 2), (2, 3), act="gelu")
+    for factor in (2, (3, 1)):
+        yield Case(
+            f"Upsample2D {factor}",
+            lambda factor=factor: tn.Upsample2D(factor),
+            (2, 3, 4, 5),
+            channels_first(lambda x, factor=factor: F.interpolate(x, scale_factor=factor)),
+        )
+
+
 def block_cases():
     def conv(x, w, b=None, stride=1, padding=0):  # in PyTorch, for images (N, H, W, C)
         return channels_first(lambda x: F.conv2d(x, w.permute(3, 2, 0, 1), b, stride, padding))(x)
@@ -312,6 +376,9 @@ def attention_cases():
             lambda x, *p, heads=heads, causal=causal: attention(x, *p, heads, causal),
         )
 
+    dropped = "MultiHeadAttention with dropout"
+    yield Case(dropped, lambda: MultiHeadAttention(2, causal=True, dropout=0.4), (2, 21, 10), None)
+
     def norm(x, *p):
         return F.layer_norm(x, x.shape[-1:], *p)
 
@@ -345,6 +412,8 @@ CASES = [
     dense_case((2, 1, 2, 3, 4), 1),
     *conv2d_cases(),
     *pool_cases(),
+    *along_time_cases(),
+    *larger_image_cases(),
     Case("GlobalMaxPool2D", GlobalMaxPool2D, (3, 5, 4, 6), lambda x: x.amax((1, 2))),
     Case("GlobalAvgPool2D", GlobalAvgPool2D, (3, 5, 4, 6), lambda x: x.mean((1, 2))),
     *(Case(f"GlobalMaxPool1D {s}", GlobalMaxPool1D, s, lambda x: x.max(1).values) for s in [(3, 5, 7), (2, 1, 40)]),
@@ -389,7 +458,30 @@ CASES = [
         )
         for shape, groups in [((5, 6), 2), ((2, 4, 5, 12), 3), ((3, 4, 8), 1), ((2, 9, 8, 40), 8), ((3, 7, 4), 4)]
     ),
-    *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75)),
+    *(Case(f"Dropout {rate}", lambda rate=rate: Dropout(rate), (5, 9, 200), None) for rate in (0, 0.3, 0.75, 1)),
+    *(
+        Case(f"SpatialDropout {shape}", lambda: tn.SpatialDropout(0.4), shape, None)
+        for shape in [(5, 3, 4, 6), (4, 3, 7)]
+    ),
+    Case("ELU alpha 0.3", lambda: tn.ELU(0.3), (5, 7), lambda x: F.elu(x, 0.3)),
+    *(
+        Case(f"RMSNorm {shape}", tn.RMSNorm, shape, lambda x, w: F.rms_norm(x, w.shape, w, 1e-5))
+        for shape in [(5, 7), (2, 4, 5, 3), (2, 300)]
+    ),
+    Case("RMSNorm alone", lambda: tn.RMSNorm(0.5, affine=False), (3, 4, 6), lambda x: F.rms_norm(x, (6,), None, 0.5)),
+    Case("LayerNorm alone", lambda: LayerNorm(affine=False), (3, 4, 6), lambda x: F.layer_norm(x, (6,))),
+    Case(
+        "GroupNorm alone",
+        lambda: GroupNorm(2, affine=False),
+        (3, 5, 4, 6),
+        channels_first(lambda x: F.group_norm(x, 2)),
+    ),
+    Case(
+        "BatchNorm alone",
+        lambda: BatchNorm(affine=False),
+        (5, 6),
+        lambda x: F.batch_norm(x, None, None, training=True),
+    ),
     Case("Flatten", Flatten, (3, 4, 5, 2), lambda x: x.flatten(1)),
     Case("Reshape", lambda: Reshape((5, -1, 2)), (3, 4, 5), lambda x: x.reshape(3, 5, 2, 2)),
     *recurrent_cases(),
@@ -434,7 +526,7 @@ def enough_for_threads(case):
 
 def forward(layer, x):
     """In training, and always as the first step: a Dropout drops the same numbers."""
-    if isinstance(layer, Dropout):
+    if layer.state is not None:
         layer.state = KEY, 0
     return layer.forward(x, training=True)
 
@@ -583,7 +675,9 @@ def test_one_thread_and_two_give_the_same_bits_and_so_does_a_sample_alone(case):
         results.append([y.copy(), dx.copy(), *(p.grad.copy() for p in layer.parameters)])
     for a, b in zip(*results, strict=True):
         assert np.array_equal(a, b)
-    if not isinstance(layer, (Dropout, BatchNorm)):  # a mask belongs to the place in the batch, a mean to all of it
+    if (
+        not isinstance(layer, (Dropout, BatchNorm)) and "dropout" not in case.name
+    ):  # a mask belongs to the place in the batch, a mean to all of it
         y, dx = results[0][:2]
         for n in (0, len(x) // 2, len(x) - 1):
             assert np.array_equal(forward(layer, x[n : n + 1])[0], y[n])
@@ -720,7 +814,9 @@ def test_it_says_its_formula(case):
 # --- activations ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["leaky_relu", "sigmoid", "tanh"])  # the others can't, or kernels of Dense do it
+@pytest.mark.parametrize(
+    "name", ["leaky_relu", "sigmoid", "tanh", "elu", "selu"]
+)  # the others can't, or kernels of Dense do it
 @both_dtypes
 @pytest.mark.parametrize("size", [37, 100_003])
 def test_an_activation_in_place_gives_the_same_bits(name, dtype, size):
@@ -731,7 +827,7 @@ def test_an_activation_in_place_gives_the_same_bits(name, dtype, size):
 
 
 @both_dtypes
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "elu", "selu"])
 def test_activations_of_infinities_nans_and_huge_numbers_are_pytorchs(name, dtype):
     z = np.array([np.nan, -np.nan, np.inf, -np.inf, 1e30, -1e30, 1e4, -1e4, 0, -0.0, 1e-30, -1e-30] * 3, dtype)
     tensor = torch.from_numpy(z.copy()).requires_grad_()
@@ -752,13 +848,16 @@ def test_gelu_and_swish_far_out_go_to_their_limits(name, far, dtype):
     np.testing.assert_array_equal(known.backward(np.ones_like(z), z), [1, 1, 1, 0, 0, 0, np.nan])
 
 
+TO_FOUR_ULPS = [(name, 4) for name in ("tanh", "sigmoid", "swish", "elu", "selu", "softplus")]
+
+
 @both_dtypes
-def test_tanh_sigmoid_swish_and_gelu_keep_their_digits_near_zero_and_in_the_tails(dtype):
+def test_tanh_sigmoid_swish_elu_and_gelu_keep_their_digits_near_zero_and_in_the_tails(dtype):
     a = np.concatenate([np.geomspace(1e-30, 9, 4000), np.linspace(0.4, 0.6, 1000)]).astype(dtype)
     z = np.concatenate([a, -a])
     ulp = np.finfo(dtype).eps
     with np.errstate(over="ignore"):
-        for name, ulps in (("tanh", 4), ("sigmoid", 4), ("swish", 4), ("gelu", 50)):  # exp(-x^2 / 2) magnifies x^2's
+        for name, ulps in (*TO_FOUR_ULPS, ("gelu", 50)):  # exp(-x^2 / 2) magnifies x^2's
             expected = reference.activation(name, z.astype(np.longdouble))
             error = np.abs(ACTIVATIONS[name].forward(z) - expected) / np.abs(expected)
             assert error.max() < ulps * ulp, name
@@ -959,7 +1058,19 @@ def test_a_state_that_is_none_is_refused(state, error):
         (lambda: LeakyReLU(-0.1), ValueError, "LeakyReLU: slope must be a finite number of at least 0, got -0.1"),
         (lambda: LeakyReLU(math.nan), ValueError, "LeakyReLU: slope"),
         (lambda: LeakyReLU("a"), TypeError, "LeakyReLU: slope must be a number, got 'a'"),
-        (lambda: Dropout(1), ValueError, "Dropout: rate must be at least 0 and below 1, got 1"),
+        (lambda: Dropout(1.1), ValueError, "Dropout: rate must be at least 0 and at most 1, got 1.1"),
+        (lambda: tn.ELU(-1), ValueError, "ELU: alpha must be a finite number of at least 0, got -1"),
+        (lambda: Conv2D(3, 3, groups=2), ValueError, "Conv2D: groups must divide the 3 filters, got 2"),
+        (lambda: tn.Conv1D(3, 3, groups=2), ValueError, "Conv1D: groups must divide the 3 filters, got 2"),
+        (lambda: tn.Conv1D(3, 3, padding=(1, -1)), ValueError, "Conv1D: padding must be at least 0, got -1"),
+        (lambda: tn.Conv1D(3, 3, padding=None), TypeError, "Conv1D: padding, .* must be a whole number, got None"),
+        (lambda: tn.MaxPool1D(3, padding=2), ValueError, "padding must be at most half of the window 3, got 2"),
+        (
+            lambda: tn.ConvTranspose2D(2, 3, 1, 0, 1),
+            ValueError,
+            "output_padding must be less than the stride .1, 1., got",
+        ),
+        (lambda: tn.Upsample2D(0), ValueError, "Upsample2D: factor must be at least 1, got 0"),
         (lambda: Dropout(-0.5), ValueError, "Dropout: rate"),
         (lambda: Dropout(math.nan), ValueError, "Dropout: rate"),
         (lambda: Dropout(True), TypeError, "Dropout: rate must be a number, got True"),
@@ -997,6 +1108,12 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(construct, error, mess
         (Reshape((4, 4)), (15,), r"Reshape \(layer 3\): the input shape \(15,\) has 15 numbers, .* shape \(4, 4\)"),
         (Reshape((-1, 4)), (15,), r"Reshape \(layer 3\): .* don't fit shape \(-1, 4\)"),
         (Softmax(), (), r"Softmax \(layer 3\): expected samples with at least one axis"),
+        (Conv2D(4, 3, groups=4), (6, 6, 3), r"Conv2D \(layer 3\): expected channels that 4 groups divide, got 3"),
+        (tn.Conv1D(2, 5), (3, 2), r"Conv1D \(layer 3\): a window 5 long does not fit into a sequence 3 long"),
+        (tn.Conv1D(2, 5), (3, 3, 2), r"Conv1D \(layer 3\): expected sequences, input shape \(T, C\)"),
+        (tn.MaxPool1D(5), (3, 2), r"MaxPool1D \(layer 3\): its window needs sequences of at least 5 positions, got 3"),
+        (tn.ConvTranspose2D(2, 3, 1, 4), (3, 3, 2), r"ConvTranspose2D \(layer 3\): padding \(4, 4\) leaves nothing"),
+        (tn.SpatialDropout(0.5), (3,), r"SpatialDropout \(layer 3\): expected samples .* try Dropout"),
         (Dense(2), (), r"Dense \(layer 3\): expected vectors, input shape \(I,\), got scalars"),
     ],
 )

@@ -25,6 +25,12 @@ MODELS = {
     "Parallel": lambda: [tn.Concat([tn.Dense(3)]), tn.Parallel([[tn.GroupNorm(1)], [tn.Tanh()]])],
     "GlobalAvgPool1D": lambda: [tn.Dense(5), tn.GlobalAvgPool1D(), tn.Dense(3)],
     "GlobalMaxPool1D": lambda: [tn.Dense(5), tn.GlobalMaxPool1D(), tn.LayerNorm(), tn.Dense(3)],
+    "Conv1D": lambda: [tn.Dense(5), tn.Conv1D(6, 3, padding="same", activation="gelu"), tn.Dense(3)],
+    "causal Conv1D": lambda: [tn.Dense(5), tn.Conv1D(5, 3, padding=(4, 0), dilation=2, groups=5), tn.Dense(3)],
+    "Conv1D and a maximum": lambda: [tn.Conv1D(5, 3, padding=1), tn.GlobalMaxPool1D(), tn.Dense(3)],
+    "MaxPool1D": lambda: [tn.Dense(5), tn.MaxPool1D(3, 1, 1), tn.Dense(3)],
+    "AvgPool1D": lambda: [tn.Dense(5), tn.AvgPool1D(3, 1, 1), tn.AvgPool1D(3, 1, 1, False, False), tn.Dense(3)],
+    "RMSNorm": lambda: [tn.Dense(5), tn.RMSNorm(), tn.SpatialDropout(0), tn.Dense(3)],
     "both pools": lambda: [tn.Parallel([[tn.GlobalMaxPool1D()], [tn.Dense(5), tn.GlobalAvgPool1D()]])],
 }
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -114,6 +114,16 @@ EQUAL = {
         "y": UNKNOWN,
         "loss": partial(tn.softmax_cross_entropy, ignore_index=-1, weight=WEIGHT),
     },
+    "the last layer with the loss": {
+        "y": UNKNOWN,
+        "loss": partial(tn.linear_cross_entropy, ignore_index=-1, weight=WEIGHT),
+        "metrics": "accuracy",
+        "validation": (X[:7], Y[:7]),
+    },
+    "the last layer with the loss, no label that counts": {
+        "y": np.full(50, -1),
+        "loss": partial(tn.linear_cross_entropy, ignore_index=-1),
+    },
     "no label that counts": {"y": np.full(50, -1), "loss": partial(tn.softmax_cross_entropy, ignore_index=-1)},
     "a sum": {"loss": partial(tn.softmax_cross_entropy, reduction="sum"), "lr": 0.001},
     "mixup": {"augment": mixed, "schedule": tn.cosine(0.02, 10)},

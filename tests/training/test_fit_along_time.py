@@ -330,9 +330,7 @@ def test_where_a_nan_began_is_looked_for_within_the_lengths():
         trained(model, (x, lengths), y)
     targets = np.where(np.arange(T)[:, None] < lengths[:, None, None], 0.0, np.nan) + np.zeros(V)
     targets[1, 3] = np.nan
-    with pytest.raises(
-        tn.NonFiniteError, match=r"it began in the loss: look at the targets, in row .*sample 1 of x"
-    ):
+    with pytest.raises(tn.NonFiniteError, match=r"it began in the loss: look at the targets, in row .*sample 1 of x"):
         trained(tagger(), (x, lengths), targets, "mean_squared_error", metrics=None)
 
 

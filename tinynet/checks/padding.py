@@ -31,3 +31,12 @@ def checked_padding(padding, what):
     if not isinstance(padding, (int, np.integer, tuple, list)) or isinstance(padding, bool):
         raise TypeError(f"{expected}, got {padding!r}")
     return pair(padding, what, least=0)
+
+
+def checked_padding_of_time(padding, what):
+    """The same of sequences: "valid", "same", a whole number or a pair (before, behind)."""
+    if isinstance(padding, str):
+        return checked_padding(padding, what)
+    if isinstance(padding, (tuple, list)) and len(padding) == 2:
+        return tuple(positive_int(zeros, what, least=0) for zeros in padding)
+    return positive_int(padding, f'{what}, where it is not "valid", "same" or a pair (before, behind),', least=0)

@@ -3,13 +3,16 @@
 What lies behind a sequence's length is padding.  Such a pair stands wherever a batch or a data set x may stand.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tinynet.checks import numbers, positive_int
 from tinynet.layers.along_time import padding_of
 
 
-def pad(sequences, length=None, value=0):
+def pad(sequences: Sequence[ArrayLike], length: int | None = None, value: float = 0) -> tuple[np.ndarray, np.ndarray]:
     """Sequences of any lengths as one array, padded at the end: the pair (x, lengths) that models and fit take.
 
     sequences   a list of arrays or lists (T,), or of arrays (T, C) with one C; T may be 0

@@ -56,6 +56,8 @@ class Vocabulary:
     """
 
     between: ClassVar[str] = " "  # what decode puts between two words
+    words: list[str]
+    special: dict[str, int]
 
     def __init__(
         self,
@@ -102,7 +104,10 @@ class Vocabulary:
         return [[number(word, 1) for word in words] for words in self._split_all(sentences, caller)]
 
     def sequences(self, sentences: Iterable[str | Sequence[str]]) -> list[np.ndarray]:
-        """The numbers of each sentence's words, as a list of int64 arrays (T_i,): each as long as its sentence."""
+        """The numbers of each sentence's words, as a list of int64 arrays (T_i,): each as long as its sentence.
+
+        tn.data.pad makes of them the pair (x, lengths) that a model takes.
+        """
         return [np.array(numbers, np.int64) for numbers in self._numbers(sentences, "sequences")]
 
     def encode(self, sentences: Iterable[str | Sequence[str]], length: int | None = None) -> np.ndarray:

@@ -60,7 +60,7 @@ def check(network, steps, pairs, name):
         layer, given = step.layer, modules[module.name]
         options = layer.torch_options(given)
         if layer.zeros_around is not None:
-            options += _options_of_zeros(layer, given, zeros.get(module.name, (0, 0, 0, 0)))
+            options += _options_of_zeros(layer, given, zeros.get(module.name, (0, 0) * len(layer.zeros_around)))
         _refuse(name, layer.label, _label(given, module.name), options)
     matches = {step.number: module.name for step, module in pairs} | {START.name: START.name, END.name: END.name}
     between = _between(theirs, set(matches.values()))
@@ -85,10 +85,14 @@ def _refuse(name, ours, theirs, options):
 
 
 def _options_of_zeros(layer, module, outside):
-    """[(option, the layer's, the module's)]; outside: the zeros put left, right, above and below the image before."""
+    """[(option, the layer's, the module's)]; outside: the zeros put left, right, above and below the image before.
+
+    A sequence has zeros on its left and right alone.
+    """
     here, there, same = (), (), True
     own = _zeros_of(module)
-    for axis, (ours, zeros) in enumerate(zip(layer.zeros_around, (outside[2:], outside[:2]), strict=True)):
+    around = [outside[at : at + 2] for at in range(len(outside) - 2, -1, -2)]
+    for axis, (ours, zeros) in enumerate(zip(layer.zeros_around, around, strict=True)):
         theirs = tuple(a + b for a, b in zip(own[axis], zeros, strict=True))
         size = layer.input_shape[axis] + sum(theirs)
         count = (size - module.dilation[axis] * (module.kernel_size[axis] - 1) - 1) // module.stride[axis] + 1
@@ -96,17 +100,18 @@ def _options_of_zeros(layer, module, outside):
         if theirs[0] != ours[0] or (theirs[1] != ours[1] and count != layer.output_shape[axis]):
             same = False  # the last zeros may be too far out for a window: then their number says nothing
     return [
-        ("padding_mode", "zeros", module.padding_mode if own != [(0, 0), (0, 0)] else "zeros"),
+        ("padding_mode", "zeros", module.padding_mode if any(map(any, own)) else "zeros"),
         ("zeros above, below, left, right", here, here if same else there),
     ]
 
 
 def _zeros_of(module):
-    """The zeros before and behind an image, along both axes, of a Conv2d."""
+    """The zeros before and behind an image, along both axes, of a Conv2d; or of a Conv1d along its one."""
     if module.padding == "same":
         around = (d * (window - 1) for d, window in zip(module.dilation, module.kernel_size, strict=True))
         return [(total // 2, total - total // 2) for total in around]
-    return [(0, 0), (0, 0)] if module.padding == "valid" else [(count, count) for count in module.padding]
+    counts = (0,) * len(module.kernel_size) if module.padding == "valid" else module.padding
+    return [(count, count) for count in counts]
 
 
 def _options_of_window(layer, module):
@@ -195,8 +200,8 @@ def _zeros_apart(calls):
     found, zeros = [], {}
     for call, after in pairwise([*calls, END]):
         module = call.called
-        is_padding = isinstance(module, nn.ConstantPad2d) and module.value == 0
-        if is_padding and isinstance(after.called, nn.Conv2d):
+        is_padding = isinstance(module, (nn.ConstantPad1d, nn.ConstantPad2d)) and module.value == 0
+        if is_padding and isinstance(after.called, (nn.Conv1d, nn.Conv2d)):
             zeros[after.name] = module.padding
         else:
             found.append(call)

@@ -10,6 +10,8 @@ rows at a time.  A row of dw has a number for each output, and ten classes fill 
 fewer than lanes, dw.T = dz.T x is computed, whose rows run along the inputs, and transposed.  The backward pass from
 (64, 784) to 10 classes takes one thread 7.2 us so, instead of 10.3.
 
+Of few samples reading w and writing dw take the time, not the multiplications: few_rows.py reads w in order.
+
 ReLU is done before the sums leave the registers, and its backward pass is a pass over dy of its own.
 """
 
@@ -19,6 +21,7 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.few_rows import L1, few_rows_pay, outer_product
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_gain, packing_pays
 from tinynet.kernels.rectified import rectified
@@ -28,6 +31,9 @@ from tinynet.kernels.vectors import width as lanes
 # A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
+# Of few samples the time is what reading w and writing dw take: there a thread has as many inputs as another, and dw is
+# written TALL rows at a time; for one sample it is a table of products, without sums.
+FEW_SAMPLES, TALL = 8, 12
 TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
 # float64, where they lose no digits, however large the batch.
@@ -64,7 +70,9 @@ def forward_blocks(x, w, b, floor, threads, y):
     O = w.shape[1]
     tall, broad = block_shape(N, O, threads, x.itemsize)
     packed = packing_pays(tall, broad, I, IN_PLACE, x.itemsize)
-    if not packed:
+    if few_rows_pay(N, O, I, x.itemsize):
+        tall, broad = N, (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS
+    elif not packed:
         tall, broad = ROWS, COLUMNS
     down, across = (N + tall - 1) // tall, (O + broad - 1) // broad
     for task in prange(down * across):
@@ -77,7 +85,7 @@ def forward_blocks(x, w, b, floor, threads, y):
         matmul(size, rows, columns, start=View(b, o, 0), out=out, floor=floor)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
+@sized_kernel(THREADS_FROM, of=lambda x, w, *_: backward_work(x, w), matmul=True)
 def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T.
 
@@ -104,7 +112,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     gain = packing_gain(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
     if input_grad:
         gain += packing_gain(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
-    packed = not few and gain > 0
+    few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > L1
+    packed = not few and not few_samples and gain > 0
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
         dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
@@ -132,6 +141,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     unit = 32 if few else max(16, two) if two * threads <= I else 16
     units = (I + unit - 1) // unit
     tasks = max(1, min(units, max(min(TASKS, N * w.size // WORTH // 2 * 2), units // 8 * 2)))
+    if few_samples:
+        tasks = max(1, min(units, threads))
     for task in prange(tasks):
         i = task * units // tasks * unit
         width = min(I, (task + 1) * units // tasks * unit) - i
@@ -145,7 +156,12 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 start = View(zeros, 0, 0) if new else View(dwt, 0, width)
                 dzt, xs = View(dz, n * O, (1, O)), View(x, n * I + i, I)
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
-            for o in range(0, 0 if few else O, COLUMNS):
+            if few_samples and N == 1:
+                outer_product(x, i, width, dz, dw)
+            for r in range(i, i + width if few_samples and N != 1 else i, TALL):
+                size, xt = (min(TALL, i + width - r), O, N), View(x, r, (1, I))
+                matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=View(dw, r * O, O), floor=no_floor)
+            for o in range(0, 0 if few or few_samples else O, COLUMNS):
                 size, at = (width, min(COLUMNS, O - o), K), i * O + o
                 start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
                 xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)
@@ -157,23 +173,31 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             sums_of_rows(dz, db)
         if few:
             transpose(dwt, 0, width, dw, i * O, O, O, width)
-        if input_grad:
+        if input_grad and few_samples:
+            rows, wt, out = View(dz, 0, (O, 1)), View(w, i * O, (1, O)), View(dx, i, I)
+            gathered((N, width, O), rows, wt, View(zeros, 0, 0), out, no_floor)
+        elif input_grad:
             wt = memory.scratch((O, width), x)
             transpose(w, i * O, O, wt, 0, width, width, O)
             start, out = View(zeros, 0, 0), View(dx, i, I)
             matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)
 
 
-def threads_for(x, w):
+def backward_work(x, w):
+    """The multiplications of dw, or as many as could be done while w is read and dw written, if those are more."""
+    return max(len(x), 4) * w.size
+
+
+def threads_for(work):
     """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
-    return numba.get_num_threads() if len(x) * w.size >= THREADS_FROM else 1
+    return numba.get_num_threads() if work >= THREADS_FROM else 1
 
 
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
-    forward_blocks(x, w, b, floor, threads_for(x, w), y)
+    forward_blocks(x, w, b, floor, threads_for(len(x) * w.size), y)
 
 
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
-    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(x, w), dw, db, dx)
+    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(backward_work(x, w)), dw, db, dx)

@@ -50,14 +50,20 @@ def mask(x, first, of_sample, keys, rate):
     i = first + np.arange(N)[:, None] * of_sample + np.arange(M)
     chunk_key0, chunk_key1 = scramble(i // CHUNK ^ key0, key1), scramble(i // CHUNK ^ key1, key0)
     dropped = scramble(i % CHUNK ^ chunk_key0, chunk_key1) < threshold(rate)
-    return np.where(dropped, 0, 1 / (1 - rate)).astype(x.dtype)
+    return np.where(dropped | (rate == 1), 0, scale_of(rate)).astype(x.dtype)
+
+
+def scale_of(rate):
+    """What the numbers are multiplied by that are not dropped."""
+    return 1 / (1 - rate) if rate < 1 else 0.0
 
 
 def dropout(x, first, of_sample, keys, rate, y):
-    """y (N, M) = m x: forward, and given dy backward."""
-    if x.shape[1] == of_sample:  # all of them lie side by side
-        x, y = x.reshape(1, -1), y.reshape(1, -1)
-    masked(x, first, of_sample, *keys, threshold(rate), 1 / (1 - rate), y)
+    """y (N, M) = m x: forward, and given dy backward.  A row of a sample's numbers, or one row of all."""
+    if rate == 1:
+        y[...] = 0
+    else:
+        masked(x, first, of_sample, *keys, threshold(rate), scale_of(rate), y)
 
 
 @kernel()

@@ -101,7 +101,7 @@ def by_channel(x, w):
 
 
 def smaller(x, w, stride, before, dilation, size):
-    """The images (N d e, U, V, C) of every d-th row and e-th column, and an array (N d e, P, Q, K) for their outputs."""
+    """Images (N d e, U, V, C) of every d-th row and e-th column, and an array for their outputs (N d e, P, Q, K)."""
     (N, _, _, C), (I, J, _, K), (s, r), (d, e) = x.shape, w.shape, stride, dilation
     P, Q = -(-size[0] // d), -(-size[1] // e)
     images = np.empty((N * d * e, (P - 1) * s + I, (Q - 1) * r + J, C), x.dtype)

@@ -4,7 +4,7 @@
     matmul((M, N, J, K), a, b, start, out, floor)    over two axes, as the rows and columns of a window:
                                                          ... start[m,n] + sum_j sum_k a[m,j,k] b[j,k,n]
                                                      and never packed
-    gathered((M, N, K), a, b, start, out, floor)     matmul's, always packed, of factors that may have no steps
+    gathered((M, N, K), a, b, start, out, floor)     matmul's, of factors that may have no steps
 
 All four are views of C-contiguous arrays of one dtype: View(array, first, steps), with the flat index of the view's
 first element and what is added to it where an index goes up by one.  Which steps are given:
@@ -19,7 +19,8 @@ Dense is    matmul((N, O, I), View(x, 0, (I, 1)), View(w, 0, O), start=View(b, 0
 where a floor of 0 is a fused ReLU, and -inf, no_floor, is none.  A kernel that calls it is marked kernel(matmul=True).
 
 Numba compiles no loop that keeps a block of sums in registers, so matmul is emitted as LLVM's instructions: tile.py has
-that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py).
+that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py), and one of few rows by
+a large b reads that in order (few_rows.py).
 """
 
 import threading
@@ -36,6 +37,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
+from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, within
 from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
 from tinynet.kernels.tile import TILE, emit_matmul
@@ -146,7 +148,7 @@ def _places(steps, count):
 
 @kernel()
 def gathered(size, a, b, start, out, floor):
-    """matmul's (M, N, K), packed, for factors that may have no steps: each step may be an array of offsets instead.
+    """matmul's (M, N, K), for factors that may have no steps: each step may be an array of offsets instead.
 
     The views' steps are a pair (m, k) of a, a pair (k, n) of b, and those of m of start and out.
     """
@@ -225,7 +227,7 @@ def compile_for(dtype):
         if dtype not in _compiled:
             real = types.float32 if dtype == np.float32 else types.float64
             made = []
-            for function in (tinynet_matmul, tinynet_gathered):
+            for function in (tinynet_gathered, tinynet_matmul):  # which calls the first
                 kind = (types.int64,) * (len(signature(function).parameters) - 1) + (real,)
                 options, kind = {"error_model": "numpy"}, (kind, types.void)
                 made.append(keep(CFunc(function, kind, locals={}, options=options, pipeline_class=WholePipeline)))
@@ -235,13 +237,15 @@ def compile_for(dtype):
 
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
-    """matmul: of a large product packed, else as the factors lie."""
-    if b_n == 0 or (b_n == 1 and not packing_pays(M, N, K, IN_PLACE, array_at(a, floor).itemsize)):
+    """matmul: a product of few rows, or a large one, as gathered does it, else as the factors lie."""
+    itemsize = array_at(a, floor).itemsize
+    as_they_lie = not few_rows_pay(M, N, K, itemsize) and not packing_pays(M, N, K, IN_PLACE, itemsize)
+    if b_n == 0 or (b_n == 1 and as_they_lie):
         _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
     else:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
         arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-        packed_product((M, N, K), arrays, lines, floor)
+        _gathered((M, N, K), arrays, (0, 0, 0, 0), lines, floor)
 
 
 def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s_rows, o_rows, floor):
@@ -255,7 +259,10 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
         array_at(o_rows, i),
     )
     arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-    packed_product((M, N, K), arrays, lines, floor)
+    if M <= FEW:
+        few_rows_product((M, N, K), arrays, lines, floor)
+    else:
+        packed_product((M, N, K), arrays, lines, floor)
 
 
 @intrinsic

@@ -24,10 +24,11 @@ take from it and from the other process: a step took 3 to 7 times as long.  Here
 
 A loop's results don't depend on who takes which share, nor on how many shares there are: to the bit.
 
-The counter is one word, `ticket`: a loop's number above, the number of shares that are left below.  Who can replace it
-by one that is smaller by 1 has that share.  So a thread that comes late, with the number of a loop that is over, gets
-nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes on,
-and so its data is valid.
+The counter is one word, `ticket`: a loop's number, and the first share that is left and the end of those.  Who can move
+one by 1 has that share: half of the threads the first, the others the end, so that in a kernel's next call each mostly
+finds its part of the arrays in its own cache.  So a thread that comes late, with the number of a loop that is over,
+gets nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes
+on, and so its data is valid.
 
 Where several threads of Python call kernels at once, one has the pool, and the others run their loops alone.
 
@@ -70,7 +71,7 @@ THREAD = 8 * LINE
 ASLEEP, SEMAPHORE, CLOCK, RANGE, COPY = 0, LINE, LINE + 64, 2 * LINE, 2 * LINE + 16
 MOST_ARGUMENTS = (THREAD - COPY) // 8
 
-LEFT = 2**32 - 1  # the part of a ticket that counts shares
+NEXT, MOST_SHARES = 2**16, 2**16 - 1  # a ticket is 32 bits for the loop, 16 for the first share left, 16 for the end
 SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
@@ -138,11 +139,16 @@ def limit_now(pool, time):
 
 
 @part
-def take_shares(pool, thread, ticket, help_at, threads):
+def any_left(ticket):
+    return (ticket >> 16) & MOST_SHARES < ticket & MOST_SHARES
+
+
+@part
+def take_shares(pool, thread, me, ticket, help_at, threads):
     """Take shares of this loop for as long as there are any, and return how many they were."""
     number, taken = ticket >> 32, 0
-    while ticket & LEFT and ticket >> 32 == number:
-        before = replace(pool + TICKET, ticket, ticket - 1)
+    while any_left(ticket) and ticket >> 32 == number:
+        before = replace(pool + TICKET, ticket, ticket - 1 if me % 2 else ticket + NEXT)
         if before != ticket:
             ticket = before
             continue
@@ -152,7 +158,7 @@ def take_shares(pool, thread, ticket, help_at, threads):
                 store(thread + COPY + 8 * k, load(arguments + 8 * k))
             store(thread + COPY, thread + RANGE)
         first, length, shares = load(pool + FIRST), load(pool + LENGTH), load(pool + SHARES)
-        k = shares - (ticket & LEFT)
+        k = (ticket & MOST_SHARES) - 1 if me % 2 else (ticket >> 16) & MOST_SHARES
         store(thread + RANGE, first + length * k // shares)
         store(thread + RANGE + 8, first + length * (k + 1) // shares - 1)
         call(load(pool + FUNCTION), thread + COPY, load(pool + SHAPE), load(pool + STEPS), load(pool + DATA))
@@ -174,11 +180,11 @@ def worker(me):
     begun = last = now(thread)
     while not load(pool + ENDING):
         ticket = load(pool + TICKET)
-        if ticket & LEFT and ticket >> 32 != not_mine:
+        if any_left(ticket) and ticket >> 32 != not_mine:
             if me >= load(pool + AT_WORK):
                 not_mine = ticket >> 32
                 continue
-            taken = take_shares(pool, thread, ticket, 0, 0)
+            taken = take_shares(pool, thread, me, ticket, 0, 0)
             if taken:
                 shares = load(pool + SHARES)
                 if add(pool + FINISHED, taken) + taken == shares and exchange(pool + CALLER_ASLEEP, 0):
@@ -212,7 +218,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     first = load(indices)
     length = load(indices + 8) - first + 1
     threads = min(threads, load(pool + WORKERS) + 1)
-    shares = min(length, SHARES_EACH * threads)
+    shares = min(length, SHARES_EACH * threads, MOST_SHARES)
     one_index = load(shape + 8) == 2
     if shares < 2 or threads < 2 or count > MOST_ARGUMENTS or not one_index or replace(pool + IN_USE, 0, 1):
         call(function, arguments, shape, steps, data)
@@ -238,7 +244,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     ticket = ((load(pool + TICKET) >> 32) + 1) << 32 | shares
     exchange(pool + TICKET, ticket)
     wake(pool, at_work)
-    taken = take_shares(pool, caller, ticket, help_at, threads)
+    taken = take_shares(pool, caller, 0, ticket, help_at, threads)
     if add(pool + FINISHED, taken) + taken != shares:
         begun = last = now(caller)
         while load(pool + FINISHED) != shares:

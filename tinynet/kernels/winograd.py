@@ -51,6 +51,7 @@ from tinynet.kernels.correlation import linear_map
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
+from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import width
 
@@ -152,14 +153,14 @@ def backward_tasks(N, size, C, K, threads):
 
 
 @kernel()
-def transformed_kernel(w, flipped, k0, panel, part, half, u, first):
-    """u (6, 6, C, panel), from flat index `first` on, = G w G.T of the filters from k0 on, a few channels at a time.
+def transformed_kernel(w, flipped, c1, some, k0, panel, part, half, u, first):
+    """u (6, 6, some, panel), from flat index `first` on, = G w G.T of so many channels from c1 on, filters from k0 on.
 
     w is (3, 3, C, K); `flipped`, (3, 3, K, C), and turned by 180 degrees.
     """
     C, K = (w.shape[3], w.shape[2]) if flipped else (w.shape[2], w.shape[3])
-    for c0 in range(0, C, width(w)):
-        channels = min(width(w), C - c0)
+    for c0 in range(c1, c1 + some, width(w)):
+        channels = min(width(w), c1 + some - c0)
         size = channels * panel
         for ij in range(9):
             if flipped:
@@ -172,7 +173,7 @@ def transformed_kernel(w, flipped, k0, panel, part, half, u, first):
                     to[k] = given[k]
         window_to_points(View(part, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
         for i in range(6):
-            to = View(u, first + (i * 6 * C + c0) * panel, C * panel)
+            to = View(u, first + (i * 6 * some + c0 - c1) * panel, some * panel)
             window_to_points(View(half, i * 3 * size, size), to, size)
 
 
@@ -218,7 +219,10 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
         share, block = task // blocks, task % blocks
         first_panel, last_panel = block * panels // blocks, (block + 1) * panels // blocks
         keeps = 36 * C * (last_panel - first_panel) * PANEL <= L2 // 2
-        size_of_u = 36 * C * PANEL
+        # A kernel of many channels is transformed, and multiplied, so many channels at a time as matmul sums at once:
+        # then their u stays in the L2 cache.
+        together = BLOCK if not keeps and WHOLE < C < BLOCK * GROUP else C
+        size_of_u = 36 * together * PANEL
         padded, half = memory.scratch((6, V, C), x), memory.scratch((6 * V * C,), x)
         v, m = memory.scratch((36 * most * line,), x), memory.scratch((36 * most * PANEL,), x)
         sums, outside = memory.scratch((24 * most * PANEL,), x), memory.scratch((4 * PANEL,), x)
@@ -238,18 +242,15 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
                 k = number * PANEL
                 S = min(PANEL, K - k)
                 at = (number - first_panel) * size_of_u if keeps else 0
-                if group == first_group or not keeps:
-                    transformed_kernel(w, flipped, k, S, part, half_u, u, at)
-                for e in range(36):
-                    patches, weights = View(v, e * T * line, (line, 0, 1)), View(u, at + e * C * S, (0, S))
-                    matmul(
-                        (T, S, 1, C),
-                        patches,
-                        weights,
-                        start=View(zeros, 0, 0),
-                        out=View(m, e * T * S, S),
-                        floor=no_floor,
-                    )
+                for c in range(0, C, together):
+                    some = min(together, C - c)
+                    if group == first_group or not keeps:
+                        transformed_kernel(w, flipped, c, some, k, S, part, half_u, u, at)
+                    for e in range(36):
+                        patches, weights = View(v, e * T * line + c, (line, 0, 1)), View(u, at + e * some * S, (0, S))
+                        out, size = View(m, e * T * S, S), (T, S, 1, some)
+                        start = out if c > 0 else View(zeros, 0, 0)
+                        matmul(size, patches, weights, start=start, out=out, floor=no_floor)
                 for j in range(6):
                     points_to_sums(View(m, j * T * S, 6 * T * S), View(sums, j * T * S, 6 * T * S), T * S)
                 for r in range(r0, r1):

@@ -7,6 +7,7 @@
     GELU       y = x Phi(x)             Phi(x): the chance that a standard normal number is below x
                or y = x (1 + tanh(g(x))) / 2 = x s(2 g(x)),    g(x) = k (x + c x^3), k = sqrt(2/pi), c = 0.044715
     Swish      y = x s(x)               s(x) = 1 / (1 + exp(-x)), the sigmoid; PyTorch calls it SiLU
+    Softplus   y = log(1 + exp(x))  =  max(x, 0) + log(1 + exp(-|x|)), where no exponential overflows
     x, y (N, ...), any shape; in Dense and Conv2D, x is their z
 
 Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
@@ -17,11 +18,13 @@ Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
     GELU       Phi(x) + x phi(x)              by the product rule; phi = dPhi/dx = exp(-x^2/2) / sqrt(2 pi)
                or s + x s (1 - s) 2 k (1 + 3 c x^2)    by the product and the chain rule; s = s(2 g(x))
     Swish      s(x) + x s(x) (1 - s(x))       by the product rule, with the sigmoid's slope from above
+    Softplus   exp(x) / (1 + exp(x))  =  s(x)
 
 The second GELU, "gelu_tanh", is the first to three digits: GPT-2's, from when the exact one took longer.
 
-f'(x) can be computed from y alone for all but GELU and Swish, which keep x (y > 0 exactly where x > 0).  With the
-others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.
+f'(x) can be computed from y alone for all but GELU, Swish and Softplus, which keep x (y > 0 exactly where x > 0).
+With the others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.  ELU and SELU are in
+elu.py.
 
 In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
 type(x)(0), so that float32 stays float32.
@@ -39,6 +42,7 @@ from tinynet.kernels import floats
 from tinynet.kernels.compile import helper, sized_kernel
 from tinynet.kernels.special import HEAVY, LIGHT, normal, tanh
 from tinynet.layers.elementwise import Activation, ActivationLayer
+from tinynet.layers.elu import ELU, SELU
 
 # --- ReLU and LeakyReLU.  A NaN is neither <= 0 nor > 0: written this way round, it passes through. -------
 
@@ -319,6 +323,37 @@ class Swish(ActivationLayer):
     )  # fmt: skip
 
 
-ACTIVATIONS = {
-    layer.activation.name: layer.activation for layer in (ReLU, LeakyReLU(), Sigmoid, Tanh, GELU(), GELU("tanh"), Swish)
-}
+SiLU = Swish  # its other name
+
+
+# --- Softplus ---------------------------------------------------------------------------------------------
+
+
+@sized_kernel(HEAVY)
+def softplus_forward(x, y):
+    zero = x.dtype.type(0)
+    for i in prange(x.size):
+        y[i] = (x[i] if x[i] > zero else zero) + floats.log1p(floats.exp(-abs(x[i])))
+
+
+@sized_kernel(HEAVY)
+def softplus_backward(dy, x, dx):
+    for i in prange(x.size):
+        dx[i] = dy[i] * sigmoid(x[i])
+
+
+class Softplus(ActivationLayer):
+    """y = log(1 + exp(x)), a ReLU without its corner (Dugas et al. 2001): for what must be positive, a variance say.
+
+    >>> tn.Sequential([tn.Softplus()], 3).forward([[-2, 0, 2]]).round(3)
+    array([[0.127, 0.693, 2.127]], dtype=float32)
+    """
+
+    activation = Activation(
+        "softplus", "Softplus", "y = log(1 + exp(x))", "dx = sigmoid(x) dy",
+        softplus_forward, softplus_backward, keeps="input", init="he",
+    )  # fmt: skip
+
+
+LAYERS = ReLU, LeakyReLU(), Sigmoid, Tanh, GELU(), GELU("tanh"), Swish, ELU(), SELU, Softplus
+ACTIVATIONS = {layer.activation.name: layer.activation for layer in LAYERS}

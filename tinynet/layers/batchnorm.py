@@ -50,8 +50,8 @@ from tinynet.checks import number
 from tinynet.kernels import batchnorm as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers import along_time
-from tinynet.layers.base import Layer, checked_eps
-from tinynet.layers.parameter import Parameter
+from tinynet.layers.affine import Affine
+from tinynet.layers.base import checked_eps
 
 # In these functions x, dy and h are (M, C), and what belongs to a channel is (C,).
 
@@ -103,12 +103,13 @@ def _checked_momentum(layer, momentum):
     return momentum
 
 
-class BatchNorm(Layer):
+class BatchNorm(Affine):
     """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
     momentum  what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
               (its 0.1 is 0.9 here)
     eps       added to the variance, keeps the division finite where that is 0
+    affine    False leaves out w and b
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
     decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64, since float32 may not hold the
@@ -127,21 +128,18 @@ class BatchNorm(Layer):
     """
 
     keeps_output = False
-    settable = MappingProxyType({**Layer.settable, "momentum": _checked_momentum, "eps": checked_eps})
+    settable = MappingProxyType({**Affine.settable, "momentum": _checked_momentum, "eps": checked_eps})
 
-    def __init__(self, momentum: float = 0.9, eps: float = 1e-5) -> None:
+    def __init__(self, momentum: float = 0.9, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.momentum, self.eps, self.affine = momentum, eps, bool(affine)
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
         if not input_shape:
             raise ValueError(f"{self.label}: expected samples with an axis of channels, got scalars")
         C = input_shape[-1]
-        self.parameters = [
-            Parameter("weight", np.ones(C, self.dtype), decay=False),
-            Parameter("bias", np.zeros(C, self.dtype), decay=False),
-        ]
+        self._start_affine(C, self.affine, self.affine)
         self.buffers = {"running_mean": np.zeros(C), "running_var": np.ones(C)}
         self.flops = 3 * math.prod(input_shape)  # subtract, scale, add
         self._kept = None
@@ -177,29 +175,28 @@ class BatchNorm(Layer):
         dy, (dw, db) = _rows_within(self.checked_gradient(dy, *shape[:2]), lengths), np.empty((2, mu.size))
         with np.errstate(over="ignore", invalid="ignore"):
             batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
-            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
+            self._set_gradients(dw, db)
             if not input_grad:
                 return None
             if M is None:  # frozen
-                return _in_place(
-                    dy * (self.parameters[0]._value / np.sqrt(v + self.eps)).astype(dy.dtype), lengths, shape
-                )
+                return _in_place(dy * (self._affine()[0] / np.sqrt(v + self.eps)).astype(dy.dtype), lengths, shape)
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
-            batchnorm_backward_input(dy, x, mu, v, self.parameters[0]._value, self.eps, dw, db, M, dx)
+            batchnorm_backward_input(dy, x, mu, v, self._affine()[0], self.eps, dw, db, M, dx)
         return _in_place(dx, lengths, shape)
 
     def _normalized(self, rows, mu, v):
-        w, b = (parameter._value for parameter in self.parameters)
+        w, b = self._affine()
         y = np.empty_like(rows)
         batchnorm_forward(rows, mu, v, w, b, self.eps, y)
         return y
 
     def formula(self):
-        return "y = w h + b, h = (x - mean) / sqrt(var + eps) by channel"
+        return self._formula_of("(x - mean) / sqrt(var + eps) by channel")
 
     def backward_formula(self):
-        return "dw = sum dy h, db = sum dy, dx = w (dy - mean(dy) - h mean(dy h)) / sqrt(var + eps)"
+        scale = "w " if self.affine else ""
+        return f"{self._gradients_of()}dx = {scale}(dy - mean(dy) - h mean(dy h)) / sqrt(var + eps)"
 
     # What others ask of it.
 
@@ -210,9 +207,6 @@ class BatchNorm(Layer):
     torch_axes = MappingProxyType(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (0,)))
     torch_channels = "first"
 
-    def ending(self, before):
-        return "logits", self.label  # any numbers, whatever came in
-
     def as_it_predicts(self):
         self.trainable = False
 
@@ -221,13 +215,14 @@ class BatchNorm(Layer):
         if axes > 4:
             return super().torch_module(nn)
         norm = {3: nn.BatchNorm2d, 4: nn.BatchNorm3d}.get(axes, nn.BatchNorm1d)
-        return norm(self.input_shape[-1], self.eps, 1 - self.momentum)
+        return norm(self.input_shape[-1], self.eps, 1 - self.momentum, self.affine)
 
     def torch_options(self, module):
         stays = None if module.momentum is None else 1 - module.momentum
         if stays is not None and math.isclose(stays, self.momentum, abs_tol=1e-9):
             stays = self.momentum
-        return [("eps", self.eps, module.eps), ("momentum (1 - PyTorch's)", self.momentum, stays)]
+        momentum, affine = ("momentum (1 - PyTorch's)", self.momentum, stays), ("affine", self.affine, module.affine)
+        return [("eps", self.eps, module.eps), momentum, affine]
 
 
 def _rows_within(x, lengths):

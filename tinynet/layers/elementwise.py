@@ -55,6 +55,10 @@ class Activation(Guarded):
     def torch_options(self, module):
         if self.name == "leaky_relu":
             return [("slope", self.constants[0], module.negative_slope)]
+        if self.name == "elu":
+            return [("alpha", self.constants[0], module.alpha)]
+        if self.name == "softplus":
+            return [("beta", 1, module.beta)]
         approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(self.name)
         return [("approximate", approximate, module.approximate)] if approximate else []
 

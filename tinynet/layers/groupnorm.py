@@ -43,8 +43,8 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.kernels import groupnorm as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.base import Layer, checked_eps
-from tinynet.layers.parameter import Parameter
+from tinynet.layers.affine import Affine
+from tinynet.layers.base import checked_eps
 
 
 def groupnorm_forward_plain(x, S, w, b, G, eps):
@@ -79,11 +79,12 @@ groupnorm_forward = either(groupnorm_forward_plain, kernels.groupnorm_forward)
 groupnorm_backward = either(groupnorm_backward_plain, kernels.groupnorm_backward)
 
 
-class GroupNorm(Layer):
+class GroupNorm(Affine):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over a sample's group of channels: (N, ..., C).
 
     groups  into how many groups the channels are cut; it must divide their number
     eps     added to the variance, keeps the division finite where that is 0
+    affine  False leaves out w and b
 
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), (C,), both without weight decay.  A group with a
     NaN or an infinity gives NaN.  In training it keeps x, and two numbers a group.
@@ -95,10 +96,11 @@ class GroupNorm(Layer):
     """
 
     keeps_output = False
-    settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
+    settable = MappingProxyType({**Affine.settable, "eps": checked_eps})
 
-    def __init__(self, groups: int, eps: float = 1e-5) -> None:
+    def __init__(self, groups: int, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
+        self.affine = bool(affine)
         self.groups, self.eps = positive_int(groups, "GroupNorm: groups"), eps
 
     def build(self, input_shape, dtype, rng):
@@ -107,10 +109,7 @@ class GroupNorm(Layer):
         if C == 0 or C % self.groups:
             given = f"{C} channels" if C else "scalars"
             raise ValueError(f"{self.label}: expected channels that {self.groups} groups divide, got {given}")
-        self.parameters = [
-            Parameter("weight", np.ones(C, self.dtype), decay=False),
-            Parameter("bias", np.zeros(C, self.dtype), decay=False),
-        ]
+        self._start_affine(C, self.affine, self.affine)
         self.flops = 8 * math.prod(input_shape)  # 1 for the mean, 3 for the variance, 4 for y
         self._kept = None
         return input_shape
@@ -121,7 +120,7 @@ class GroupNorm(Layer):
             raise ValueError(f"{self.label}: its mean is over a whole sequence, so it can't go on from a state")
         lengths, positions = self.checked_lengths(lengths, x), self._positions(x)
         S = np.full(len(x), positions[1]) if lengths is None else lengths * math.prod(x.shape[2:-1])
-        w, b = (parameter._value for parameter in self.parameters)
+        w, b = self._affine()
         mu, r = np.empty((2, len(x), self.groups))
         y = np.empty_like(x)
         groupnorm_forward(x.reshape(positions), S, w, b, self.groups, self.eps, mu, r, y.reshape(positions))
@@ -132,12 +131,11 @@ class GroupNorm(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         x, S, mu, r = self.kept("_kept")
         dy = self.checked_gradient(dy, *x.shape[:2])
-        w, positions = self.parameters[0]._value, self._positions(x)
+        w, positions = self._affine()[0], self._positions(x)
         dw, db = np.empty((2, w.size))
         dx = np.empty(positions if input_grad else (0, 0, 0), x.dtype)
         groupnorm_backward(dy.reshape(positions), x.reshape(positions), S, w, mu, r, dw, db, dx)
-        with np.errstate(over="ignore"):
-            self.parameters[0]._grad[...], self.parameters[1]._grad[...] = dw, db
+        self._set_gradients(dw, db)
         return dx.reshape(x.shape) if input_grad else None
 
     def _positions(self, x):
@@ -145,10 +143,12 @@ class GroupNorm(Layer):
         return len(x), math.prod(x.shape[1:-1]), x.shape[-1]
 
     def formula(self):
-        return f"y = w h + b, h = (x - mean) / sqrt(var + eps) by sample and each of {self.groups} groups of channels"
+        by = f"by sample and each of {self.groups} groups of channels"
+        return self._formula_of(f"(x - mean) / sqrt(var + eps) {by}")
 
     def backward_formula(self):
-        return "dw = sum dy h, db = sum dy, dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
+        dh = f"dh = {'w ' * self.affine}dy"
+        return f"{self._gradients_of()}dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), {dh}"
 
     # What others ask of it.
 
@@ -157,11 +157,9 @@ class GroupNorm(Layer):
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "first"
 
-    def ending(self, before):
-        return "logits", self.label  # any numbers, whatever came in
-
     def torch_module(self, nn):
-        return nn.GroupNorm(self.groups, self.input_shape[-1], self.eps)
+        return nn.GroupNorm(self.groups, self.input_shape[-1], self.eps, self.affine)
 
     def torch_options(self, module):
-        return [("groups", self.groups, module.num_groups), ("eps", self.eps, module.eps)]
+        affine = ("affine", self.affine, module.affine)
+        return [("groups", self.groups, module.num_groups), ("eps", self.eps, module.eps), affine]

@@ -37,8 +37,8 @@ from numpy.typing import ArrayLike
 
 from tinynet.kernels import layernorm as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.base import Layer, checked_eps
-from tinynet.layers.parameter import Parameter
+from tinynet.layers.affine import Affine
+from tinynet.layers.base import checked_eps
 
 
 def layernorm_forward_plain(x, w, b, eps):
@@ -69,11 +69,12 @@ layernorm_forward = either(layernorm_forward_plain, kernels.layernorm_forward)
 layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward)
 
 
-class LayerNorm(Layer):
+class LayerNorm(Affine):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
-    eps   added to the variance, keeps the division finite where that is 0
-    bias  False leaves b out
+    eps     added to the variance, keeps the division finite where that is 0
+    bias    False leaves b out
+    affine  False leaves out both, w and b
 
     Parameters "weight" (w, starts at 1) and "bias" (b, starts at 0), both without weight decay.  A row with a NaN or an
     infinity gives NaN.  In training it keeps x, and two numbers a row.
@@ -84,29 +85,23 @@ class LayerNorm(Layer):
     """
 
     keeps_output = False
-    settable = MappingProxyType({**Layer.settable, "eps": checked_eps})
+    settable = MappingProxyType({**Affine.settable, "eps": checked_eps})
 
-    def __init__(self, eps: float = 1e-5, bias: bool = True) -> None:
+    def __init__(self, eps: float = 1e-5, bias: bool = True, affine: bool = True) -> None:
         super().__init__()
-        self.eps, self.bias = eps, bool(bias)
+        self.eps, self.bias, self.affine = eps, bool(bias), bool(affine)
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
         if not input_shape:
             raise ValueError(f"{self.label}: expected samples with at least one axis to normalise over, got scalars")
-        C = input_shape[-1]
-        self.parameters = [Parameter("weight", np.ones(C, self.dtype), decay=False)]
-        self._no_bias = np.zeros(C, self.dtype)
-        if self.bias:
-            self.parameters.append(Parameter("bias", np.zeros(C, self.dtype), decay=False))
+        self._start_affine(input_shape[-1], self.affine, self.affine and self.bias)
         self.flops = 8 * math.prod(input_shape)  # 1 for the mean, 3 for the variance, 4 for y
         self._kept = None
         return input_shape
 
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        x = self.checked(x)
-        w, *given = (parameter._value for parameter in self.parameters)
-        b = given[0] if given else self._no_bias
+        x, (w, b) = self.checked(x), self._affine()
         rows = x.reshape(-1, w.size)
         mu, r, y = np.empty(len(rows)), np.empty(len(rows)), np.empty_like(rows)
         layernorm_forward(rows, w, b, self.eps, mu, r, y)
@@ -115,23 +110,20 @@ class LayerNorm(Layer):
         return y.reshape(x.shape)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, mu, r = self.kept("_kept")
+        (x, mu, r), (w, _) = self.kept("_kept"), self._affine()
         dy = self.checked_gradient(dy, *x.shape[:2])
-        w = self.parameters[0]._value
         rows, (dw, db) = (-1, w.size), np.empty((2, w.size))
         dx = np.empty_like(x if input_grad else x[:0])
         layernorm_backward(dy.reshape(rows), x.reshape(rows), w, mu, r, dw, db, dx.reshape(rows))
-        with np.errstate(over="ignore"):
-            for parameter, gradient in zip(self.parameters, (dw, db), strict=False):
-                parameter._grad[...] = gradient
+        self._set_gradients(dw, db)
         return dx if input_grad else None
 
     def formula(self):
-        return f"y = w h{' + b' if self.bias else ''}, h = (x - mean) / sqrt(var + eps) over the last axis"
+        return self._formula_of("(x - mean) / sqrt(var + eps) over the last axis")
 
     def backward_formula(self):
-        db = "db = sum dy, " if self.bias else ""
-        return f"dw = sum dy h, {db}dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), dh = w dy"
+        dh = f"dh = {'w ' * self.affine}dy"
+        return f"{self._gradients_of()}dx = (dh - mean(dh) - h mean(dh h)) / sqrt(var + eps), {dh}"
 
     # What others ask of it.
 
@@ -141,11 +133,8 @@ class LayerNorm(Layer):
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "last"
 
-    def ending(self, before):
-        return "logits", self.label  # any numbers, whatever came in
-
     def torch_module(self, nn):
-        return nn.LayerNorm(self.input_shape[-1], self.eps, bias=self.bias)
+        return nn.LayerNorm(self.input_shape[-1], self.eps, self.affine, self.bias)
 
     def torch_options(self, module):
-        return [("eps", self.eps, module.eps)]
+        return [("eps", self.eps, module.eps), ("affine", self.affine, module.elementwise_affine)]

@@ -18,7 +18,7 @@ def output_size(label, image, window, stride, padding, dilation=(1, 1)):
     """
     padding = (padding, padding) if isinstance(padding, str) else padding
     axes = zip(("high", "wide"), image[:2], window, stride, padding, dilation, strict=True)
-    (P, rows), (Q, columns) = (_along_axis(label, *axis, channels_first_hint(image)) for axis in axes)
+    (P, rows), (Q, columns) = (along_axis(label, "an image", *axis, channels_first_hint(image)) for axis in axes)
     return (P, Q), (rows, columns)
 
 
@@ -33,7 +33,8 @@ def channels_first_hint(image):
     return f"; images are (H, W, C): are the channels first in {tuple(image)}?" if looks_so else ""
 
 
-def _along_axis(label, extent, size, window, stride, padding, dilation, hint):
+def along_axis(label, what, extent, size, window, stride, padding, dilation, hint=""):
+    """Along one axis of an image or a sequence: how many positions there are, and the padding before and behind."""
     D = reach(window, dilation)
     if padding == "same":
         count = -(-size // stride)
@@ -43,7 +44,7 @@ def _along_axis(label, extent, size, window, stride, padding, dilation, hint):
     if size + before + behind < D:
         sides = f"{before} zeros on each side" if before == behind else f"{before} and {behind} zeros on its sides"
         raise ValueError(
-            f"{label}: a window {D} {extent} does not fit into an image {size} {extent} with {sides}; make the window "
+            f"{label}: a window {D} {extent} does not fit into {what} {size} {extent} with {sides}; make the window "
             f"smaller or the padding larger{hint}"
         )
     return (size + before + behind - D) // stride + 1, (before, behind)

@@ -89,12 +89,12 @@ avg_pool_backward = either(avg_pool_backward_plain, kernels.avg_pool_backward)
 
 
 def count_of_windows(H, D, stride, padding, ceil_mode):
-    """P, for windows that reach over D pixels.  With ceil_mode none begins behind the image, in the padding."""
+    """P, for windows that reach over D of H pixels.  With ceil_mode none begins behind the image, in the padding."""
     rest = H + 2 * padding - D
     if not ceil_mode:
         return rest // stride + 1
     P = -(-rest // stride) + 1
-    return P - 1 if (P - 1) * stride >= H + padding else P
+    return P - ((P - 1) * stride >= H + padding)  # H may be an array
 
 
 def windows_along(H, P, size, stride, padding, counts_padding):

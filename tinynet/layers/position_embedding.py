@@ -108,6 +108,7 @@ class PositionEmbedding(Layer):
 
     @property
     def longest(self):
+        """The number of positions that it has vectors for."""
         return self.length
 
     def ending(self, before):

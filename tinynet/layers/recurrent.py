@@ -104,7 +104,7 @@ class Recurrent(Layer):
             dh = np.ascontiguousarray(self.checked_gradient(dy, N).reshape(N, D, H).swapaxes(0, 1))
             dy = np.empty((0, D * H), self.dtype)
         w, u, *_ = self._stacked("_value")
-        gradients = [np.empty_like(array if self.trains else array[:0]) for array in self._stacked("_grad")]
+        gradients = self._stacked("_grad") if self.trains else [array[:0] for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
         self._steps_backward(dy, dh, rows, begins, w, u, *kept, dz, *gradients, dx)
         for i, parameter in enumerate(self.parameters):
@@ -161,6 +161,7 @@ class Recurrent(Layer):
 
     @property
     def torch_output(self):
+        """What its module returns first, y; or what it returns last, h."""
         return "sequence" if self.return_sequences else "last"
 
     def torch_arrays(self):
@@ -175,9 +176,6 @@ class Recurrent(Layer):
     def torch_module(self, nn):
         (_, I), module = self.input_shape, getattr(nn, self.torch_names[0])
         return module(I, self.units, batch_first=True, bidirectional=self.bidirectional)
-
-    def torch_options(self, module):
-        return [("num_layers", 1, module.num_layers), ("proj_size", 0, module.proj_size)]
 
 
 def _into(array):

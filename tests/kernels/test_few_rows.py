@@ -1,0 +1,106 @@
+"""Products of few rows against the other products, plain loops and PyTorch."""
+
+import numba
+import numpy as np
+import pytest
+import torch
+from test_bounds import gathered_once
+from test_packed import assert_same_bits, numbers
+
+import tinynet as tn
+from tinynet.kernels.caches import cache_size
+from tinynet.kernels.few_rows import FEW, VECTORS, columns_at_once, few_rows_pay
+from tinynet.kernels.vectors import lanes_of
+
+I = 700
+BEYOND_L2 = cache_size(2) // 2 // (4 * I) + 21  # outputs of so many inputs whose weights are read in order
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows_have_the_bits_of_any_number_at_every_remainder(dtype):
+    C = VECTORS * lanes_of(np.dtype(dtype))
+    for M in (1, 2, 3, 5, FEW):
+        for N in (1, 2, C // 2, C - 1, C, C + 1, 2 * C + 1):
+            assert_same_bits(dtype, M, N, 1 + (7 * M + N) % 70, floor=0 if N % 2 else -np.inf)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("K", [0, 1, 2, 63, 64, 65, 255, 256, 257, 511, 4095, 4096, 4097, 4160, 8192, 8200])
+def test_few_rows_have_the_bits_of_any_number_for_every_length_of_the_sum(dtype, K):
+    for M in (1, 3):
+        assert_same_bits(dtype, M, 33, K)
+
+
+def test_few_rows_have_the_bits_of_any_number_over_several_pieces_of_columns():
+    assert columns_at_once(1, 10_000, 4) < 10_000
+    assert_same_bits(np.float32, 1, 10_001, 70)
+    assert_same_bits(np.float32, FEW, 1_030, 300)
+
+
+def test_rows_and_terms_may_lie_anywhere():
+    (a, b, start), floor = numbers(np.float32, (40, 90), (90, 50), (50,)), np.float32(-np.inf)
+    rng = np.random.default_rng(0)
+    rows, terms, columns = rng.permutation(40)[:5], rng.permutation(90), rng.permutation(50)
+    out = np.zeros((5, 50), np.float32)
+    gathered_once(a, (5, 50, 90), rows * 90, terms, b, terms * 50, columns, start, 0, out, np.arange(5) * 50, floor)
+    np.testing.assert_allclose(out, a[rows] @ b[:, columns] + start, rtol=1e-5, atol=1e-5)
+
+
+def test_a_nan_and_infinities_stay_in_their_row_and_column():
+    (a, b), floor = numbers(np.float32, (4, 70), (70, 50)), np.float32(0)
+    a[3, 5], b[7, 9] = np.nan, np.inf
+    out = np.empty((4, 50), np.float32)
+    gathered_once(a, (4, 50, 70), 70, 1, b, 50, 1, np.zeros(50, np.float32), 0, out, 50, floor)
+    assert np.isnan(out[3]).all()
+    assert np.isfinite(np.delete(out[:3], 9, 1)).all()
+    assert (out[:3, 9] == np.where(a[:3, 7] > 0, np.inf, 0)).all()
+
+
+def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
+    assert few_rows_pay(1, 4096, 4096, 4)
+    assert not few_rows_pay(FEW + 1, 4096, 4096, 4)
+    assert not few_rows_pay(1, 10, 84, 4)
+
+
+def test_a_sample_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads():
+    x, dy = numbers(np.float32, (20, I), (20, BEYOND_L2))
+    model = tn.Sequential([tn.Dense(BEYOND_L2, activation="relu")], I, seed=0)
+    threads, found = numba.get_num_threads(), []
+    try:
+        for count in range(1, min(4, numba.config.NUMBA_NUM_THREADS) + 1):
+            tn.set_num_threads(count)
+            y = model.forward(x, training=True)
+            dx = model.backward(dy, input_grad=True)
+            for n in (1, 2, 8, 9, FEW, FEW + 1):
+                assert np.array_equal(model.forward(x[:n], training=True), y[:n])
+                assert np.array_equal(model.backward(dy[:n], input_grad=True), dx[:n])
+                found.append([y, dx, model.flat_grads.copy()])
+    finally:
+        tn.set_num_threads(threads)
+    for k, results in enumerate(found):
+        for one, other in zip(found[k % 6], results, strict=True):
+            assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("N", "inputs", "outputs"), [(1, 9, 150), (1, I, BEYOND_L2), (3, I, BEYOND_L2), (0, 9, 150)])
+def test_gradients_of_few_samples_are_those_of_pytorch(N, inputs, outputs, dtype):
+    x, dy = numbers(dtype, (N, inputs), (N, outputs))
+    model = tn.Sequential([tn.Dense(outputs)], inputs, seed=0, dtype=dtype)
+    w, b = (torch.from_numpy(p.value.copy()).requires_grad_() for p in model.parameters())
+    given = torch.from_numpy(x).requires_grad_()
+    (given @ w + b).backward(torch.from_numpy(dy))
+    model.forward(x, training=True)
+    dx = model.backward(dy, input_grad=True)
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    for mine, theirs in zip([dx, *(p.grad for p in model.parameters())], [given, w, b], strict=True):
+        np.testing.assert_allclose(mine, theirs.grad.numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_the_weights_gradient_of_one_sample_is_an_outer_product():
+    x, dy = numbers(np.float32, (1, 100), (1, 151))
+    model = tn.Sequential([tn.Dense(151)], 100, seed=0)
+    model.forward(x, training=True)
+    model.backward(dy)
+    assert np.array_equal(model.parameters()[0].grad, np.outer(x, dy))
+    assert np.array_equal(model.parameters()[1].grad, dy[0])

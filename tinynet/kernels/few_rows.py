@@ -1,0 +1,315 @@
+"""few_rows: a product whose first factor has few rows.  One sample, say: then a matrix times a vector.
+
+    out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n]),  m < M few
+
+Each number of b is used M times, so reading b from memory is most of the work.  The tiles of tile.py and packed.py read
+some columns of b from top to bottom, a few bytes of each row; memory is fastest read in order.  So here the sums lie in
+the L1 cache, not in registers, and b is read ROWS of its rows at a time, from left to right,
+
+    sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+7] b[k+7,n]        the vectors of b stay in registers for all m
+
+while the next ROWS rows are fetched.  Of a b whose columns are contiguous, not its rows, as w.T for dx, squares are
+transposed in registers.  A b that is neither is packed, a piece at a time.
+
+Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
+from tinynet.kernels.compile import helper, kernel
+from tinynet.kernels.llvm import (
+    FEATURES,
+    I32,
+    I64,
+    emit_first_lanes,
+    emit_load,
+    emit_splat,
+    emit_store,
+    emit_while,
+    llvm_function,
+    primitive,
+)
+from tinynet.kernels.packed import BYTES, in_a_row, pack, widen
+from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
+from tinynet.kernels.vectors import (
+    lines,
+    load,
+    load_some,
+    select,
+    splat,
+    store,
+    store_some,
+    transposed,
+    width,
+    will_read,
+)
+
+L1, L2 = cache_size(1), cache_size(2)
+FEW = 16  # rows at most: with 49 the packed product was as fast (2-core Xeon, Emerald Rapids)
+LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
+
+# The vectors of b in registers, ROWS x VECTORS, leave room for VECTORS sums and a number of a.
+ROWS, VECTORS = (8, 2) if "avx512f" in FEATURES or "neon" in FEATURES else (4, 2)
+
+# Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
+PART = 2
+_, load_lines, _, _ = lines(PART)
+
+
+# --- some rows of b -----------------------------------------------------------------------------------------
+
+
+def _emit_products(builder, M, read, a, a_step, sums, step):
+    """sums[m step + n] += a[m a_step + 0] read[0][n] + a[m a_step + 1] read[1][n] + ... in this order, for m < M.
+
+    read[k] is row k of b, as some vectors; a and sums point to what belongs to the first row and column.
+    """
+    vector = read[0][0].type
+    fma = llvm_function(builder.module, "fmuladd", vector)
+    places = [I64(v * vector.count) for v in range(len(read[0]))]
+    with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
+        row = builder.mul(m, step)
+        totals = [emit_load(builder, sums, builder.add(row, at), vector) for at in places]
+        first = builder.mul(m, a_step)
+        for k, row_of_b in enumerate(read):
+            x = emit_splat(builder, builder.load(builder.gep(a, [builder.add(first, I64(k))])), vector.count)
+            totals = [builder.call(fma, [x, y, total]) for y, total in zip(row_of_b, totals, strict=True)]
+        for at, total in zip(places, totals, strict=True):
+            emit_store(builder, total, sums, builder.add(row, at))
+        advance(builder.add(m, I64(1)))
+
+
+def _rows_types(M, N, K, a, i, a_step, b, j, b_step, sums, step):
+    whole = types.int64
+    return types.void(whole, whole, whole, a, whole, whole, b, whole, whole, sums, whole)
+
+
+@primitive(_rows_types)
+def multiply_rows(builder, made, M, N, K, a, i, a_step, b, j, b_step, sums, step):
+    """sums[m step + n] += sum_k a[i + m a_step + k] b[j + k b_step + n], in order.
+
+    `sums` has room for whole vectors in each row.
+    """
+    function = _rows_function(builder.module, a.type.pointee)
+    builder.call(function, [M, N, K, builder.gep(a, [i]), a_step, builder.gep(b, [j]), b_step, sums, step])
+
+
+def _rows_function(module, scalar):
+    """A function of the module, which all that call it share."""
+    name = f"tinynet_rows_{scalar}"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = scalar.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [I64, I64, I64, pointer, I64, pointer, I64, pointer, I64])
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    M, N, K, a, a_step, b, b_step, sums, step = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    itemsize = 4 if scalar == ir.FloatType() else 8
+    lanes = BYTES // itemsize
+    vector = ir.VectorType(scalar, lanes)
+    zero, fetch = ir.Constant(vector, [0.0] * lanes), llvm_function(module, "prefetch", vector)
+
+    def columns(rows, k, n, masks):
+        """`rows` rows of b, from k on, and len(masks) vectors of each, from n on."""
+        first = builder.add(builder.mul(k, b_step), n)
+        places = [builder.add(first, builder.mul(I64(r), b_step)) for r in range(rows)]
+        for place in places if rows > 1 else []:
+            ahead = builder.add(place, builder.mul(I64(rows), b_step))
+            for line in range(0, len(masks) * BYTES, LINE):
+                p = builder.gep(b, [builder.add(ahead, I64(line // itemsize))])
+                builder.call(fetch, [builder.bitcast(p, vector.as_pointer()), I32(0), I32(3), I32(1)])
+        read = []
+        for place in places:
+            at = [builder.add(place, I64(v * lanes)) for v in range(len(masks))]
+            read.append([emit_load(builder, b, *v, vector, mask, zero) for *v, mask in zip(at, masks, strict=True)])
+        _emit_products(builder, M, read, builder.gep(a, [k]), a_step, builder.gep(sums, [n]), step)
+
+    def all_columns(rows, k):
+        size = I64(VECTORS * lanes)
+        with emit_while(builder, I64(0), lambda n: builder.icmp_signed("<=", builder.add(n, size), N)) as (n, advance):
+            columns(rows, k, n, [None] * VECTORS)
+            advance(builder.add(n, size))
+        with emit_while(builder, n, lambda n: builder.icmp_signed("<", n, N)) as (n, advance):
+            columns(rows, k, n, [emit_first_lanes(builder, builder.sub(N, n), lanes)])
+            advance(builder.add(n, I64(lanes)))
+
+    def all_rows(k, rows):
+        """In groups of so many; returns where the last one ends."""
+
+        def whole(k):
+            return builder.icmp_signed("<=", builder.add(k, I64(rows)), K)
+
+        with emit_while(builder, k, whole) as (k, advance):
+            all_columns(rows, k)
+            advance(builder.add(k, I64(rows)))
+        return k
+
+    all_rows(all_rows(I64(0), ROWS), 1)
+    builder.ret_void()
+    return function
+
+
+@primitive(lambda total, rows, a, i: total(total, rows, a, types.int64))
+def add_products(builder, made, total, rows, a, i):
+    """total + sum_k a[i + k] rows[k], in order."""
+    fma = llvm_function(builder.module, "fmuladd", made)
+    for k, row in enumerate(rows):
+        x = emit_splat(builder, builder.load(builder.gep(a, [builder.add(i, I64(k))])), made.count)
+        total = builder.call(fma, [x, row, total])
+    return total
+
+
+def _square_types(M, rows, a, i, a_step, sums):
+    return types.void(types.int64, rows, a, types.int64, types.int64, sums)
+
+
+@primitive(_square_types)
+def multiply_square(builder, made, M, rows, a, i, a_step, sums):
+    """sums[m LANES + n] += sum_k a[i + m a_step + k] rows[k][n], in order."""
+    step = I64(rows[0].type.count)
+    _emit_products(builder, M, [[row] for row in rows], builder.gep(a, [i]), a_step, sums, step)
+
+
+# --- the product ----------------------------------------------------------------------------------------------
+
+
+@helper
+def evenly(places, count):
+    """Whether `count` places are equally far apart."""
+    apart = 0
+    for n in range(2, count):
+        apart |= (places[n] - places[n - 1]) ^ (places[1] - places[0])
+    return apart == 0
+
+
+@helper
+def multiply_columns(M, K, a, i, a_step, b, j, b_step, ahead, sums):
+    """sums[m LANES + n] += sum_k a[i + m a_step + k] b[j + n b_step + k], in order, for n < LANES.
+
+    K is a multiple of LANES.  What lies `ahead` of each line is fetched.
+    """
+    LANES = width(b)
+    for k in range(0, K, LANES):
+        for n in range(LANES):
+            will_read(b, j + k + n * b_step + ahead)
+        for l in range(k, k + LANES, LANES // PART):
+            rows = transposed(load_lines(b, j + l, b_step))
+            if M == 1:  # its sums need no loop
+                store(add_products(load(sums, 0), rows, a, i + l), sums, 0)
+            else:
+                multiply_square(M, rows, a, i + l, a_step, sums)
+
+
+@kernel()
+def copy_terms(a, rows, M, terms, k, count, copied):
+    """copied[m BLOCK + t] = a[rows[m] + terms[k + t]], for t < count."""
+    LANES = width(a)
+    side_by_side = in_a_row(terms, k, count)
+    for m in range(M):
+        first, to = rows[m] + terms[k], m * BLOCK
+        if side_by_side:
+            for t in range(0, count, LANES):
+                store(load_some(a, first + t, count - t, 0), copied, to + t)
+        else:
+            for t in range(count):
+                copied[to + t] = a[rows[m] + terms[k + t]]
+
+
+@helper
+def add_and_clear(sums, totals, M, step, columns):
+    """totals += sums; then sums = 0."""
+    LANES, nothing = width(sums), splat(sums, 0)
+    for m in range(M):
+        for n in range(m * step, m * step + columns, LANES):
+            store(load(totals, n) + load(sums, n), totals, n)
+            store(nothing, sums, n)
+
+
+@helper
+def columns_at_once(M, N, itemsize):
+    """So many that their sums, and the rows of b that are added, stay in the L1 cache; in pieces of nearly one size."""
+    line = LINE // itemsize
+    most = max(L1 // 2 // itemsize // (M + ROWS), 2 * line)
+    parts = max(1, (N + most - 1) // most)
+    return ((N + parts - 1) // parts + line - 1) // line * line
+
+
+@kernel()
+def few_rows_product(size, arrays, lines, floor):
+    """out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n]), by one thread; arguments as packed_product's."""
+    (M, N, K), (a, b, start, out) = size, arrays
+    a_rows, a_terms, b_columns, b_terms, s_rows, o_rows = lines
+    if M == 0 or N == 0:
+        return
+    LANES = width(a)
+    in_place = in_a_row(b_columns, 0, N) and evenly(b_terms, K)
+    upright = not in_place and in_a_row(b_terms, 0, K) and evenly(b_columns, N)
+    b_lines, count = (b_terms, K) if in_place else (b_columns, N)
+    b_step = b_lines[1] - b_lines[0] if count > 1 else 0
+    together = columns_at_once(M, N, a.itemsize) if in_place else LANES
+    long = K > WHOLE
+    # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
+    as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
+    copied = memory.scratch((0 if as_it_is else M * BLOCK + LANES,), a)
+    terms, a_step = (a, a_rows[min(1, M - 1)] - a_rows[0]) if as_it_is else (copied, BLOCK)
+    sums, totals = memory.scratch((M * together,), a), memory.scratch((M * together if long else 0,), a)
+    wide = np.empty(totals.size if K >= BLOCK * GROUP else 0)
+    panel = memory.scratch((0 if in_place else BLOCK * together + LANES,), a)
+    for n0 in range(0, N, together):
+        columns, blocks = min(together, N - n0), 0
+        for n in range(0, sums.size, LANES):
+            store(splat(sums, 0), sums, n)
+        for n in range(0, totals.size, LANES):
+            store(splat(sums, 0), totals, n)
+        for k in range(0, K, BLOCK):
+            some, i = min(BLOCK, K - k), a_rows[0] + a_terms[k] if as_it_is else 0
+            if not as_it_is:
+                copy_terms(a, a_rows, M, a_terms, k, some, copied)
+            j = b_columns[n0] + b_terms[k]
+            if in_place:
+                multiply_rows(M, columns, some, terms, i, a_step, b, j, b_step, sums, together)
+            elif upright and columns == LANES and some % LANES == 0:
+                ahead = AHEAD // a.itemsize + (LANES * b_step - K if k + some == K else 0)
+                multiply_columns(M, some, terms, i, a_step, b, j, b_step, ahead, sums)
+            else:
+                pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
+                multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)
+            if long and some == BLOCK:
+                add_and_clear(sums, totals, M, together, columns)
+                blocks += 1
+                if blocks % GROUP == 0:
+                    widen(totals, wide, blocks == GROUP, False)
+        if blocks >= GROUP:
+            widen(totals, wide, False, True)
+        for m in range(M):
+            for n in range(0, columns, LANES):
+                at, to = s_rows[m] + n0 + n, o_rows[m] + n0 + n
+                total = load(sums, m * together + n)
+                if long:
+                    total = load(totals, m * together + n) + total
+                x = load_some(start, at, columns - n, 0) + total
+                store_some(select(x < floor, floor, x), out, to, columns - n)  # NaN is not less, and stays
+
+
+@helper
+def few_rows_pay(M, N, K, itemsize):
+    """Whether it is faster than the tile that reads b where it is, which is so where b is not in the L2 cache."""
+    return M <= FEW and N * K * itemsize > L2 // 2
+
+
+@kernel()
+def outer_product(x, first, rows, dz, dw):
+    """dw[i,o] = x[0,i] dz[0,o] for so many i from `first` on: what one sample gives, written in order."""
+    O, LANES = dz.shape[1], width(dz)
+    whole = O // LANES * LANES
+    for i in range(first, first + rows):
+        times, row = splat(x, x[0, i]), i * O
+        for o in range(0, whole, LANES):
+            store(times * load(dz, o), dw, row + o)
+        store_some(times * load_some(dz, whole, O - whole, 0), dw, row + whole, O - whole)

@@ -1,0 +1,176 @@
+"""Conv1D: a convolution along time.  It is that of an image of one row, and so runs as one: conv2d.py derives it all.
+
+    y = f(z)     z[n,q,k] = b[k] + sum_j sum_c x[n, q r + j e - left, c] w[j,c,k]
+
+    x (N, T, C) sequences   w (J, C, K), K filters that look at J positions   b (K,)   z, y (N, Q, K)
+    r the stride, e the dilation, left the zeros before the sequence
+    Q = (T + zeros before and behind - (J - 1) e - 1) // r + 1
+
+Backward, with dz = f'(z) dy:
+
+    dw[j,c,k] = sum_n sum_q x[n, q r + j e - left, c] dz[n,q,k]        db[k] = sum_n sum_q dz[n,q,k]
+    dx[n,t,c] = sum of dz[n,q,k] w[j,c,k] over those q and j with q r + j e - left = t, and all k
+
+Sequences of unequal length.  One of length l gives what it gives alone: as many outputs as the formula for Q says with
+l for T, none where no window fits, and behind them zeros.  What lies behind l counts as the zeros of the padding do.
+
+Sources: Waibel et al. 1989, the time-delay neural network; for text, Collobert et al. 2011 and Kim 2014.
+"""
+
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tinynet.checks import positive_int
+from tinynet.checks.padding import checked_padding_of_time
+from tinynet.layers import along_time
+from tinynet.layers.activated import Activated
+from tinynet.layers.conv2d import conv2d_backward, conv2d_forward
+from tinynet.layers.padding import along_axis, reach
+
+
+def as_images(array):
+    """Sequences (N, T, C) as images of one row."""
+    return array.reshape(len(array), 1, *array.shape[1:])
+
+
+class Conv1D(Activated):
+    """y = activation(conv(x, w) + b) along time: x (N, T, C) -> y (N, Q, filters); w (J, C / groups, filters).
+
+    kernel_size  J, how many positions the window has
+    stride       how far it moves from one position to the next
+    padding      "valid", "same", a whole number of zeros on both sides, or a pair (before, behind): (J - 1, 0) lets no
+                 output look ahead
+    dilation     how far the positions are apart that the window looks at
+    groups       into how many parts channels and filters are cut
+    activation, bias, init   as in Conv2D
+
+    Given sequences with their lengths, each has outputs as if it were alone, and zeros behind them.
+
+    Raises ValueError for inputs that are not sequences (N, T, C), and where the window does not fit into them.
+
+    >>> tn.Sequential([tn.Conv1D(8, 3, padding="same")], (20, 5)).output_shape
+    (20, 8)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: str | int | tuple[int, int] = "valid",
+        activation: str | None = None,
+        bias: bool = True,
+        init=None,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+    ):
+        self.filters, self.kernel_size = (
+            positive_int(filters, "Conv1D: filters"),
+            positive_int(kernel_size, "Conv1D: kernel_size"),
+        )
+        self.stride, self.dilation = positive_int(stride, "Conv1D: stride"), positive_int(dilation, "Conv1D: dilation")
+        self.padding = checked_padding_of_time(padding, "Conv1D: padding")
+        self.groups = positive_int(groups, "Conv1D: groups")
+        if self.filters % self.groups:
+            raise ValueError(f"Conv1D: groups must divide the {filters} filters, got {groups!r}")
+        super().__init__(activation, bias, init)
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        if len(self.input_shape) != 2:
+            raise ValueError(f"{self.label}: expected sequences, input shape (T, C), got {self.input_shape}")
+        (T, C), J, K = self.input_shape, self.kernel_size, self.filters
+        if C % self.groups:
+            raise ValueError(f"{self.label}: expected channels that {self.groups} groups divide, got {C}")
+        C = C // self.groups
+        window = T, J, self.stride, self.padding, self.dilation
+        Q, self._around = along_axis(self.label, "a sequence", "long", *window)
+        self._windows = (1, self.stride), (0, self._around[0]), (1, self.dilation), self.groups
+        self._start_parameters((J, C, K), J * C, J * K // self.groups, rng)
+        self.output_shape = Q, K
+        self.flops = 2 * Q * J * C * K
+        return self.output_shape
+
+    def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
+        x = self.checked(x)
+        if state is not None:
+            raise ValueError(f"{self.label}: it looks at neighbours in time, and can't go on from a state")
+        lengths, T = self.checked_lengths(lengths, x), x.shape[1]
+        if lengths is not None:
+            x = along_time.padded(x, lengths, max(T, self._shortest))
+        elif self._shortest > T:
+            raise ValueError(
+                f"{self.label}: its window needs sequences of at least {self._shortest}, got {T} positions"
+            )
+        w, b = self._values()
+        z = np.empty((len(x), self._count(x.shape[1]), self.filters), self.dtype)
+        conv2d_forward(as_images(x), w[None], b, *self._windows, (1, z.shape[1]), self._floor, as_images(z))
+        y, kept = (z, None) if self.activation is None else self._activated(z)
+        if training:
+            self._keep(x, kept)
+            self._time = lengths, T, z.shape[1]
+        return y if lengths is None else along_time.padded(y, self.output_lengths(lengths), y.shape[1])
+
+    def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
+        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        lengths, T, Q = self._time
+        dy = self.checked_gradient(dy, len(x), Q)
+        if lengths is not None:
+            dy = along_time.padded(dy, self.output_lengths(lengths), Q)
+        dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0), self.dtype)
+        grad, y, is_relu = self._through_activation(dy, kept)
+        arrays = as_images(x), w[None], as_images(grad), as_images(y)
+        conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+        if not input_grad:
+            return None
+        return dx if lengths is None else along_time.padded(dx, lengths, T)
+
+    def _count(self, T):
+        """Q of a sequence of length T, or of an array of them; below 1 where no window fits."""
+        if self.padding == "same":
+            return -(-T // self.stride)
+        return (T + sum(self._around) - reach(self.kernel_size, self.dilation)) // self.stride + 1
+
+    @property
+    def _shortest(self):
+        """The length of the shortest sequence that has an output."""
+        return 1 if self.padding == "same" else max(1, reach(self.kernel_size, self.dilation) - sum(self._around))
+
+    def formula(self):
+        return self._formula_of("conv(x, w)")
+
+    def backward_formula(self):
+        return self._backward_formula_of("conv(x, dz)", "conv(dz, w flipped)")
+
+    # What others ask of it.
+
+    of_time = "lengths"
+    torch_names = ("Conv1d",)
+    torch_axes = MappingProxyType({"weight": (2, 1, 0), "bias": (0,)})
+    torch_channels = "first"
+
+    def output_lengths(self, lengths):
+        return np.where(lengths > 0, np.maximum(self._count(lengths), 0), 0)
+
+    @property
+    def zeros_around(self):
+        """((before, behind),)."""
+        return (self._around,)
+
+    def torch_module(self, nn):
+        before, behind = self._around
+        around, padding = {}, before
+        if before != behind:  # PyTorch's own padding is symmetrical
+            around, padding = {"_padding": nn.ConstantPad1d((before, behind), 0.0)}, 0
+        options = self.kernel_size, self.stride, padding, self.dilation, self.groups, self.bias
+        return {**around, "": nn.Conv1d(self.input_shape[-1], self.filters, *options)}
+
+    def torch_options(self, module):
+        return [
+            ("stride", (self.stride,), module.stride),
+            ("dilation", (self.dilation,), module.dilation),
+            ("groups", self.groups, module.groups),
+        ]
