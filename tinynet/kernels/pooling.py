@@ -175,15 +175,16 @@ def gather_row(dy, argmax, row, size, stride, before, dilation, dx):
                         total = total + select(load_whole(argmax, at, C, dy) == i * J + j, load(dy, at), 0)
             store(total, dx, to + c)
             c += LANES
-        for c in range(c, C):
-            total = zero
+        while c < C:  # number by number, where a vector would reach too far
+            one = zero
             for p in range(p0, p1):
                 i = number_at(h, top, p, s, d)
                 for q in range(q0, q1 if i >= 0 else q0):
                     j, at = number_at(g, left, q, r, e), ((n * P + p) * Q + q) * C + c
                     if j >= 0 and argmax[at] == i * J + j:
-                        total += dy[at]
-            dx[to + c] = total
+                        one += dy[at]
+            dx[to + c] = one
+            c += 1
 
 
 @sized_kernel(THREADS_FROM)
@@ -224,8 +225,8 @@ def scatter_to_maxima(dy, argmax, size, stride, before, dilation, dx):
             scatter_in_image(dy[n], argmax[n], size, stride, before, dilation, H, W, image)
 
 
-# --- mean: rows (P, 3) are the first row of the image that is in a window, the one behind its last, and by how many rows
-# it counts; columns (Q, 3) likewise ------------------------------------------------------------------------------
+# --- mean: rows (P, 3) are the first row of the image that is in a window, the one behind its last, and by how many
+# rows it counts; columns (Q, 3) likewise --------------------------------------------------------------------------
 
 
 @kernel()

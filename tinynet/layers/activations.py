@@ -22,8 +22,9 @@ Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
 
 The second GELU, "gelu_tanh", is the first to three digits: GPT-2's, from when the exact one took longer.
 
-f'(x) can be computed from y alone for all but GELU, Swish and Softplus, which keep x (y > 0 exactly where x > 0).  With
-the others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.
+f'(x) can be computed from y alone for all but GELU, Swish and Softplus, which keep x (y > 0 exactly where x > 0).
+With the others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.  ELU and SELU are in
+elu.py.
 
 In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
 type(x)(0), so that float32 stays float32.

@@ -90,7 +90,7 @@ conv2d_backward = either(
 
 
 class Conv2D(Activated):
-    """y = activation(conv(x, w) + b): x (N, H, W, C) -> y (N, P, Q, filters); w (I, J, C / groups, filters), b (filters,).
+    """y = activation(conv(x, w) + b): x (N, H, W, C) -> y (N, P, Q, filters); w (I, J, C / groups, filters).
 
     kernel_size  the window, a whole number or a pair (I, J)
     stride       how far it moves from one position to the next, a whole number or a pair
