@@ -82,12 +82,12 @@ def loss_on(model, text):
     return tn.softmax_cross_entropy(model.predict(x), y, grad=False)[0]
 
 
-def write(model, start, count, rng, temperature=0.8):
+def write(model, start, count, seed, temperature=0.8):
     """`start`, whole numbers, and `count` letters more, each drawn by what the model says after the last 64.
 
     tn.generate does it without reading all of them again for each letter, in texts of up to 64.
     """
-    text = list(start)
+    text, rng = list(start), np.random.default_rng(seed)
     for _ in range(count):
         z = model.forward([text[-LENGTH:]])[0, -1].astype(np.float64)
         p = np.exp((z - z.max()) / temperature)
@@ -132,7 +132,7 @@ def main():
             looks.append((step, loss_on(model, held_out)))
             print(f"step {step:4}  held out {looks[-1][1]:.3f}", flush=True)
             if step in (0, every, steps):
-                written[step] = "".join(letters[i] for i in write(model, speech, 600, rng))
+                written[step] = "".join(letters[i] for i in write(model, speech, 600, options.seed))
         if step == steps:
             break
         start = time.perf_counter()
