@@ -34,8 +34,8 @@ What is usual in training such a network, and why:
                          loss ended at 1.90
     weight decay         shrinks matrices only (AdamW); for biases and the scales of LayerNorm it would be of no use
     clipping             a gradient longer than 1 is cut to length 1: one strange batch shall not throw the weights away
-    small start          weights normal with deviation 0.02; those that write into the sum h, 8 in all (two a block), with
-                         0.02 / sqrt(8), so that h, the sum of 8 such parts, starts as large as one
+    small start          weights normal with deviation 0.02; those that write into the sum h, 8 in all (two a block),
+                         with 0.02 / sqrt(8), so that h, the sum of 8 such parts, starts as large as one
 
 How good is a loss of 1.88?  The picture has the answers of simpler models for comparison, each fitted to the same
 training text and judged on the same held-out tenth: all letters equally likely; each as likely as it is frequent; as

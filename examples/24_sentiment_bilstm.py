@@ -2,6 +2,8 @@
 
     python examples/24_sentiment_bilstm.py
 
+It takes some minutes on two cores; the texts are downloaded (85 MB) where they don't lie in TINYNET_DATA's folder.
+
 Example 13 looked for short runs of words with convolutions.  An LSTM (example 21) reads a sentence from its beginning
 to its end, and what it keeps of "not" it still has when "good" comes.  A second one reads from the end to the
 beginning, so that at every word there is something of all that stands before and of all that stands behind it:
@@ -26,8 +28,11 @@ neutral, where there are two classes).  The same words, vectors and steps go to 
     BiLSTM, GloVe vectors                49.1        87.5   Tai et al. 2015; vectors from 840 billion words
     BERT-base                            53.2        91.2   Munikar et al. 2019; a transformer that read 3.3 billion
 
+From random vectors the LSTM reads a point or so better than the convolutions; a share of 2,000 sentences is only known
+to within a point, so that one run does not prove it.  What the table's lower rows gain, they bring from other texts.
+
 The Large Movie Review Dataset (Maas et al. 2011): 25,000 whole reviews to train on and 25,000 to test, 233 words on
-average, of which the first 400 are read.  Here the same network, trained from nothing, is right about 87 of 100.
+average, of which the first 400 are read.  The same network, trained from nothing, is right about 88 of 100 here.
 
 Why?  The maxima make it easy to ask.  Every one of the 128 numbers comes from one word, and z is a weighted sum of
 them: so each word's part in z is known, and the parts and the bias add up to z.  The picture shows it for sentences
@@ -167,10 +172,10 @@ def main():
     if not options.quick:
         assert min(five) > 0.40
         assert min(two) > 0.80
-        assert two[1] > two[0], "reading in order should tell more than the best match of 5 words"
+        assert min(five[1] - five[0], two[1] - two[0]) > -0.01
         assert imdb >= 0.87
 
-    figure = tn.plots.figure(13, 4.6)
+    figure = tn.plots.figure(11.5, 4.2)
     left, panel = figure.subplots(1, 2, width_ratios=[1, 2.1])
     places = np.arange(2)
     for k, (name, colour) in enumerate((("convolutions", tn.plots.ORANGE), ("BiLSTM", tn.plots.BLUE))):

@@ -302,6 +302,21 @@ def test_a_model_takes_pieces_and_pairs(kind):
 
 
 @BOTH
+@DIRECTIONS
+def test_a_frozen_layer_passes_gradients_on_and_has_none(kind, bidirectional):
+    model = tn.Sequential([tn.Dense(4), kind(5, bidirectional), tn.Dense(2)], (6, 3))
+    x = np.random.default_rng(0).standard_normal((3, 6, 3)).astype("f")
+    gradients = []
+    for trainable in (True, False):
+        model.layers[1].trainable = trainable
+        model.backward(np.cos(model.forward(x, training=True)))
+        gradients.append([p.grad.copy() for p in model.layers[0].parameters])
+    for open_one, frozen in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(open_one, frozen)
+    assert not any(p.grad.any() for p in model.layers[1].parameters)
+
+
+@BOTH
 def test_what_a_state_cannot_be_is_refused(kind):
     layer, x, _, _, _ = made(kind, (4, 3, 2, 5, True, True, False, False), np.float32)
     with pytest.raises(ValueError, match=rf"{kind.__name__}: a bidirectional layer can't go on from a state"):

@@ -62,10 +62,11 @@ def sst(
 
         download_members(missing, ARCHIVE, MIRRORS, ARCHIVE_SIZE, ARCHIVE_SHA256)
     train, dev, test = (read_trees(path) for path in paths)
-    judged, *others = ([tree[0] for tree in part] for part in (train, dev, test))
+    judged = [tree[0] for tree in train]
     if phrases:
         judged = list(dict.fromkeys(phrase for tree in train for phrase in tree))  # in order, each once
-    return _labelled(judged, classes), _labelled(others[0], classes), _labelled(others[1], classes)
+    dev, test = [tree[0] for tree in dev], [tree[0] for tree in test]
+    return _labelled(judged, classes), _labelled(dev, classes), _labelled(test, classes)
 
 
 def read_trees(path):

@@ -12,9 +12,7 @@ Backward.   Likewise the tasks go back through time: the gradient dz of what the
 The sequences of a block are in order of their length, the longest first.  So those that go on at a step are the first
 ones, and the block's product has as many rows.  A sequence's numbers are the same in whatever block it is.
 
-w and u are copied into panels: some columns, as many as the tile in registers has, lie together.  A row of panels, 128
-bytes, follows the one before in memory, where rows of u whose distance is a power of two would fall into the same few
-sets of the caches.  Where there are few rows, w and u stay as they are: as one panel, which has all columns.
+w and u are copied into panels (panels.py), since they are read at each step again.
 
 GRU's candidate takes x w and h u apart.  So z has four parts for it too: r, u, then the candidate's x w + b, and its
 h u + b; and u's columns are in two parts, `first` for r and u, and `last` for the candidate.  LSTM's are all in the
@@ -32,80 +30,15 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.denormals import flush_denormals, restore_denormals
 from tinynet.kernels.gates import Block, Kept, gru_step, gru_step_backward, lstm_step, lstm_step_backward
-from tinynet.kernels.llvm import LANES
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.packed import VECTORS
-from tinynet.kernels.transpose import transpose
-from tinynet.kernels.vectors import load_some, store, width
+from tinynet.kernels.panels import in_panels, panel_columns, product, transposed_in_panels
+from tinynet.kernels.vectors import width
 
-PACKED_FROM = 32  # rows from which copying w and u pays
 MOST = 64  # sequences in a block
 ROWS = 48  # of dx, for a task
 TOGETHER = 8192  # rows whose sum is made in their own dtype; these sums are added in float64
 L1, L2 = cache_size(1), cache_size(2)
-
-
-# --- panels -------------------------------------------------------------------------------------------------------
-
-
-def panel_columns(dtype):
-    return VECTORS * LANES[dtype]
-
-
-@sized_kernel(2**18)
-def copy_to_panels(w, first, columns, panels):
-    """panels[d,p,k,c] = w[d,k,first + p C + c], of so many columns."""
-    D, P, K, C = panels.shape
-    N = w.shape[2]
-    for task in prange(D * P):
-        n = task % P * C
-        for k in range(K):
-            of, to = (task // P * K + k) * N + first + n, (task * K + k) * C
-            for c in range(0, C, width(w)):
-                store(load_some(w, of + c, columns - n - c, 0), panels, to + c)
-
-
-@sized_kernel(2**18)
-def transpose_to_panels(w, first, panels):
-    """panels[d,p,k,c] = w[d,p C + c,first + k]: those of w.T."""
-    D, P, K, C = panels.shape
-    rows, N = w.shape[1:]
-    for task in prange(D * P):
-        n = task % P * C
-        transpose(w, (task // P * rows + n) * N + first, N, panels, task * K * C, C, min(C, rows - n), K)
-
-
-def in_panels(w, first, end, rows):
-    """The columns `first` to `end` of w (D, K, N) in panels (D, P, K, C), for products of so many rows."""
-    D, K, N = w.shape
-    if rows < PACKED_FROM:
-        columns = w[:, :, first:end]
-        return np.require(columns, requirements=("C", "A", "W")).reshape(D, 1 if end > first else 0, K, end - first)
-    C = panel_columns(w.dtype)
-    panels = np.empty((D, (end - first + C - 1) // C, K, C), w.dtype)
-    copy_to_panels(w, first, end - first, panels)
-    return panels
-
-
-def transposed_in_panels(w, first, end):
-    """The same of those columns of w as rows: of w.T."""
-    D, K, N = w.shape
-    C = panel_columns(w.dtype)
-    panels = np.empty((D, (K + C - 1) // C if end > first else 0, end - first, C), w.dtype)
-    transpose_to_panels(w, first, panels)
-    return panels
-
-
-@kernel()
-def product(size, a, panels, d, start, out):
-    """out = start + a times the panels of direction d: `size` is (rows, columns)."""
-    M, N = size
-    _, P, K, C = panels.shape
-    no_floor = out.array.dtype.type(-np.inf)
-    for p in range(P):
-        b = View(panels, (d * P + p) * K * C, C)
-        given, to = View(start.array, start.first + p * C, start.steps), View(out.array, out.first + p * C, out.steps)
-        matmul((M, min(C, N - p * C), K), a, b, start=given, out=to, floor=no_floor)
 
 
 # --- blocks of sequences ------------------------------------------------------------------------------------------
@@ -314,10 +247,8 @@ def sums_of_group(d, group, x, h_before, dz, rows, sums):
                 out = View(dw, d * I * G + at, G)
                 matmul((I, n, K), View(x, r * I, (1, I)), b, start=out, out=out, floor=no_floor)
             if part != 1:
-                out, a = (
-                    View(du, d * H * G + (at if part == 0 else 2 * H + o), G),
-                    View(h_before, (d * R + r) * H, (1, H)),
-                )
+                out = View(du, d * H * G + (at if part == 0 else 2 * H + o), G)
+                a = View(h_before, (d * R + r) * H, (1, H))
                 matmul((H, n, K), a, b, start=out, out=out, floor=no_floor)
 
 

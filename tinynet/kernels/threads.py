@@ -24,10 +24,11 @@ take from it and from the other process: a step took 3 to 7 times as long.  Here
 
 A loop's results don't depend on who takes which share, nor on how many shares there are: to the bit.
 
-The counter is one word, `ticket`: a loop's number above, the number of shares that are left below.  Who can replace it
-by one that is smaller by 1 has that share.  So a thread that comes late, with the number of a loop that is over, gets
-nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes on,
-and so its data is valid.
+The counter is one word, `ticket`: a loop's number, and the first share that is left and the end of those.  Who can move
+one by 1 has that share: half of the threads the first, the others the end, so that in a kernel's next call each mostly
+finds its part of the arrays in its own cache.  So a thread that comes late, with the number of a loop that is over,
+gets nothing, and what it read of the next loop's data meanwhile it forgets.  While someone has a share, its loop goes
+on, and so its data is valid.
 
 Where several threads of Python call kernels at once, one has the pool, and the others run their loops alone.
 
@@ -70,8 +71,7 @@ THREAD = 8 * LINE
 ASLEEP, SEMAPHORE, CLOCK, RANGE, COPY = 0, LINE, LINE + 64, 2 * LINE, 2 * LINE + 16
 MOST_ARGUMENTS = (THREAD - COPY) // 8
 
-# A ticket is the number of a loop, and of which share on, and up to which, nobody has taken it: 32, 16 and 16 bits.
-FIRST_LEFT, PART = 2**16, 2**16 - 1
+NEXT, MOST_SHARES = 2**16, 2**16 - 1  # a ticket is 32 bits for the loop, 16 for the first share left, 16 for the end
 SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
@@ -140,19 +140,15 @@ def limit_now(pool, time):
 
 @part
 def any_left(ticket):
-    return (ticket >> 16) & PART < ticket & PART
+    return (ticket >> 16) & MOST_SHARES < ticket & MOST_SHARES
 
 
 @part
 def take_shares(pool, thread, me, ticket, help_at, threads):
-    """Take shares of this loop for as long as there are any, and return how many they were.
-
-    One half of the threads begin with the first, the others with the last: so where a loop comes again, a thread mostly
-    finds its arrays in its own cache.
-    """
+    """Take shares of this loop for as long as there are any, and return how many they were."""
     number, taken = ticket >> 32, 0
     while any_left(ticket) and ticket >> 32 == number:
-        before = replace(pool + TICKET, ticket, ticket - 1 if me % 2 else ticket + FIRST_LEFT)
+        before = replace(pool + TICKET, ticket, ticket - 1 if me % 2 else ticket + NEXT)
         if before != ticket:
             ticket = before
             continue
@@ -162,7 +158,7 @@ def take_shares(pool, thread, me, ticket, help_at, threads):
                 store(thread + COPY + 8 * k, load(arguments + 8 * k))
             store(thread + COPY, thread + RANGE)
         first, length, shares = load(pool + FIRST), load(pool + LENGTH), load(pool + SHARES)
-        k = (ticket & PART) - 1 if me % 2 else (ticket >> 16) & PART
+        k = (ticket & MOST_SHARES) - 1 if me % 2 else (ticket >> 16) & MOST_SHARES
         store(thread + RANGE, first + length * k // shares)
         store(thread + RANGE + 8, first + length * (k + 1) // shares - 1)
         call(load(pool + FUNCTION), thread + COPY, load(pool + SHAPE), load(pool + STEPS), load(pool + DATA))
@@ -222,7 +218,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     first = load(indices)
     length = load(indices + 8) - first + 1
     threads = min(threads, load(pool + WORKERS) + 1)
-    shares = min(length, SHARES_EACH * threads, PART)
+    shares = min(length, SHARES_EACH * threads, MOST_SHARES)
     one_index = load(shape + 8) == 2
     if shares < 2 or threads < 2 or count > MOST_ARGUMENTS or not one_index or replace(pool + IN_USE, 0, 1):
         call(function, arguments, shape, steps, data)

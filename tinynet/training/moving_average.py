@@ -28,7 +28,8 @@ class MovingAverage:
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = number_within(decay, "MovingAverage: decay", 0, 1)
-        self._steps, self._means = 0, None
+        self._steps = 0
+        self._means: Any = None
 
     def start(self, training: Training) -> None:
         """Called by fit before the first step."""

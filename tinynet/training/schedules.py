@@ -17,6 +17,7 @@ A step is a whole number of at least 0.  fit asks its schedule before every step
 import math
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any
 
 from tinynet.checks import number_within, positive_int
 
@@ -163,7 +164,7 @@ def sequence(*parts: tuple[Schedule, int] | Schedule) -> Schedule:
         if not isinstance(part, (tuple, list)) or len(part) != 2 or not callable(part[0]):
             raise TypeError(f"sequence: part {k} must be a pair (schedule, steps), got {part!r}")
         starts.append(starts[-1] + positive_int(part[1], f"sequence: the steps of part {k}", 1))
-    schedules = [*(part[0] for part in parts[:-1]), parts[-1]]
+    schedules: list[Any] = [*(part[0] for part in parts[:-1]), parts[-1]]  # type: ignore[index]
 
     def schedule(step):
         step = positive_int(step, "sequence: step", 0)
