@@ -41,10 +41,9 @@ RATES = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.1}
 
 
 def batch_of(model, N, T):
-    """Words and those that follow them, of one text."""
-    V = model.output_shape[-1]
-    text = np.random.default_rng(0).integers(0, V, N * T + 1)
-    return text, text[:-1].reshape(N, T), text[1:].reshape(N, T)
+    """A text, whose end its beginning follows, its words as a batch, and those that follow them."""
+    text = np.random.default_rng(0).integers(0, model.output_shape[-1], N * T)
+    return text, text.reshape(N, T), np.roll(text, -1).reshape(N, T)
 
 
 def tinynet_step(model, x, y, in_one):
@@ -121,8 +120,8 @@ def torch_step(model, options, x, y, mode):
 # --- llm.c --------------------------------------------------------------------------------------------------
 
 
-def llm_c(sources, model, text, steps=4):
-    """(losses, seconds) of the first steps of llm.c's train_gpt2, with these weights and this text.
+def llm_c(sources, model, text, steps=3):
+    """(losses, seconds) of the first steps of llm.c's train_gpt2, with these weights and this text again and again.
 
     The files are as it reads them: 256 whole numbers, of which the first ones say what it is, then the arrays.
     """
@@ -141,7 +140,8 @@ def llm_c(sources, model, text, steps=4):
             (data / f"tiny_shakespeare_{part}.bin").write_bytes(header.tobytes() + words.tobytes())
         (folder / "gpt2_124M.bin").write_bytes(_weights_of_llm_c(model))
         environment = {**os.environ, "OMP_NUM_THREADS": str(tn.get_num_threads())}
-        process = subprocess.Popen(["./train"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+        command = ["stdbuf", "-oL", "./train"]  # lines come as they are printed
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
         losses, seconds = [], []
         for line in process.stdout:
             found = re.match(r"step \d+: train loss ([\d.]+) \(took ([\d.]+) ms\)", line)

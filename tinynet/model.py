@@ -153,10 +153,11 @@ class Sequential(Guarded):
         says.  A `state`, a dict that is {} at first, is where the layers that look along time leave what they need to
         go on: a sequence given in pieces, with the same dict, gives what it gives in one.
         """
-        x, lengths = along_time.split_pair(x, self.input_shape)
-        if lengths is not None or state is not None:
-            return self._forward_along_time(x, lengths, training, state)
-        if training:
+        if type(x) is tuple or state is not None:
+            x, lengths = along_time.split_pair(x, self.input_shape)
+            if lengths is not None or state is not None:
+                return self._forward_along_time(x, lengths, training, state)
+        if training and self._padding is not None:
             self._padding = None
         return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
 

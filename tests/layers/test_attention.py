@@ -182,6 +182,9 @@ def test_later_tokens_change_no_bit_of_earlier_outputs(size, dtype):
         other = x.copy()
         other[:, t:] = 1e3 * np.random.default_rng(t).normal(size=other[:, t:].shape)
         assert np.array_equal(layer.forward(other)[:, :t], y[:, :t])
+        other[:, t:] = np.nan
+        assert np.array_equal(layer.forward(other)[:, :t], y[:, :t])
+        assert np.isnan(layer.forward(other)[:, t:]).all()
 
 
 @both_dtypes

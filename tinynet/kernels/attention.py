@@ -169,6 +169,17 @@ def fill(a, first, step, rows, columns):
             row[c] = 0
 
 
+@kernel()
+def all_finite(a, first, step, rows, columns):
+    """Whether `rows` rows of so many columns hold neither NaN nor infinities."""
+    for i in range(rows):
+        row = memory.piece(a, first + i * step, columns)
+        for c in range(columns):
+            if not math.isfinite(row[c]):
+                return False
+    return True
+
+
 # --- a head ---------------------------------------------------------------------------------------------------------
 
 
@@ -207,8 +218,12 @@ def head_forward(z, n, h, causal, first, count, drops, o, top, total):
         if drops[3]:
             draw_keys(first + t, rows, (drops[2] + n) * heads + h, drops, pairs)
             drop(st, seen, rows, W, pairs, drops[3], z.dtype.type(drops[4]))
-        weights, values, out = View(st, 0, (1, W)), View(z, v, step), View(o, to + t * C, C)
-        matmul((rows, d, seen), weights, values, start=View(zeros, 0, 0), out=out, floor=no_floor)
+        weights, values, start = View(st, 0, (1, W)), View(z, v, step), View(zeros, 0, 0)
+        matmul((rows, d, seen), weights, values, start=start, out=View(o, to + t * C, C), floor=no_floor)
+        if causal and not all_finite(z, v + (first + t) * step, step, rows, d):
+            for i in range(rows):  # a weight of 0 times NaN is NaN: so what is later is left out
+                size, weights = (1, d, first + t + i + 1), View(st, i, (1, W))
+                matmul(size, weights, values, start=start, out=View(o, to + (t + i) * C, C), floor=no_floor)
         for i in range(rows):
             row, share = memory.piece(o, to + (t + i) * C, d), one / totals[i]
             for c in range(d):

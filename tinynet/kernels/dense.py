@@ -21,7 +21,7 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.few_rows import L1, few_rows_pay, outer_product
+from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_product
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_gain, packing_pays
 from tinynet.kernels.rectified import rectified
@@ -109,10 +109,10 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
-    gain = packing_gain(I, O, N, IN_PLACE_BACKWARD, x.itemsize)
+    gain = packing_gain(I, O, N, IN_PLACE_BACKWARD, x.itemsize, False)
     if input_grad:
-        gain += packing_gain(N, I, O, IN_PLACE_BACKWARD, x.itemsize)
-    few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > L1
+        gain += packing_gain(N, I, O, IN_PLACE_BACKWARD, x.itemsize, True)
+    few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
     packed = not few and not few_samples and gain > 0
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx

@@ -304,13 +304,17 @@ PACKED, COPY_A, COPY_B, STORE = 0.93, 26, 19, 16
 @helper
 def packing_pays(M, N, K, in_place, itemsize):
     """Whether a product takes less time packed; `in_place` is what the other reaches where b is in the L2 cache."""
-    return packing_gain(M, N, K, in_place, itemsize) > 0
+    return packing_gain(M, N, K, in_place, itemsize, False) > 0
 
 
 @helper
-def packing_gain(M, N, K, in_place, itemsize):
-    """How much less time, in multiplications that the processor does in it at its best."""
+def packing_gain(M, N, K, in_place, itemsize, transposes):
+    """How much less time, in multiplications that the processor does in it at its best.
+
+    `transposes`: in place, b is transposed first, some columns at a time, which are then in the cache.
+    """
     C = VECTORS * (BYTES // itemsize)
     tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
     packed = tall * broad * K / PACKED + COPY_A * M * K + COPY_B * K * N + STORE * M * N
-    return M * N * K / (in_place if K * N * itemsize <= L2 // 2 else FAR) - packed
+    as_it_lies = M * N * K / (in_place if transposes or K * N * itemsize <= L2 // 2 else FAR)
+    return as_it_lies + (COPY_B * K * N if transposes else 0) - packed

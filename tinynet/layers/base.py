@@ -127,7 +127,8 @@ class Layer(Declared, Guarded):
     @property
     def trains(self):
         """Whether it has a parameter that is not frozen."""
-        return any(parameter._trainable for parameter in self.parameters)
+        parameters = self.parameters
+        return bool(parameters) and (parameters[0]._trainable or any(p._trainable for p in parameters))
 
     @property
     def keeps_output(self):

@@ -33,8 +33,12 @@ def leave_unbuilt(layers):
 
 def forward_in_a_row(layers, x, training, lengths=None, state=None):
     """y.  `lengths` and `state` are for the layers that look along time (along_time.py, Layer.forward)."""
+    if lengths is None and state is None:
+        for layer in layers:
+            x = layer.forward(x, training)
+        return x
     for layer in layers:
-        if layer.of_time == "lengths" and (lengths is not None or state is not None):
+        if layer.of_time == "lengths":
             x = layer.forward(x, training, lengths, state)
         else:
             x = layer.forward(x, training)
