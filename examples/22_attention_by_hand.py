@@ -29,8 +29,9 @@ Backward, from dy = dL/dy.  Which numbers did each touch, and times what?
     k[j]    touched S[t,j] of every t, times q[t] / sqrt(C):     dk = dS.T q / sqrt(C)
     wq, x   as a weighted sum's, and x touched all three:        dwq = x.T dq, ...    dx = dq wq.T + dk wk.T + dv wv.T
 
-A row that nobody looks at, P[t,j] = 0 for all t, gets no gradient: it can't have mattered.  The program confirms these
-lines by central differences, and by the class MultiHeadAttention, which has the same numbers.
+A row j that nobody looks at, P[t,j] = 0 for all t, gets no gradient through its key and value: only what it looks at
+itself, its query, still reaches y.  The program confirms these lines by central differences, and by the class
+MultiHeadAttention, which has the same numbers.
 
 Then the names.  To attention a sequence is a heap: if its rows are put into another order, so is y, and nothing else
 changes.  So whatever depends on order must stand in the rows.  Here two things do.  Each letter comes with the number

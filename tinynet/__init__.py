@@ -68,6 +68,7 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.losses.softmax_focal import softmax_focal
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
+from tinynet.probabilities import sigmoid, softmax
 from tinynet.training import (
     Checkpoint,
     CSVLog,
@@ -198,8 +199,10 @@ __all__ = [
     "sequence",
     "set_num_threads",
     "show_config",
+    "sigmoid",
     "sigmoid_cross_entropy",
     "sigmoid_focal",
+    "softmax",
     "softmax_cross_entropy",
     "softmax_focal",
     "step_decay",

@@ -3,7 +3,8 @@
     logits of what comes next -> a token, drawn by their softmax -> the next position -> its logits -> ...
 
 The model has read all that is before: what its layers must know of that, they leave in a `state` (an LSTM its h and c,
-attention its keys and values).  So each step is given the new token alone, and costs no more than that.
+attention its keys and values).  So each step is given the new token alone: what is before it is not computed again,
+though attention reads its keys.
 """
 
 from typing import Any

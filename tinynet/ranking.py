@@ -15,8 +15,8 @@ found is wrong, since there are so many negatives; precision shows it:
 
     AP = sum over thresholds of (recall - the recall before) precision        the average precision
 
-Sources: Hanley and McNeil 1982 (AUROC as that probability); Davis and Goadrich 2006 (why not to interpolate between
-points of precision and recall); the interval, Efron 1979.
+Sources: Hanley and McNeil 1982 (AUROC as that probability); Davis and Goadrich 2006 (why not to interpolate linearly
+between points of precision and recall); the interval, Efron 1979.
 """
 
 from collections.abc import Callable

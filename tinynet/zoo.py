@@ -31,7 +31,7 @@ def gpt2(
     bias   False leaves all biases out, those of LayerNorm too
 
     Weights start normal with deviation 0.02; those of the last matrix in front of each sum with 0.02 / sqrt(2 layers),
-    for 2 layers of them add up.
+    for that many outputs add up.
 
     Source: Radford et al. 2019, section 2.3.
 

@@ -20,11 +20,11 @@ Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
     Swish      s(x) + x s(x) (1 - s(x))       by the product rule, with the sigmoid's slope from above
     Softplus   exp(x) / (1 + exp(x))  =  s(x)
 
-The second GELU, "gelu_tanh", is the first to three digits: GPT-2's, from when the exact one took longer.
+The second GELU, "gelu_tanh", differs from the first by less than 0.0005 everywhere; it is GPT-2's.
 
-f'(x) can be computed from y alone for all but GELU, Swish and Softplus, which keep x (y > 0 exactly where x > 0).
-With the others, Dense and Conv2D therefore overwrite x with y: the functions called `_in_place`.  ELU and SELU are in
-elu.py.
+f'(x) can be computed from y alone (y > 0 exactly where x > 0), but for GELU and Swish: they fall and rise again, so
+that one y has two x.  They keep x, and so does Softplus, for simplicity.  With the others, Dense and Conv2D overwrite x
+with y: the functions called `_in_place`.  ELU and SELU are in elu.py.
 
 In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
 type(x)(0), so that float32 stays float32.

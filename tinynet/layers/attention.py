@@ -125,7 +125,7 @@ class MultiHeadAttention(Random):
     bias      False leaves b and b_out out
 
     Parameters "qkv_weight" (C, 3C) and "qkv_bias" (3C,), whose columns are those of q, k and v in turn, each with its
-    heads side by side; "out_weight" (C, C) and "out_bias" (C,).  As of PyTorch's nn.MultiheadAttention: weights start
+    heads side by side; "out_weight" (C, C) and "out_bias" (C,).  The columns lie as PyTorch's do; weights start
     as Glorot's, those of q, k and v each as a matrix (C, C), biases at 0.
 
     With `lengths` (N,), what lies behind a sequence's length is seen by no other position, and y is 0 there.  With a
@@ -267,7 +267,7 @@ class MultiHeadAttention(Random):
         return f"y = {heads}softmax(q k.T / sqrt d) v, mixed" + (", of what is before" if self.causal else "")
 
     def backward_formula(self):
-        return "dv = P.T do, dS = P (do v.T - sum do o), dq = s dS k, dk = s dS.T q"
+        return "dv = P.T do, dS = s P (do v.T - sum do o), dq = dS k, dk = dS.T q"
 
     # What others ask of it.
 

@@ -12,7 +12,8 @@ Backward, with dz = f'(z) dy:
     dx[n,t,c] = sum of dz[n,q,k] w[j,c,k] over those q and j with q r + j e - left = t, and all k
 
 Sequences of unequal length.  One of length l gives what it gives alone: as many outputs as the formula for Q says with
-l for T, none where no window fits, and behind them zeros.  What lies behind l counts as the zeros of the padding do.
+l for T (with padding="same", l / r rounded up), none where no window fits, and behind them zeros.  What lies behind l
+counts as the zeros of the padding do.
 
 Sources: Waibel et al. 1989, the time-delay neural network; for text, Collobert et al. 2011 and Kim 2014.
 """

@@ -1,17 +1,19 @@
 """ConvTranspose2D: a convolution's backward pass, as a layer.  It makes images larger, as strides make them smaller.
 
-    y = f(z)     z[n,h,g,k] = b[k] + sum of x[n,p,q,c] w[i,j,k,c] over those p, q, i, j with
+    y = f(z)     z[n,h,g,k] = b[k] + sum of x[n,p,q,c] w[i,j,k,c] over all c and those p, q, i, j with
                               p s + i - top = h and q r + j - left = g
 
     x (N, P, Q, C)   w (I, J, K, C), K filters   b (K,)   z, y (N, H, W, K)   stride (s, r)
     H = (P - 1) s + I - 2 top + more rows below, if asked for (output_padding); W likewise
+    top, left: how many rows and columns are cut off on each side (padding)
 
 So each x scatters its C numbers over a window of z, times w; where windows overlap, they add up.  That is how conv2d.py
 finds dx from dz, with x here for dz there, and z here for dx.  As matrices: a convolution is z = x A, with the numbers
 of w, and many zeros, in A; its gradient is dx = dz A.T, "transposed".  It isn't the inverse: it gives an image's shape
 back, and not its numbers.
 
-Backward.  The transpose of A.T is A, so what was backward is forward now.  Given dz[n,h,g,k] = f'(z) dy:
+Backward.  The transpose of A.T is A, so what was backward is forward now.  Given dz[n,h,g,k] = f'(z) dy, which
+is 0 outside of the image:
 
     x[n,p,q,c]  touched z[n, p s + i - top, q r + j - left, k] for all i, j, k, times w[i,j,k,c]:
                     dx[n,p,q,c] = sum_i sum_j sum_k dz[n, p s + i - top, q r + j - left, k] w[i,j,k,c]

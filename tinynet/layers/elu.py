@@ -1,7 +1,8 @@
 """ELU and SELU: x where it is positive, and an exponential that levels off where it is not.
 
     ELU    y = x where x > 0, else alpha (exp(x) - 1)
-    SELU   y = scale ELU(x), with the two constants for which a network of such layers keeps mean 0 and variance 1
+    SELU   y = scale ELU(x), with the two constants for which mean 0 and variance 1 stay so from layer to
+           layer, if weights have the variance 1 / inputs (Glorot's, if a layer has as many outputs)
     x, y (N, ...), any shape
 
 Backward.  Each x touched its own y, times f'(x): 1 where x > 0, else alpha exp(x) = y + alpha; for SELU, scale times
@@ -102,6 +103,7 @@ class SELU(ActivationLayer):
     """
 
     activation = Activation(
-        "selu", "SELU", "y = l x where x > 0, else l a (exp(x) - 1)", "dx = l dy where x > 0, else (y + l a) dy",
+        "selu", "SELU", "y = scale x where x > 0, else scale alpha (exp(x) - 1)",
+        "dx = scale dy where x > 0, else (y + scale alpha) dy",
         selu_forward, selu_backward, selu_in_place,
     )  # fmt: skip

@@ -28,8 +28,8 @@ Put in what dv and dmu are, with x[n,s,c] - mu[n,g] = h[n,s,c] / r[n,g] and mean
 
     dx[n,s,c] = r[n,g] (dh[n,s,c] - mean of dh - h[n,s,c] mean of dh h)
 
-Of sequences with lengths, a sample has as many positions as count in it, S[n]: padding enters no mean, and its y and dx
-are 0, as are those of a sample without any.
+Of sequences with lengths, a sample has as many positions as count in it, S[n], and M[n] = S[n] C / G: padding enters no
+mean, and its y and dx are 0, as are those of a sample without any.
 
 Source: Wu and He 2018, equations 1 to 7.
 """

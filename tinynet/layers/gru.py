@@ -14,8 +14,8 @@ w and u are number by number.  At the first step h' is 0, or a state carried ove
 Here r multiplies the product with u, as in PyTorch and cuDNN; in the paper, it multiplies h' before.
 
 Backward.  Go from the last step to the first.  At step t ask of each number: which later ones did it touch, and times
-what?  From step t+1 comes dh, what h_t did there; behind the last step, 0.  s_r, s_z and s_n stand for what sigmoid and
-tanh are taken of.
+what?  From step t+1 comes dh, what h_t did there; after the last step it is 0, or the gradient of the last h, where
+that alone is returned.  s_r, s_z and s_n stand for what sigmoid and tanh are taken of, and v for the products h' u.
 
     h_t     is y_t, and touched step t+1:               a    = dy_t + dh
     n       touched h_t, times 1 - z:                   dn   = a (1 - z)
@@ -28,10 +28,12 @@ tanh are taken of.
 
     w, b    touched s of every step, times x_t and 1:   dw = sum_t x_t.T ds       db = sum_t ds
     u, b_n  touched s_r, s_z and m, times h' and 1:     du = sum_t h'.T dv        db_n = sum_t dm
-            with ds = [ds_r, ds_z, ds_n] and dv = [ds_r, ds_z, dm]
+            with ds = [ds_r, ds_z, ds_n] and dv = [ds_r, ds_z, dm], summed over all sequences, too
     x_t     touched all of s, times w:                  dx_t = ds w.T
     h'      touched h_t, times z, and s_r, s_z and m,
             times u:                                    dh = a z + dv u.T         which goes on to step t-1
+
+Here x_t, h', ds and dv are rows, so x_t.T ds is (I, 3H).  A state carried over from an earlier call is a constant.
 
 Sources: Cho et al. 2014; the reset gate after the product, and the range of the first weights, are PyTorch's.
 """
@@ -88,14 +90,14 @@ gru_forward = either(gru_forward_plain, kernels.gru_forward)
 gru_backward = either(
     gru_backward_plain,
     kernels.gru_backward,
-    lambda dy, dh, x, begins, w, u, gates, h_before, dz: (dy, dh, x, begins, w, u, gates, h_before),
+    lambda dy, dh, x, begins, w, u, gates, h_before, room: (dy, dh, x, begins, w, u, gates, h_before),
 )
 
 
 class GRU(Recurrent):
     """y_t = h_t of a GRU of so many units: x (N, T, I) -> y (N, T, units).
 
-    bidirectional       runs a second GRU from the end to the beginning: y (N, T, 2 units), its h behind the first's
+    bidirectional       runs a second GRU from the end to the beginning: y (N, T, 2 units), its h after the first's
     return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
                         the first step, where it ends
 

@@ -13,7 +13,8 @@
 All products but those with w and u are number by number.  At the first step h' and c' are 0, or a state carried over.
 
 Backward.  Go from the last step to the first.  At step t ask of each number: which later ones did it touch, and times
-what?  Two gradients come from step t+1: dh, what h_t did there, and dc, what c_t did there; behind the last step, 0.
+what?  Two gradients come from step t+1: dh, what h_t did there, and dc, what c_t did there.  After the last step both
+are 0, or dh is the gradient of the last h, where that alone is returned.
 
     h_t     is y_t, and touched step t+1:                   a    = dy_t + dh
     o       touched h_t, times q:                           do   = a q
@@ -24,14 +25,17 @@ what?  Two gradients come from step t+1: dh, what h_t did there, and dc, what c_
     f       touched c_t, times c':                          df   = e c'
     c'      touched c_t, times f:                           dc   = e f             which goes on to step t-1
 
-    z_i     touched i, times i (1 - i), f and o likewise, and g, times 1 - g^2:
+    z_i     touched i, times i (1 - i); z_f and z_o likewise; z_g touched g, times 1 - g^2:
 
             dz = [e g i (1 - i),  e c' f (1 - f),  e i (1 - g^2),  a q o (1 - o)]
 
     w, u, b touched z of every step, times x_t, h' and 1:   dw = sum_t x_t.T dz_t      du = sum_t h'.T dz_t
-                                                            db = sum_t dz_t
+                                                            db = sum_t dz_t            summed over all sequences, too
     x_t     touched every number of z, times w:             dx_t = dz w.T
     h'      likewise, times u:                              dh = dz u.T            which goes on to step t-1
+
+Here x_t, h' and dz_t are rows, (1, I), (1, H) and (1, 4H), so x_t.T dz_t is (I, 4H).  A state that was carried over
+from an earlier call is a constant: no gradient goes back beyond it (truncated backpropagation through time).
 
 Along the memory a gradient is multiplied by f alone, at each step: where the gate is open, f near 1, it neither
 vanishes nor grows.  That is what the memory is for.
@@ -99,7 +103,7 @@ lstm_backward = either(
 class LSTM(Recurrent):
     """y_t = h_t of an LSTM of so many units: x (N, T, I) -> y (N, T, units).
 
-    bidirectional       runs a second LSTM from the end to the beginning: y (N, T, 2 units), its h behind the first's
+    bidirectional       runs a second LSTM from the end to the beginning: y (N, T, 2 units), its h after the first's
     return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
                         the first step, where it ends
 

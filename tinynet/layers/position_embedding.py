@@ -1,6 +1,6 @@
 """PositionEmbedding: a vector for each position is added to what stands there.
 
-Attention compares positions with each other and can't tell in which order they come; this lets it.
+Attention that is not causal compares positions with each other and can't tell in which order they come; this lets it.
 
     y[n,t,c] = x[n,t,c] + w[t,c]          x, y (N, T, C)   w (length, C), T <= length
 
@@ -9,7 +9,7 @@ Backward.  Ask of each number: which y did it touch, and times what?
     w[t,c]    touched y[n,t,c] of every sample n, times 1:     dw[t,c] = sum_n dy[n,t,c]     0 for t >= T
     x[n,t,c]  touched y[n,t,c], times 1:                       dx = dy
 
-Sources: Gehring et al. 2017, section 3.1; Radford et al. 2019 (GPT-2), from which it has how w starts.
+Sources: Gehring et al. 2017, section 3.1; Devlin et al. 2019 (BERT), from which it has how w starts.
 """
 
 import numpy as np

@@ -5,7 +5,7 @@ x, y (..., C), where a row is what lies along the last axis; w (C,).  With h the
     v[n]   = 1/C sum_c x[n,c]^2                r[n] = 1 / sqrt(v[n] + eps)
     h[n,c] = r[n] x[n,c]                       y[n,c] = w[c] h[n,c]
 
-It is LayerNorm without the mean: what helps is the scale, and a pass over the row is saved.
+It is LayerNorm without the mean, since what helps, its authors found, is the scale.
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
