@@ -447,7 +447,7 @@ def pools():
                     shape = N, H // 2, W // 2, C
                     y, argmax = memory[1].array(shape, dtype, end), memory[2].array(shape, np.uint8, end)
                     max_pool_2x2_forward(memory[0].copy(x, end), (2, 2), y, argmax)
-                    assert np.array_equal(y, max_pool_forward_plain(x, (2, 2), (2, 2))[0])
+                    assert np.array_equal(y, max_pool_forward_plain(x, (2, 2), (2, 2), (0, 0), (1, 1), y.shape[1:3])[0])
                     dx = memory[3].array(x.shape, dtype, end)
                     max_pool_2x2_backward(y, argmax, dx)
                     assert np.array_equal(dx[dx != 0], x[dx != 0])
