@@ -180,7 +180,11 @@ class Formulas:
             if name == "Dense":
                 z = dense_forward_plain(x, w, b, -np.inf)
             else:
-                given = both(options["stride"]), checked_padding(options["padding"], ""), both(options.get("dilation", 1))
+                given = (
+                    both(options["stride"]),
+                    checked_padding(options["padding"], ""),
+                    both(options.get("dilation", 1)),
+                )
                 size, around = output_size("", x.shape[1:], w.shape[:2], *given)
                 before = tuple(zeros for zeros, _ in around)
                 z = conv2d_forward_plain(x, w, b, given[0], before, given[2], options.get("groups", 1), size, -np.inf)

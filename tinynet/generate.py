@@ -64,7 +64,7 @@ def generate(
             raise ValueError("generate: the model's logits are not finite")
         unread = _drawn(logits, temperature, k, rng)[:, None]
         text = np.concatenate([text, unread], axis=1)
-    return text.reshape(*given.shape[:-1], -1)
+    return text.reshape(*given.shape[:-1], text.shape[1])
 
 
 def _drawn(logits, temperature, k, rng):

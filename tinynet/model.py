@@ -11,7 +11,7 @@ vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -162,7 +162,10 @@ class Sequential(Guarded):
         return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
 
     def _forward_along_time(self, x, lengths, training, state):
-        first = self.layers[0]
+        if state is not None and not isinstance(state, MutableMapping):
+            raise TypeError(f"Sequential: state must be a dict, {{}} at the start of a sequence, got {state!r}")
+        first, given = self.layers[0], state
+        state = None if given is None else dict(given)  # so that after an error it is as it was
         x = along_time.in_numbers(x, self.dtype, first.takes_integers, f"{first.label}: the input")
         if x.ndim < 2 or not first.fits(x.shape):
             raise first.input_error(x.shape)
@@ -172,6 +175,8 @@ class Sequential(Guarded):
             lengths = along_time.checked_lengths(lengths, x, "Sequential")
             x = along_time.padded(x, lengths, max(1, lengths.max(initial=0)))
         y = forward_in_a_row(self.layers, x, training, lengths, state)
+        if state is not None:
+            given.update(state)
         ends = self.output_lengths(lengths)
         if training:
             self._padding = None if lengths is None else (lengths, T_in, ends, T_out, y.shape[1:2])

@@ -24,11 +24,13 @@ __all__ = ["bert", "gpt2"]
 
 def gpt2(
     vocabulary: int = 50257, length: int = 1024, layers: int = 12, heads: int = 12, dim: int = 768, *,
-    dropout: float = 0.0, bias: bool = True, seed: int = 0, dtype: DTypeLike = "float32",
+    dropout: float = 0.0, bias: bool = True, activation: str = "gelu_tanh", seed: int = 0,
+    dtype: DTypeLike = "float32",
 ) -> Sequential:  # fmt: skip
     """GPT-2, by default its smallest: words (N, T) -> logits (N, T, vocabulary) for each next word, T <= length.
 
-    bias   False leaves all biases out, those of LayerNorm too
+    bias         False leaves all biases out, those of LayerNorm too
+    activation   GPT-2's, or "gelu" for nanoGPT's
 
     Weights start normal with deviation 0.02; those of the last matrix in front of each sum with 0.02 / sqrt(2 layers),
     for that many outputs add up.
@@ -41,7 +43,7 @@ def gpt2(
     """
     words, drop = Embedding(vocabulary, dim), [Dropout(dropout)] if dropout else []
     blocks = [
-        TransformerBlock(heads, causal=True, dropout=dropout, activation="gelu_tanh", bias=bias) for _ in range(layers)
+        TransformerBlock(heads, causal=True, dropout=dropout, activation=activation, bias=bias) for _ in range(layers)
     ]
     parts = [words, PositionEmbedding(length), *drop, *blocks, LayerNorm(bias=bias), TiedDense(words)]
     model = Sequential(parts, length, seed, dtype)

@@ -172,3 +172,37 @@ def test_a_copy_carries_no_lengths(batch):
     model.forward((batch, LENGTHS), training=True)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert other._padding is None
+
+
+def test_branches_that_do_not_fit_shorter_sequences_are_refused(rng):
+    layers = [tn.Residual([tn.Conv1D(2, 3, stride=2, padding="same")], shortcut=[tn.MaxPool1D(2)])]
+    model = tn.Sequential(layers, (8, 2), dtype="float64")
+    assert model.predict(rng.normal(size=(1, 8, 2))).shape == (1, 4, 2)
+    with pytest.raises(ValueError, match=r"Residual \(layer 0\): of sequences \(1, 3, 2\), its branches make"):
+        model.predict(rng.normal(size=(1, 3, 2)))
+
+
+def test_a_state_is_as_it_was_after_an_error(rng):
+    model = tn.Sequential([tn.LSTM(2), tn.PositionEmbedding(5)], (5, 2), dtype="float64")
+    x, state = rng.normal(size=(1, 4, 2)), {}
+    model.forward(x, state=state)
+    before = dict(state)
+    with pytest.raises(ValueError, match="goes on to 8 positions"):
+        model.forward(x, state=state)
+    assert all(state[layer] is before[layer] for layer in before)
+    with pytest.raises(TypeError, match=r"state must be a dict, \{\} at the start of a sequence, got \[\]"):
+        model.forward(x, state=[])
+
+
+def test_a_layer_along_time_must_take_lengths():
+    class Short(tn.Layer):
+        of_time = "lengths"
+
+        def forward(self, x, training=False):
+            return x
+
+        def backward(self, dy, input_grad=True):
+            return dy
+
+    with pytest.raises(TypeError, match=r"Short \(layer 0\): with of_time = \"lengths\", its forward must take x"):
+        tn.Sequential([Short()], (7, 2))

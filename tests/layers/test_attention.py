@@ -188,6 +188,17 @@ def test_later_tokens_change_no_bit_of_earlier_outputs(size, dtype):
 
 
 @both_dtypes
+@pytest.mark.parametrize("T", [40, 254, 257, 300])
+def test_appended_tokens_change_no_bit_of_earlier_outputs(T, dtype):
+    layer, x, _ = built(1, 600, 1, 16, True, dtype)
+    y, state = layer.forward(x), {}
+    assert np.array_equal(layer.forward(x[:, :T]), y[:, :T])
+    assert np.array_equal(layer.forward(np.repeat(x, 2, axis=0), lengths=[T, 600])[0, :T], y[0, :T])
+    pieces = [layer.forward(x[:, some], state=state) for some in (slice(0, T), slice(T, T + 7), slice(T + 7, 600))]
+    assert np.array_equal(np.concatenate(pieces, axis=1), y)
+
+
+@both_dtypes
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_bits_are_the_same_for_any_number_of_threads_and_in_any_batch(causal, dtype):
     N, T, heads, d = 6, 70, 3, 16
@@ -221,7 +232,8 @@ def test_huge_logits_stay_finite_and_right(causal, dtype):
     assert np.abs(z).max() ** 2 > 5e3
     for ours, expected in zip(results(layer, x, g), results(wide, x.astype(float), g.astype(float)), strict=True):
         assert np.isfinite(ours).all()
-        assert_close(ours, expected, 1e-3 if dtype == np.float32 else 1e-12)  # float32 rounds such logits to 0.001
+        # float32 rounds such logits to 0.001, and sums of four such products to some of that
+        assert_close(ours, expected, 5e-3 if dtype == np.float32 else 1e-12)
 
 
 @pytest.mark.parametrize("pieces", [(4, 1, 1, 3), (1,) * 9, (9,), (2, 7)], ids=str)

@@ -224,3 +224,18 @@ def test_a_frozen_dense_in_the_middle_passes_the_gradient_on(shape):
     assert not model.parameters()[2].grad.any()
     for whole, partly in zip(*results, strict=True):
         np.testing.assert_allclose(partly, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_flags_set_before_the_build_do_not_undo_each_other():
+    first, second = tn.Dense(3), tn.Dense(3)
+    first.trainable = False
+    block = tn.Residual([first, second])
+    block.lr_factor = 0.1
+    tn.Sequential([block], (2, 3))
+    assert [p.trainable for p in block.parameters] == [False, False, True, True]
+    assert [p.lr_factor for p in block.parameters] == [0.1] * 4
+    whole = tn.TransformerBlock(1)  # whose layers are made when it is built
+    whole.trainable = False
+    model = tn.Sequential([tn.Dense(3), whole], (2, 3))
+    assert not any(layer.trainable for layer in model.layers[1].walk())
+    assert not any(p.trainable for p in whole.parameters)

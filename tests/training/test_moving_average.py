@@ -100,3 +100,20 @@ def test_what_is_out_of_range_is_refused():
         tn.sequence((tn.constant(0.1), 5))
     with pytest.raises(TypeError, match="part 0 must be a pair"):
         tn.sequence(tn.constant(0.1), tn.constant(0.2))
+
+
+def test_a_callback_may_have_a_step_that_is_no_function():
+    class Counting:
+        step = 0
+
+        def __call__(self, training):
+            self.step += 1
+
+    counting = Counting()
+    fitted([counting], epochs=2)
+    assert counting.step == 2
+
+
+def test_a_rate_that_the_schedule_sets_is_not_reduced():
+    with pytest.raises(ValueError, match="ReduceOnPlateau would do nothing, since schedule sets the learning rate"):
+        fitted([tn.ReduceOnPlateau("loss")], schedule=tn.constant(0.1))

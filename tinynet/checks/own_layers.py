@@ -22,7 +22,7 @@ import inspect
 import numpy as np
 
 from tinynet.checks import real_array
-from tinynet.checks.assignments import OF_A_BUILD, Fixed, setting
+from tinynet.checks.assignments import OF_A_BUILD, Fixed, of_package, setting
 from tinynet.layers.parameter import Buffers, Parameter
 
 # --- build --------------------------------------------------------------------------------------------------
@@ -77,6 +77,13 @@ def _checked(layer, shape):
             f"{label}: its build returned {shape}, but left output_shape at {layer.output_shape}; set"
             " self.output_shape, too"
         )
+    if layer.of_time == "lengths" and not of_package(type(layer).forward):
+        kinds = inspect.signature(type(layer).forward).parameters.values()
+        if len(kinds) < 5 and all(p.kind is not p.VAR_POSITIONAL for p in kinds):
+            raise TypeError(
+                f'{label}: with of_time = "lengths", its forward must take x, training, lengths and state, the last'
+                " three with the defaults False, None, None"
+            )
     _check_inner(layer)
     parameters = _checked_parameters(layer)
     _check_attributes(layer)
@@ -92,10 +99,21 @@ def _checked(layer, shape):
         if not inner.place and layer.place:
             inner.place = f"{layer.place[:-1]}.{k})"
     state["_at_build"] = dict(state)
-    if not layer.trainable or layer.lr_factor != 1:  # set before it was built
-        for parameter in layer.parameters:
-            parameter.trainable, parameter.lr_factor = layer.trainable, layer.lr_factor
+    _freeze_as_set_before(layer)
     return shape
+
+
+def _freeze_as_set_before(layer):
+    """Give what build has made, parameters and layers inside, the layer's trainable and lr_factor if they were set."""
+    inside = {id(parameter) for part in layer.layers for parameter in part.parameters}
+    for name in ("trainable", "lr_factor"):
+        if f"_{name}" in vars(layer):
+            value = getattr(layer, name)
+            for owner in [p for p in layer.parameters if id(p) not in inside]:
+                setattr(owner, name, value)
+            for part in list(layer.walk())[1:]:
+                if f"_{name}" not in vars(part):
+                    setattr(part, name, value)
 
 
 def _check_inner(layer):

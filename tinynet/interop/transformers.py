@@ -116,7 +116,7 @@ def values(model, given, state, table, names, numbers, who):
 
     given   what the state is of: a config, if it has one, must be of the model's options
     """
-    _check_options(model, getattr(given, "config", None), table, who)
+    _check_options(model, given, state, table, names, who)
     blocks = 0
     while table.block[0][1].format(blocks) in names:
         blocks += 1
@@ -151,8 +151,18 @@ def _is_there(entry, names):
     return entry[1] in names or not entry[1].endswith(".bias")
 
 
-def _check_options(model, config, table, who):
-    """A state dict does not tell how many heads there are; a config does."""
+def _check_options(model, given, state, table, names, who):
+    """A state dict does not tell how many heads there are; a config does, and a module which GELU it has."""
+    config, kinds = getattr(given, "config", None), "token_type_embeddings"
+    segments = [state[key].shape[0] for name, key in names.items() if name.endswith(f"{kinds}.weight")]
+    if table is BERT and (getattr(config, "model_type", "bert") != "bert" or segments == [1]):
+        raise ValueError(f"{who}: this is no BERT but a model like RoBERTa, whose positions are counted from 2")
+    for name, module in getattr(given, "named_modules", dict)() if table is NANO_GPT else ():
+        if name.endswith("mlp.gelu") and hasattr(module, "approximate"):
+            theirs = {"none": "gelu", "tanh": "gelu_tanh"}[module.approximate]
+            for block in model.layers:
+                if getattr(block, "activation_name", theirs) != theirs:
+                    raise ValueError(f"{who}: {block.label} has {block.activation_name!r}, but {name} is {theirs!r}")
     for block in model.layers if config is not None else ():
         if hasattr(block, "mlp_ratio"):
             for option, name in table.options.items():

@@ -78,13 +78,11 @@ def drop(weights, keys, rows, W, pairs, limit, factor):
 def queries_at_once(queries, keys, causal, lanes, itemsize):
     """W: nearly equal parts of the queries, in whole vectors, whose logits take at most an eighth of the L2 cache.
 
-    At most eight vectors.  Where they see only what is before them, a quarter of them if that is two vectors: 3/8 of
-    all logits are left out then.
+    At most eight vectors.  Where they see only what is before them, two: fewer logits are made for nothing, and
+    matmul's sum over the keys, which is cut every so many terms, is cut alike for a query in a longer sequence.
     """
     vectors = (queries + lanes - 1) // lanes
-    most = max(1, min(8, L2 // 8 // (keys * lanes * itemsize)))
-    if causal:
-        most = min(most, max(2, vectors // 4))
+    most = max(1, min(2 if causal else 8, L2 // 8 // (keys * lanes * itemsize)))
     parts = (vectors + most - 1) // most
     return (vectors + parts - 1) // parts * lanes
 
@@ -207,8 +205,9 @@ def head_forward(z, n, h, causal, first, count, drops, o, top, total):
     tops, totals = memory.scratch((W,), z), memory.scratch((W,), z)
     pairs = np.empty((2, W if drops[3] else 0), np.int64)
     fill(zeros, 0, 0, 1, zeros.size)
-    for t in range(0, count, W):
-        rows = min(W, count - t)
+    t = 0
+    while t < count:
+        rows = min(W - (first + t) % W, count - t)  # positions between two multiples of W
         seen = first + t + rows if causal else keys
         transposed_rows(z, q + t * step, step, rows, d, W, qt)
         rows_times(z, k, step, seen, qt, d, W, zeros, st)
@@ -229,6 +228,7 @@ def head_forward(z, n, h, causal, first, count, drops, o, top, total):
             for c in range(d):
                 row[c] *= share
             top[n, h, t + i], total[n, h, t + i] = tops[i], totals[i]
+        t += rows
 
 
 @kernel()

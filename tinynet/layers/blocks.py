@@ -82,12 +82,15 @@ class _Branches(Layer):
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         if not self.takes_integers:  # as floats, an Embedding refuses them
             x = self.checked(x)
-        y = self._joined(
-            [
-                forward_in_a_row(branch, x, training, lengths, state) if branch else self.checked(x)
-                for branch in self.branches
-            ]
-        )
+        values = [
+            forward_in_a_row(branch, x, training, lengths, state) if branch else self.checked(x)
+            for branch in self.branches
+        ]
+        ends = slice(1, None if self.joined == "sum" else -1)
+        if any(value.shape[ends] != values[0].shape[ends] for value in values):  # at the length they were built for: no
+            shapes = ", ".join(str(value.shape) for value in values)
+            raise ValueError(f"{self.label}: of sequences {np.shape(x)}, its branches make {shapes}, which don't fit")
+        y = self._joined(values)
         if training:
             self._shape = y.shape
         return y

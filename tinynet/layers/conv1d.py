@@ -13,7 +13,7 @@ Backward, with dz = f'(z) dy:
 
 Sequences of unequal length.  One of length l gives what it gives alone: as many outputs as the formula for Q says with
 l for T (with padding="same", l / r rounded up), none where no window fits, and behind them zeros.  What lies behind l
-counts as the zeros of the padding do.
+counts as the zeros of the padding do.  (To rounding: how long the batch is decides which way the products are made.)
 
 Sources: Waibel et al. 1989, the time-delay neural network; for text, Collobert et al. 2011 and Kim 2014.
 """

@@ -95,6 +95,8 @@ def check_functions(augment, schedule, callbacks):
             )
         if not callable(callback):
             raise TypeError(f"fit: a callback must be a function of a Training, got {callback!r}")
+        if schedule is not None and getattr(callback, "sets_lr", False):
+            raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
 
 
 def check_validation(validation, model):

@@ -204,8 +204,8 @@ class Checkpoint(_Watching):
 class ReduceOnPlateau(_Watching):
     """A callback: multiply the learning rate by `factor` once history[monitor] has not improved for `patience` epochs.
 
-    The epochs are counted anew after that.  It does not fall below `least`.  Not together with fit's `schedule`, which
-    sets the rate before every step.  mode as in EarlyStopping.
+    The epochs are counted anew after that.  It does not fall below `least`.  fit refuses it together with a `schedule`,
+    which sets the rate before every step.  mode as in EarlyStopping.
     """
 
     def __init__(
@@ -221,6 +221,7 @@ class ReduceOnPlateau(_Watching):
         self.patience = positive_int(patience, "ReduceOnPlateau: patience")
         self.least = number_within(least, "ReduceOnPlateau: least")
         self._since = 0  # the last epoch that improved, or that reduced
+        self.sets_lr = True
 
     def start(self, training: Training) -> None:
         super().start(training)

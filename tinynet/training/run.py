@@ -41,7 +41,8 @@ class Run:
         self.given_loss, self.metrics, self.validation, self.callbacks = loss, metrics, validation, callbacks
         self.last_epoch, self.seed = epochs, seed
         self.called = callbacks if ranks.first else []
-        self.after_steps = [callback.step for callback in self.called if hasattr(callback, "step")]
+        steps = [getattr(callback, "step", None) for callback in self.called]
+        self.after_steps = [step for step in steps if callable(step)]
         self.bar = Progress(progress and ranks.first, epochs, count(data.x))
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
