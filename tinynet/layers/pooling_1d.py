@@ -186,12 +186,14 @@ class AvgPool1D(_Pool1D):
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x, lengths, T = self._checked(x, lengths, state)
         y = np.empty((len(x), self._count(x.shape[1]), x.shape[2]), x.dtype)
-        row, columns = np.array([[0, 1, 1]]), self._columns(x.shape[1], y.shape[1])
-        avg_pool_forward(as_images(x), row, columns, as_images(y))
-        share = None
+        row, columns, share = np.array([[0, 1, 1]]), self._columns(x.shape[1], y.shape[1]), None
         if lengths is not None and (self.ceil_mode or not self.count_include_pad):
+            # Windows that count less are others in each sequence: so all are divided by `size` first.
+            columns = np.column_stack((columns[:, :2], np.full(len(columns), self.size)))
             counts = np.array([self._columns(length, y.shape[1])[:, 2] for length in lengths]).reshape(y.shape[:2])
-            share = (columns[:, 2] / np.maximum(counts, 1)).astype(y.dtype)[..., None]  # a window of its own length
+            share = (self.size / np.maximum(counts, 1)).astype(y.dtype)[..., None]
+        avg_pool_forward(as_images(x), row, columns, as_images(y))
+        if share is not None:
             y *= share
         if training:
             self._kept = row, columns, share, lengths, T, x.shape
