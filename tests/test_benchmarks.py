@@ -197,6 +197,7 @@ def made_up():
         "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
         "sequences": {"machine": "a box, 2 threads", "rows": []},
         "attention": {"machine": "a box, 2 threads", "rows": []},
+        "gpt": {"machine": "a box, 2 threads", "rows": []},
         "startup": {"machine": "a box, 2 threads", "rows": [alone]},
         "busy": {"machine": "a box, 2 threads", "rows": [{"what": "step", "sides": {"tinynet": beside}}]},
         "growth": {"machine": "a box, 2 threads", "rows": [], "curves": curves},
