@@ -25,7 +25,8 @@ A block adds twice to what comes in (h stands for "a vector at each position"):
 
 "Causal" means that no position sees a later one.  So the output at position t is a prediction from the letters 0 to t
 alone, and one pass over 64 letters is 64 exercises: predict letter 1 from 1 letter, letter 2 from 2, ..., letter 64
-from 64.  The loss is the mean cross-entropy (example 04) over all of them: by how many nats the next letter surprises.
+from 64.  The loss is the mean cross-entropy (example 04) over all of them: by how many nats (example 06) the next
+letter surprises.
 
 What is usual in training such a network, and why:
 

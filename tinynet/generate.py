@@ -1,4 +1,4 @@
-"""Generating: a model of language writes on, a token at a time.
+"""Generating: a language model writes on, a token at a time.
 
     logits of what comes next -> a token, drawn by their softmax -> the next position -> its logits -> ...
 

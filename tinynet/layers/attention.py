@@ -20,7 +20,7 @@ dense.py: the last one gives do.
     P[t,j]  touched o[t,c] of every c, times v[j,c]:                 dP[t,j] = sum_c do[t,c] v[j,c]
     S[t,j]  touched P[t,i] of every i that t sees: it is a softmax (softmax.py), of logits s S,
             times s P[t,i] ([i = j] - P[t,j]):                       dS[t,j] = s P[t,j] (dP[t,j] - D[t])
-            with D[t] = sum_i P[t,i] dP[t,i]
+            with [i = j] 1 where i is j, else 0, and D[t] = sum_i P[t,i] dP[t,i]
     q[t,c]  touched S[t,j] of every j, times k[j,c]:                 dq[t,c] = sum_j dS[t,j] k[j,c]
     k[j,c]  touched S[t,j] of every t, times q[t,c]:                 dk[j,c] = sum_t dS[t,j] q[t,c]
 

@@ -98,8 +98,8 @@ class GRU(Recurrent):
     """y_t = h_t of a GRU of so many units: x (N, T, I) -> y (N, T, units).
 
     bidirectional       runs a second GRU from the end to the beginning: y (N, T, 2 units), its h after the first's
-    return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
-                        the first step, where it ends
+    return_sequences    False returns the last h alone, (N, units) or (N, 2 units); the second direction's last h is at
+                        the first step
 
     Parameters "weight" (I, 3 units), "recurrent_weight" (units, 3 units), "bias" (3 units,), in the order r, z, n, and
     "recurrent_bias" (units,), which is b_n; of a second direction the same, "weight_reverse" and so on.  Weights start

@@ -104,8 +104,8 @@ class LSTM(Recurrent):
     """y_t = h_t of an LSTM of so many units: x (N, T, I) -> y (N, T, units).
 
     bidirectional       runs a second LSTM from the end to the beginning: y (N, T, 2 units), its h after the first's
-    return_sequences    False returns the last h alone, (N, units) or (N, 2 units): of the second direction, that of
-                        the first step, where it ends
+    return_sequences    False returns the last h alone, (N, units) or (N, 2 units); the second direction's last h is at
+                        the first step
 
     Parameters "weight" (I, 4 units), "recurrent_weight" (units, 4 units) and "bias" (4 units,), the gates in the order
     i, f, g, o; of a second direction the same, "weight_reverse" and so on.  Weights start uniform in +-1/sqrt(units),

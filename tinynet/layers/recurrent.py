@@ -114,7 +114,7 @@ class Recurrent(Layer):
     def _room(self, R):
         """What forward keeps of R rows, gates and the states before each step, and room for backward's dz.
 
-        The memory stays with the layer for the next batch: new memory costs more, at its first use, than what is done.
+        The memory stays with the layer for the next batch.
         """
         D, H = self._directions, self.units
         shapes = [(D, R, 4, H), *[(D, R, H)] * len(self.states), (D, R, row_of_dz(H, self.dtype))]

@@ -1,4 +1,4 @@
-"""TiedDense: a model of language ends in scores for words, made with the very vectors that it began with.
+"""TiedDense: a language model ends in scores for words, made with the very vectors that it began with.
 
     z[n,v] = b[v] + sum_d h[n,d] E[v,d]        z = h E.T + b
     h (N, D), or (..., D)   E (V, D), an Embedding's   b (V,)   z (N, V), or (..., V)
