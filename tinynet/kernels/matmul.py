@@ -259,16 +259,17 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
     panels = way != AS_THEY_LIE
     C = VECTORS * width(given) if panels else N
     step, high, wide = C if panels else b_k, rows_at_a_time(M, K, given.itemsize) if panels else M, together(C)
-    terms = places(b_k, K if panels else 0)
-    panel = scratch((wide * (K * C + width(given)) if panels else 0,), given)
-    size = K * C + width(given)
+    size, panel, terms = K * C, given, array_at(b, M)
+    if panels:  # else no memory is asked for: that takes as long as a small product
+        panel, terms = scratch((wide * size,), given), places(b_k, K)
     for m in range(0, M, high):
         for n in range(0, N, C):
             columns, at, p = min(C, N - n), n * given.itemsize, n // C % wide * size
             if panels and b_n != 1:
                 transpose(given, n * b_n, b_n, panel, p, C, columns, K)
             elif panels and p == 0:
-                copy_lines(given, n, min(wide * C, N - n), terms, 0, K, C, panel, 0, size)
+                copy_lines(given, n, min(wide * C, N - n), terms, 0, K, C, C, panel, 0, size)
+            # Numba keeps the panels until the loop ends, since its next round reads their name.
             of = np.int64(panel.ctypes.data) + p * given.itemsize if panels else b
             s_at, o_at = s + m * s_m * given.itemsize + at, o + m * o_m * given.itemsize + at
             rows, a_at = min(high, M - m), a + m * a_m * given.itemsize

@@ -10,7 +10,7 @@ of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and
     a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
-At the edges zeros fill slivers and panels, so that there is one tile only; what is not in `out` is not stored.
+Slivers and panels are whole also at the edges, so that there is one tile only; what is not in `out` is not stored.
 
 Where the rows of a lie as the tile reads them, number after number, copying a buys nothing: then panels of b alone are
 copied, and tile.py's product reads a where it is.  256 x 768 x 768 goes at 171 GFLOP/s so, instead of 158 packed, and
@@ -61,6 +61,7 @@ def _tile_shape(features):
 
 
 ROWS, VECTORS = _tile_shape(FEATURES)
+PITCH = 1 << (ROWS - 1).bit_length()  # numbers from one term of a sliver to the next: whole registers
 BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
 
 
@@ -108,11 +109,11 @@ def _tile_function(module, scalar):
                 row = [builder.load(at(b, k * VECTORS + v), align=align) for v in range(VECTORS)]
                 sums = []
                 for t in range(ROWS):
-                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * ROWS + t)])), lanes)
+                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * PITCH + t)])), lanes)
                     sums += [builder.call(fma, [x, row[v], totals[t * VECTORS + v]]) for v in range(VECTORS)]
                 totals = sums
             todo = builder.sub(todo, I64(count))
-            following = builder.gep(a, [I64(count * ROWS)]), builder.gep(b, [I64(count * VECTORS * lanes)])
+            following = builder.gep(a, [I64(count * PITCH)]), builder.gep(b, [I64(count * VECTORS * lanes)])
             return (todo, *following, *totals), builder.icmp_signed(">=", todo, I64(count))
 
         return body
@@ -121,7 +122,7 @@ def _tile_function(module, scalar):
         left = builder.sub(K, k)
         size = builder.select(builder.icmp_signed("<", left, block), left, block)
         a, b = (
-            builder.gep(sliver, [builder.mul(k, I64(ROWS))]),
+            builder.gep(sliver, [builder.mul(k, I64(PITCH))]),
             builder.gep(panel, [builder.mul(k, I64(VECTORS * lanes))]),
         )
         values = [size, a, b, *zeros]
@@ -164,18 +165,18 @@ def together(size):
 
 
 @kernel()
-def copy_lines(source, line, count, terms, term, K, size, packed, p, step):
-    """packed[p + s step + k size + n] = source[line + s size + n + terms[term + k]]: neighbours, `size` in a row.
+def copy_lines(source, line, count, terms, term, K, size, pitch, packed, p, step):
+    """packed[p + s step + k pitch + n] = source[line + s size + n + terms[term + k]]: neighbours, `size` in a row.
 
-    All of them for one term before the next, so that each cache line and each page is read once.  `packed` has room for
-    a vector behind each of its parts.
+    All of them for one term before the next, so that each cache line and each page is read once.  Behind them, up to
+    the pitch, are other numbers or zeros.
     """
     LANES = width(source)
-    registers = (size + LANES - 1) // LANES
+    registers = pitch // LANES
     # Parts that may be read whole, in one or two registers: what is behind them is a line too.
-    plain = max(0, (count - registers * LANES) // size + 1) if registers <= 2 else 0
+    plain = max(0, (count - pitch) // size + 1) if registers <= 2 else 0
     for k in range(K):
-        first, to = line + terms[term + k], p + k * size
+        first, to = line + terms[term + k], p + k * pitch
         if registers == 1:
             for _ in range(plain):
                 store(load(source, first), packed, to)
@@ -187,36 +188,36 @@ def copy_lines(source, line, count, terms, term, K, size, packed, p, step):
                 first += size
                 to += step
         for n in range(plain * size, count, size):
-            for v in range(0, size, LANES):
+            for v in range(0, pitch, LANES):
                 store(load_some(source, first + v, count - n - v, 0), packed, to + v)
             first += size
             to += step
 
 
 @kernel()
-def pack(source, lines, line, count, terms, term, K, size, packed, p, step):
-    """packed[p + s step + k size + n] = source[lines[line + s size + n] + terms[term + k]] for the first `count` lines.
+def pack(source, lines, line, count, terms, term, K, size, pitch, packed, p, step):
+    """packed[p + s step + k pitch + n] = source[lines[line + s size + n] + terms[term + k]] of so many lines.
 
-    Behind them are zeros, up to size.  What is in one row of source is read as vectors: either a term of all lines, or
-    some terms of a line, and then transposed.  `packed` has room for a vector behind each of its parts.
+    Behind them are other numbers or zeros, up to the pitch, which is some registers wide.  What is in one row of source
+    is read as vectors: either a term of all lines, or some terms of a line, and then transposed.
     """
     LANES = width(source)
     if in_a_row(lines, line, count):
-        copy_lines(source, lines[line], count, terms, term, K, size, packed, p, step)
+        copy_lines(source, lines[line], count, terms, term, K, size, pitch, packed, p, step)
         return
     for s in range((count + size - 1) // size):
-        first, left = line + s * size, count - s * size
+        first, left = line + s * size, min(size, count - s * size)
         for k in range(0, K, LANES):
-            some, to = min(LANES, K - k), p + s * step + k * size
+            some, to = min(LANES, K - k), p + s * step + k * pitch
             if in_a_row(terms, term + k, some):
-                for n in range((size - 1) // LANES * LANES, -1, -LANES):  # what goes beyond `size` is written over next
+                for n in range(0, pitch, LANES):
                     rows = load_rows_at(source, terms[term + k], lines, first + n, left - n, some)
-                    store_rows(transposed(rows), packed, to + n, size, some)
+                    store_rows(transposed(rows), packed, to + n, pitch, some)
             else:
                 for j in range(some):
-                    for n in range(size):
+                    for n in range(pitch):
                         inside = n < left
-                        packed[to + j * size + n] = source[lines[first + n] + terms[term + k + j]] if inside else 0
+                        packed[to + j * pitch + n] = source[lines[first + n] + terms[term + k + j]] if inside else 0
 
 
 @helper
@@ -283,8 +284,8 @@ def packed_product(size, arrays, lines, floor):
     deep = depth(K, itemsize)
     high = max(ROWS, min(M + ROWS - 1, L2 // 2 // itemsize // max(deep, 1)) // ROWS * ROWS)
     across = min((N + C - 1) // C * C, COLUMNS)
-    slivers = memory.scratch((high // ROWS * (deep * ROWS + LANES),), a)
-    panels = memory.scratch((together(C) * (deep * C + LANES),), a)
+    slivers = memory.scratch((high // ROWS * deep * PITCH,), a)
+    panels = memory.scratch((together(C) * deep * C,), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
     totals = np.empty(sums.size if wide else 0)
     for n0 in range(0, N, COLUMNS):
@@ -293,14 +294,14 @@ def packed_product(size, arrays, lines, floor):
             while not last:
                 some = min(deep, (blocks_end if k < blocks_end else K) - k)
                 last = k + some == K and (k == blocks_end or not wide)
-                sliver, panel = some * ROWS + LANES, some * C + LANES
+                sliver, panel = some * PITCH, some * C
                 for m in range(m0, m1, together(ROWS) * ROWS):
                     lines_here, to = min(together(ROWS) * ROWS, m1 - m), (m - m0) // ROWS * sliver
-                    pack(a, a_rows, m, lines_here, a_terms, k, some, ROWS, slivers, to, sliver)
+                    pack(a, a_rows, m, lines_here, a_terms, k, some, ROWS, PITCH, slivers, to, sliver)
                 for n in range(n0, n1, C):
                     columns, p = min(C, n1 - n), (n - n0) // C % together(C) * panel
                     if p == 0:
-                        pack(b, b_columns, n, min(together(C) * C, n1 - n), b_terms, k, some, C, panels, 0, panel)
+                        pack(b, b_columns, n, min(together(C) * C, n1 - n), b_terms, k, some, C, C, panels, 0, panel)
                     for m in range(m0, m1, ROWS):
                         rows, l = min(ROWS, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
                         if last:
@@ -322,11 +323,10 @@ def packed_product(size, arrays, lines, floor):
 AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 
 # What a product reaches of the multipliers' peak: as they lie, where it reads a's rows, or its columns, from the L2
-# cache, and where b does not fit into half of that; and on copies.  And the multiplications that could be
-# done in the time that copying an element takes, of a into slivers, of b into panels that a product in place reads, or
-# that the packed one makes, or storing one of out.  Measured on an Intel Xeon (Emerald Rapids), with AVX-512 and with
-# AVX2 alone, which have the same ratios.
-BY_ROWS, BY_COLUMNS, FAR, ON_COPIES = 0.85, 0.75, 0.4, 0.88
+# cache, and where b does not fit into half of that; and on copies.  And the multiplications that could be done in the
+# time that copying an element takes, of a, of b, or of b where a is not copied, or storing one of out.  Measured on an
+# Intel Xeon (Emerald Rapids), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
+BY_ROWS, BY_COLUMNS, FAR, ON_COPIES = 0.87, 0.7, 0.4, 0.88
 COPY_A, COPY_B, COPY_PANEL, STORE = 26, 19, 12, 16
 
 
