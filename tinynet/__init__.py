@@ -85,6 +85,7 @@ from tinynet.training import (
 )
 from tinynet.training.optim import (
     SGD,
+    Adagrad,
     Adam,
     AdamW,
     RMSprop,
@@ -110,6 +111,7 @@ __all__ = [
     "LSTM",
     "SELU",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",

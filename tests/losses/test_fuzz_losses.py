@@ -263,7 +263,7 @@ def draw_hinge(pick, rng, options, shape):
 
 
 def draw_multiclass_hinge(pick, rng, options, shape):
-    options["p"], options["margin"] = pick(1, 2, np.int64(2)), pick(1.0, 0, 0.5, 3)
+    options["p"], options["margin"] = pick(1, 2, np.int64(2)), pick(1.0, 0, 0.5, 3, -0.25)
     z = on_a_grid(draw_logits(pick, rng, shape, "nan", *(("huge",) if options["p"] == 1 else ())))
     return [z, draw_labels(pick, rng, shape, options, soft=False)]
 
@@ -551,7 +551,7 @@ WRONG = {
         wrong_labels,
         wrong_weight,
         wrong_option("p", 0, 3, 1.5, "1", True, None),
-        wrong_option("margin", -1, NAN, INF, "1", True, None),
+        wrong_option("margin", NAN, INF, -INF, "1", True, None),
         IGNORE,
     ],
     "mean_squared_error": [wrong_targets],

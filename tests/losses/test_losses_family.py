@@ -123,7 +123,7 @@ def draw_hinge(rng, options):
 
 def draw_multiclass_hinge(rng, options):
     shape = drawn_shape(rng)
-    options["p"], options["margin"] = int(rng.integers(1, 3)), float(rng.choice([0, 0.5, 1, 3.3]))
+    options["p"], options["margin"] = int(rng.integers(1, 3)), float(rng.choice([-0.7, 0, 0.5, 1, 3.3]))
     return drawn_logits(rng, shape), drawn_labels(rng, shape, options, soft=False)
 
 
@@ -983,7 +983,7 @@ REFUSED = [
     (multiclass_hinge, (Z, P), {}, TypeError, "targets must be integer labels"),
     (multiclass_hinge, (Z, T), {"p": 3}, ValueError, "p must be 1 or 2, got 3"),
     (multiclass_hinge, (Z, T), {"p": True}, ValueError, "p must be 1 or 2, got True"),
-    (multiclass_hinge, (Z, T), {"margin": -1}, ValueError, "margin must be finite and at least 0, got -1"),
+    (multiclass_hinge, (Z, T), {"margin": NAN}, ValueError, "margin must be finite, got nan"),
     (multiclass_hinge, (Z, T), {"weight": [1, 1, 1]}, ValueError, r"weight must have shape \(4,\)"),
     (poisson_nll, (Z, -P), {}, ValueError, r"targets must be finite and at least 0, got -0.25 at position \(0, 0\)"),
     (poisson_nll, (Z, Z + INF), {}, ValueError, "targets must be finite and at least 0, got inf"),

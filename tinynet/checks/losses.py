@@ -15,6 +15,7 @@ from tinynet.checks import (  # noqa: F401
     channels_last,
     fraction,
     labels_hint,
+    number,
     numbers,
     real_number,
     whole_number,

@@ -63,7 +63,7 @@ def multiclass_hinge(
     scores   (..., C), float32 or float64; a score of -inf is a class that is left out
     targets  (...) of any integer type: classes from 0 to C-1
     p        1, or 2 for the squares of what falls short
-    margin   by how much the right class must lead; at least 0
+    margin   by how much the right class must lead; below 0, how far it may be behind
     weight   (C,) factors of the classes' losses
 
     For the other options and what is returned, see tinynet.losses.  Weighted, "mean" divides by the weights' sum, as in
@@ -75,5 +75,8 @@ def multiclass_hinge(
     name = "multiclass_hinge"
     if p not in (1, 2) or isinstance(p, (bool, np.bool_)):
         raise ValueError(f"{name}: p must be 1 or 2, got {p!r}")
-    options = int(p), checks.real_number(margin, name, "margin", zero=True)
+    margin = checks.number(margin, f"{name}: margin")
+    if not np.isfinite(margin):
+        raise ValueError(f"{name}: margin must be finite, got {margin}")
+    options = int(p), margin
     return loss(scores, targets, reduction, denominator, grad, out, sample_weight, options, weight, ignore_index)
