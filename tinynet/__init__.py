@@ -61,6 +61,7 @@ from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
 from tinynet.losses.nt_xent import nt_xent
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
@@ -84,6 +85,7 @@ from tinynet.training import (
 )
 from tinynet.training.optim import (
     SGD,
+    Adagrad,
     Adam,
     AdamW,
     RMSprop,
@@ -109,6 +111,7 @@ __all__ = [
     "LSTM",
     "SELU",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",
@@ -193,6 +196,7 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "poisson_nll",
     "polynomial",
     "save",
     "self_distillation",
