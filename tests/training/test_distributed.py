@@ -142,6 +142,11 @@ EQUAL = {
         "metrics": "accuracy",
         "validation": (X[:7], Y[:7], IMPORTANCE[5:12]),
     },
+    "metrics of the whole epoch": {
+        "metrics": ["auc", "accuracy", "f1", "expected_calibration_error"],
+        "sample_weight": IMPORTANCE,
+        "validation": (X[:30], Y[:30], IMPORTANCE[:30]),
+    },
     "weights of samples, augmented": {"augment": mixed, "sample_weight": IMPORTANCE},
     "sequences": {
         "build": tagger,

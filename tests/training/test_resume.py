@@ -282,8 +282,12 @@ def test_resuming_says_so(path, capsys):
     assert [line[:9] for line in lines[3:]] == [f"epoch {k}/5" for k in (2, 3, 4, 5)]
 
 
-def test_a_run_with_weights_of_samples_goes_on_to_the_same_bits(path):
-    options = {"sample_weight": np.arange(100) % 4, "validation": (*VALIDATION, np.arange(30) % 3)}
+def test_a_run_with_weights_of_samples_and_metrics_of_the_whole_epoch_goes_on_to_the_same_bits(path):
+    options = {
+        "metrics": ["auc", "accuracy"],
+        "sample_weight": np.arange(100) % 4,
+        "validation": (*VALIDATION, np.arange(30) % 3),
+    }
     expected = Run(**options).bits()
     Run(path, press_ctrl_c(STEPS + 2), **options)
     assert Run(path, resume=True, **options).bits() == expected

@@ -509,13 +509,13 @@ def test_a_learning_rate_far_too_high_ends_in_a_clear_error():
 # --- what is refused ----------------------------------------------------------------------------------------
 
 REFUSED = [
-    ({"loss": "softmax"}, ValueError, "no loss 'softmax'; there are softmax_cross_entropy"),
+    ({"loss": "softmac"}, ValueError, "no loss 'softmac'; there are softmax_cross_entropy"),
     ({"loss": 3}, TypeError, "loss must be a function"),
     ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
     ({"epochs": 2.5}, TypeError, "epochs must be a whole number"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
-    ({"metrics": "f1"}, ValueError, "no metric 'f1'; there are accuracy, top_k_accuracy"),
+    ({"metrics": "f2"}, ValueError, "no metric 'f2'; there are accuracy, top_k_accuracy, precision"),
     ({"metrics": "top_k_accuracy"}, ValueError, "k must be at most 3, the number of classes, got 5"),
     ({"metrics": 3}, TypeError, "a metric must be a function"),
     ({"metrics": [accuracy, "accuracy"]}, ValueError, "two metrics have one name"),
@@ -688,7 +688,7 @@ def test_a_row_with_a_nan_is_never_right():
     ("predictions", "labels", "error", "message"),
     [
         (np.zeros((4, 1)), [0] * 4, ValueError, "at least 2 classes"),
-        (np.zeros(4), [0] * 4, ValueError, "compare it first"),
+        (np.zeros(4), [0] * 4, ValueError, "threshold=0 for logits, threshold=0.5 for prob"),
         (np.zeros((4, 3)), [0] * 3, ValueError, r"labels of shape \(4,\) expected, got \(3,\)"),
         (np.zeros((4, 3)), np.zeros(4), TypeError, "labels must be whole numbers"),
         (np.zeros((0, 3)), np.zeros(0, int), ValueError, "no predictions"),

@@ -20,13 +20,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
-from tinynet.data.sequences import count
+from tinynet.data.sequences import count, split
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 from tinynet.training.distributed import Ranks
 from tinynet.training.history import History, Training
 from tinynet.training.last_layer import with_last_layer
+from tinynet.training.metrics import check_whole, checked_metrics
 from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
@@ -83,8 +84,12 @@ def fit(
                 logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
     validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch
-    metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
-                package for its value, or a list or dict of those
+    metrics     names ("accuracy", "top_5", "precision", "recall", "f1", "auc", "average_precision", "r2", "rmse"),
+                losses for their value ("mae"), functions (prediction, target) -> number of yours, or a list or dict of
+                those.  This package's know from the loss and the last layer what the outputs are.  Accuracies, losses
+                and functions of yours are means over the batches of an epoch; the others, and yours with an attribute
+                of_epoch = True, are of all its predictions at once.  An attribute better = "max" or "min" of yours
+                tells callbacks which way is better
     sample_weight  (N,), one number of at least 0 for each sample: the loss is the weighted mean, and twice the weight
                 is the same as twice the sample.  All positions of a sequence have its weight.  Whatever metric has an
                 argument `sample_weight` is weighted, too, as this package's are; a loss needs it
@@ -122,19 +127,23 @@ def fit(
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
-        loss = loss_function(loss, "fit", with_layer=True)
-        metrics = arguments.metric_functions(metrics, loss)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
-        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
+        loss = loss_function(loss, "fit", with_layer=True, model=model)
+        metrics = checked_metrics(metrics, loss, model)
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
         validation = arguments.checked_validation(validation, model)
-        sample_weight = arguments.checked_weights(sample_weight, validation, loss, count(x))
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, sample_weight, batch_size, similar_length, augment, seed, ranks)
+        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
+        data.sample_weight = sample_weight = arguments.checked_weights(sample_weight, validation, loss, count(x))
         arguments.check_samples(x, y, model, augment)
+        if split(x)[1] is None and augment is None:
+            check_whole(metrics, model, y, sample_weight, where="the targets")
+        if validation is not None and split(validation[0])[1] is None:
+            check_whole(metrics, model, *validation[1:], where="validation's targets")
         arguments.check_last_batch(model, count(x), batch_size, augment)
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None

@@ -31,6 +31,7 @@ class Epoch:
     number             of the epoch, from 1
     batches, samples   how many of each are done
     totals, weights    name -> the sum over all that counts, and how much that is, for the loss and each metric
+    kept               the predictions, targets and weights of the batches, for metrics of the whole epoch
     seconds            how long they took, until the last save
     rng                augment's
     """
@@ -39,7 +40,7 @@ class Epoch:
         self.number = number
         self.batches = self.samples = 0
         self.totals, self.weights = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        self.seconds = 0.0
+        self.kept, self.seconds = ([], [], []), 0.0
         self.rng = np.random.default_rng((seed, number, 1))
 
     def add(self, n, means, weights):
@@ -50,17 +51,28 @@ class Epoch:
             self.totals[name] += weight * float(mean)
             self.weights[name] += weight
 
+    def keep(self, *batch):
+        """Keep a batch's predictions, targets and weights, which may be None."""
+        for kept, part in zip(self.kept, batch, strict=True):
+            if part is not None:
+                kept.append(np.asarray(part))
+
+    def whole(self):
+        """What was kept, each in one array; None where there is nothing."""
+        return [np.concatenate(parts) if parts else None for parts in self.kept]
+
     def means(self):
         """The mean of each name so far; 0 where nothing counted."""
         return {name: total / (self.weights[name] or 1.0) for name, total in self.totals.items()}
 
     def state_dict(self):
-        return {**vars(self), "rng": self.rng.bit_generator.state}
+        return {**vars(self), "kept": self.whole(), "rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state):
         self.rng.bit_generator.state = state["rng"]
         for name in ("number", "batches", "samples", "totals", "seconds"):
             setattr(self, name, state[name])
+        self.kept = tuple([] if whole is None else [whole] for whole in state.get("kept", (None,) * 3))
         self.weights = state.get("weights", dict.fromkeys(self.totals, float(self.samples)))  # 0.1 had none
 
 

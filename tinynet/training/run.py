@@ -21,7 +21,8 @@ from tinynet.data.sequences import count, split
 from tinynet.layers.along_time import in_place
 from tinynet.losses.by_name import checked_result
 from tinynet.training import arguments
-from tinynet.training.counting import counting, positions, row_weights
+from tinynet.training.counting import as_option, counting, positions, row_weights
+from tinynet.training.evaluation import judged
 from tinynet.training.not_finite import not_finite
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, with_state
@@ -46,7 +47,9 @@ class Run:
         self.bar = Progress(progress and ranks.first, epochs, count(data.x))
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
-        counts = [counting(getattr(loss, "apart", loss)), *(counting(metric.given) for metric in metrics.values())]
+        self.of_batches = {name: metric for name, metric in metrics.items() if not metric.of_epoch}
+        means = [metric.given for metric in self.of_batches.values()]
+        counts = [counting(each) for each in (getattr(loss, "apart", loss), *means)]
         self.judge = ranks.judging(self._judge, counts, self._flags, getattr(loss, "scale", _nothing))
         self.epoch, self.asked = None, False  # the epoch under way; whether Ctrl-C was pressed
 
@@ -67,7 +70,7 @@ class Run:
         training, ranks = self.training, self.ranks
         self.epoch = ranks.spread(training, self.epoch)
         while training.epoch < self.last_epoch and not training.stop and not self.asked:
-            self.epoch = self.epoch or Epoch(training.epoch + 1, self.seed, ["loss", *self.metrics])
+            self.epoch = self.epoch or Epoch(training.epoch + 1, self.seed, ["loss", *self.of_batches])
             yield self.epoch
             ranks.leave()
             if not self._finite():
@@ -102,10 +105,13 @@ class Run:
         """
         ends = self.body.output_lengths(self.data.lengths())
         counted, targets = positions(prediction, y, ends)
-        gradient, means, counts = self.judge(counted, targets, row_weights(self.data.weights(), prediction, ends))
+        weights = row_weights(self.data.weights(), prediction, ends)
+        gradient, means, counts = self.judge(counted, targets, weights)
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
         self.measured = means, counts
+        if len(self.of_batches) < len(self.metrics):
+            self.epoch.keep(*map(self.ranks.whole, (counted, targets, weights)))
         return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)
 
     def end(self):
@@ -123,9 +129,9 @@ class Run:
     def _finish_epoch(self):
         """Into the history with it; then it is the callbacks' turn, and the checkpoint's."""
         training, ranks, epoch = self.training, self.ranks, self.epoch
-        results = epoch.means()
+        results = self._of_epoch(epoch)
         if self.validation is not None:
-            results |= self._evaluated(*self.validation)
+            results |= {f"val_{name}": result for name, result in self._evaluated(*self.validation).items()}
         seconds = time.perf_counter() - self.began
         results, seconds = ranks.from_first((results, seconds))
         for name, result in (results | {"lr": training.optimizer.lr, "seconds": seconds}).items():
@@ -138,11 +144,19 @@ class Run:
         self.keeper.save()
         self.asked = ranks.any(self.interrupt.asked)
 
+    def _of_epoch(self, epoch):
+        """The loss and the metrics of an epoch: means over its batches, or of all its predictions at once."""
+        means, where = epoch.means(), f"epoch {epoch.number}"
+        whole = epoch.whole() if len(self.of_batches) < len(self.metrics) else ()
+        metrics = self.metrics.items()
+        found = {n: means[n] if n in means else metric.of_all(*whole, where) for n, metric in metrics}
+        return {"loss": means["loss"], **found}
+
     def _judge(self, prediction, y, weights):
         """The gradient, and the loss and the metrics."""
-        value, gradient = checked_result(self.given_loss(prediction, y, **_option(weights)), prediction, "fit")
+        value, gradient = checked_result(self.given_loss(prediction, y, **as_option(weights)), prediction, "fit")
         finite = math.isfinite(value)
-        metrics = self.metrics.values()
+        metrics = self.of_batches.values()
         return gradient, [value, *(metric(prediction, y, weights) if finite else 0.0 for metric in metrics)]
 
     def _flags(self):
@@ -163,13 +177,8 @@ class Run:
             return {}
         try:
             ends = self.body.output_lengths(split(x)[1])
-            weights = row_weights(weights, prediction, ends)
-            prediction, y = positions(prediction, y, ends)
-            if len(prediction) == 0:
-                return dict.fromkeys(["val_loss", *(f"val_{name}" for name in self.metrics)], 0.0)
             loss = getattr(self.given_loss, "without_gradient", self.given_loss)
-            results = {"val_loss": float(loss(prediction, y, **_option(weights))[0])}
-            return results | {f"val_{name}": metric(prediction, y, weights) for name, metric in self.metrics.items()}
+            return judged(prediction, y, weights, ends, loss, self.metrics, "the validation set")
         except Exception as error:
             error.add_note("fit: this is about the validation set")
             raise
@@ -179,18 +188,13 @@ def _nothing(training):
     pass
 
 
-def _option(weights):
-    """The weights as a loss takes them; one of your own needs to know of them only where there are some."""
-    return {} if weights is None else {"sample_weight": weights}
-
-
 class Data:
     """The training set, in the order that each epoch has."""
 
-    def __init__(self, x, y, sample_weight, batch_size, similar_length, augment, seed, ranks):
+    def __init__(self, x, y, batch_size, similar_length, augment, seed, ranks):
         batches(x, y, batch_size, shuffle=False, similar_length=similar_length)  # complains about all of these now
         self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
-        self.sample_weight = sample_weight
+        self.sample_weight = None
         self.similar_length = similar_length
         self.augment = None if augment is None else arguments.augmentation(augment)
 
