@@ -147,6 +147,12 @@ EQUAL = {
         "sample_weight": IMPORTANCE,
         "validation": (X[:30], Y[:30], IMPORTANCE[:30]),
     },
+    "a share held out, weights of classes": {
+        "validation": 0.3,
+        "class_weight": "balanced",
+        "drop_last": True,
+        "metrics": "accuracy",
+    },
     "weights of samples, augmented": {"augment": mixed, "sample_weight": IMPORTANCE},
     "sequences": {
         "build": tagger,

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from tinynet.checks import batch_hint, numbers, refuse
-from tinynet.data.batches import checked_weights as checked_sample_weight
+from tinynet.data.batches import batches, checked_weights
 from tinynet.data.sequences import count, is_pair, split
 from tinynet.data.writing import absolute
 from tinynet.layers.along_time import check_along_time, checked_lengths
@@ -47,6 +47,11 @@ def check_functions(augment, schedule, callbacks):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
 
 
+def check_batches(x, y, batch_size, similar_length, drop_last):
+    """What batches can't make batches of is refused by its message."""
+    batches(x, y, batch_size, shuffle=False, similar_length=similar_length, drop_last=drop_last)
+
+
 def checked_validation(validation, model):
     """validation, with its weights of samples as an array, if it has some."""
     if validation is None:
@@ -54,7 +59,8 @@ def checked_validation(validation, model):
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         got = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
         raise ValueError(
-            f"fit: validation must be a pair (x, y), or (x, y, sample_weight), got a {type(validation).__name__}{got}"
+            "fit: validation must be a pair (x, y), (x, y, sample_weight), or a share of the samples, such as 0.2, "
+            f"got a {type(validation).__name__}{got}"
         )
     return checked_data(*validation, model=model, who="fit", of=" of validation")
 
@@ -78,14 +84,7 @@ def checked_data(x, y, sample_weight=None, *, model, who, of=""):
         _check_sequences(pair, y, model, of, who)
     if sample_weight is None:
         return pair, y
-    return pair, y, checked_sample_weight(sample_weight, len(x), f"{who}:{of[3:]}" if of else who)
-
-
-def checked_weights(sample_weight, validation, loss, samples):
-    """The weights of samples as an array, or None; an error where the loss can't do with those that there are."""
-    if sample_weight is not None or len(validation or ()) > 2:
-        check_takes_weights(loss, "fit")
-    return None if sample_weight is None else checked_sample_weight(sample_weight, samples, "fit")
+    return pair, y, checked_weights(sample_weight, len(x), f"{who}:{of[3:]}" if of else who)
 
 
 def check_takes_weights(loss, who):

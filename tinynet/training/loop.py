@@ -20,11 +20,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
+from tinynet.data.batches import checked_weights
 from tinynet.data.sequences import count, split
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
+from tinynet.training.class_weights import with_class_weight
 from tinynet.training.distributed import Ranks
+from tinynet.training.held_out import hold_out, is_share
 from tinynet.training.history import History, Training
 from tinynet.training.last_layer import with_last_layer
 from tinynet.training.metrics import check_whole, checked_metrics
@@ -60,9 +63,11 @@ def fit(
     epochs: int,
     batch_size: int = 64,
     similar_length: bool = False,
-    validation: tuple[Any, ...] | None = None,
+    drop_last: bool = False,
+    validation: tuple[Any, ...] | float | None = None,
     metrics: Any = None,
     sample_weight: Any = None,
+    class_weight: Any = None,
     augment: Callable[..., Any] | None = None,
     schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
@@ -83,7 +88,10 @@ def fit(
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
                 logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
-    validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch
+    drop_last   whether the samples that are left over after the last whole batch of an epoch are left out
+    validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch; or a share of the samples, 0.2 say,
+                drawn by the seed, of each class the same share if y is labels: those are not trained on.  Of samples
+                that come in time, such as prices, rather give the last ones yourself
     metrics     names ("accuracy", "top_5", "precision", "recall", "f1", "auc", "average_precision", "r2", "rmse"),
                 losses for their value ("mae"), functions (prediction, target) -> number of yours, or a list or dict of
                 those.  This package's know from the loss and the last layer what the outputs are.  Accuracies, losses
@@ -93,6 +101,9 @@ def fit(
     sample_weight  (N,), one number of at least 0 for each sample: the loss is the weighted mean, and twice the weight
                 is the same as twice the sample.  All positions of a sequence have its weight.  Whatever metric has an
                 argument `sample_weight` is weighted, too, as this package's are; a loss needs it
+    class_weight  what a class counts for in the loss, here and in the validation: "balanced" by how rare it is in y
+                (tn.balanced_class_weights), {class: number}, others being 1, or an array (C,).  It is the loss's option
+                `weight`, or of a yes or no `weight` and `pos_weight`; metrics are not weighted by it
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs.
                 What is sample n after it has the weight that sample n had before
@@ -133,24 +144,32 @@ def fit(
         metrics = checked_metrics(metrics, loss, model)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
+        arguments.check_batches(x, y, batch_size, similar_length, drop_last)
+        if sample_weight is not None:
+            sample_weight = checked_weights(sample_weight, count(x), "fit")
+        arguments.check_samples(x, y, model, augment)
+        share, numbers = validation if is_share(validation) else None, None
+        if share is not None:
+            (x, y, sample_weight, numbers), validation = hold_out(x, y, sample_weight, share, seed)
         validation = arguments.checked_validation(validation, model)
+        if sample_weight is not None or len(validation or ()) > 2:
+            arguments.check_takes_weights(loss, "fit")
+        loss = with_class_weight(loss, class_weight, y, model)
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
-        data.sample_weight = sample_weight = arguments.checked_weights(sample_weight, validation, loss, count(x))
-        arguments.check_samples(x, y, model, augment)
+        data = Data(x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks)
         if split(x)[1] is None and augment is None:
             check_whole(metrics, model, y, sample_weight, where="the targets")
         if validation is not None and split(validation[0])[1] is None:
             check_whole(metrics, model, *validation[1:], where="validation's targets")
-        arguments.check_last_batch(model, count(x), batch_size, augment)
+        arguments.check_last_batch(model, data.samples, batch_size, augment)
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
-                model, x, y, sample_weight, loss, optimizer, batch_size, similar_length, validation, metrics, augment,
-                schedule, callbacks, seed,
+                model, data, loss, optimizer, validation, metrics, augment, schedule, callbacks,
+                {"validation's share": share, "class_weight": class_weight},
             )  # fmt: skip
     if same is not None:
         ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})

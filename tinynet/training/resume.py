@@ -17,7 +17,6 @@ import zlib
 import numpy as np
 
 from tinynet.checkpoint import described, load_run, save_run
-from tinynet.checks import positive_int
 from tinynet.data.sequences import count, split
 from tinynet.data.writing import target
 from tinynet.losses.by_name import without_options
@@ -162,26 +161,29 @@ def with_state(callbacks):
     return [c for c in callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
 
 
-def settings(
-    model, x, y, sample_weight, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
-    callbacks, seed,
-):  # fmt: skip
-    """What must be the same for a run to be resumed: names -> strings, numbers or None."""
+def settings(model, data, loss, optimizer, validation, metrics, augment, schedule, callbacks, others):
+    """What must be the same for a run to be resumed: names -> strings, numbers or None.
+
+    Of what was added to fit later, and of `others`, those that are None are left out, as in files of earlier versions.
+    """
     of_optimizer = {
         f"optimizer's {name}": value
         for name, value in getattr(optimizer, "state_dict", dict)().items()
         if not isinstance(value, np.ndarray) and name != "steps" and not (name == "lr" and schedule is not None)
     }
     loss, _ = without_options(loss)
+    x, y = data.x, data.y
     targets = np.asarray(y) if hasattr(y, "__array__") else np.empty(0, object)
     known = targets.dtype.kind in "fiub"
     return {
-        "fit's seed": seed,
-        "batch_size": positive_int(batch_size, "fit: batch_size"),
+        "fit's seed": data.seed,
+        "batch_size": int(data.batch_size),
         "the number of samples": count(x),
         "the checksum of y": zlib.crc32(np.ascontiguousarray(targets)) if known else None,
-        **_of_sequences(x, similar_length),
-        **_of_weights(sample_weight, validation),
+        **_of_sequences(x, data.options["similar_length"]),
+        **_of_weights(data.sample_weight, validation),
+        **{name: str(value) for name, value in others.items() if value is not None},
+        **({"drop_last": True} if data.options["drop_last"] else {}),
         "validation's number of samples": None if validation is None else count(validation[0]),
         "the loss": getattr(loss, "__name__", type(loss).__name__),
         "the list of metrics": ", ".join(map(str, metrics)) or "empty",

@@ -44,7 +44,7 @@ class Run:
         self.called = callbacks if ranks.first else []
         steps = [getattr(callback, "step", None) for callback in self.called]
         self.after_steps = [step for step in steps if callable(step)]
-        self.bar = Progress(progress and ranks.first, epochs, count(data.x))
+        self.bar = Progress(progress and ranks.first, epochs, data.samples)
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
         self.of_batches = {name: metric for name, metric in metrics.items() if not metric.of_epoch}
@@ -189,13 +189,18 @@ def _nothing(training):
 
 
 class Data:
-    """The training set, in the order that each epoch has."""
+    """The training set, in the order that each epoch has.
 
-    def __init__(self, x, y, batch_size, similar_length, augment, seed, ranks):
-        batches(x, y, batch_size, shuffle=False, similar_length=similar_length)  # complains about all of these now
+    numbers   of its samples in the data that they were taken from, or None: all
+    """
+
+    def __init__(self, x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks):
+        self.options = {"similar_length": similar_length, "drop_last": drop_last}
+        batches(x, y, batch_size, shuffle=False, **self.options)  # complains about all of these now
         self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
-        self.sample_weight = None
-        self.similar_length = similar_length
+        self.sample_weight = sample_weight
+        self.numbers = np.arange(count(x)) if numbers is None else numbers
+        self.samples = count(x) - (count(x) % batch_size if drop_last else 0)
         self.augment = None if augment is None else arguments.augmentation(augment)
 
     def left(self, epoch):
@@ -220,7 +225,7 @@ class Data:
     def last(self, epoch):
         """The batch given last, with all ranks' shares: x, y, weights, and the numbers of its samples."""
         index, *batch = self.given
-        order = self._order(epoch, np.arange(count(self.x)), None)
+        order = self._order(epoch, self.numbers, None)
         return *map(self.ranks.whole, batch), next(islice(order, index, None))[1]
 
     def lengths(self):
@@ -233,6 +238,6 @@ class Data:
 
     def _order(self, epoch, y, shard):
         return batches(
-            self.x, y, self.batch_size, seed=(self.seed, epoch.number), shard=shard,
-            similar_length=self.similar_length, sample_weight=self.sample_weight,
+            self.x, y, self.batch_size, seed=(self.seed, epoch.number), shard=shard, sample_weight=self.sample_weight,
+            **self.options,
         )  # fmt: skip
