@@ -22,6 +22,7 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
+from tinynet.gradients import gradients
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -179,6 +180,7 @@ __all__ = [
     "generate",
     "get_num_threads",
     "gradcheck",
+    "gradients",
     "hinge",
     "huber",
     "information",
