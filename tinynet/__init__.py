@@ -40,6 +40,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
+from tinynet.layers.normalize import Normalize
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
@@ -143,6 +144,7 @@ __all__ = [
     "MovingAverage",
     "MultiHeadAttention",
     "NonFiniteError",
+    "Normalize",
     "Parallel",
     "Parameter",
     "PositionEmbedding",

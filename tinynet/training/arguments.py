@@ -6,6 +6,7 @@ the model's outputs for something else would never show, but train badly.
 
 import inspect
 import math
+import warnings
 
 import numpy as np
 
@@ -106,6 +107,7 @@ def check_samples(x, y, model, augment):
     """What the first batch would show, or an epoch later: x as a whole, and by its columns if it is a table."""
     if augment is None:
         pair, (x, lengths) = x, split(x)
+        _warn_of_bytes(x, model)
         if hasattr(x, "iloc"):
             numbers(x, "fit: x")
         shape = getattr(x, "shape", None) if hasattr(x, "__array__") else None
@@ -113,6 +115,21 @@ def check_samples(x, y, model, augment):
             raise model.layers[0].input_error(tuple(shape))
         if lengths is not None:
             _check_sequences(pair, y, model)
+
+
+def _warn_of_bytes(x, model):
+    """Bytes where the first layer takes them for what they are: pixels from 0 to 255, of which nothing learns well."""
+    for layer in model.layers:
+        if layer.any_scale or layer.takes_integers:
+            return
+        if not layer.same_numbers:
+            break
+    if getattr(x, "dtype", None) == np.uint8 and np.max(x[:64], initial=0) > 1:
+        warnings.warn(
+            "fit: x is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin the "
+            "model with Normalize().fit(x)",
+            stacklevel=4,
+        )
 
 
 def _check_sequences(pair, y, model, where="", who="fit"):
