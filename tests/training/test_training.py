@@ -33,8 +33,8 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
 from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
-from tinynet.training.arguments import augmentation
 from tinynet.training.optim import SGD, Adam, cosine
+from tinynet.training.samples import augmentation
 
 rng = np.random.default_rng(0)
 Y = rng.integers(0, 3, 100)
@@ -753,7 +753,7 @@ def test_drawing_needs_no_display_and_chooses_no_backend():
     code = """
 import sys
 from tinynet import plots
-from tinynet.training.arguments import augmentation
+from tinynet.training.samples import augmentation
 plots.training_curves({"loss": [1.0]})
 assert "matplotlib.pyplot" not in sys.modules  # which is what opens windows and picks backends
 """

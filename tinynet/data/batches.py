@@ -1,6 +1,8 @@
 """Batches: the samples of a data set, a few at a time, in a new order every epoch."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,19 @@ def checked_weights(sample_weight, samples, name):
 def part(n, rank, ranks):
     """Of n rows that `ranks` share, those of number `rank`, as a slice: all have equally many, but for one."""
     return slice(rank * n // ranks, (rank + 1) * n // ranks)
+
+
+def ahead(items, count=2):
+    """The items of an iterator, of which a thread makes the next `count` in the meantime.
+
+    One thread: it asks for one after the other, as the caller would.
+    """
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1, "tinynet-batches") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(count))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item
 
 
 class Subset:

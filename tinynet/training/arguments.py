@@ -4,7 +4,6 @@ Most mistakes would show by themselves, some only after an epoch, in which hours
 the model's outputs for something else would never show, but train badly.
 """
 
-import inspect
 import math
 import warnings
 
@@ -12,13 +11,14 @@ import numpy as np
 
 from tinynet.checks import batch_hint, numbers, refuse
 from tinynet.data.batches import batches, checked_weights
-from tinynet.data.sequences import count, is_pair, split
+from tinynet.data.sequences import split
 from tinynet.data.writing import absolute
 from tinynet.layers.along_time import check_along_time, checked_lengths
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import apart, without_options
 from tinynet.training.counting import check_targets, takes_weights
+from tinynet.training.samples import Stream, is_stream
 
 
 def check_model(model, optimizer):
@@ -48,6 +48,22 @@ def check_functions(augment, schedule, callbacks):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
 
 
+def check_stream(x, epochs, who, **others):
+    """An error for what can't be iterated over `epochs` times, and for arguments that need the samples themselves."""
+    if not (callable(x) or hasattr(x, "__iter__")) or isinstance(x, (tuple, str, bytes, dict)) or hasattr(x, "shape"):
+        raise TypeError(
+            f"{who}: y is missing; without it, x must be batches (x, y): a DataLoader, a list of them, or a function "
+            f"that returns an iterator, got {type(x).__name__}"
+        )
+    if hasattr(x, "__next__") and epochs > 1:
+        raise TypeError(
+            f"{who}: the {type(x).__name__} is used up after one epoch; give a function that makes a new one for each"
+        )
+    for name, given in others.items():
+        if given is not None and given is not False:
+            raise TypeError(f"{who}: {name} needs the samples themselves, x and y; x makes the batches here")
+
+
 def check_batches(x, y, batch_size, similar_length, drop_last):
     """What batches can't make batches of is refused by its message."""
     batches(x, y, batch_size, shuffle=False, similar_length=similar_length, drop_last=drop_last)
@@ -57,6 +73,9 @@ def checked_validation(validation, model):
     """validation, with its weights of samples as an array, if it has some."""
     if validation is None:
         return None
+    if is_stream(validation):
+        check_stream(validation, 2, "fit: validation")
+        return (Stream(validation, who="fit: validation"),)
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         got = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
         raise ValueError(
@@ -185,44 +204,6 @@ def check_last_batch(model, samples, batch_size, augment):
                     f"fit: of {samples} samples, batches of {batch_size} leave a last one of 1, in which {layer.label} "
                     "finds no variance; choose another batch_size"
                 )
-
-
-def augmentation(augment):
-    """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
-    with_targets = False
-    try:
-        signature = inspect.signature(augment)
-    except (TypeError, ValueError):  # a function in C that says nothing about itself
-        signature = None
-    if signature is not None:
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        places = [p for p in signature.parameters.values() if p.kind in kinds]
-        names = [p.name for p in places]
-        needed = sum(p.default is p.empty for p in places)
-        with_targets = names.index("rng") == 2 if "rng" in names else needed == 3
-        try:
-            signature.bind(*"xyr" if with_targets else "xr")
-        except TypeError as error:
-            raise TypeError(f"fit: augment must be a function of (x, rng) or of (x, y, rng): {error}") from None
-    if not with_targets:
-
-        def augmented(x, y, rng):
-            given, x = x, augment(x, rng)
-            if x is None:
-                raise TypeError("fit: augment returned None; it must return the batch")
-            if is_pair(given) and not is_pair(x):
-                raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
-            return x, y
-
-        return augmented
-
-    def augmented(x, y, rng):
-        pair = augment(x, y, rng)
-        if not isinstance(pair, tuple) or len(pair) != 2 or count(pair[0]) != len(pair[1]):
-            raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
-        return pair
-
-    return augmented
 
 
 def check_ending(model, loss, who="fit"):

@@ -35,7 +35,8 @@ from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
-from tinynet.training.run import Data, Run
+from tinynet.training.run import Run
+from tinynet.training.samples import Data, Stream
 from tinynet.training.schedules import Schedule
 
 __all__ = [
@@ -56,7 +57,7 @@ OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other 
 def fit(
     model: Any,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     loss: Callable[..., Any] | str,
     optimizer: Any,
@@ -64,7 +65,7 @@ def fit(
     batch_size: int = 64,
     similar_length: bool = False,
     drop_last: bool = False,
-    validation: tuple[Any, ...] | float | None = None,
+    validation: Any = None,
     metrics: Any = None,
     sample_weight: Any = None,
     class_weight: Any = None,
@@ -75,6 +76,7 @@ def fit(
     resume: bool = False,
     seed: int = 0,
     progress: bool = True,
+    prefetch: bool = True,
     communicator: Any = None,
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
@@ -82,7 +84,9 @@ def fit(
     x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
                 time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows
+                given the other positions alone, as rows.  Without y, x makes the batches: a PyTorch DataLoader, a list,
+                or a function that returns an iterator, of (x, y) or (x, y, sample_weight) each, with channels last.  A
+                resumed run then goes on with whatever comes next, and only its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
@@ -91,7 +95,7 @@ def fit(
     drop_last   whether the samples that are left over after the last whole batch of an epoch are left out
     validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch; or a share of the samples, 0.2 say,
                 drawn by the seed, of each class the same share if y is labels: those are not trained on.  Of samples
-                that come in time, such as prices, rather give the last ones yourself
+                that come in time, such as prices, rather give the last ones yourself.  Or batches, as x may be
     metrics     names ("accuracy", "top_5", "precision", "recall", "f1", "auc", "average_precision", "r2", "rmse"),
                 losses for their value ("mae"), functions (prediction, target) -> number of yours, or a list or dict of
                 those.  This package's know from the loss and the last layer what the outputs are.  Accuracies, losses
@@ -118,6 +122,8 @@ def fit(
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
     progress    a line an epoch, and on a terminal a bar until it is there; False for silence.  Where it can't be
                 written, the training goes on without
+    prefetch    whether a thread reads the next two batches while the model is trained on one, of data that are no
+                arrays in memory; False if they must be read in the thread that calls fit
     communicator  one of mpi4py, such as MPI.COMM_WORLD, whose ranks all call fit with the same arguments: each takes
                 its share of every batch, and the result is that of one process, but for rounding (tinynet.distributed
                 tells how).  Rank 0 alone prints, writes files and calls the callbacks, and what these do to the model,
@@ -144,11 +150,17 @@ def fit(
         metrics = checked_metrics(metrics, loss, model)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
-        arguments.check_batches(x, y, batch_size, similar_length, drop_last)
+        share, numbers = validation if is_share(validation) else None, None
+        if y is None:
+            arguments.check_stream(
+                x, epochs, "fit", sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
+                communicator=communicator, **{"a share as validation": share},
+            )  # fmt: skip
+        else:
+            arguments.check_batches(x, y, batch_size, similar_length, drop_last)
+            arguments.check_samples(x, y, model, augment)
         if sample_weight is not None:
             sample_weight = checked_weights(sample_weight, count(x), "fit")
-        arguments.check_samples(x, y, model, augment)
-        share, numbers = validation if is_share(validation) else None, None
         if share is not None:
             (x, y, sample_weight, numbers), validation = hold_out(x, y, sample_weight, share, seed)
         validation = arguments.checked_validation(validation, model)
@@ -158,12 +170,17 @@ def fit(
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks)
+        if y is None:
+            data = Stream(x, augment, seed)
+        else:
+            data = Data(
+                x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
+            )
+            arguments.check_last_batch(model, data.samples, batch_size, augment)
         if split(x)[1] is None and augment is None:
             check_whole(metrics, model, y, sample_weight, where="the targets")
-        if validation is not None and split(validation[0])[1] is None:
+        if len(validation or ()) > 1 and split(validation[0])[1] is None:
             check_whole(metrics, model, *validation[1:], where="validation's targets")
-        arguments.check_last_batch(model, data.samples, batch_size, augment)
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from tinynet.checkpoint import described, load_run, save_run
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import count
 from tinynet.data.writing import target
 from tinynet.losses.by_name import without_options
 
@@ -172,19 +172,11 @@ def settings(model, data, loss, optimizer, validation, metrics, augment, schedul
         if not isinstance(value, np.ndarray) and name != "steps" and not (name == "lr" and schedule is not None)
     }
     loss, _ = without_options(loss)
-    x, y = data.x, data.y
-    targets = np.asarray(y) if hasattr(y, "__array__") else np.empty(0, object)
-    known = targets.dtype.kind in "fiub"
     return {
-        "fit's seed": data.seed,
-        "batch_size": int(data.batch_size),
-        "the number of samples": count(x),
-        "the checksum of y": zlib.crc32(np.ascontiguousarray(targets)) if known else None,
-        **_of_sequences(x, data.options["similar_length"]),
-        **_of_weights(data.sample_weight, validation),
+        **data.settings(),
         **{name: str(value) for name, value in others.items() if value is not None},
-        **({"drop_last": True} if data.options["drop_last"] else {}),
-        "validation's number of samples": None if validation is None else count(validation[0]),
+        "validation's number of samples": count(validation[0]) if validation and len(validation) > 1 else None,
+        **({"the checksum of validation's weights": checksum(validation[2])} if len(validation or ()) > 2 else {}),
         "the loss": getattr(loss, "__name__", type(loss).__name__),
         "the list of metrics": ", ".join(map(str, metrics)) or "empty",
         "augment": augment is not None,
@@ -198,20 +190,6 @@ def settings(model, data, loss, optimizer, validation, metrics, augment, schedul
     }
 
 
-def _of_weights(sample_weight, validation):
-    """The settings that only runs with weights of samples have."""
-    given = {"sample_weight": sample_weight, "validation's weights": (validation or ())[2:3]}
-    return {
-        f"the checksum of {name}": zlib.crc32(np.ascontiguousarray(weights, np.float64))
-        for name, weights in given.items()
-        if weights is not None and len(weights)
-    }
-
-
-def _of_sequences(x, similar_length):
-    """The settings that only a pair (x, lengths) has."""
-    _, lengths = split(x)
-    if lengths is None:
-        return {}
-    checksum = zlib.crc32(np.ascontiguousarray(lengths, np.int64))
-    return {"the checksum of the lengths": checksum, "similar_length": bool(similar_length)}
+def checksum(array):
+    """Of an array's numbers."""
+    return zlib.crc32(np.ascontiguousarray(array))

@@ -12,17 +12,14 @@ anything, and distributed.py where there are several.
 
 import math
 import time
-from itertools import islice
 
 import numpy as np
 
-from tinynet.data.batches import batches
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import split
 from tinynet.layers.along_time import in_place
 from tinynet.losses.by_name import checked_result
-from tinynet.training import arguments
 from tinynet.training.counting import as_option, counting, positions, row_weights
-from tinynet.training.evaluation import judged
+from tinynet.training.evaluation import judged, predicted
 from tinynet.training.not_finite import not_finite
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, with_state
@@ -103,9 +100,9 @@ class Run:
 
         Of sequences with lengths, what lies behind them does not count: the loss is given the other positions alone.
         """
-        ends = self.body.output_lengths(self.data.lengths())
+        ends = self.body.output_lengths(split(self.data.given.x)[1])
         counted, targets = positions(prediction, y, ends)
-        weights = row_weights(self.data.weights(), prediction, ends)
+        weights = row_weights(self.data.given.weights, prediction, ends)
         gradient, means, counts = self.judge(counted, targets, weights)
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
@@ -131,7 +128,8 @@ class Run:
         training, ranks, epoch = self.training, self.ranks, self.epoch
         results = self._of_epoch(epoch)
         if self.validation is not None:
-            results |= {f"val_{name}": result for name, result in self._evaluated(*self.validation).items()}
+            found = self._evaluated(*self.validation)
+            results |= {f"val_{name}": result for name, result in found.items()}
         seconds = time.perf_counter() - self.began
         results, seconds = ranks.from_first((results, seconds))
         for name, result in (results | {"lr": training.optimizer.lr, "seconds": seconds}).items():
@@ -171,14 +169,13 @@ class Run:
         loss = getattr(self.given_loss, "apart", self.given_loss)
         return self.ranks.known(not_finite(what, self.training.model, loss, *batch, self.epoch.number, step))
 
-    def _evaluated(self, x, y, weights=None):
-        prediction = self.ranks.predict(self.body, x)
-        if not self.ranks.first:
-            return {}
+    def _evaluated(self, *validation):
         try:
-            ends = self.body.output_lengths(split(x)[1])
+            rows = predicted(self.body, validation, self.ranks.predict)
+            if not self.ranks.first:
+                return {}
             loss = getattr(self.given_loss, "without_gradient", self.given_loss)
-            return judged(prediction, y, weights, ends, loss, self.metrics, "the validation set")
+            return judged(rows, loss, self.metrics, "the validation set")
         except Exception as error:
             error.add_note("fit: this is about the validation set")
             raise
@@ -186,58 +183,3 @@ class Run:
 
 def _nothing(training):
     pass
-
-
-class Data:
-    """The training set, in the order that each epoch has.
-
-    numbers   of its samples in the data that they were taken from, or None: all
-    """
-
-    def __init__(self, x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks):
-        self.options = {"similar_length": similar_length, "drop_last": drop_last}
-        batches(x, y, batch_size, shuffle=False, **self.options)  # complains about all of these now
-        self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
-        self.sample_weight = sample_weight
-        self.numbers = np.arange(count(x)) if numbers is None else numbers
-        self.samples = count(x) - (count(x) % batch_size if drop_last else 0)
-        self.augment = None if augment is None else arguments.augmentation(augment)
-
-    def left(self, epoch):
-        """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
-        shard = self.ranks.shard if self.augment is None else None
-        order = self._order(epoch, self.y, shard)
-        for index, (x, y, *weights) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            n, weights = min(self.batch_size, count(self.x) - epoch.samples), weights[0] if weights else None
-            if self.augment is not None:
-                x, y = self.augment(x, y, epoch.rng)
-                n = count(x)
-                if weights is not None and len(weights) != n:
-                    raise ValueError(
-                        f"fit: augment made {n} samples of {len(weights)}; with sample_weight it must leave their "
-                        "number, and sample n keeps the weight that it has"
-                    )
-                x, y, weights = self.ranks.share(x, y, weights)
-            self.ranks.place(n)
-            self.given = index, x, y, weights
-            yield x, y, n
-
-    def last(self, epoch):
-        """The batch given last, with all ranks' shares: x, y, weights, and the numbers of its samples."""
-        index, *batch = self.given
-        order = self._order(epoch, self.numbers, None)
-        return *map(self.ranks.whole, batch), next(islice(order, index, None))[1]
-
-    def lengths(self):
-        """Those of the batch given last, or None."""
-        return split(self.given[1])[1]
-
-    def weights(self):
-        """Those of its samples, or None."""
-        return self.given[3]
-
-    def _order(self, epoch, y, shard):
-        return batches(
-            self.x, y, self.batch_size, seed=(self.seed, epoch.number), shard=shard, sample_weight=self.sample_weight,
-            **self.options,
-        )  # fmt: skip
