@@ -22,6 +22,7 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
+from tinynet.gradients import gradients
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -39,6 +40,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
+from tinynet.layers.normalize import Normalize
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
@@ -79,6 +81,7 @@ from tinynet.training import (
     NonFiniteError,
     ReduceOnPlateau,
     distributed,
+    evaluate,
     fit,
     history,
     optim,
@@ -144,6 +147,7 @@ __all__ = [
     "MovingAverage",
     "MultiHeadAttention",
     "NonFiniteError",
+    "Normalize",
     "Parallel",
     "Parameter",
     "PositionEmbedding",
@@ -174,12 +178,14 @@ __all__ = [
     "cosine",
     "data",
     "distributed",
+    "evaluate",
     "explain",
     "exponential",
     "fit",
     "generate",
     "get_num_threads",
     "gradcheck",
+    "gradients",
     "hinge",
     "huber",
     "information",

@@ -200,7 +200,7 @@ class BatchNorm(Affine):
 
     # What others ask of it.
 
-    of_batch = True
+    of_batch = any_scale = True
     vector_order = "kept"
     of_time = "lengths"
     torch_names = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"
