@@ -11,13 +11,14 @@ from tinynet.model import Sequential
 
 
 def alexnet(
-    classes: int = 1000, input_shape: tuple[int, int, int] = (224, 224, 3), *, dropout: float = 0.5,
+    classes: int = 1000, input_shape: tuple[int, int, int] = (224, 224, 3), *, units: int = 4096, dropout: float = 0.5,
     seed: int = 0, dtype: DTypeLike = "float32",
 ) -> Sequential:  # fmt: skip
     """AlexNet: images (N, 224, 224, 3), or larger than 62 pixels, -> logits (N, classes).
 
     In its second form, without the two groups that were for two GPUs, and with fewer filters; torchvision's weights fit
-    it.  Windows overlap where they are pooled: 3 x 3 of them, 2 apart.
+    it.  Windows overlap where they are pooled: 3 x 3, 2 apart.  `units` and `dropout` are those of the two wide layers
+    at the end.
 
     Sources: Krizhevsky, Sutskever and Hinton 2012; Krizhevsky 2014, section 5.
 
@@ -31,8 +32,8 @@ def alexnet(
         Conv2D(256, 3, padding=1, activation="relu"),
         *(Conv2D(256, 3, padding=1, activation="relu"), MaxPool2D(3, stride=2)),
         *(AdaptiveAvgPool2D(6), Flatten()),
-        *(Dropout(dropout), Dense(4096, "relu")),
-        *(Dropout(dropout), Dense(4096, "relu")),
+        *(Dropout(dropout), Dense(units, "relu")),
+        *(Dropout(dropout), Dense(units, "relu")),
         Dense(classes),
     ]
     return Sequential(layers, input_shape, seed, dtype)

@@ -18,12 +18,13 @@ COUNTS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 def vgg(
     depth: int = 16, classes: int = 1000, input_shape: tuple[int, int, int] = (224, 224, 3), *,
-    batch_norm: bool = False, dropout: float = 0.5, seed: int = 0, dtype: DTypeLike = "float32",
+    batch_norm: bool = False, units: int = 4096, dropout: float = 0.5, seed: int = 0, dtype: DTypeLike = "float32",
 ) -> Sequential:  # fmt: skip
     """VGG of 11, 13, 16 or 19 layers with weights: images (N, 224, 224, 3), or of 32 pixels and more, -> logits.
 
     batch_norm   True puts a BatchNorm behind each convolution, which the paper, being older, does not have
-    dropout      of the two wide layers at the end
+    units        of the two wide layers at the end; 512 are enough for small images
+    dropout      of these
 
     Source: Simonyan and Zisserman 2015, table 1 (A, B, D and E).
 
@@ -42,5 +43,5 @@ def vgg(
         layers += [MaxPool2D(2)]
     layers += [AdaptiveAvgPool2D(7), Flatten()]
     for _ in range(2):
-        layers += [Dense(4096, "relu"), Dropout(dropout)]
+        layers += [Dense(units, "relu"), Dropout(dropout)]
     return Sequential([*layers, Dense(classes)], input_shape, seed, dtype)
