@@ -101,10 +101,19 @@ def vit(
     >>> tn.zoo.vit(classes=10, input_shape=(32, 32, 3), patch=4, layers=2).output_shape
     (10,)
     """
-    patches = Conv2D(dim, patch, stride=patch)
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
+        raise ValueError(f"vit: input_shape must be that of an image, (H, W, C), got {input_shape!r}")
     rows, columns = (size // window for size, window in zip(input_shape, pair(patch, "vit: patch"), strict=False))
+    if rows * columns == 0:
+        raise ValueError(f"vit: a patch of {patch} does not fit into images of {input_shape[:2]}")
     drop = [Dropout(dropout)] if dropout else []
-    parts = [patches, Reshape((rows * columns, dim)), ClassToken(), PositionEmbedding(rows * columns + 1), *drop]
+    parts = [
+        Conv2D(dim, patch, stride=patch),
+        Reshape((rows * columns, dim)),
+        ClassToken(),
+        PositionEmbedding(rows * columns + 1),
+        *drop,
+    ]
     parts += [TransformerBlock(heads, dropout=dropout, mlp_ratio=mlp_ratio, eps=1e-6) for _ in range(layers)]
     model = Sequential([*parts, LayerNorm(1e-6), Select(0), Dense(classes)], input_shape, seed, dtype)
     _start_normal(model)
