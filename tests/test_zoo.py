@@ -130,7 +130,7 @@ def test_the_channels_of_a_narrow_mobilenet_are_multiples_of_8():
         (
             lambda: tn.zoo.vit(input_shape=(8, 8, 3)),
             ValueError,
-            r"vit: a patch of 16 does not fit into images of \(8, 8\)",
+            "vit: a patch of 16 does not fit into images",
         ),
         (lambda: tn.zoo.vit(input_shape=(64, 64)), ValueError, "vit: input_shape must be that of an image"),
     ],

@@ -106,14 +106,8 @@ def vit(
     rows, columns = (size // window for size, window in zip(input_shape, pair(patch, "vit: patch"), strict=False))
     if rows * columns == 0:
         raise ValueError(f"vit: a patch of {patch} does not fit into images of {input_shape[:2]}")
-    drop = [Dropout(dropout)] if dropout else []
-    parts = [
-        Conv2D(dim, patch, stride=patch),
-        Reshape((rows * columns, dim)),
-        ClassToken(),
-        PositionEmbedding(rows * columns + 1),
-        *drop,
-    ]
+    patches = [Conv2D(dim, patch, stride=patch), Reshape((rows * columns, dim))]
+    parts = [*patches, ClassToken(), PositionEmbedding(rows * columns + 1), *([Dropout(dropout)] if dropout else [])]
     parts += [TransformerBlock(heads, dropout=dropout, mlp_ratio=mlp_ratio, eps=1e-6) for _ in range(layers)]
     model = Sequential([*parts, LayerNorm(1e-6), Select(0), Dense(classes)], input_shape, seed, dtype)
     _start_normal(model)
