@@ -46,6 +46,7 @@ from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.relu6 import ReLU6
 from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -154,6 +155,7 @@ __all__ = [
     "RMSNorm",
     "RMSprop",
     "ReLU",
+    "ReLU6",
     "ReduceOnPlateau",
     "Reshape",
     "Residual",
