@@ -29,6 +29,7 @@ several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Incep
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +43,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
+from tinynet.layers.options import copies, in_place_of_models
 
 
 class _Branches(Layer):
@@ -54,8 +56,11 @@ class _Branches(Layer):
 
     def __init__(self, branches):
         super().__init__()
-        self.branches = tuple(map(tuple, branches))
-        self.layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
+        branches = list(map(in_place_of_models, branches))
+        layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
+        self.layers, self._copies = copies(layers)
+        layers = iter(self.layers)
+        self.branches = tuple(tuple(islice(layers, len(branch))) for branch in branches)
 
     @property
     def takes_integers(self):
