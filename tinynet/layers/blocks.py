@@ -126,6 +126,16 @@ class _Branches(Layer):
             raise ValueError(f"{self.label}: its branches make sequences of different lengths of one")
         return found[0]
 
+    def onnx(self, graph, x):
+        values = [graph.through(branch, x) for branch in self.branches]
+        first = values[0]
+        names = [value.named(first.layout) for value in values]
+        if self.joined == "sum":
+            y = graph.add("Add", *names)
+        else:
+            y = graph.add("Concat", *names, axis=first.channels())
+        return graph.value(y, first.axes, first.layout)
+
     def _names(self):
         """The branches' layers in words, by their numbers inside: "x", "layer 0", "layers 1-3"."""
         first = 0

@@ -75,6 +75,11 @@ class ClassToken(Layer):
 
     of_time = "lengths"
 
+    def onnx(self, graph, x):
+        C, w = self.input_shape[1], self.parameters[0]._value
+        shape = graph.add("Concat", graph.add("Shape", x.last(), start=0, end=1), [1, C], axis=0)
+        return graph.value(graph.add("Concat", graph.add("Expand", w, shape), x.last(), axis=1), x.axes)
+
 
 class Select(Layer):
     """One position of each sequence: x (N, T, C) -> y (N, C), where x may have more axes behind T.
@@ -146,6 +151,10 @@ class Select(Layer):
 
     def ending(self, before):
         return before
+
+    def onnx(self, graph, x):
+        name, axis = (x.time(), 0) if x.layout == "time" else (x.last(), 1)
+        return graph.value(graph.add("Gather", name, self.position, axis=axis), x.axes - 1)
 
 
 def _sequence(layer, most=2):

@@ -19,11 +19,14 @@ from tinynet.layers import along_time
 from tinynet.layers.base import Layer
 from tinynet.layers.padding import reach
 from tinynet.layers.pooling import (
+    avg_pool,
     avg_pool_backward,
     avg_pool_forward,
     count_of_windows,
+    max_pool,
     max_pool_backward,
     max_pool_forward,
+    plain_avg_pool,
     windows_along,
 )
 
@@ -154,6 +157,10 @@ class MaxPool1D(_Pool1D):
     def backward_formula(self):
         return "dx = sum of dy over the windows whose maximum x is"
 
+    def onnx(self, graph, x):
+        windows = [self.size], [self.stride], [self.padding], [self.dilation]
+        return max_pool(graph, x, self.output_shape[:1], self.input_shape[:1], *windows)
+
     def torch_module(self, nn):
         return nn.MaxPool1d(self.size, self.stride, self.padding, self.dilation, ceil_mode=self.ceil_mode)
 
@@ -217,6 +224,12 @@ class AvgPool1D(_Pool1D):
 
     def backward_formula(self):
         return f"dx = sum of dy / {self.size} over the windows on x"
+
+    def onnx(self, graph, x):
+        T, Q = self.input_shape[0], self.output_shape[0]
+        if self.ceil_mode:
+            return avg_pool(graph, x, [self._columns(T, Q)], [T])
+        return plain_avg_pool(graph, x, [self.size], [self.stride], [self.padding], self.count_include_pad)
 
     def torch_module(self, nn):
         return nn.AvgPool1d(self.size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)

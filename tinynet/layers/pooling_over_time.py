@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from tinynet.kernels import pooling_over_time as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
+from tinynet.layers.pooling import whole_pool
 
 
 def mean_over_time_forward_plain(x, lengths):
@@ -97,6 +98,9 @@ class _OverTime(Layer):
     def output_lengths(self, lengths):
         """None: its output has no axis of time."""
 
+    def onnx(self, graph, x):
+        return whole_pool(graph, x, self.onnx_name)
+
     def ending(self, before):
         return before
 
@@ -120,6 +124,7 @@ class GlobalAvgPool1D(_OverTime):
     """
 
     torch_names = ("AdaptiveAvgPool1d",)
+    onnx_name = "ReduceMean"
 
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x, lengths = self._checked(x, lengths, state)
@@ -157,6 +162,7 @@ class GlobalMaxPool1D(_OverTime):
     """
 
     torch_names = ("AdaptiveMaxPool1d",)
+    onnx_name = "ReduceMax"
 
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x, lengths = self._checked(x, lengths, state)

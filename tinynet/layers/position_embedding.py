@@ -113,3 +113,7 @@ class PositionEmbedding(Layer):
 
     def ending(self, before):
         return before if before and before[0] == "logits" else None
+
+    def onnx(self, graph, x):
+        y = graph.add("Add", x.last(), self.parameters[0]._value[: self.input_shape[0]])
+        return graph.value(y, x.axes)

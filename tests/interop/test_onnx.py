@@ -1,0 +1,196 @@
+"""ONNX: what onnxruntime computes of a file is what the model predicts."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from test_layers import CASES, built
+
+import tinynet as tn
+from tinynet.interop import to_onnx
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def exported(model, path):
+    """The file's graph, checked, and a function that runs it."""
+    to_onnx(model, path)
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return proto.graph, lambda x: session.run(None, {"x": x})[0]
+
+
+def assert_same(run, model, x, tolerance=1e-5):
+    expected = model.predict(x)
+    found = run(x if x.dtype.kind == "i" else x.astype(np.float32))
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_onnxruntime_computes_what_the_layer_does(case, path):
+    layer, x, _ = built(case, np.float32)
+    model = tn.Sequential([case.layer()], case.shape[1:])
+    for parameter, other in zip(model.parameters(), layer.parameters, strict=True):
+        parameter.value = other.value
+    for name, array in model.buffers().items():
+        array[...] = np.random.default_rng(len(name)).uniform(0.5, 1.5, array.shape)
+    _, run = exported(model, path)
+    assert_same(run, model, x)
+    assert_same(run, model, np.concatenate([x, x[::-1], x]))  # another batch
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+
+
+def filled(layers, shape, dtype="float32"):
+    model, rng = tn.Sequential(layers, shape, seed=3, dtype=dtype), np.random.default_rng(3)
+    for parameter in model.parameters():
+        parameter.value += rng.normal(0, 0.1, parameter.value.shape)
+    for name, array in model.buffers().items():
+        array[...] = rng.uniform(0.5, 1.5, array.shape) if "var" in name else rng.normal(0, 0.1, array.shape)
+    return model
+
+
+def block(filters, stride=1):
+    def conv(k, s):
+        return [tn.Conv2D(filters, k, stride=s, padding=k // 2, bias=False), tn.BatchNorm()]
+
+    return tn.Residual([*conv(3, stride), tn.ReLU(), *conv(3, 1)], shortcut=conv(1, stride) if stride > 1 else None)
+
+
+def resnet():
+    first = [tn.Conv2D(4, 3, padding="same", activation="relu"), tn.MaxPool2D(2), block(4), tn.ReLU(), block(6, 2)]
+    return [*first, tn.Concat([tn.Conv2D(3, 3, padding=1)]), tn.GELU(), tn.GlobalAvgPool2D(), tn.Dense(5), tn.Softmax()]
+
+
+def lenet():
+    convolutions = [tn.Conv2D(6, 3, activation="relu"), tn.BatchNorm(), tn.MaxPool2D(2), tn.Dropout(0.2)]
+    return [*convolutions, tn.Flatten(), tn.Dense(9, activation="swish"), tn.BatchNorm(), tn.Dense(4)]
+
+
+def lstms():
+    first = [tn.LSTM(6, bidirectional=True), tn.Dropout(0.1), tn.Dense(5, activation="tanh"), tn.LayerNorm()]
+    return [*first, tn.GRU(4), tn.Select(-1), tn.Dense(2)]
+
+
+def gpt():
+    words = tn.Embedding(13, 8)
+    blocks = [tn.TransformerBlock(2, causal=True, activation="gelu_tanh") for _ in range(2)]
+    return [words, tn.PositionEmbedding(9), *blocks, tn.LayerNorm(), tn.TiedDense(words)]
+
+
+def transformer_of_images():
+    patches = [tn.Conv2D(8, 2, stride=2), tn.Reshape((-1, 8)), tn.ClassToken(), tn.PositionEmbedding(40)]
+    return [*patches, tn.TransformerBlock(4, norm_first=False), tn.Select(0), tn.Dense(3)]
+
+
+def words_beside_each_other():
+    windows = [[tn.Conv1D(4, k, activation="relu"), tn.GlobalMaxPool1D()] for k in (2, 3)]
+    return [tn.Embedding(13, 6, padding=0), tn.Parallel([*windows, [tn.GlobalAvgPool1D()]]), tn.Dense(2, "sigmoid")]
+
+
+NETWORKS = {  # and how many Transposes each may have
+    resnet: ((8, 10, 3), 1),
+    lenet: ((10, 10, 2), 2),
+    lstms: ((7, 3), 3),
+    gpt: ((6,), 1 + 2 * 4),
+    transformer_of_images: ((8, 8, 1), 2 + 4),
+    words_beside_each_other: ((7,), 1),
+}
+
+
+@pytest.mark.parametrize("layers", NETWORKS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_onnxruntime_computes_what_the_network_does(layers, dtype, path):
+    shape, transposes = NETWORKS[layers]
+    model, rng = filled(layers(), shape, dtype), np.random.default_rng(0)
+    whole = model.layers[0].takes_integers
+    x = rng.integers(0, 13, (5, *shape)) if whole else rng.standard_normal((5, *shape))
+    graph, run = exported(model, path)
+    for batch in (1, 3, 5):
+        assert_same(run, model, x[:batch])
+    assert sum(node.op_type == "Transpose" for node in graph.node) == transposes
+    assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == ["N", *shape]
+    assert [d.dim_param or d.dim_value for d in graph.output[0].type.tensor_type.shape.dim] == [
+        "N",
+        *model.output_shape,
+    ]
+
+
+def test_tied_vectors_are_in_the_file_once(path):
+    model = filled(gpt(), (6,))
+    graph, _ = exported(model, path)
+    sizes = [np.prod(array.dims, dtype=int) for array in graph.initializer]
+    assert sizes.count(13 * 8) == 1
+
+
+def test_the_row_of_padding_is_0_there_too(path):
+    model = filled([tn.Embedding(5, 3, padding=2)], (4,))
+    assert model.flat_values.reshape(5, 3)[2].any()
+    _, run = exported(model, path)
+    x = np.array([[0, 2, 4, 2]])
+    np.testing.assert_array_equal(run(x), model.predict(x))
+    assert not run(x)[0, 1].any()
+
+
+# --- layers of one's own, and what is refused -----------------------------------------------------------------
+
+
+class Square(tn.Layer):
+    """y = x^2."""
+
+    def forward(self, x, training=False):
+        return x * x
+
+
+class Exported(Square):
+    """The same, with its nodes."""
+
+    def onnx(self, graph, x):
+        return x.map("Mul", x.named(x.layout))
+
+
+def test_a_layer_of_ones_own_says_of_which_nodes_it_is(path):
+    model = filled([tn.Conv2D(3, 3), Exported(), tn.MaxPool2D(2)], (6, 6, 1))
+    graph, run = exported(model, path)
+    assert_same(run, model, np.random.default_rng(0).standard_normal((2, 6, 6, 1)))
+    assert sum(node.op_type == "Transpose" for node in graph.node) == 2
+
+
+def test_a_layer_that_does_not_say_it_is_named_and_nothing_is_written(path):
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match=r"to_onnx: Square \(layer 1\.0\) has no form in ONNX: its class needs"):
+        to_onnx(tn.Sequential([tn.Dense(3), tn.Residual([Square()])], 2), path)
+    assert path.read_bytes() == b"old"
+
+
+def test_what_is_no_model_is_refused(path):
+    with pytest.raises(TypeError, match="to_onnx: expected a tinynet Sequential, got Dense"):
+        to_onnx(tn.Dense(3), path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        to_onnx(tn.Sequential([tn.Dense(3)], 2), path.parent / "nowhere" / "m.onnx")
+
+
+def test_more_than_the_format_can_hold_is_refused(path, monkeypatch):
+    monkeypatch.setattr(tn.interop.onnx, "LARGEST", 1000)
+    with pytest.raises(ValueError, match=r"the model is of [\d,]+ bytes, and an ONNX file of at most 1,000"):
+        to_onnx(tn.Sequential([tn.Dense(300)], 2), path)
+    assert not path.exists()
+
+
+def test_without_the_package_the_extra_is_named(path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"needs the package onnx: pip install 'tinynet-numba\[onnx\]'"):
+        to_onnx(tn.Sequential([tn.Dense(3)], 2), path)
