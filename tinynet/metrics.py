@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet.checks import labels_hint, numbers, positive_int
+from tinynet.checks.losses import sample_weight as checked_sample_weight
 from tinynet.information import distributions
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.model import Text
@@ -54,7 +55,13 @@ __all__ = [
 ]
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike, *, ignore_index: int | None = -100) -> float:
+def accuracy(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ignore_index: int | None = -100,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """The fraction of predictions that are right: a float in [0, 1].
 
     predictions (..., C) of floats are scores, logits or probabilities, one for each class: the highest is what is
@@ -62,8 +69,9 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike, *, ignore_index: int | N
     the predicted classes themselves.  labels (...) are integers or booleans; floats (..., C), one-hot rows or
     probabilities, stand for their highest class.
 
-    Labels of `ignore_index` do not count, as in softmax_cross_entropy; with nothing but those it is 0.  For one logit a
-    sample, compare it first: accuracy(logits > 0, labels).
+    Labels of `ignore_index` do not count, as in softmax_cross_entropy; with nothing but those it is 0.  sample_weight,
+    one number of at least 0 for each label, says how often it counts.  For one logit a sample, compare it first:
+    accuracy(logits > 0, labels).
 
     >>> tn.accuracy(np.array([[2.0, 1.0], [0.5, 3.0]]), [0, 0])
     0.5
@@ -72,16 +80,22 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike, *, ignore_index: int | N
     right = predictions == labels
     if scores is not None:
         right &= ~np.isnan(scores).any(axis=-1)
-    counts = labels != ignore_index  # all, where it is None
-    return float(right[counts].mean()) if counts.any() else 0.0
+    return _mean(right, labels != ignore_index, sample_weight, "accuracy")  # all differ from None
 
 
-def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5, *, ignore_index: int | None = -100) -> float:
+def top_k_accuracy(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    k: int = 5,
+    *,
+    ignore_index: int | None = -100,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """The fraction of samples whose label is among the k highest scores: a float in [0, 1].
 
     scores (..., C) are floats, logits or probabilities; of equal ones the first counts as higher, so k = 1 is accuracy;
-    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1; those of `ignore_index` do not count, as in
-    accuracy.  Raises ValueError unless 1 <= k <= C.
+    a row with a NaN is wrong.  labels (...) are integers from 0 to C-1; those of `ignore_index` do not count, and
+    sample_weight says how often others do, as in accuracy.  Raises ValueError unless 1 <= k <= C.
 
     >>> tn.metrics.top_k_accuracy(np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), [1, 2], k=2)
     0.5
@@ -91,12 +105,13 @@ def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5, *, ignore_i
     C = z.shape[1]
     if positive_int(k, f"{name}: k") > C:
         raise ValueError(f"{name}: k must be at most {C}, the number of classes, got {k}")
-    if len(t) == 0:
-        return 0.0
     own = np.take_along_axis(z, t[:, None], axis=1)
     above = (z > own) | ((z == own) & (np.arange(C) < t[:, None]))
-    right = (above.sum(axis=1) < k) & ~np.isnan(z).any(axis=1)
-    return float(right.mean())
+    labels = np.asarray(labels)
+    counts = labels != ignore_index  # all differ from None
+    right = np.zeros(labels.shape, bool)
+    right[counts] = (above.sum(axis=1) < k) & ~np.isnan(z).any(axis=1)
+    return _mean(right, counts, sample_weight, name)
 
 
 def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, *, classes: int | None = None) -> np.ndarray:
@@ -295,6 +310,14 @@ BETTER = {
 
 
 # --- checks -------------------------------------------------------------------------------------------------
+
+
+def _mean(right, counts, sample_weight, name):
+    """The share of those that count that are right; 0 where none counts."""
+    if sample_weight is None:
+        return float(right[counts].mean()) if counts.any() else 0.0
+    weight = counts * checked_sample_weight(sample_weight, right.shape, name)
+    return float((weight * right).sum() / (weight.sum() or 1.0))
 
 
 def _predicted(predictions, labels, name):

@@ -282,6 +282,14 @@ def test_resuming_says_so(path, capsys):
     assert [line[:9] for line in lines[3:]] == [f"epoch {k}/5" for k in (2, 3, 4, 5)]
 
 
+def test_a_run_with_weights_of_samples_goes_on_to_the_same_bits(path):
+    options = {"sample_weight": np.arange(100) % 4, "validation": (*VALIDATION, np.arange(30) % 3)}
+    expected = Run(**options).bits()
+    Run(path, press_ctrl_c(STEPS + 2), **options)
+    assert Run(path, resume=True, **options).bits() == expected
+    assert expected != Run(sample_weight=np.ones(100)).bits()
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 OTHERS = {
@@ -317,6 +325,8 @@ OTHERS = {
     "no augmentation": ({"augment": None}, ["augment was True and is False here$"]),
     "no schedule": ({"schedule": None}, ["schedule was True and is False here"]),
     "other validation": ({"validation": (X[:20], Y[:20])}, ["validation's number of samples was 30 and is 20 here$"]),
+    "weights of samples": ({"sample_weight": np.ones(100)}, ["the checksum of sample_weight was absent and is"]),
+    "weights of the validation": ({"validation": (*VALIDATION, np.ones(30))}, ["checksum of validation's weights was"]),
     "other callbacks": ({"callbacks": ()}, ["the list of callbacks with a state was EarlyStopping and is empty here$"]),
     "another monitor": (
         {"callbacks": [tn.EarlyStopping("val_accuracy")]},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.checks import as_array, positive_int, refuse, without_objects
+from tinynet.checks.losses import sample_weight as checked_sample_weight
 from tinynet.data.sequences import similar_lengths, split
 from tinynet.layers.along_time import checked_lengths
 
@@ -18,7 +19,8 @@ def batches(
     seed: int | Sequence[int] | np.random.Generator | None = 0,
     shard: tuple[int, int] | None = None,
     similar_length: bool = False,
-) -> Iterator[tuple[Any, Any]]:
+    sample_weight: Any = None,
+) -> Iterator[Any]:
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
 
     x and y are arrays whose first axis is the sample, or anything else with a length and an item for each number
@@ -38,6 +40,9 @@ def batches(
     ((sequences, lengths), y).  With similar_length=True those of a batch have similar lengths, so that little of it is
     padding; each sample still comes once, and where it comes is as random as that allows.  Without shuffling they then
     come from the shortest to the longest.
+
+    With sample_weight (N,), one finite number of at least 0 for each sample, batches are (x, y, weight), as losses take
+    them.
 
     >>> for x, y in tn.batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
     ...     print(x, y)
@@ -62,13 +67,22 @@ def batches(
         lengths = checked_lengths(lengths, x, "batches")
     elif similar_length:
         raise ValueError("batches: similar_length=True needs lengths: give a pair x = (sequences, lengths)")
+    weights = None if sample_weight is None else checked_weights(sample_weight, samples, "batches")
     rank, ranks = _shard(shard)
     rng = _generator(seed)
     if similar_length:
         order = similar_lengths(lengths, batch_size, shuffle, rng)
     else:
         order = rng.permutation(samples) if shuffle else np.arange(samples)
-    return _generate(x, lengths, y, order, batch_size, rank, ranks)
+    return _generate(x, lengths, y, weights, order, batch_size, rank, ranks)
+
+
+def checked_weights(sample_weight, samples, name):
+    """Weights of samples (N,) in float64, of which at least one counts."""
+    weights = checked_sample_weight(sample_weight, (samples,), name)
+    if not weights.any():
+        raise ValueError(f"{name}: sample_weight is 0 for every sample, so none of them counts")
+    return weights
 
 
 def part(n, rank, ranks):
@@ -87,12 +101,13 @@ def _shard(shard):
     return rank, ranks
 
 
-def _generate(x, lengths, y, order, batch_size, rank, ranks):
+def _generate(x, lengths, y, weights, order, batch_size, rank, ranks):
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         rows = rows[part(len(rows), rank, ranks)]
         batch = _gather(x, rows)
-        yield batch if lengths is None else (batch, lengths[rows]), _gather(y, rows)
+        batch = batch if lengths is None else (batch, lengths[rows])
+        yield (batch, _gather(y, rows)) if weights is None else (batch, _gather(y, rows), weights[rows])
 
 
 def _gather(data, rows):

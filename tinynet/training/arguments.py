@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from tinynet.checks import batch_hint, numbers, other_names, refuse
+from tinynet.data.batches import checked_weights as checked_sample_weight
 from tinynet.data.sequences import count, is_pair, split
 from tinynet.data.writing import absolute
 from tinynet.layers.along_time import check_along_time, checked_lengths
@@ -18,7 +19,7 @@ from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import apart, without_options
 from tinynet.metrics import BETTER, accuracy, top_k_accuracy
-from tinynet.training.counting import check_targets
+from tinynet.training.counting import check_targets, takes_weights
 
 METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
 
@@ -60,8 +61,12 @@ def _numeric(name, metric):
     function, _ = without_options(metric)
     loss = hasattr(function, "declaration")
 
-    def measured(prediction, target):
-        result = metric(prediction, target)[0] if loss else metric(prediction, target)
+    weighted = takes_weights(metric)
+
+    def measured(prediction, target, weights=None):
+        options = {"sample_weight": weights} if weighted and weights is not None else {}
+        result = metric(prediction, target, **options)
+        result = result[0] if loss else result
         if np.ndim(result) != 0 or not hasattr(result, "__float__"):
             got = f"an array of shape {np.shape(result)}" if np.ndim(result) else repr(result)
             raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
@@ -99,12 +104,16 @@ def check_functions(augment, schedule, callbacks):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
 
 
-def check_validation(validation, model):
+def checked_validation(validation, model):
+    """validation, with its weights of samples as an array, if it has some."""
     if validation is None:
-        return
-    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-        raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
-    x, y = validation
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        got = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
+        raise ValueError(
+            f"fit: validation must be a pair (x, y), or (x, y, sample_weight), got a {type(validation).__name__}{got}"
+        )
+    x, y, *weights = validation
     pair, (x, lengths) = x, split(x)
     for part, what in ((x, "fit: x of validation"), (y, "fit: y of validation")):
         refuse(part, what)
@@ -120,6 +129,22 @@ def check_validation(validation, model):
         raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape[1:]}{hint}")
     if lengths is not None:
         _check_sequences(pair, y, model, " of validation")
+    return pair, y, *(checked_sample_weight(w, len(x), "fit: validation") for w in weights if w is not None)
+
+
+def checked_weights(sample_weight, validation, loss, samples):
+    """The weights of samples as an array, or None; an error where the loss can't do with those that there are."""
+    weighted = sample_weight is not None or len(validation or ()) > 2
+    if weighted and not takes_weights(loss):
+        function, options = without_options(loss)
+        name = getattr(function, "__name__", type(function).__name__)
+        if "sample_weight" in options:
+            raise TypeError(f"fit: {name} has a sample_weight already, which no batch has; give it to fit alone")
+        raise TypeError(
+            f"fit: with sample_weight the loss is called as loss(prediction, target, sample_weight=...), one number a "
+            f"row, and {name} has no such argument{'' if apart(loss) is loss else '; softmax_cross_entropy has'}"
+        )
+    return None if sample_weight is None else checked_sample_weight(sample_weight, samples, "fit")
 
 
 def check_samples(x, y, model, augment):

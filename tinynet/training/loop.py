@@ -59,8 +59,9 @@ def fit(
     epochs: int,
     batch_size: int = 64,
     similar_length: bool = False,
-    validation: tuple[Any, Any] | None = None,
+    validation: tuple[Any, ...] | None = None,
     metrics: Any = None,
+    sample_weight: Any = None,
     augment: Callable[..., Any] | None = None,
     schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
@@ -81,11 +82,15 @@ def fit(
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
                 logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
-    validation  a pair (x, y), judged after every epoch
+    validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch
     metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
                 package for its value, or a list or dict of those
+    sample_weight  (N,), one number of at least 0 for each sample: the loss is the weighted mean, and twice the weight
+                is the same as twice the sample.  All positions of a sequence have its weight.  Whatever metric has an
+                argument `sample_weight` is weighted, too, as this package's are; a loss needs it
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
-                overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
+                overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs.
+                What is sample n after it has the weight that sample n had before
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
     callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
                 step(training) is called by it after every step, too, in which it may read.  One that watches a metric
@@ -123,19 +128,20 @@ def fit(
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
         arguments.check_functions(augment, schedule, callbacks)
-        arguments.check_validation(validation, model)
+        validation = arguments.checked_validation(validation, model)
+        sample_weight = arguments.checked_weights(sample_weight, validation, loss, count(x))
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
+        data = Data(x, y, sample_weight, batch_size, similar_length, augment, seed, ranks)
         arguments.check_samples(x, y, model, augment)
         arguments.check_last_batch(model, count(x), batch_size, augment)
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
-                model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
-                callbacks, seed,
+                model, x, y, sample_weight, loss, optimizer, batch_size, similar_length, validation, metrics, augment,
+                schedule, callbacks, seed,
             )  # fmt: skip
     if same is not None:
         ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})

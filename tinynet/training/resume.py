@@ -151,8 +151,9 @@ def with_state(callbacks):
 
 
 def settings(
-    model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule, callbacks, seed
-):
+    model, x, y, sample_weight, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
+    callbacks, seed,
+):  # fmt: skip
     """What must be the same for a run to be resumed: names -> strings, numbers or None."""
     of_optimizer = {
         f"optimizer's {name}": value
@@ -168,6 +169,7 @@ def settings(
         "the number of samples": count(x),
         "the checksum of y": zlib.crc32(np.ascontiguousarray(targets)) if known else None,
         **_of_sequences(x, similar_length),
+        **_of_weights(sample_weight, validation),
         "validation's number of samples": None if validation is None else count(validation[0]),
         "the loss": getattr(loss, "__name__", type(loss).__name__),
         "the list of metrics": ", ".join(map(str, metrics)) or "empty",
@@ -179,6 +181,16 @@ def settings(
         "the model's input_shape": str(model.input_shape),
         **described(model),
         **of_optimizer,
+    }
+
+
+def _of_weights(sample_weight, validation):
+    """The settings that only runs with weights of samples have."""
+    given = {"sample_weight": sample_weight, "validation's weights": (validation or ())[2:3]}
+    return {
+        f"the checksum of {name}": zlib.crc32(np.ascontiguousarray(weights, np.float64))
+        for name, weights in given.items()
+        if weights is not None and len(weights)
     }
 
 

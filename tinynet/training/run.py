@@ -21,7 +21,7 @@ from tinynet.data.sequences import count, split
 from tinynet.layers.along_time import in_place
 from tinynet.losses.by_name import checked_result
 from tinynet.training import arguments
-from tinynet.training.counting import counting, positions
+from tinynet.training.counting import counting, positions, row_weights
 from tinynet.training.not_finite import not_finite
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, with_state
@@ -102,10 +102,10 @@ class Run:
         """
         ends = self.body.output_lengths(self.data.lengths())
         counted, targets = positions(prediction, y, ends)
-        gradient, means, weights = self.judge(counted, targets)
+        gradient, means, counts = self.judge(counted, targets, row_weights(self.data.weights(), prediction, ends))
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
-        self.measured = means, weights
+        self.measured = means, counts
         return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)
 
     def end(self):
@@ -138,11 +138,12 @@ class Run:
         self.keeper.save()
         self.asked = ranks.any(self.interrupt.asked)
 
-    def _judge(self, prediction, y):
+    def _judge(self, prediction, y, weights):
         """The gradient, and the loss and the metrics."""
-        value, gradient = checked_result(self.given_loss(prediction, y), prediction, "fit")
+        value, gradient = checked_result(self.given_loss(prediction, y, **_option(weights)), prediction, "fit")
         finite = math.isfinite(value)
-        return gradient, [value, *(metric(prediction, y) if finite else 0.0 for metric in self.metrics.values())]
+        metrics = self.metrics.values()
+        return gradient, [value, *(metric(prediction, y, weights) if finite else 0.0 for metric in metrics)]
 
     def _flags(self):
         return self.interrupt.asked, self.keeper.due()
@@ -156,17 +157,19 @@ class Run:
         loss = getattr(self.given_loss, "apart", self.given_loss)
         return self.ranks.known(not_finite(what, self.training.model, loss, *batch, self.epoch.number, step))
 
-    def _evaluated(self, x, y):
+    def _evaluated(self, x, y, weights=None):
         prediction = self.ranks.predict(self.body, x)
         if not self.ranks.first:
             return {}
         try:
-            prediction, y = positions(prediction, y, self.body.output_lengths(split(x)[1]))
+            ends = self.body.output_lengths(split(x)[1])
+            weights = row_weights(weights, prediction, ends)
+            prediction, y = positions(prediction, y, ends)
             if len(prediction) == 0:
                 return dict.fromkeys(["val_loss", *(f"val_{name}" for name in self.metrics)], 0.0)
             loss = getattr(self.given_loss, "without_gradient", self.given_loss)
-            results = {"val_loss": float(loss(prediction, y)[0])}
-            return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in self.metrics.items()}
+            results = {"val_loss": float(loss(prediction, y, **_option(weights))[0])}
+            return results | {f"val_{name}": metric(prediction, y, weights) for name, metric in self.metrics.items()}
         except Exception as error:
             error.add_note("fit: this is about the validation set")
             raise
@@ -176,39 +179,56 @@ def _nothing(training):
     pass
 
 
+def _option(weights):
+    """The weights as a loss takes them; one of your own needs to know of them only where there are some."""
+    return {} if weights is None else {"sample_weight": weights}
+
+
 class Data:
     """The training set, in the order that each epoch has."""
 
-    def __init__(self, x, y, batch_size, similar_length, augment, seed, ranks):
+    def __init__(self, x, y, sample_weight, batch_size, similar_length, augment, seed, ranks):
         batches(x, y, batch_size, shuffle=False, similar_length=similar_length)  # complains about all of these now
         self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
+        self.sample_weight = sample_weight
         self.similar_length = similar_length
         self.augment = None if augment is None else arguments.augmentation(augment)
 
     def left(self, epoch):
         """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
         shard = self.ranks.shard if self.augment is None else None
-        order = self._order(epoch, self.x, self.y, shard)
-        for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            n = min(self.batch_size, count(self.x) - epoch.samples)
+        order = self._order(epoch, self.y, shard)
+        for index, (x, y, *weights) in enumerate(islice(order, epoch.batches, None), epoch.batches):
+            n, weights = min(self.batch_size, count(self.x) - epoch.samples), weights[0] if weights else None
             if self.augment is not None:
                 x, y = self.augment(x, y, epoch.rng)
                 n = count(x)
-                x, y = self.ranks.share(x, y)
+                if weights is not None and len(weights) != n:
+                    raise ValueError(
+                        f"fit: augment made {n} samples of {len(weights)}; with sample_weight it must leave their "
+                        "number, and sample n keeps the weight that it has"
+                    )
+                x, y, weights = self.ranks.share(x, y, weights)
             self.ranks.place(n)
-            self.given = index, x, y
+            self.given = index, x, y, weights
             yield x, y, n
 
     def last(self, epoch):
-        """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""
-        index, x, y = self.given
-        order = self._order(epoch, self.x, np.arange(count(self.x)), None)
-        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[1]
+        """The batch given last, with all ranks' shares: x, y, weights, and the numbers of its samples."""
+        index, *batch = self.given
+        order = self._order(epoch, np.arange(count(self.x)), None)
+        return *map(self.ranks.whole, batch), next(islice(order, index, None))[1]
 
     def lengths(self):
         """Those of the batch given last, or None."""
         return split(self.given[1])[1]
 
-    def _order(self, epoch, x, y, shard):
-        seed = self.seed, epoch.number
-        return batches(x, y, self.batch_size, seed=seed, shard=shard, similar_length=self.similar_length)
+    def weights(self):
+        """Those of its samples, or None."""
+        return self.given[3]
+
+    def _order(self, epoch, y, shard):
+        return batches(
+            self.x, y, self.batch_size, seed=(self.seed, epoch.number), shard=shard,
+            similar_length=self.similar_length, sample_weight=self.sample_weight,
+        )  # fmt: skip
