@@ -126,6 +126,20 @@ def test_who_is_frozen_and_how_fast_it_learns_is_kept(path):
     assert flags(fresh) == was
 
 
+def test_what_was_set_of_a_layer_since_it_was_made_is_kept(path):
+    block = tn.TransformerBlock(2, dropout=0.1)
+    model = with_numbers([block, tn.Flatten(), tn.Dropout(0.1), tn.BatchNorm(), tn.Dense(2)], (3, 4))
+    model.layers[2].rate, model.layers[3].momentum = 0.25, 0.5
+    attention = block.layers[0].layers[1]
+    attention.dropout, block.layers[0].layers[0].eps = 0.75, 0.01
+    for found in (saved_and_loaded(model, path), tn.Sequential(model.layers, (3, 4))):
+        assert repr(found.layers[2:4]) == "(Dropout(0.25), BatchNorm(momentum=0.5))"
+        norm, attention = found.layers[0].layers[0].layers[:2]
+        assert (norm.eps, attention.dropout) == (0.01, 0.75)
+        x = np.random.default_rng(0).standard_normal((5, 3, 4))
+        assert found.predict(x).tobytes() == model.predict(x).tobytes()
+
+
 def test_the_file_says_in_plain_json_what_the_model_takes_and_of_which_layers_it_is(path):
     tn.save(tn.Sequential(gpt(), 6, seed=3), path)
     with safe_open(path, framework="np") as file:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.layers.base import Layer
-from tinynet.layers.options import made_by, set_again, settings
+from tinynet.layers.options import made_by, options, set_again, settings
 from tinynet.model import Sequential
 
 ARRAYS = "options/"
@@ -69,8 +69,8 @@ class _Packer:
 
 
 def _options(layer):
-    """What its __init__ was given."""
-    given = dict(layer._given)
+    """What its __init__ was given, or would be now."""
+    given = options(layer)
     if callable(given.get("init")):  # how weights start does not matter to those that are read from a file
         del given["init"]
     return given

@@ -100,7 +100,6 @@ def test_early_stopping_keeps_some_of_each_class_back_and_returns_the_best():
     estimator = Classifier((64,), epochs=200, lr=0.02, early_stopping=True, patience=4, random_state=0).fit(noise, rare)
     losses = estimator.validation_loss_curve_
     assert len(losses) == len(estimator.loss_curve_) == estimator.n_iter_ == np.argmin(losses) + 1 + 4
-    np.random.seed(0)  # which is not looked at
     again = clone(estimator).fit(noise, rare)
     assert again.validation_loss_curve_ == losses
     weighted = clone(estimator).fit(noise, rare, np.ones(300))

@@ -56,9 +56,20 @@ def made_by(kind):
     return list(inspect.signature(kind.__init__).parameters.values())[1:]
 
 
+def options(layer):
+    """{name: value} of what its __init__ was given, with the values that were set since."""
+    return {**layer._given, **_set_since(layer)}
+
+
+def _set_since(layer):
+    """Those of its options that may be set at any time, a Dropout's rate say."""
+    names = {parameter.name for parameter in made_by(type(layer))} & type(layer).settable.keys()
+    return {name: getattr(layer, name) for name in sorted(names)}
+
+
 def call(layer):
     """The call that makes such a layer, as text: what must be given, and what differs from its default, by name."""
-    arguments, given = [], layer._given
+    arguments, given = [], options(layer)
     for parameter in made_by(type(layer)):
         name, default = parameter.name, parameter.default
         if name not in given:
@@ -84,8 +95,9 @@ def _text(value):
 
 
 def settings(layers):
-    """[trainable, lr_factor] of every layer, those inside too, and [trainable, lr_factor, decay] of every parameter."""
-    of_layers = [[part.trainable, part.lr_factor] for layer in layers for part in layer.walk()]
+    """[trainable, lr_factor, options] of every layer, those inside too; [trainable, lr_factor, decay] of parameters."""
+    parts = [part for layer in layers for part in layer.walk()]
+    of_layers = [[part.trainable, part.lr_factor, _set_since(part)] for part in parts]
     return of_layers, [[p.trainable, p.lr_factor, p.decay] for layer in layers for p in layer.parameters]
 
 
@@ -93,11 +105,12 @@ def set_again(layers, settings):
     """Set what `settings` returned of layers like these; ValueError where there are more or fewer of them."""
     of_layers, of_parameters = settings
     parts = [part for layer in layers for part in layer.walk()]
-    for part, (trainable, lr_factor) in zip(parts, of_layers, strict=True):
-        if (part.trainable, part.lr_factor) != (trainable, lr_factor):
-            vars(part).update(
-                _trainable=trainable, _lr_factor=lr_factor
-            )  # and not by its setter, which sets all inside
+    for part, (trainable, lr_factor, options) in zip(parts, of_layers, strict=True):
+        if (part.trainable, part.lr_factor) != (trainable, lr_factor):  # their setters would set all inside
+            vars(part).update(_trainable=trainable, _lr_factor=lr_factor)
+        for name, value in options.items():
+            if getattr(part, name) != value:
+                setattr(part, name, value)
     parameters = [parameter for layer in layers for parameter in layer.parameters]
     for parameter, values in zip(parameters, of_parameters, strict=True):
         parameter.trainable, parameter.lr_factor, parameter.decay = values
