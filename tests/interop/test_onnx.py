@@ -44,9 +44,13 @@ def test_onnxruntime_computes_what_the_layer_does(case, path):
         parameter.value = other.value
     for name, array in model.buffers().items():
         array[...] = np.random.default_rng(len(name)).uniform(0.5, 1.5, array.shape)
-    _, run = exported(model, path)
+    graph, run = exported(model, path)
     assert_same(run, model, x)
     assert_same(run, model, np.concatenate([x, x[::-1], x]))  # another batch
+    any_length = layer.of_time is not None and x.ndim > 2 and layer.any_length
+    assert (graph.input[0].type.tensor_type.shape.dim[1].dim_param == "T") == any_length
+    if any_length and x.shape[1] > 2:
+        assert_same(run, model, x[:, :-1])
 
 
 # --- networks -----------------------------------------------------------------------------------------------
@@ -120,11 +124,17 @@ def test_onnxruntime_computes_what_the_network_does(layers, dtype, path):
     for batch in (1, 3, 5):
         assert_same(run, model, x[:batch])
     assert sum(node.op_type == "Transpose" for node in graph.node) == transposes
-    assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == ["N", *shape]
-    assert [d.dim_param or d.dim_value for d in graph.output[0].type.tensor_type.shape.dim] == [
-        "N",
-        *model.output_shape,
-    ]
+    takes, gives = (
+        [d.dim_param or d.dim_value for d in end[0].type.tensor_type.shape.dim] for end in (graph.input, graph.output)
+    )
+    if layers in (lstms, gpt, words_beside_each_other):
+        assert takes == ["N", "T", *shape[1:]]
+        assert gives == (["N", "T", 13] if layers is gpt else ["N", 2])
+        for T in (4, shape[0] - 1):
+            assert_same(run, model, x[:, :T])
+    else:
+        assert takes == ["N", *shape]
+        assert gives == ["N", *model.output_shape]
 
 
 def test_tied_vectors_are_in_the_file_once(path):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinynet.data.writing import as_text, write_whole
+from tinynet.layers.along_time import check_along_time
 from tinynet.model import Sequential
 
 OPSET = 20  # Gelu came with this one
@@ -29,8 +30,10 @@ LARGEST = 2**31 - 1  # bytes, of the format
 def to_onnx(model: Sequential, path: str | bytes | os.PathLike) -> None:
     """Write the model as an ONNX file that computes what `predict` does: its input "x", its output "y".
 
-    Batches may be of any size; sequences are of the length that the model was built for, and all of its positions
-    count.  The file's numbers are float32, those of a float64 model rounded; whole numbers are int64.
+    Batches may be of any size, and sequences of any length that the model takes, but of one length in a batch: all
+    positions count.  (A Conv1D with padding="same" and a stride, or pooling with ceil_mode, is written for the length
+    that the model was built for.)  The file's numbers are float32, those of a float64 model rounded; whole numbers are
+    int64.
 
         tn.interop.to_onnx(model, "model.onnx")
         session = onnxruntime.InferenceSession("model.onnx")
@@ -61,14 +64,14 @@ def _proto(onnx, model):
     from tinynet import __version__
 
     graph, kinds = Graph(onnx), onnx.TensorProto
-    whole = model.layers[0].takes_integers
+    whole, (takes, gives) = model.layers[0].takes_integers, _shapes(model)
     y = graph.through(model.layers, graph.value("x", len(model.input_shape) + 1)).last()
     graph.nodes.append(onnx.helper.make_node("Identity", [y], ["y"]))
     x, y = (
-        onnx.helper.make_tensor_value_info(name, kind, ["N", *shape])
+        onnx.helper.make_tensor_value_info(name, kind, shape)
         for name, kind, shape in (
-            ("x", kinds.INT64 if whole else kinds.FLOAT, model.input_shape),
-            ("y", kinds.FLOAT, model.output_shape),
+            ("x", kinds.INT64 if whole else kinds.FLOAT, takes),
+            ("y", kinds.FLOAT, gives),
         )
     )
     return onnx.helper.make_model(
@@ -76,6 +79,20 @@ def _proto(onnx, model):
         producer_name="tinynet", producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
     )  # fmt: skip
+
+
+def _shapes(model):
+    """Those of x and y: a name stands for any number."""
+    takes, gives = ["N", *model.input_shape], ["N", *model.output_shape]
+    if all(layer.any_length for layer in model.walk()):
+        try:
+            T = check_along_time(model.layers, model.input_shape[0])
+        except ValueError:  # its input is no sequence, or one layer has it whole: a Flatten
+            return takes, gives
+        takes[1] = "T"
+        if T is not None:
+            gives[1] = "T" if model.input_shape[0] == T else "T_out"
+    return takes, gives
 
 
 class Graph:

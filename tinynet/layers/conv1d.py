@@ -176,6 +176,11 @@ class Conv1D(Activated):
             ("groups", self.groups, module.groups),
         ]
 
+    @property
+    def any_length(self):
+        """Whether its padding is the same for all lengths."""
+        return self.padding != "same" or self.stride == 1
+
     def onnx(self, graph, x):
         w, b = self._values()
         w = w.transpose(self.torch_axes["weight"])

@@ -158,11 +158,10 @@ class GroupNorm(Affine):
     torch_channels = "first"
 
     def onnx(self, graph, x):
-        *extents, C = self.input_shape
         groups = graph.add("Reshape", x.first(), [0, self.groups, -1])
         h = graph.add("InstanceNormalization", groups, *np.eye(2)[:, :1].repeat(self.groups, 1), epsilon=self.eps)
-        h = graph.value(graph.add("Reshape", h, [0, C, *extents]), x.axes, "first")
-        w, b = (array.reshape(C, *(1,) * len(extents)) for array in self._affine())
+        h = graph.value(graph.add("Reshape", h, graph.add("Shape", x.first())), x.axes, "first")
+        w, b = (array.reshape(-1, *(1,) * (x.axes - 2)) for array in self._affine())
         return h.map("Mul", w).map("Add", b) if self.affine else h
 
     def torch_module(self, nn):

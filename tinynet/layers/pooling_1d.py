@@ -93,6 +93,11 @@ class _Pool1D(Layer):
     of_time = "lengths"
     torch_channels = "first"
 
+    @property
+    def any_length(self):
+        """Whether its padding is the same for all lengths."""
+        return not self.ceil_mode
+
     def output_lengths(self, lengths):
         return np.where(lengths > 0, np.maximum(self._count(lengths), 0), 0)
 

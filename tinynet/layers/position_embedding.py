@@ -115,5 +115,5 @@ class PositionEmbedding(Layer):
         return before if before and before[0] == "logits" else None
 
     def onnx(self, graph, x):
-        y = graph.add("Add", x.last(), self.parameters[0]._value[: self.input_shape[0]])
-        return graph.value(y, x.axes)
+        T = graph.add("Shape", x.last(), start=1, end=2)
+        return graph.value(graph.add("Add", x.last(), graph.add("Slice", self.parameters[0]._value, [0], T)), x.axes)
