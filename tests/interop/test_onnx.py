@@ -12,15 +12,15 @@ from tinynet.interop import to_onnx
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def exported(model, path):
+def exported(model, path, **options):
     """The file's graph, checked, and a function that runs it."""
-    to_onnx(model, path)
+    to_onnx(model, path, **options)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return proto.graph, lambda x: session.run(None, {"x": x})[0]
+    return proto.graph, lambda *given: session.run(None, dict(zip(("x", "lengths"), given, strict=False)))[0]
 
 
 def assert_same(run, model, x, tolerance=1e-5):
@@ -135,6 +135,67 @@ def test_onnxruntime_computes_what_the_network_does(layers, dtype, path):
     else:
         assert takes == ["N", *shape]
         assert gives == ["N", *model.output_shape]
+
+
+ENDS = np.array([7, 1, 4, 0, 6])
+
+
+def lengths_everywhere():
+    first = [tn.Embedding(13, 6), tn.PositionEmbedding(9), tn.Conv1D(6, 3, 2, "same"), tn.ClassToken()]
+    return [*first, tn.TransformerBlock(2, norm_first=False), tn.BatchNorm(), tn.GRU(4, bidirectional=True)]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [tn.LSTM(4, bidirectional=True, return_sequences=False)],
+        lambda: [tn.GRU(3), tn.LSTM(4, bidirectional=True), tn.Dense(2)],
+        lambda: [tn.TransformerBlock(1), tn.LayerNorm(), tn.GlobalAvgPool1D()],
+        lambda: [tn.TransformerBlock(3, causal=True), tn.GlobalMaxPool1D()],
+        lambda: [tn.Conv1D(4, 3, dilation=2), tn.ReLU(), tn.MaxPool1D(2, 1, 1), tn.Dense(3)],
+        lambda: [tn.Conv1D(4, 3, 2, padding=(2, 0)), tn.AvgPool1D(2, 1), tn.GlobalMaxPool1D()],
+        lambda: [tn.Concat([tn.Conv1D(2, 3, padding="same")]), tn.Residual([tn.GRU(5)]), tn.GlobalAvgPool1D()],
+        lambda: [tn.Parallel([[tn.GlobalAvgPool1D()], [tn.LSTM(2, return_sequences=False)]]), tn.Dense(2)],
+        lambda: [tn.ClassToken(), tn.MultiHeadAttention(3), tn.Select(0)],
+        lambda: [tn.Dropout(0.1), tn.Dense(4)],
+    ],
+)
+def test_what_lies_behind_the_lengths_changes_nothing_there_either(layers, path):
+    model, x = filled(layers(), (7, 3)), np.random.default_rng(0).standard_normal((5, 7, 3)).astype(np.float32)
+    _, run = exported(model, path, lengths=True)
+    expected = model.predict((x, ENDS))
+    for padding in (0.0, 99.0, np.nan):
+        x[np.arange(7) >= ENDS[:, None]] = padding
+        np.testing.assert_allclose(run(x, ENDS), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_words_may_have_lengths_and_be_selected_by_them(path):
+    model, x = filled(lengths_everywhere(), (9,)), np.random.default_rng(0).integers(0, 13, (5, 9))
+    graph, run = exported(model, path, lengths=True)
+    expected = model.predict((x, ENDS))
+    x[np.arange(9) >= ENDS[:, None]] = -5  # which is no word
+    np.testing.assert_allclose(run(x, ENDS), expected, atol=1e-5)
+    assert [end.name for end in graph.input] == ["x", "lengths"]
+    model, ends = filled([tn.Embedding(13, 6), tn.GRU(4), tn.Select(-1)], (9,)), np.maximum(ENDS, 1)
+    _, run = exported(model, path, lengths=True)
+    np.testing.assert_allclose(run(abs(x)[:, :7], ends), model.predict((abs(x), ends)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([tn.Flatten(), tn.Dense(2)], r"Flatten \(layer 0\): it may look along time, and minds neither lengths"),
+        (
+            [tn.AvgPool1D(2, 1, 1, count_include_pad=False)],
+            r"to_onnx: AvgPool1D \(layer 0\) has windows that are",
+        ),
+        ([tn.MaxPool1D(2, ceil_mode=True)], r"to_onnx: MaxPool1D \(layer 0\) has windows that are others"),
+        ([tn.GroupNorm(1)], r"to_onnx: GroupNorm \(layer 0\) has a mean over whole sequences"),
+    ],
+)
+def test_lengths_that_a_layer_does_not_mind_there_are_refused(layers, message, path):
+    with pytest.raises(ValueError, match=message):
+        to_onnx(tn.Sequential(layers, (7, 3)), path, lengths=True)
 
 
 def test_tied_vectors_are_in_the_file_once(path):

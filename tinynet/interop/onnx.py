@@ -2,11 +2,11 @@
 
 An ONNX graph is a list of nodes.  Each is an operator, "Conv" or "MatMul", with names for what it takes and for what it
 puts out, and constants, which are weights here.  Every layer says itself of which nodes it is made, in its method
-`onnx(graph, x)`; what is called "first" there is where ONNX wants an axis:
+`onnx(graph, x)`.  Where the axes lie depends on the operator:
 
-    last     x (N, ..., C)        as everywhere in tinynet, and for MatMul, Gemm, LayerNormalization
-    first    x (N, C, ...)        for convolutions and pooling
-    time     x (T, N, ...)        for LSTM and GRU
+    last     x (N, ..., C)        as everywhere in tinynet: MatMul, Gemm, LayerNormalization
+    first    x (N, C, ...)        convolutions and pooling
+    time     x (T, N, ...)        LSTM and GRU
 
 A Value knows in which of these it is there already, and makes a Transpose where another one is asked for: so a row of
 convolutions has one at its beginning and one at its end, and a row of LSTMs likewise.
@@ -27,21 +27,23 @@ IR_VERSION = 9  # the file format's that came with it
 LARGEST = 2**31 - 1  # bytes, of the format
 
 
-def to_onnx(model: Sequential, path: str | bytes | os.PathLike) -> None:
+def to_onnx(model: Sequential, path: str | bytes | os.PathLike, lengths: bool = False) -> None:
     """Write the model as an ONNX file that computes what `predict` does: its input "x", its output "y".
 
-    Batches may be of any size, and sequences of any length that the model takes, but of one length in a batch: all
-    positions count.  (A Conv1D with padding="same" and a stride, or pooling with ceil_mode, is written for the length
-    that the model was built for.)  The file's numbers are float32, those of a float64 model rounded; whole numbers are
-    int64.
+    lengths   True for a second input, "lengths" (N,): what lies behind a sequence's length changes nothing, and y is 0
+              there; False: all positions count
+
+    Batches may be of any size, and their sequences of any length that the model takes.  (A Conv1D with padding="same"
+    and a stride, or pooling with ceil_mode, is written for the length that the model was built for.)  The file's
+    numbers are float32, those of a float64 model rounded; whole numbers are int64.
 
         tn.interop.to_onnx(model, "model.onnx")
         session = onnxruntime.InferenceSession("model.onnx")
         (y,) = session.run(None, {"x": x})
 
     A layer of your own needs a method onnx(graph, x); that of tn.Dense is an example.  Raises ImportError without the
-    package onnx, TypeError for what is no model, and ValueError for a layer that has no such method, or a model of more
-    than two gigabytes.
+    package onnx, TypeError for what is no model, and ValueError for a layer that has no such method or minds no
+    lengths, or a model of more than two gigabytes.
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"to_onnx: expected a tinynet Sequential, got {type(model).__name__}")
@@ -52,7 +54,7 @@ def to_onnx(model: Sequential, path: str | bytes | os.PathLike) -> None:
             raise
         raise ImportError("to_onnx needs the package onnx: pip install 'tinynet-numba[onnx]'") from None
     path = as_text(path, "to_onnx")
-    content = _proto(onnx, model)
+    content = _proto(onnx, model, lengths)
     if content.ByteSize() > LARGEST:
         raise ValueError(
             f"to_onnx: the model is of {content.ByteSize():,} bytes, and an ONNX file of at most {LARGEST:,}"
@@ -60,22 +62,23 @@ def to_onnx(model: Sequential, path: str | bytes | os.PathLike) -> None:
     write_whole(path, content.SerializeToString(), who="to_onnx")
 
 
-def _proto(onnx, model):
+def _proto(onnx, model, lengths):
     from tinynet import __version__
 
-    graph, kinds = Graph(onnx), onnx.TensorProto
-    whole, (takes, gives) = model.layers[0].takes_integers, _shapes(model)
-    y = graph.through(model.layers, graph.value("x", len(model.input_shape) + 1)).last()
+    graph, kinds, whole = Graph(onnx), onnx.TensorProto, model.layers[0].takes_integers
+    x = graph.value("x", len(model.input_shape) + 1)
+    if lengths:
+        check_along_time(model.layers, model.input_shape[0])
+        x.lengths = "lengths"
+        x = x.filled(0 if whole else 0.0)
+    y = graph.through(model.layers, x).filled(0.0).last()
     graph.nodes.append(onnx.helper.make_node("Identity", [y], ["y"]))
-    x, y = (
-        onnx.helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("x", kinds.INT64 if whole else kinds.FLOAT, takes),
-            ("y", kinds.FLOAT, gives),
-        )
-    )
+    takes, gives = _shapes(model)
+    ends = [("x", kinds.INT64 if whole else kinds.FLOAT, takes), ("y", kinds.FLOAT, gives)]
+    ends += [("lengths", kinds.INT64, ["N"])] if lengths else []
+    x, y, *more = (onnx.helper.make_tensor_value_info(*end) for end in ends)
     return onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "tinynet", [x], [y], graph.arrays),
+        onnx.helper.make_graph(graph.nodes, "tinynet", [x, *more], [y], graph.arrays),
         producer_name="tinynet", producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
     )  # fmt: skip
@@ -116,9 +119,7 @@ class Graph:
         value = np.asarray(value)
         key = value.ctypes.data, value.shape, value.strides, value.dtype
         if key not in self._seen:
-            kept = np.ascontiguousarray(value, np.int64 if value.dtype.kind in "iu" else np.float32).reshape(
-                value.shape
-            )
+            kept = value.astype(np.int64 if value.dtype.kind in "iu" else np.float32, order="C")
             name = f"constant_{len(self.arrays)}"
             self.arrays.append(self._onnx.numpy_helper.from_array(kept, name))
             self._seen[key] = name, value  # the array, so that no other one gets its place in memory
@@ -128,15 +129,26 @@ class Graph:
         """The output of a node, as a Value of so many axes."""
         return Value(self, name, axes, layout)
 
+    def windows(self, lengths: str | None, more: int, stride: int) -> str | None:
+        """How many windows lie in sequences of these lengths: (length + more) // stride, and none where that is 0."""
+        if lengths is None:
+            return None
+        count = self.add("Div", self.add("Max", self.add("Add", lengths, more), 0), stride)
+        return self.add("Where", self.add("Less", 0, lengths), count, 0)
+
     def through(self, layers: Any, x: "Value") -> "Value":
-        """What layers in a row make of x."""
+        """What layers in a row make of x; sequences stay as long as they are, where a layer says nothing else."""
         for layer in layers:
-            x = layer.onnx(self, x)
+            lengths, x = x.lengths, layer.onnx(self, x)
+            if x.lengths is None and layer.output_lengths(np.ones(1, int)) is not None:
+                x.lengths = lengths
         return x
 
 
 class Value:
     """A tensor (N, ...) of so many axes, in one layout or in several."""
+
+    lengths: str | None = None  # the name of those of its sequences (N,), where not all positions count
 
     def __init__(self, graph: Graph, name: str, axes: int, layout: str = "last") -> None:
         self.graph, self.axes, self.layout, self._names = graph, axes, layout, {layout: name}
@@ -163,6 +175,23 @@ class Value:
             self._names[layout] = name
         return self._names[layout]
 
+    def inside(self) -> str:
+        """Which positions are within the lengths, (N, T)."""
+        T = self.graph.add("Squeeze", self.graph.add("Shape", self.last(), start=1, end=2))
+        ends = self.graph.add("Unsqueeze", self.lengths, [1])
+        return self.graph.add("Less", self.graph.add("Range", 0, T, 1), ends)
+
+    def filled(self, number: float) -> "Value":
+        """The same with this number behind the lengths, where there are any."""
+        if self.lengths is None:
+            return self
+        inside = self.inside()
+        if self.axes > 2:
+            inside = self.graph.add("Unsqueeze", inside, list(range(2, self.axes)))
+        found = Value(self.graph, self.graph.add("Where", inside, self.last(), number), self.axes)
+        found.lengths = self.lengths
+        return found
+
     def rows(self) -> tuple[str, str]:
         """Its name and layout with channels on the last axis."""
         layout = "last" if self.layout == "first" else self.layout
@@ -170,9 +199,8 @@ class Value:
 
     def map(self, kind: str, *more: Any, **attributes: Any) -> "Value":
         """A node that takes each number by itself, and so is done in the layout that x is in."""
-        return Value(
-            self.graph, self.graph.add(kind, self.named(self.layout), *more, **attributes), self.axes, self.layout
-        )
+        name = self.graph.add(kind, self.named(self.layout), *more, **attributes)
+        return Value(self.graph, name, self.axes, self.layout)
 
     def channels(self) -> int:
         """The axis of the channels in the layout that it is in."""

@@ -291,6 +291,9 @@ class MultiHeadAttention(Random):
             T = graph.add("Shape", x.last(), start=1, end=2)
             later = graph.add("Expand", np.array(-np.inf), graph.add("Concat", T, T, axis=0))
             S = graph.add("Add", S, graph.add("Trilu", later, 1, upper=1))
+        if x.lengths is not None:
+            seen = graph.add("Unsqueeze", x.inside(), [1, 2])
+            S = graph.add("Where", seen, S, np.array(-np.inf))
         o = graph.add("MatMul", graph.add("Softmax", S, axis=-1), v)
         o = graph.add("Reshape", graph.add("Transpose", o, perm=[0, 2, 1, 3]), [0, 0, C])
         return graph.value(graph.add("Add", graph.add("MatMul", o, w_out), b_out), 3)

@@ -78,7 +78,9 @@ class ClassToken(Layer):
     def onnx(self, graph, x):
         C, w = self.input_shape[1], self.parameters[0]._value
         shape = graph.add("Concat", graph.add("Shape", x.last(), start=0, end=1), [1, C], axis=0)
-        return graph.value(graph.add("Concat", graph.add("Expand", w, shape), x.last(), axis=1), x.axes)
+        y = graph.value(graph.add("Concat", graph.add("Expand", w, shape), x.last(), axis=1), x.axes)
+        y.lengths = None if x.lengths is None else graph.add("Add", x.lengths, 1)
+        return y
 
 
 class Select(Layer):
@@ -153,6 +155,9 @@ class Select(Layer):
         return before
 
     def onnx(self, graph, x):
+        if x.lengths is not None and self.position < 0:
+            last = graph.add("Unsqueeze", graph.add("Add", x.lengths, self.position), [1])
+            return graph.value(graph.add("GatherND", x.last(), last, batch_dims=1), x.axes - 1)
         name, axis = (x.time(), 0) if x.layout == "time" else (x.last(), 1)
         return graph.value(graph.add("Gather", name, self.position, axis=axis), x.axes - 1)
 

@@ -158,6 +158,8 @@ class GroupNorm(Affine):
     torch_channels = "first"
 
     def onnx(self, graph, x):
+        if x.lengths is not None:
+            raise ValueError(f"to_onnx: {self.label} has a mean over whole sequences there, and can't mind lengths")
         groups = graph.add("Reshape", x.first(), [0, self.groups, -1])
         h = graph.add("InstanceNormalization", groups, *np.eye(2)[:, :1].repeat(self.groups, 1), epsilon=self.eps)
         h = graph.value(graph.add("Reshape", h, graph.add("Shape", x.first())), x.axes, "first")

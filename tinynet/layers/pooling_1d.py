@@ -85,6 +85,19 @@ class _Pool1D(Layer):
             x[np.broadcast_to(along_time.padding_of(x.shape, lengths), x.shape)] = self.behind
         return x, lengths, T
 
+    def _check_onnx(self, x, same_count=True):
+        if x.lengths is not None and (self.ceil_mode or not same_count):
+            raise ValueError(
+                f"to_onnx: {self.label} has windows that are others for each length; with lengths, it can't have"
+                " ceil_mode, nor padding with count_include_pad=False"
+            )
+
+    def _onnx_within(self, graph, x, y):
+        """y, with zeros behind its lengths."""
+        more = 2 * self.padding - reach(self.size, self.dilation) + self.stride
+        y.lengths = graph.windows(x.lengths, more, self.stride)
+        return y.filled(0.0)
+
     def _within(self, y, lengths):
         return y if lengths is None else along_time.padded(y, self.output_lengths(lengths), y.shape[1])
 
@@ -163,8 +176,10 @@ class MaxPool1D(_Pool1D):
         return "dx = sum of dy over the windows whose maximum x is"
 
     def onnx(self, graph, x):
+        self._check_onnx(x)
         windows = [self.size], [self.stride], [self.padding], [self.dilation]
-        return max_pool(graph, x, self.output_shape[:1], self.input_shape[:1], *windows)
+        y = max_pool(graph, x.filled(-np.inf), self.output_shape[:1], self.input_shape[:1], *windows)
+        return self._onnx_within(graph, x, y)
 
     def torch_module(self, nn):
         return nn.MaxPool1d(self.size, self.stride, self.padding, self.dilation, ceil_mode=self.ceil_mode)
@@ -231,10 +246,12 @@ class AvgPool1D(_Pool1D):
         return f"dx = sum of dy / {self.size} over the windows on x"
 
     def onnx(self, graph, x):
+        self._check_onnx(x, self.count_include_pad or self.padding == 0)
         T, Q = self.input_shape[0], self.output_shape[0]
         if self.ceil_mode:
             return avg_pool(graph, x, [self._columns(T, Q)], [T])
-        return plain_avg_pool(graph, x, [self.size], [self.stride], [self.padding], self.count_include_pad)
+        windows = [self.size], [self.stride], [self.padding], self.count_include_pad
+        return self._onnx_within(graph, x, plain_avg_pool(graph, x.filled(0.0), *windows))
 
     def torch_module(self, nn):
         return nn.AvgPool1d(self.size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)

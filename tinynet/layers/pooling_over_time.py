@@ -99,7 +99,15 @@ class _OverTime(Layer):
         """None: its output has no axis of time."""
 
     def onnx(self, graph, x):
-        return whole_pool(graph, x, self.onnx_name)
+        """A mean over T positions is made one over the length; of no positions, both are 0."""
+        if x.lengths is None:
+            return whole_pool(graph, x, self.onnx_name)
+        is_mean = self.onnx_name == "ReduceMean"
+        y = whole_pool(graph, x.filled(0.0 if is_mean else -np.inf), "ReduceSum" if is_mean else "ReduceMax")
+        count = graph.add("Unsqueeze", x.lengths, [1])
+        if is_mean:
+            return y.map("Div", graph.add("Cast", graph.add("Max", count, 1), to=1))  # float32
+        return graph.value(graph.add("Where", graph.add("Less", 0, count), y.last(), 0.0), 2)
 
     def ending(self, before):
         return before

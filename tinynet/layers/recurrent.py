@@ -186,6 +186,8 @@ class Recurrent(Layer):
 
         w, u, *_ = self._stacked("_value")
         arrays = ordered(w).transpose(0, 2, 1), ordered(u).transpose(0, 2, 1), np.concatenate(ordered(biases), axis=1)
+        if x.lengths is not None:
+            arrays = *arrays, graph.add("Cast", x.lengths, to=6)  # int32
         options |= {"hidden_size": H, "direction": "bidirectional" if self.bidirectional else "forward"}
         y, h = graph.add(self.torch_names[0], x.time(), *arrays, outputs=2, **options)  # (T, D, N, H), (D, N, H)
         if not self.return_sequences:
