@@ -26,7 +26,8 @@ SOFTMAX_ROWS = [
     for group, wide, smooth, soft in product(("warp", "block"), (False, True), (False, True), (False, True))
 ] + [("few_classes", *flags) for flags in product((False, True), repeat=3)]
 SIGMOID = [("loss_and_gradient", *flags) for flags in product((False, True), repeat=2)]
-OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",), ("copy_kernel",)]
+OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",)]
+OTHERS += [("copy_kernel",), ("scale_kernel",)]
 PLAIN = [("rows_by_groups", group, True, False, False) for group in ("warp", "block")]  # labels, no smoothing
 KERNELS = [(dtype, *kernel) for dtype in FLOATS for kernel in SOFTMAX_ROWS + SIGMOID + OTHERS]
 
@@ -66,6 +67,7 @@ def compile_to_ptx(kernel):
         "strange_probabilities": (data, integer, integers),
         "count_targets": (data, number, numbers, integers),
         "sum_chunks": (numbers, integers, number, numbers, numbers, integers),
+        "scale_kernel": (data, numbers),
         "copy_kernel": (types.Array(types.float32, 3, "A"), data),
     }[factory]
     results = {}
