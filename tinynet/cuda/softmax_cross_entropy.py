@@ -168,14 +168,14 @@ def softmax_cross_entropy(
         rows, C, z.dtype, y, soft, epsilon, aligned, stream,
         weights, C, ignore_index, number(epsilon), divide_by, total, fault, losses, dz,
     )  # fmt: skip
+    if check:
+        position = int(on_host(fault, stream)[0])
+        if position != NO_FAULT:  # and no losses were written
+            raise checks.target_error(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     if reduction == "none":
         value = arrays.shaped(losses, z.shape[:-1])
     else:
         value, _ = added_up(z.dtype, losses, empty(0, np.int64, stream), divide_by, total, stream)
         value = arrays.shaped(value, ())
-    if check:
-        position = int(on_host(fault, stream)[0])
-        if position != NO_FAULT:
-            raise checks.target_error(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     deliver()
     return value, result
