@@ -24,12 +24,14 @@ TARGETS = ((8, 0), (9, 0))  # compute capabilities: A100, H100
 SOFTMAX_ROWS = [
     ("rows_by_groups", group, wide, smooth, soft)
     for group, wide, smooth, soft in product(("warp", "block"), (False, True), (False, True), (False, True))
-] + [("few_classes", *flags) for flags in product((False, True), repeat=3)]
+]
+FEW = {False: dict.fromkeys(FLOATS, 10), True: {**dict.fromkeys(FLOATS, 32), "float64": 16}}  # classes; soft: the most
 SIGMOID = [("loss_and_gradient", *flags) for flags in product((False, True), repeat=2)]
 OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",)]
 OTHERS += [("copy_kernel",), ("scale_kernel",)]
 PLAIN = [("rows_by_groups", group, True, False, False) for group in ("warp", "block")]  # labels, no smoothing
 KERNELS = [(dtype, *kernel) for dtype in FLOATS for kernel in SOFTMAX_ROWS + SIGMOID + OTHERS]
+KERNELS += [(d, "few_classes", *flags, FEW[flags[-1]][d]) for d in FLOATS for flags in product((False, True), repeat=3)]
 
 
 def compile_to_ptx(kernel):
@@ -54,7 +56,8 @@ def compile_to_ptx(kernel):
     stored = {"float32": types.float32, "float64": types.float64, "float16": types.float16, "V2": types.uint16}
     data, numbers, integers = stored[kernel[0]][::1], number[::1], types.int64[::1]
     integer = types.int64
-    targets = data if flags and flags[-1] else integers
+    soft = flags[3:4] if factory == "rows_by_groups" else flags[2:3] if factory == "few_classes" else ()
+    targets = data if any(soft) else integers
     rows = (data, targets, numbers, integer, integer, number, number, numbers, integers, numbers, data)
     arguments = {
         "rows_by_groups": rows,

@@ -79,6 +79,10 @@ if SIMULATOR:
             value = 0x7FC0 if np.isnan(value) else (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         a[i] = value
 
+    def quotient(i, divisor):
+        """i // divisor, for numbers from 0 to below 2^31; with a divisor that is constant, one multiplication."""
+        return i // divisor
+
     def get_pack(a, i, x):
         """x[:] = a[i : i + 16 bytes]; i is a multiple of the pack's length, and the array starts at one of 16 bytes."""
         for k in range(len(x)):
@@ -139,6 +143,14 @@ else:
             return context.get_dummy_value()
 
         return types.void(a, i, _element(a)[1]), codegen
+
+    @intrinsic
+    def quotient(typing_context, i, divisor):
+        def codegen(context, builder, signature, args):
+            i, divisor = (builder.trunc(x, _I32) for x in args)
+            return builder.zext(builder.udiv(i, divisor), ir.IntType(64))
+
+        return types.int64(types.int64, types.int64), codegen
 
     # Sixteen bytes travel as one vector, of 32-bit integers where the numbers have 16 bits: PTX has no longer vector
     # than of four.  x is a thread's own array, which stays in registers as long as every index into it is a constant.
@@ -307,17 +319,19 @@ def reduction(combine, group, number):
     over_warp = _over_warp(combine)
     if group == "warp":
         return over_warp
+    NOTHING = {larger: -math.inf, smaller: NO_FAULT, added: 0}[combine]  # changes nothing that it is combined with
 
     @helper
     def over_block(value):
-        warps = cuda.shared.array(0, number)
+        warps, lane = cuda.shared.array(0, number), cuda.threadIdx.x % WARP
         value = over_warp(value)
-        if cuda.threadIdx.x % WARP == 0:
+        if lane == 0:
             warps[cuda.threadIdx.x // WARP] = value
         cuda.syncthreads()
-        value = warps[0]
-        for k in range(1, cuda.blockDim.x // WARP):
-            value = combine(value, warps[k])
+        value = number(NOTHING)
+        if lane < cuda.blockDim.x // WARP:
+            value = warps[lane]
+        value = over_warp(value)  # once more, in each warp: all of them get the same sum
         cuda.syncthreads()
         return value
 

@@ -27,7 +27,7 @@ from tinynet.cuda.device import (
     reduction,
     smaller,
 )
-from tinynet.cuda.softmax_rows import FEW, MEDIUM, MOST_ROWS, WARPS, few_classes, most_threads, rows_by_groups
+from tinynet.cuda.softmax_rows import FEW, MEDIUM, MOST_ROWS, WARPS, few_classes, most_threads, rows_by_groups, stride
 
 # --- targets: are they classes, and how many count? -----------------------------------------------------------
 
@@ -91,12 +91,11 @@ def launch_rows(z, C, dtype, targets, soft, epsilon, aligned, stream, *arguments
     number, _ = device.computed_in(dtype)
     smooth = epsilon > 0.0
     N = z.size // C
-    if C <= FEW:
-        most = MOST_ROWS if number is np.float32 else MOST_ROWS // 2  # for two tiles in 48 KB of shared memory
-        threads = arrays.whole_warps(N, most)
-        tile = threads * C + threads * C // 32 + 1
-        blocks, shared = -(-N // threads), (2 if soft else 1) * tile * np.dtype(number).itemsize
-        rows = few_classes(dtype, aligned, smooth, soft)
+    if (FEW if number is np.float32 else FEW // 2) >= C:  # a number of float64 takes two registers
+        threads = arrays.whole_warps(N, MOST_ROWS)
+        tile = threads * stride(C) * np.dtype(number).itemsize
+        blocks, shared = -(-N // threads), 2 * tile if soft else tile
+        rows = few_classes(dtype, aligned, smooth, soft, C)
     else:
         group = "warp" if C <= MEDIUM else "block"
         rows = rows_by_groups(dtype, group, aligned and C % pack == 0, smooth, soft)
