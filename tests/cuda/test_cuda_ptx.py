@@ -23,13 +23,13 @@ TARGETS = ((8, 0), (9, 0))  # compute capabilities: A100, H100
 # Each specialisation that a loss can launch: the factory's name and its arguments after the dtype.
 SOFTMAX_ROWS = [
     ("rows_by_groups", group, wide, smooth, soft)
-    for group, wide, smooth, soft in product(("warp", "block"), (False, True), (False, True), (False, True))
+    for group, wide, smooth, soft in product((8, 32, "block"), (False, True), (False, True), (False, True))
 ]
 FEW = {False: dict.fromkeys(FLOATS, 10), True: {**dict.fromkeys(FLOATS, 32), "float64": 16}}  # classes; soft: the most
 SIGMOID = [("loss_and_gradient", *flags) for flags in product((False, True), repeat=2)]
 OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",)]
 OTHERS += [("copy_kernel",), ("scale_kernel",)]
-PLAIN = [("rows_by_groups", group, True, False, False) for group in ("warp", "block")]  # labels, no smoothing
+PLAIN = [("rows_by_groups", group, True, False, False) for group in (8, 32, "block")]  # labels, no smoothing
 KERNELS = [(dtype, *kernel) for dtype in FLOATS for kernel in SOFTMAX_ROWS + SIGMOID + OTHERS]
 KERNELS += [(d, "few_classes", *flags, FEW[flags[-1]][d]) for d in FLOATS for flags in product((False, True), repeat=3)]
 

@@ -2,9 +2,9 @@
 
 A row's groups.  Up to FEW classes (in float64, half as many) a thread has a row to itself, in registers.  Its
 neighbours' rows lie in between what it would read at once, so the block first fetches all its rows, which are one
-contiguous run, into shared memory, and writes the gradients back the same way.  Up to MEDIUM classes a warp shares a
-row, whose packs its lanes take in turn; beyond, a block does.  The choice depends on C and the dtype alone, and so does
-who takes what: a row's bits are the same in any batch.
+contiguous run, into shared memory, and writes the gradients back the same way.  Up to MEDIUM classes 8, 16 or all 32
+lanes of a warp share a row, whose packs they take in turn; beyond, a block does.  The choice depends on C and the dtype
+alone, and so does who takes what: a row's bits are the same in any batch.
 
 A row's passes.  Every thread keeps the maximum m of what it has read, and sums exp(z - m) of the rest; where m rises,
 the sum is multiplied by exp(old m - m) (Milakov and Gimelshein 2018).  The group then combines its (m, sum) pairs.
@@ -36,9 +36,14 @@ from tinynet.cuda.device import (
 )
 
 FEW = 32  # classes up to which a thread has a row to itself, in float32
-MEDIUM = 1024  # and up to which a warp has
-WARPS = 8  # rows of medium classes in a block
+MEDIUM = 1024  # and up to which lanes of one warp share a row
+THREADS = 256  # of a block that has such rows
 MOST_ROWS = 128  # rows of few classes in a block, as many as it has threads
+
+
+def lanes_for(C):
+    """How many lanes share a row of medium classes: so many that each has enough to do beside adding up with others."""
+    return 8 if C <= 256 else 16 if C <= 512 else WARP
 
 
 def stride(C):
@@ -192,11 +197,11 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
     ZERO, ONE = number(0), number(1)
     row_of = one_row(dtype, group, wide, smooth, soft)
 
-    @kernel(most_threads(dtype, smooth, soft) if group == "block" else WARPS * WARP)
+    @kernel(most_threads(dtype, smooth, soft) if group == "block" else THREADS)
     def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
         n, lane, members = np.int64(cuda.blockIdx.x), cuda.threadIdx.x, cuda.blockDim.x
-        if group == "warp":
-            n, lane, members = n * WARPS + lane // WARP, lane % WARP, WARP
+        if group != "block":
+            n, lane, members = n * (THREADS // group) + lane // group, lane % group, group
         if n >= losses.size or (fault.size > 0 and fault[0] != NO_FAULT):
             return
         if divisor == ZERO:
