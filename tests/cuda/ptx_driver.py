@@ -33,7 +33,7 @@ def compile_to_ptx(kernel, signature, capability=CAPABILITY):
     """The PTX of a kernel for arguments of these Numba types."""
     # Compiling a function that a kernel calls asks the driver which GPU there is.
     device = SimpleNamespace(compute_capability=capability)
-    with mock.patch.object(numba.cuda.dispatcher, "get_current_device", lambda: device):
+    with mock.patch.object(numba.cuda.dispatcher, "get_current_device", return_value=device):
         ptx, _ = cuda.compile(
             kernel.py_func,
             types.void(*signature),

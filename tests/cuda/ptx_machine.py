@@ -10,8 +10,8 @@ a function of such arrays, from ptx_instructions.py.  Where threads went differe
 where some stand runs next, with all that stand there; the PTX ISA allows any such order.
 
 What a GPU would not forgive is an error: memory that is outside, misaligned or was never written, two accesses to it
-that nothing puts in order, a register that was never written, a shuffle from a lane that isn't there, a barrier that not
-all threads reach, more threads or shared memory than there may be, and each instruction or modifier that isn't known.
+that nothing puts in order, a register that was never written, a shuffle from a lane that isn't there, a barrier that
+not all threads reach, more threads or shared memory than there may be.  So is an instruction that isn't known.
 """
 
 from collections import Counter

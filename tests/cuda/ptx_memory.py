@@ -64,7 +64,7 @@ class Memory:
 class GlobalMemory(Memory):
     """Memory that allocations share; addresses in it are counted from GLOBAL."""
 
-    def __init__(self, size=1 << 20):
+    def __init__(self, size=1 << 16):
         super().__init__("global", size)
         self.state[:] = OUTSIDE
         self.used = ALIGNMENT

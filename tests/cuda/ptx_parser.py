@@ -6,8 +6,8 @@ PTX is the assembly language that NVIDIA's compilers emit (the PTX ISA describes
         @%p4 bra $L__BB0_6;                      `guard opcode operands`, the guard being a predicate, or its reverse
         ld.global.v2.f64 {%fd1, %fd2}, [%rd5+8];
 
-A basic block is a run of instructions that is entered at its top alone and left at its end alone.  One that threads wait
-at for each other (a barrier, a shuffle) always starts with the instruction that they wait at.
+A basic block is a run of instructions that is entered at its top alone and left at its end alone.  Where threads wait
+for each other (at a barrier, a shuffle), a block starts.
 """
 
 import re

@@ -73,8 +73,29 @@ def numbers_of_row(dtype, group, wide, C):
 
 
 @cache
+def gradient_scales(dtype):
+    """A function: two numbers whose product is 1 / divisor, or 0 for a divisor of 0; total[0] stands in for `divisor` = 0.
+
+    Gradients are weights times the first, then times the second.  Of weights of 1e-39 each, whose sum is the divisor,
+    1 / divisor would be infinite; so where the divisor is small, both weights and divisor are multiplied by 2^POWER.
+    """
+    number, _ = device.computed_in(dtype)
+    POWER = 64 if number is np.float32 else 512
+    ZERO, ONE, LARGE, SMALL = number(0), number(1), number(2.0**POWER), number(2.0**-POWER)
+
+    @helper
+    def scales(divisor, total):
+        if divisor == ZERO:
+            divisor = total[0]
+        factor = LARGE if divisor < SMALL else ONE
+        return factor, ONE / (divisor * factor) if divisor > ZERO else ZERO
+
+    return scales
+
+
+@cache
 def one_row(dtype, group, wide, smooth, soft, few=None):
-    """A function for the threads of a group: the loss of a row z[base : base + C], and `scale` times its gradient.
+    """A function for the threads of a group: the loss of a row z[base : base + C], and its gradient times both `scales`.
 
     The row's target is its label, or if `soft` the probabilities q[base : base + C]; `smooth` if epsilon > 0.  A group
     of one thread has C = `few`.
@@ -85,7 +106,8 @@ def one_row(dtype, group, wide, smooth, soft, few=None):
     highest, total = reduction(larger, group, numba_type), reduction(added, group, numba_type)
 
     @helper
-    def row(z, q, label, base, lane, members, w, C, ignore_index, epsilon, scale, dz):
+    def row(z, q, label, base, lane, members, w, C, ignore_index, epsilon, scales, dz):
+        factor, scale = scales
         # Packs of neighbours where rows are whole packs; else neighbours are read by neighbouring threads.
         first, hop = (lane, members) if C % PACK else (lane * PACK, 1)
         step = members * PACK
@@ -145,7 +167,8 @@ def one_row(dtype, group, wide, smooth, soft, few=None):
         if smooth:
             a = epsilon / total(count)
             spread = total(spread)
-        own, others = hard * share * per_s, a * spread * per_s
+        own, others = share * factor * hard * per_s, spread * factor * a * per_s
+        a_scale, hard_scale = a * scale, hard * scale
 
         loss = ZERO
         c = first
@@ -159,14 +182,16 @@ def one_row(dtype, group, wide, smooth, soft, few=None):
                 if not soft and c + k * hop == label:
                     g = ((e - ONE) - r) * own + e * others
                 if smooth and x[k] != MASKED:
-                    b = a * w[c + k * hop] if w.size > 0 else a
-                    loss += b * above
-                    g -= b * scale
+                    b = w[c + k * hop] if w.size > 0 else ONE
+                    loss += a * b * above
+                    g -= b * factor * a_scale
                 if soft and y[k] != ZERO:
-                    b = hard * y[k] * w[c + k * hop] if w.size > 0 else hard * y[k]
-                    if b != ZERO:
-                        loss += b * above
-                    g -= b * scale
+                    b = y[k] * w[c + k * hop] if w.size > 0 else y[k]
+                    if hard * b != ZERO:
+                        loss += hard * b * above
+                    g -= b * factor * hard_scale
+                if group == "thread" and (smooth or soft) and C == 1:
+                    g = ZERO * e  # p = 1: 0, however the target is rounded, or NaN
                 x[k] = g
             if dz.size > 0:
                 write(dz, base + c, hop, C - c, x)
@@ -193,9 +218,7 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
     Targets are labels (N,) or probabilities (N, C), flat; w (C,) may be empty, and dz.  The divisor is total[0] where
     `divisor` is 0; a total of 0 makes the gradient 0.  Nothing is written if `fault` holds a fault.
     """
-    number, _ = device.computed_in(dtype)
-    ZERO, ONE = number(0), number(1)
-    row_of = one_row(dtype, group, wide, smooth, soft)
+    scales_of, row_of = gradient_scales(dtype), one_row(dtype, group, wide, smooth, soft)
 
     @kernel(most_threads(dtype, smooth, soft) if group == "block" else THREADS)
     def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
@@ -204,13 +227,11 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
             n, lane, members = n * (THREADS // group) + lane // group, lane % group, group
         if n >= losses.size or (fault.size > 0 and fault[0] != NO_FAULT):
             return
-        if divisor == ZERO:
-            divisor = total[0]
-        scale = ONE / divisor if divisor > ZERO else ZERO
+        scales = scales_of(divisor, total)
         label = np.int64(-1)
         if not soft:
             label = np.int64(targets[n])
-        loss = row_of(z, targets, label, n * C, lane, members, w, C, ignore_index, epsilon, scale, dz)
+        loss = row_of(z, targets, label, n * C, lane, members, w, C, ignore_index, epsilon, scales, dz)
         if lane == 0:
             losses[n] = loss
 
@@ -224,9 +245,9 @@ def few_classes(dtype, wide, smooth, soft, C):
     C is a constant here, so that the loops over a row have neither counters nor addresses to compute.
     """
     number, numba_type = device.computed_in(dtype)
-    ZERO, ONE, STRIDE = number(0), number(1), stride(C)
+    ZERO, STRIDE = number(0), stride(C)
     PACK, read, write = packs(dtype, wide)
-    row_of = one_row(dtype, "thread", False, smooth, soft, C)
+    scales_of, row_of = gradient_scales(dtype), one_row(dtype, "thread", False, smooth, soft, C)
 
     @helper
     def place(i):
@@ -271,13 +292,11 @@ def few_classes(dtype, wide, smooth, soft, C):
             fetch(targets, start * C, size, q)
         cuda.syncthreads()
         if n < losses.size:
-            if divisor == ZERO:
-                divisor = total[0]
-            scale = ONE / divisor if divisor > ZERO else ZERO
+            scales = scales_of(divisor, total)
             label = np.int64(-1)
             if not soft:
                 label = np.int64(targets[n])
-            losses[n] = row_of(tile, q, label, lane * STRIDE, 0, 1, w, C, ignore_index, epsilon, scale, tile)
+            losses[n] = row_of(tile, q, label, lane * STRIDE, 0, 1, w, C, ignore_index, epsilon, scales, tile)
         cuda.syncthreads()
         if dz.size > 0:
             flush(tile, size, dz, start * C)
