@@ -38,9 +38,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.llvm import FEATURES, LANES
 from tinynet.kernels.vectors import fma, load4, splat4, sum_of, width
 
-here, path = Path(__file__).parent.resolve(), sys.path
-sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
-try:  # and must not find the script of that name
+try:
     import torch
 
     torch.set_num_threads(tn.get_num_threads())
@@ -50,7 +48,6 @@ try:
     import jax
 except ImportError:
     jax = None
-sys.path = path
 
 
 # --- the settings -------------------------------------------------------------------------------------------
