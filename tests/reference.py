@@ -149,6 +149,8 @@ def activation(name, z, slope=0.01):
         return np.maximum(z, 0)
     if name == "leaky_relu":
         return np.where(z > 0, z, slope * z)
+    if name == "relu6":
+        return np.minimum(np.maximum(z, 0), 6)
     if name == "sigmoid":
         return 1 / (1 + np.exp(-z))
     if name == "tanh":

@@ -22,6 +22,7 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
+from tinynet.gradients import gradients
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -39,11 +40,13 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
+from tinynet.layers.normalize import Normalize
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.relu6 import ReLU6
 from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -79,6 +82,7 @@ from tinynet.training import (
     NonFiniteError,
     ReduceOnPlateau,
     distributed,
+    evaluate,
     fit,
     history,
     optim,
@@ -144,12 +148,14 @@ __all__ = [
     "MovingAverage",
     "MultiHeadAttention",
     "NonFiniteError",
+    "Normalize",
     "Parallel",
     "Parameter",
     "PositionEmbedding",
     "RMSNorm",
     "RMSprop",
     "ReLU",
+    "ReLU6",
     "ReduceOnPlateau",
     "Reshape",
     "Residual",
@@ -174,12 +180,14 @@ __all__ = [
     "cosine",
     "data",
     "distributed",
+    "evaluate",
     "explain",
     "exponential",
     "fit",
     "generate",
     "get_num_threads",
     "gradcheck",
+    "gradients",
     "hinge",
     "huber",
     "information",

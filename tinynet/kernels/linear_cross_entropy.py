@@ -30,7 +30,7 @@ from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import ROWS, block_shape
+from tinynet.kernels.packed import IN_PANELS, ROWS, block_shape
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 
@@ -153,7 +153,7 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
     for n in range(0, N, rows):
         B, block = min(rows, N - n), n // rows
         pieces = (B + ROWS - 1) // ROWS
-        tall, broad = block_shape(B, C, threads, x.itemsize)
+        tall, broad = block_shape(B, C, threads, IN_PANELS, x.itemsize)
         down = (B + tall - 1) // tall
         for task in prange(down * ((C + broad - 1) // broad)):
             r, c = task % down * tall, task // down * broad
