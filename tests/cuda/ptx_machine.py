@@ -129,9 +129,13 @@ class Launch:
         executed, executed_by_warps = Counter(), Counter()
         standing = {0: self.thread}  # block of the program -> the threads that stand at its start
         waiting = {}
+        turns = 0
         while standing or waiting:
             if not standing:
                 raise PtxError(self.stuck(waiting))
+            turns += 1
+            if turns > self.machine.patience:
+                raise PtxError(f"the kernel still runs after {turns} basic blocks")
             at = min(standing)
             threads = standing.pop(at)
             block = self.program.blocks[at]
@@ -173,10 +177,13 @@ class Launch:
 
 
 class Machine:
-    """Global memory, and kernels that run on it.  `seed` decides how approximate instructions err."""
+    """Global memory, and kernels that run on it.
 
-    def __init__(self, seed=0):
-        self.seed = seed
+    `seed` decides how approximate instructions err, and `patience` how many basic blocks are too many.
+    """
+
+    def __init__(self, seed=0, patience=1_000_000):
+        self.seed, self.patience = seed, patience
         self.memory = GlobalMemory()
         self.placed = {}
 
