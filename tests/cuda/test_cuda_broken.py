@@ -24,7 +24,7 @@ from tinynet.cuda import softmax_rows
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 # What runs: (N, C) of softmax, or the size of sigmoid.
-THREAD, WARP, WARP_PACKS, BLOCK, BLOCK_PACKS = (70, 7), (9, 40), (5, 960), (2, 1030), (2, 40960)
+THREAD, WARP, WARP_PACKS, BLOCK, BLOCK_PACKS = (71, 7), (39, 41), (5, 960), (2, 1030), (2, 40960)
 THREAD_PACKS, SIGMOID, SIGMOID_PACKS = (96, 8), 1025, 4096
 
 
@@ -102,7 +102,7 @@ def test_a_deleted_warp_barrier_is_caught(size):
 @pytest.mark.parametrize(
     ("size", "kernel"),
     [
-        ((24, 40), "rows_by_groups"),
+        (WARP, "rows_by_groups"),
         (WARP_PACKS, "rows_by_groups"),
         (THREAD, "count_labels"),
     ],
@@ -142,16 +142,15 @@ BROKEN = {  # what is wrong: where it is launched, its factory, a line of that, 
     "rows behind the last are computed": (
         softmax_module, softmax_rows.rows_by_groups, "n >= losses.size or ", "", WARP,
     ),
-    "the last rows of a tile are not fetched": (
-        softmax_module, softmax_rows.few_classes, "read_some(a, base + i, 1, size - i, ZERO, x)", "pass", THREAD,
+    "the last numbers of a tile are not fetched": (
+        softmax_module, softmax_rows.few_classes, "put(tile, place(i), get(a, base + i))", "pass", THREAD,
     ),
-    "the last rows of a tile are not written": (
-        softmax_module, softmax_rows.few_classes, "write_some(a, base + i, 1, size - i, x)", "pass", THREAD,
+    "the last numbers of a tile are not written": (
+        softmax_module, softmax_rows.few_classes, "put(a, base + i, get(tile, place(i)))", "pass", THREAD,
     ),
     "a tile's last pack is read as a whole one": (
-        softmax_module, softmax_rows.few_classes, "if i + PACK <= size:\n                read(",
-        "if True:\n                read(",
-        THREAD,
+        softmax_module, softmax_rows.few_classes, "while i + PACK <= size:\n            read(",
+        "while i < size:\n            read(", THREAD,
     ),
     "the tail of a sigmoid's gradient is not written": (
         sigmoid_module, sigmoid_module.loss_and_gradient, "write_some(dz, i, 1, z.size - i, x)", "pass", SIGMOID,

@@ -1,9 +1,10 @@
 """Rows of logits on a GPU: the kernels of softmax cross-entropy for arrays on the device.
 
-A row's groups.  Up to FEW classes a thread has a row to itself.  Its neighbours' rows lie in between what it would
-read at once, so the block first fetches all its rows, which are one contiguous run, into shared memory, and writes
-the gradients back the same way.  Up to MEDIUM classes a warp shares a row, whose packs its lanes take in turn; beyond,
-a block does.  The choice depends on C alone, and so does who takes what: a row's bits are the same in any batch.
+A row's groups.  Up to FEW classes (in float64, half as many) a thread has a row to itself, in registers.  Its
+neighbours' rows lie in between what it would read at once, so the block first fetches all its rows, which are one
+contiguous run, into shared memory, and writes the gradients back the same way.  Up to MEDIUM classes 8, 16 or all 32
+lanes of a warp share a row, whose packs they take in turn; beyond, a block does.  The choice depends on C and the dtype
+alone, and so does who takes what: a row's bits are the same in any batch.
 
 A row's passes.  Every thread keeps the maximum m of what it has read, and sums exp(z - m) of the rest; where m rises,
 the sum is multiplied by exp(old m - m) (Milakov and Gimelshein 2018).  The group then combines its (m, sum) pairs.
@@ -29,37 +30,46 @@ from tinynet.cuda.device import (
     larger,
     log1p,
     packs,
+    put,
+    quotient,
     reduction,
 )
 
-FEW = 32  # classes up to which a thread has a row to itself
-MEDIUM = 1024  # and up to which a warp has
-WARPS = 8  # rows of medium classes in a block
+FEW = 32  # classes up to which a thread has a row to itself, in float32
+MEDIUM = 1024  # and up to which lanes of one warp share a row
+THREADS = 256  # of a block that has such rows
 MOST_ROWS = 128  # rows of few classes in a block, as many as it has threads
 
 
-@helper
-def padded(i):
-    """Where number i of a tile is: one place of 32 is left out, so that rows don't start in one bank of memory.
+def lanes_for(C):
+    """How many lanes share a row of medium classes: so many that each has enough to do beside adding up with others."""
+    return 8 if C <= 256 else 16 if C <= 512 else WARP
 
-    Rows of 16 numbers, say, would else start in 2 of the 32 banks, and a warp would wait 16 times for each.
+
+def stride(C):
+    """How far rows of few classes are apart in a tile: an odd distance.
+
+    The 32 threads of a warp, each with a row, read their numbers c at the same time.  They lie in 32 different banks of
+    memory then; rows of 16 numbers without a gap would lie in 2 banks, and the warp would wait 16 times.
     """
-    return i + (i >> 5)
+    return C | 1
 
 
 @cache
-def numbers_of_row(dtype, group, wide):
-    """device.packs for a row in memory, and packs of one number for a row in a tile, which one thread has."""
+def numbers_of_row(dtype, group, wide, C):
+    """device.packs for a row in memory, and one pack of all its C numbers for a row in a tile, which one thread has."""
 
     @helper
     def read(a, i, hop, left, beyond, x):
-        x[0] = a[padded(i)]
+        for k in range(C):
+            x[k] = get(a, i + k)
 
     @helper
     def write(a, i, hop, left, x):
-        a[padded(i)] = x[0]
+        for k in range(C):
+            put(a, i + k, x[k])
 
-    return (1, read, write) if group == "thread" else packs(dtype, wide)
+    return (C, read, write) if group == "thread" else packs(dtype, wide)
 
 
 @cache
@@ -84,14 +94,15 @@ def gradient_scales(dtype):
 
 
 @cache
-def one_row(dtype, group, wide, smooth, soft):
+def one_row(dtype, group, wide, smooth, soft, few=None):
     """A function for the threads of a group: the loss of a row z[base : base + C], and its gradient, times `scales`.
 
-    The row's target is its label, or if `soft` the probabilities q[base : base + C]; `smooth` if epsilon > 0.
+    The row's target is its label, or if `soft` the probabilities q[base : base + C]; `smooth` if epsilon > 0.  A group
+    of one thread has C = `few`.
     """
     number, numba_type = device.computed_in(dtype)
     ZERO, ONE, NAN, MASKED = number(0), number(1), number(math.nan), number(-math.inf)
-    PACK, read, write = numbers_of_row(dtype, group, wide)
+    PACK, read, write = numbers_of_row(dtype, group, wide, few)
     highest, total = reduction(larger, group, numba_type), reduction(added, group, numba_type)
 
     @helper
@@ -115,10 +126,7 @@ def one_row(dtype, group, wide, smooth, soft):
                 hard = NAN
             else:
                 hard *= w[label] if w.size > 0 else ONE
-                if group == "thread":
-                    zt = z[padded(base + label)]
-                else:
-                    zt = get(z, base + label)
+                zt = get(z, base + label)
 
         m, below, ties, count, spread, share = MASKED, ZERO, ZERO, ZERO, ZERO, ZERO
         c = first
@@ -212,11 +220,11 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
     """
     scales_of, row_of = gradient_scales(dtype), one_row(dtype, group, wide, smooth, soft)
 
-    @kernel(most_threads(dtype, smooth, soft) if group == "block" else WARPS * WARP)
+    @kernel(most_threads(dtype, smooth, soft) if group == "block" else THREADS)
     def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
         n, lane, members = np.int64(cuda.blockIdx.x), cuda.threadIdx.x, cuda.blockDim.x
-        if group == "warp":
-            n, lane, members = n * WARPS + lane // WARP, lane % WARP, WARP
+        if group != "block":
+            n, lane, members = n * (THREADS // group) + lane // group, lane % group, group
         if n >= losses.size or (fault.size > 0 and fault[0] != NO_FAULT):
             return
         scales = scales_of(divisor, total)
@@ -231,47 +239,52 @@ def rows_by_groups(dtype, group, wide, smooth, soft):
 
 
 @cache
-def few_classes(dtype, wide, smooth, soft):
-    """The same kernel for rows of few classes: a block takes as many rows as it has threads."""
+def few_classes(dtype, wide, smooth, soft, C):
+    """The same kernel for rows of C classes, few: a block takes as many rows as it has threads.
+
+    C is a constant here, so that the loops over a row have neither counters nor addresses to compute.
+    """
     number, numba_type = device.computed_in(dtype)
-    ZERO = number(0)
+    ZERO, STRIDE = number(0), stride(C)
     PACK, read, write = packs(dtype, wide)
-    _, read_some, write_some = packs(dtype, False)
-    scales_of, row_of = gradient_scales(dtype), one_row(dtype, "thread", False, smooth, soft)
+    scales_of, row_of = gradient_scales(dtype), one_row(dtype, "thread", False, smooth, soft, C)
+
+    @helper
+    def place(i):
+        return i + quotient(i, C) if STRIDE > C else i
 
     @helper
     def fetch(a, base, size, tile):
         x = cuda.local.array(PACK, numba_type)
-        i = cuda.threadIdx.x * PACK
-        while i < size:
-            if i + PACK <= size:
-                read(a, base + i, 1, PACK, ZERO, x)
-            else:
-                read_some(a, base + i, 1, size - i, ZERO, x)
+        i = np.int64(cuda.threadIdx.x) * PACK
+        while i + PACK <= size:
+            read(a, base + i, 1, PACK, ZERO, x)
             for k in range(PACK):
-                if i + k < size:
-                    tile[padded(i + k)] = x[k]
+                put(tile, place(i + k), x[k])
             i += cuda.blockDim.x * PACK
+        while i < size:  # at most one thread: the last pack is not whole
+            put(tile, place(i), get(a, base + i))
+            i += 1
 
     @helper
     def flush(tile, size, a, base):
         x = cuda.local.array(PACK, numba_type)
-        i = cuda.threadIdx.x * PACK
-        while i < size:
+        i = np.int64(cuda.threadIdx.x) * PACK
+        while i + PACK <= size:
             for k in range(PACK):
-                x[k] = tile[padded(i + k)] if i + k < size else ZERO
-            if i + PACK <= size:
-                write(a, base + i, 1, PACK, x)
-            else:
-                write_some(a, base + i, 1, size - i, x)
+                x[k] = get(tile, place(i + k))
+            write(a, base + i, 1, PACK, x)
             i += cuda.blockDim.x * PACK
+        while i < size:
+            put(a, base + i, get(tile, place(i)))
+            i += 1
 
     @kernel(MOST_ROWS)
-    def rows(z, targets, w, C, ignore_index, epsilon, divisor, total, fault, losses, dz):
+    def rows(z, targets, w, _, ignore_index, epsilon, divisor, total, fault, losses, dz):
         if fault.size > 0 and fault[0] != NO_FAULT:
             return
         tile = cuda.shared.array(0, numba_type)
-        q = tile[padded(cuda.blockDim.x * C) :]
+        q = tile[cuda.blockDim.x * STRIDE :]
         start, lane = np.int64(cuda.blockIdx.x) * cuda.blockDim.x, cuda.threadIdx.x
         n, size = start + lane, min(np.int64(cuda.blockDim.x), losses.size - start) * C
         fetch(z, start * C, size, tile)
@@ -283,7 +296,7 @@ def few_classes(dtype, wide, smooth, soft):
             label = np.int64(-1)
             if not soft:
                 label = np.int64(targets[n])
-            losses[n] = row_of(tile, q, label, lane * C, 0, 1, w, C, ignore_index, epsilon, scales, tile)
+            losses[n] = row_of(tile, q, label, lane * STRIDE, 0, 1, w, C, ignore_index, epsilon, scales, tile)
         cuda.syncthreads()
         if dz.size > 0:
             flush(tile, size, dz, start * C)
