@@ -100,7 +100,9 @@ class Launch:
         self.warp = self.block * self.warps_of_block + inside // WARP
         self.first_block = first
         self.intervals = np.zeros(blocks, int)  # barriers that a block has passed
-        self.warp_intervals = np.zeros(blocks * self.warps_of_block, int)
+        self.warps = blocks * self.warps_of_block
+        self.lane_intervals = np.zeros(self.count, int)  # barriers of some lanes of a warp that a thread has passed
+        self.masks = np.zeros(self.count, "u4")  # of which lanes
         self.gone = np.zeros(self.count, bool)
         self.counts = Counts()
         static = program.shared_size
