@@ -1,7 +1,12 @@
-"""Other packages' models and arrays, in and out."""
+"""Other packages' models and arrays, in and out.
 
+`tinynet.interop.sklearn` and the losses made of PyTorch's classes are loaded when they are asked for.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tinynet.interop.onnx import to_onnx
 from tinynet.interop.torch import from_torch, to_torch, to_torch_module
 from tinynet.interop.torch_side import torch_side
 
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TorchCrossEntropyLoss",
     "from_torch",
+    "to_onnx",
     "to_torch",
     "to_torch_module",
     "torch_cross_entropy",
@@ -26,7 +32,8 @@ LOSSES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The losses are made of PyTorch's own classes."""
+    if name == "sklearn":
+        return import_module("tinynet.interop.sklearn")
     if name in LOSSES:
         return getattr(torch_side(name, f"interop.{LOSSES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
