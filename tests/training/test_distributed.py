@@ -142,6 +142,17 @@ EQUAL = {
         "metrics": "accuracy",
         "validation": (X[:7], Y[:7], IMPORTANCE[5:12]),
     },
+    "metrics of the whole epoch": {
+        "metrics": ["auc", "accuracy", "f1", "expected_calibration_error"],
+        "sample_weight": IMPORTANCE,
+        "validation": (X[:30], Y[:30], IMPORTANCE[:30]),
+    },
+    "a share held out, weights of classes": {
+        "validation": 0.3,
+        "class_weight": "balanced",
+        "drop_last": True,
+        "metrics": "accuracy",
+    },
     "weights of samples, augmented": {"augment": mixed, "sample_weight": IMPORTANCE},
     "sequences": {
         "build": tagger,
@@ -609,7 +620,10 @@ COUNTED = {
     "sigmoid": (partial(tn.sigmoid_cross_entropy, weight=FOUR, pos_weight=2.0, ignore_index=-1), SOME_BINARY),
     "sigmoid, all": (tn.sigmoid_cross_entropy, BINARY),
     "sigmoid focal": (partial(tn.sigmoid_focal, ignore_index=-1), SOME_BINARY),
+    "focal, probabilities": (partial(tn.softmax_focal, weight=FOUR), SHARES),
     "multiclass hinge": (partial(tn.multiclass_hinge, ignore_index=-1), SOME),
+    "multiclass hinge, weighted": (partial(tn.multiclass_hinge, p=2, weight=FOUR, ignore_index=-1), SOME),
+    "counts": (tn.poisson_nll, SHARES),
     "squares": (tn.mean_squared_error, SHARES),
     "huber": (tn.huber, SHARES),
     "divergence": (tn.kl_divergence, SHARES),

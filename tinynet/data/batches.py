@@ -1,6 +1,8 @@
 """Batches: the samples of a data set, a few at a time, in a new order every epoch."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,11 @@ def batches(
     shard: tuple[int, int] | None = None,
     similar_length: bool = False,
     sample_weight: Any = None,
+    drop_last: bool = False,
 ) -> Iterator[Any]:
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
+
+    With drop_last=True, what is left is left out, another part of the data each time if they are shuffled.
 
     x and y are arrays whose first axis is the sample, or anything else with a length and an item for each number
     from 0: lists, or a data set of your own that reads an image when asked for it.  Items that are numbers, or
@@ -63,6 +68,10 @@ def batches(
         raise TypeError(f"batches: shuffle must be True or False, got {shuffle!r}")
     if not isinstance(similar_length, (bool, np.bool_)):
         raise TypeError(f"batches: similar_length must be True or False, got {similar_length!r}")
+    if not isinstance(drop_last, (bool, np.bool_)):
+        raise TypeError(f"batches: drop_last must be True or False, got {drop_last!r}")
+    if drop_last and samples < batch_size:
+        raise ValueError(f"batches: drop_last=True drops all {samples} samples, fewer than a batch of {batch_size}")
     if lengths is not None:
         lengths = checked_lengths(lengths, x, "batches")
     elif similar_length:
@@ -74,6 +83,7 @@ def batches(
         order = similar_lengths(lengths, batch_size, shuffle, rng)
     else:
         order = rng.permutation(samples) if shuffle else np.arange(samples)
+    order = order[: samples - samples % batch_size] if drop_last else order
     return _generate(x, lengths, y, weights, order, batch_size, rank, ranks)
 
 
@@ -88,6 +98,54 @@ def checked_weights(sample_weight, samples, name):
 def part(n, rank, ranks):
     """Of n rows that `ranks` share, those of number `rank`, as a slice: all have equally many, but for one."""
     return slice(rank * n // ranks, (rank + 1) * n // ranks)
+
+
+def ahead(items, count=2):
+    """The items of an iterator, of which a thread makes the next `count` in the meantime.
+
+    One thread: it asks for one after the other, as the caller would.
+    """
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1, "tinynet-batches") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(count))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item
+
+
+class Subset:
+    """Some samples of a data set, by their numbers, which are read when they are asked for."""
+
+    def __init__(self, data, numbers):
+        self.data, self.numbers = data, numbers
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        if isinstance(index, (int, np.integer)):
+            return self.data[int(self.numbers[index])]
+        return _gather(self.data, self.numbers[index])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
+    @property
+    def shape(self):
+        return (len(self), *self.data.shape[1:])
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+
+def subset(data, numbers, name):
+    """The samples of these numbers, of x or of a pair (x, lengths): an array of what is little, else a Subset."""
+    data, lengths = split(data)
+    data, _ = _indexed(data, name)
+    some = Subset(data, numbers)
+    some = some[:] if getattr(data, "ndim", 9) == 1 else some
+    return some if lengths is None else (some, np.asarray(lengths)[numbers])
 
 
 def _shard(shard):
@@ -111,6 +169,8 @@ def _generate(x, lengths, y, weights, order, batch_size, rank, ranks):
 
 
 def _gather(data, rows):
+    if isinstance(data, Subset):
+        return _gather(data.data, data.numbers[rows])
     if isinstance(data, np.ndarray):
         if data.flags.c_contiguous and data.flags.aligned:
             # The rows are in range, so "clip" changes none of them; the default, "raise", gathers into a buffer first.
@@ -134,6 +194,8 @@ def _gather(data, rows):
 
 def _indexed(data, name):
     """The data, as an array if it is one in memory or a memory map, and its number of samples."""
+    if isinstance(data, Subset):
+        return data, len(data)
     refuse(data, f"batches: {name}")
     if hasattr(data, "__array__") and not _is_stored(data):
         data = without_objects(as_array(data, f"batches: {name}"))

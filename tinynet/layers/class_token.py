@@ -60,7 +60,8 @@ class ClassToken(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         N, T, lengths = self.kept("_kept")
         dy = self.checked_gradient(dy, N, T + 1)
-        self.parameters[0]._grad[...] = dy[:, 0].sum(axis=0, dtype=np.float64)
+        if self.trains:
+            self.parameters[0]._grad[...] = dy[:, 0].sum(axis=0, dtype=np.float64)
         if not input_grad:
             return None
         return dy[:, 1:].copy() if lengths is None else padded(dy[:, 1:], lengths, T)

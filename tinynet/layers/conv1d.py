@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.checks.padding import checked_padding_of_time
 from tinynet.layers import along_time
-from tinynet.layers.activated import Activated
-from tinynet.layers.conv2d import conv2d_backward, conv2d_forward
+from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.conv2d import conv2d_backward, conv2d_backward_input, conv2d_forward
 from tinynet.layers.padding import along_axis, reach
 
 
@@ -124,7 +124,11 @@ class Conv1D(Activated):
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)
         arrays = as_images(x), w[None], as_images(grad), as_images(y)
-        conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+        if self.trains:
+            conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+        elif input_grad:
+            dz = as_images(through_relu(grad, y, is_relu))
+            conv2d_backward_input(*arrays[:2], dz, *self._windows, as_images(dx))
         if not input_grad:
             return None
         return dx if lengths is None else along_time.padded(dx, lengths, T)

@@ -142,6 +142,8 @@ class ConvTranspose2D(Activated):
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         dz = dy if self.activation is None else self.activation.backward(dy, kept)
+        if not self.trains:
+            dw = db = dw[:0]
         conv_transpose2d_backward(x, w, dz, self.stride, self.padding, input_grad, dw, db, dx)
         return dx if input_grad else None
 

@@ -17,6 +17,7 @@ class Declared:
     # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
     of_time: str | None = None
     longest = None  # the number of positions that a sequence can have, given in pieces too; None: any
+    any_scale = False  # whether it brings x to a scale of its own, so that bytes from 0 to 255, say, do no harm
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
     state: tuple[int, int] | None = (
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again

@@ -107,8 +107,8 @@ class Recurrent(Layer):
         gradients = self._stacked("_grad") if self.trains else [array[:0] for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
         self._steps_backward(dy, dh, rows, begins, w, u, *kept, dz, *gradients, dx)
-        for i, parameter in enumerate(self.parameters):
-            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)] if self.trains else 0
+        for i, parameter in enumerate(self.parameters if self.trains else ()):
+            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
         return self._padded(dx, counts, (N, T)) if input_grad else None
 
     def _room(self, R):

@@ -51,6 +51,11 @@ def row_weights(weights, prediction, ends):
     return weights if ends is None else within(weights, ends)
 
 
+def as_option(weights):
+    """The weights as losses and metrics take them; one of your own needs to know of them only where there are some."""
+    return {} if weights is None else {"sample_weight": weights}
+
+
 def takes_weights(function):
     """Whether a loss or a metric has an argument sample_weight that is still free."""
     try:

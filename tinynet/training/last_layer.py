@@ -37,6 +37,12 @@ def with_last_layer(model, loss, metrics):
             "fit: linear_cross_entropy makes the logits itself, with the weights of the last layer, which must be a"
             f" Dense without activation or a TiedDense; the model ends in {last.label}{advice}"
         )
+    for name, metric in metrics.items():
+        if metric.of_epoch:
+            raise ValueError(
+                f"fit: the metric {name!r} is of all logits of an epoch, and linear_cross_entropy never stores them; "
+                "give softmax_cross_entropy"
+            )
     body = object.__new__(type(model))
     vars(body).update(vars(model), layers=Fixed(model.layers[:-1] or [_Input(last)]), output_shape=last.input_shape)
     vars(body).pop("_at_once", None)
@@ -110,7 +116,7 @@ def _of_hidden(layer, metric):
     def at_once(h, targets, weights=None):
         return metric(logits(h), targets, weights)
 
-    at_once.given = metric.given
+    at_once.given, at_once.of_epoch = metric.given, False
     if not is_mean or options.get("reduction") == "sum":
         return at_once
     count = counting(metric.given)
@@ -125,7 +131,7 @@ def _of_hidden(layer, metric):
                 counted += weight
         return total / counted if counted else at_once(h[:1], targets[:1])
 
-    in_pieces.given = metric.given
+    in_pieces.given, in_pieces.of_epoch = metric.given, False
     return in_pieces
 
 
