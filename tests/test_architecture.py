@@ -55,7 +55,7 @@ def test_a_model_is_made_of_its_file_alone(case, path):
 @every_case
 def test_a_layer_shows_itself_as_it_is_written(case):
     layer = case.layer()
-    again = eval(repr(layer), vars(tn))
+    again = eval(repr(layer), {**vars(tn), "array": np.array})
     assert type(again) is type(layer)
     assert repr(again) == repr(layer)
     shapes = [each.build(case.shape[1:], "float32", np.random.default_rng(0)) for each in (layer, again)]

@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 from tinynet.checks.assignments import Guarded
 from tinynet.layers.base import Layer
 
-ONNX_NAMES = {"relu": "Relu", "leaky_relu": "LeakyRelu", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "Gelu"}
-ONNX_NAMES |= {"gelu_tanh": "Gelu", "swish": "Sigmoid", "elu": "Elu", "selu": "Selu", "softplus": "Softplus"}
+ONNX_NAMES = {"relu": "Relu", "leaky_relu": "LeakyRelu", "relu6": "Clip", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+ONNX_NAMES |= {"gelu": "Gelu", "gelu_tanh": "Gelu", "swish": "Sigmoid", "elu": "Elu", "selu": "Selu"}
+ONNX_NAMES |= {"softplus": "Softplus"}
 
 
 class Activation(Guarded):
@@ -72,6 +73,8 @@ class Activation(Guarded):
             raise ValueError(f"to_onnx: the activation {self.name!r} has no form in ONNX that tinynet knows of")
         if self.name == "swish":
             return x.map("Mul", x.map("Sigmoid").named(x.layout))
+        if self.name == "relu6":
+            return x.map("Clip", 0.0, 6.0)
         options = {"approximate": "tanh"} if self.name == "gelu_tanh" else {}
         if self.constants:
             (options["alpha"],) = self.constants
