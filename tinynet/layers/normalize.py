@@ -164,3 +164,8 @@ class Normalize(Layer):
 
     any_scale = True
     of_time = "apart"
+
+    def onnx(self, graph, x):
+        name, layout = x.rows()
+        shifted = graph.add("Sub", name, self.buffers["mean"])
+        return graph.value(graph.add("Div", shifted, self.buffers["std"]), x.axes, layout)
