@@ -17,7 +17,6 @@ peak of its resident memory goes beyond inputs and outputs (on Linux, which keep
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import side_by_side as side
@@ -273,28 +272,17 @@ def run_linear(options, most):
     return row
 
 
-def resident(which):
-    """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(which):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{which} is not in /proc/self/status")
-
-
 def print_memory(name, quick):
     """Print by how many bytes the peak of one call goes beyond inputs and outputs; nothing where that is unknown."""
     N, D, C = LINEAR_QUICK if quick else LINEAR
     linear_side(name, *linear_arrays(2, D, C))()  # loads code and starts threads: no cost of the call
     run = linear_side(name, *linear_arrays(N, D, C))
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-        before = resident("VmRSS")
-        outputs = run()[1:]
-        peak = resident("VmHWM")
+        outputs, peak = side.peak_memory(run)
     except OSError as error:
         print(f"memory is not measured: {error}", file=sys.stderr)
         return
-    print(max(0, peak - before - sum(np.asarray(gradient).nbytes for gradient in outputs)))
+    print(max(0, peak - sum(np.asarray(gradient).nbytes for gradient in outputs[1:])))
 
 
 def main():

@@ -46,6 +46,7 @@ from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.relu6 import ReLU6
 from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -63,6 +64,7 @@ from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
 from tinynet.losses.nt_xent import nt_xent
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
@@ -87,6 +89,7 @@ from tinynet.training import (
 )
 from tinynet.training.optim import (
     SGD,
+    Adagrad,
     Adam,
     AdamW,
     RMSprop,
@@ -112,6 +115,7 @@ __all__ = [
     "LSTM",
     "SELU",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",
@@ -151,6 +155,7 @@ __all__ = [
     "RMSNorm",
     "RMSprop",
     "ReLU",
+    "ReLU6",
     "ReduceOnPlateau",
     "Reshape",
     "Residual",
@@ -199,6 +204,7 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "poisson_nll",
     "polynomial",
     "save",
     "self_distillation",

@@ -60,6 +60,7 @@ TORCH = {
     None: lambda z: z,
     "relu": torch.relu,
     "leaky_relu": F.leaky_relu,
+    "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
@@ -70,7 +71,7 @@ TORCH = {
     "softplus": F.softplus,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
-LAYERS |= {"elu": tn.ELU, "selu": tn.SELU, "softplus": tn.Softplus}
+LAYERS |= {"elu": tn.ELU, "selu": tn.SELU, "softplus": tn.Softplus, "relu6": tn.ReLU6}
 
 
 def channels_first(function):

@@ -36,7 +36,7 @@ ACTIVATIONS = _table(
     ("linear identity none", "For none, leave activation out."),
     ("silu", "swish"),
     (
-        "celu mish softsign hardswish hardsigmoid hardtanh relu6 prelu rrelu logsigmoid exponential exp glu crelu",
+        "celu mish softsign hardswish hardsigmoid hardtanh prelu rrelu logsigmoid exponential exp glu crelu",
         "That one needs a layer of its own, which you can write: examples/18_your_own_layer.py shows how.",
     ),
 )

@@ -314,8 +314,8 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
     for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
 
-    The names that the `transformers` package has for GPT-2 and BERT are known (interop/transformers.py): they fit the
-    models of tn.zoo.
+    The names that the `transformers` package has for GPT-2 and BERT, and torchvision for ViT, are known
+    (interop/transformers.py): they fit the models of tn.zoo, as do torchvision's other networks.
 
     A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
     convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a

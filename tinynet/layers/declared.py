@@ -98,3 +98,11 @@ class Declared:
     def torch_options(self, module):
         """[(option, its own, the module's)], which must be the same for both to compute the same."""
         return []
+
+    # How ONNX has it.
+
+    any_length = True  # whether its nodes are right for shorter sequences than it was built for, too
+
+    def onnx(self, graph, x):
+        """Add the nodes that make y of x when it predicts, and return y: both are Values (interop/onnx.py)."""
+        raise ValueError(f"to_onnx: {self.label} has no form in ONNX: its class needs a method onnx(graph, x)")

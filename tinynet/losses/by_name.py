@@ -16,6 +16,7 @@ from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
@@ -37,6 +38,7 @@ LOSSES = {
         mean_squared_error,
         mean_absolute_error,
         huber,
+        poisson_nll,
     )
 }
 # What a loss takes its predictions for; those that aren't here take any scores.
