@@ -117,9 +117,7 @@ def _columns(frame, who):
 
 def _is_missing(value):
     """None, NaN, and pandas' NA and NaT, which are neither equal nor unequal to themselves."""
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (type(value) is float and value != value)
 
 
 def _learnt(name, column, is_category):
@@ -139,9 +137,7 @@ def _learnt(name, column, is_category):
     if wrong is not None or len({issubclass(kind, str) for kind in kinds}) > 1:
         got = wrong.__name__ if wrong else "both texts and numbers"
         raise TypeError(f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}")
-    values = sorted(
-        {value if isinstance(value, str) else getattr(value, "item", lambda v=value: v)() for value in present}
-    )
+    values = sorted(set(present))
     if len(values) > MOST:
         raise ValueError(f"Table: the column {name!r} has {len(values)} categories, more than {MOST}; leave it out")
     return {"name": name, "values": values, "missing": missing}
