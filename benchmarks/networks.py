@@ -56,12 +56,7 @@ def print_memory(name, which, quick):
 
     steps(2)()  # loads code and starts threads: no cost of the step
     step = steps(batch)
-    try:
-        _, peak = side.peak_memory(lambda: [step() for _ in range(2)])
-    except OSError as error:
-        print(f"memory is not measured: {error}", file=sys.stderr)
-        return
-    print(peak)
+    side.print_peak(lambda: [step() for _ in range(2)])
 
 
 def run(name, build, batch, options, most):
