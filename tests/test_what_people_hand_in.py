@@ -119,7 +119,7 @@ REFUSED = {
     "a masked array": (masked(EYE, EYE), ValueError, ["masked", "3 of its 9", "x.filled(value)"]),
     "a list of masked rows": ([EYE[0], masked(EYE[0], EYE[0])], ValueError, ["at 1", "masked", "1 of its 3"]),
     "one masked number": ([1.0, np.ma.masked], ValueError, ["at 1", "masked"]),
-    "a table with words": (TABLE, TypeError, ["column 'colour', row 0", "'red'", "np.unique", "get_dummies"]),
+    "a table with words": (TABLE, TypeError, ["column 'colour', row 0", "'red'", "np.unique", "tn.data.Table(x)"]),
     "a table without names": (pandas.DataFrame([[1, "red"]]), TypeError, ["column 1, row 0", "'red'"]),
     "a table with a missing integer": (
         pandas.DataFrame({"n": pandas.array([1, None], "Int64"), "x": 0.5}),

@@ -14,12 +14,14 @@ from tinynet.data.movie_reviews import movie_reviews
 from tinynet.data.sequences import pad
 from tinynet.data.shakespeare import names, shakespeare
 from tinynet.data.sst import sst
+from tinynet.data.table import Table
 from tinynet.data.vocabulary import Characters, Vocabulary, tokenize
 
 __all__ = [
     "BPE",
     "Characters",
     "DatasetError",
+    "Table",
     "Vocabulary",
     "balanced_class_weights",
     "batches",
