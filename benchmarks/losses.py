@@ -278,11 +278,12 @@ def print_memory(name, quick):
     linear_side(name, *linear_arrays(2, D, C))()  # loads code and starts threads: no cost of the call
     run = linear_side(name, *linear_arrays(N, D, C))
     try:
+        before = side.resident("VmRSS")
         outputs, peak = side.peak_memory(run)
     except OSError as error:
         print(f"memory is not measured: {error}", file=sys.stderr)
         return
-    print(max(0, peak - sum(np.asarray(gradient).nbytes for gradient in outputs[1:])))
+    print(max(0, peak - before - sum(np.asarray(gradient).nbytes for gradient in outputs[1:])))
 
 
 def main():
