@@ -44,17 +44,13 @@ def memory_of(name, which, quick):
 
 def print_memory(name, which, quick):
     build, batch = (QUICK if quick else NETWORKS)[name]
-    try:
-        before = side.resident("VmRSS")
-        model, rng = build(), np.random.default_rng(0)
-        batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch))]
-        step = step_of(model, batches) if which == "tinynet" else torch_steps(model, batches, ["eager"])[which][0]
-        del model
-        _, peak = side.peak_memory(lambda: [step() for _ in range(2)])
-    except OSError as error:
-        print(f"memory is not measured: {error}", file=sys.stderr)
-        return
-    print(peak - before)
+    before = side.resident("VmRSS") if sys.platform == "linux" else 0
+    model, rng = build(), np.random.default_rng(0)
+    batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch))]
+    step = step_of(model, batches) if which == "tinynet" else torch_steps(model, batches, ["eager"])[which][0]
+    del model  # of which PyTorch's has copied the weights
+    built = side.resident("VmRSS") - before if sys.platform == "linux" else 0
+    side.print_peak(lambda: [step() for _ in range(2)], outputs=-built)
 
 
 def run(name, build, batch, options, most):

@@ -158,9 +158,9 @@ def verdict(ratio):
 
 
 def memory_table(rows):
-    """Markdown lines: the memory beyond inputs and outputs, where it was measured."""
+    """Markdown lines: the peak of memory, where it was measured."""
     rows = [row for row in rows if row.get("memory")]
-    lines = ["", "| most memory beyond what was there before | |", "| --- | --- |"] if rows else []
+    lines = ["", "| memory at its peak | |", "| --- | --- |"] if rows else []
     for row in rows:
         lines += [f"| {row['what']}, {name} | {size / 1e6:.1f} MB |" for name, size in row["memory"].items()]
     return lines
@@ -299,7 +299,8 @@ Times are medians, with the lowest and the highest round. Sides are timed in tur
 of the rounds' ratios. Values were compared before anything was timed. GB/s counts the prediction read and
 the gradient written. GFLOP/s counts a multiply-add as two, a training step as three forward passes, and a
 convolution as its plain sum, so that a method with fewer multiplications can pass 100%. The FMA peak is what
-multiply-adds reach that do nothing else, in registers.
+multiply-adds reach that do nothing else, in registers. Memory is that of a process of its own: of
+linear_cross_entropy beyond inputs and outputs, and of steps all that three of them take.
 """
 
 

@@ -11,7 +11,9 @@ OPTIMIZERS = {
     "SGD": lambda m, **options: tn.SGD(m, 0.1, momentum=0.9, weight_decay=0.01, **options),
     "Adam": lambda m, **options: tn.Adam(m, 0.1, weight_decay=0.01, **options),
     "AdamW": lambda m, **options: tn.AdamW(m, 0.1, **options),
-    "RMSprop": lambda m, **options: tn.RMSprop(m, 0.1, momentum=0.5, weight_decay=0.01, **options),
+    "RMSprop": lambda m, **options: tn.RMSprop(m, 0.1, momentum=0.5, weight_decay=0.01, centered=True, **options),
+    "Adagrad": lambda m, **options: tn.Adagrad(m, 0.1, weight_decay=0.01, **options),
+    "AMSGrad": lambda m, **options: tn.Adam(m, 0.1, amsgrad=True, maximize=True, **options),
 }
 
 

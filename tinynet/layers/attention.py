@@ -287,6 +287,25 @@ class MultiHeadAttention(Random):
     def as_it_predicts(self):
         self.dropout = 0.0
 
+    def onnx(self, graph, x):
+        C, (w, b, w_out, b_out) = self.input_shape[1], self._arrays("_value")
+        z = graph.add("Add", graph.add("MatMul", x.last(), w), b)
+        z = graph.add("Reshape", z, [0, 0, 3, self.heads, C // self.heads])
+        q = graph.add("Transpose", graph.add("Gather", z, 0, axis=2), perm=[0, 2, 1, 3])
+        k = graph.add("Transpose", graph.add("Gather", z, 1, axis=2), perm=[0, 2, 3, 1])
+        v = graph.add("Transpose", graph.add("Gather", z, 2, axis=2), perm=[0, 2, 1, 3])
+        S = graph.add("Mul", graph.add("MatMul", q, k), np.array(1 / math.sqrt(C // self.heads)))
+        if self.causal:
+            T = graph.add("Shape", x.last(), start=1, end=2)
+            later = graph.add("Expand", np.array(-np.inf), graph.add("Concat", T, T, axis=0))
+            S = graph.add("Add", S, graph.add("Trilu", later, 1, upper=1))
+        if x.lengths is not None:
+            seen = graph.add("Unsqueeze", x.inside(), [1, 2])
+            S = graph.add("Where", seen, S, np.array(-np.inf))
+        o = graph.add("MatMul", graph.add("Softmax", S, axis=-1), v)
+        o = graph.add("Reshape", graph.add("Transpose", o, perm=[0, 2, 1, 3]), [0, 0, C])
+        return graph.value(graph.add("Add", graph.add("MatMul", o, w_out), b_out), 3)
+
     torch_names = ("MultiheadAttention",)
 
     def torch_arrays(self):

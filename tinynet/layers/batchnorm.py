@@ -202,7 +202,7 @@ class BatchNorm(Affine):
 
     # What others ask of it.
 
-    of_batch = True
+    of_batch = any_scale = True
     vector_order = "kept"
     of_time = "lengths"
     torch_names = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"
@@ -211,6 +211,13 @@ class BatchNorm(Affine):
 
     def as_it_predicts(self):
         self.trainable = False
+
+    def onnx(self, graph, x):
+        (w, b), (mu, v) = self._affine(), (self.buffers._arrays[f"running_{name}"] for name in ("mean", "var"))
+        if x.layout == "first":
+            return x.map("BatchNormalization", w, b, mu, v, epsilon=self.eps)
+        scale = w / np.sqrt(v + self.eps)
+        return x.map("Mul", scale).map("Add", b - mu * scale)
 
     def torch_module(self, nn):
         axes = len(self.input_shape)

@@ -179,3 +179,19 @@ class Conv1D(Activated):
             ("dilation", (self.dilation,), module.dilation),
             ("groups", self.groups, module.groups),
         ]
+
+    @property
+    def any_length(self):
+        """Whether its padding is the same for all lengths."""
+        return self.padding != "same" or self.stride == 1
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        x = x.filled(0.0)
+        w = w.transpose(self.torch_axes["weight"])
+        pads = [zeros for side in zip(*self.zeros_around, strict=True) for zeros in side]
+        options = {"strides": [self.stride], "dilations": [self.dilation], "group": self.groups}
+        y = self._onnx_activated(graph, graph.add("Conv", x.first(), w, b, pads=pads, **options), "first")
+        more = sum(self._around) - reach(self.kernel_size, self.dilation) + self.stride
+        y.lengths = graph.windows(x.lengths, self.stride - 1 if self.padding == "same" else more, self.stride)
+        return y

@@ -211,3 +211,10 @@ class Conv2D(Activated):
             ("dilation", self.dilation, module.dilation),
             ("groups", self.groups, module.groups),
         ]
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        w = w.transpose(self.torch_axes["weight"])
+        pads = [zeros for side in zip(*self.zeros_around, strict=True) for zeros in side]
+        options = {"strides": self.stride, "dilations": self.dilation, "group": self.groups}
+        return self._onnx_activated(graph, graph.add("Conv", x.first(), w, b, pads=pads, **options), "first")

@@ -166,3 +166,9 @@ class ConvTranspose2D(Activated):
         ours = [(name, getattr(self, name)) for name in ("stride", "padding", "output_padding")]
         others = [("dilation", (1, 1), module.dilation), ("groups", 1, module.groups)]
         return [*((name, value, getattr(module, name)) for name, value in ours), *others]
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        options = {"strides": self.stride, "pads": self.padding * 2, "output_padding": self.output_padding}
+        z = graph.add("ConvTranspose", x.first(), w.transpose(self.torch_axes["weight"]), b, **options)
+        return self._onnx_activated(graph, z, "first")

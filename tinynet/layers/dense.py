@@ -141,3 +141,12 @@ class Dense(Activated):
 
     def torch_module(self, nn):
         return nn.Linear(self.input_shape[-1], self.units, self.bias)
+
+    def onnx(self, graph, x):
+        (w, b), (name, layout) = self._values(), x.rows()
+        if x.axes == 2:
+            z = graph.add("Gemm", name, w, b)
+        else:
+            z = graph.add("MatMul", name, w)
+            z = graph.add("Add", z, b) if self.bias else z
+        return self._onnx_activated(graph, z, layout)

@@ -118,3 +118,7 @@ class PositionEmbedding(Layer):
 
     def ending(self, before):
         return before if before and before[0] == "logits" else None
+
+    def onnx(self, graph, x):
+        T = graph.add("Shape", x.last(), start=1, end=2)
+        return graph.value(graph.add("Add", x.last(), graph.add("Slice", self.parameters[0]._value, [0], T)), x.axes)

@@ -145,6 +145,12 @@ class TiedDense(Layer):
     def torch_module(self, nn):
         return nn.Linear(self.tied.dim, self.tied.vocabulary, self.bias)
 
+    def onnx(self, graph, x):
+        name, layout = x.rows()
+        z = graph.add("MatMul", name, graph.add("Transpose", self.tied.parameters[0]._value, perm=[1, 0]))
+        z = graph.add("Add", z, self.parameters[0]._value) if self.bias else z
+        return graph.value(z, x.axes, layout)
+
 
 def _rows(array):
     return array.reshape(-1, array.shape[-1])
