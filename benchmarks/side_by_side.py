@@ -178,12 +178,12 @@ def measure_several(sides, rounds, at_least):
 def peak_memory(run):
     """What run() returns, and by how many bytes its peak of memory went beyond what was there; OSError if unknown."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     found = run()
-    return found, max(0, _resident("VmHWM") - before)
+    return found, max(0, resident("VmHWM") - before)
 
 
-def _resident(which):
+def resident(which):
     """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(which):
