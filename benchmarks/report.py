@@ -33,6 +33,7 @@ SCRIPTS = {
     "products": "Products of Dense",
     "convolutions": "Convolutions",
     "training": "Training steps and inference",
+    "networks": "Known networks",
     "sequences": "Layers that look along time",
     "attention": "Attention and transformer blocks",
     "gpt": "Training a GPT",
@@ -40,11 +41,13 @@ SCRIPTS = {
     "busy": "Beside other programs",
     "growth": "Growth",
 }
-RESTRICTED = "losses", "products", "convolutions", "training", "sequences", "attention", "gpt"  # run in all settings
+# What runs in all settings.
+RESTRICTED = "losses", "products", "convolutions", "training", "networks", "sequences", "attention", "gpt"
 MANY = "products", "convolutions"  # whose rows are too many for lines of their own
 # What they take on two processors: natively on all threads, and in another setting.
 MINUTES = {"losses": (3, 1), "products": (2, 1), "convolutions": (3, 1), "training": (5, 3)}
 MINUTES |= {
+    "networks": (12, 6),
     "sequences": (1, 1),
     "attention": (2, 2),
     "gpt": (3, 2),

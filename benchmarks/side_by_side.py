@@ -38,9 +38,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.llvm import FEATURES, LANES
 from tinynet.kernels.vectors import fma, load4, splat4, sum_of, width
 
-here, path = Path(__file__).parent.resolve(), sys.path
-sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
-try:  # and must not find the script of that name
+try:
     import torch
 
     torch.set_num_threads(tn.get_num_threads())
@@ -50,7 +48,6 @@ try:
     import jax
 except ImportError:
     jax = None
-sys.path = path
 
 
 # --- the settings -------------------------------------------------------------------------------------------
@@ -279,14 +276,14 @@ def print_peak(function, outputs=0):
     """
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-        before = resident("VmRSS")
+        before = _resident("VmRSS")
         function()
-        print(max(0, resident("VmHWM") - before - outputs))
+        print(max(0, _resident("VmHWM") - before - outputs))
     except OSError as error:
         print(f"memory is not measured: {error}", file=sys.stderr)
 
 
-def resident(which):
+def _resident(which):
     """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(which):

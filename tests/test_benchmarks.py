@@ -13,7 +13,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = ["losses", "products", "convolutions", "training", "sequences", "attention", "gpt", "startup", "growth"]
+SCRIPTS = ["losses", "products", "convolutions", "training", "networks", "sequences", "attention", "gpt"]
+SCRIPTS += ["startup", "growth"]
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tm
         ("products", []),
         ("convolutions", []),
         ("training", ["MLP"]),
+        ("networks", []),
         ("sequences", ["LSTM"]),
         ("growth", []),
     ],
@@ -86,7 +88,7 @@ def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, t
     assert all(row["ratio"] > 0 and row["fastest"].startswith(("PyTorch", "NumPy")) for row in compared)
     if sys.platform == "linux":
         measured = [row["memory"].keys() for row in found["rows"] if "memory" in row]
-        assert len(measured) == (script in ("losses", "sequences"))
+        assert bool(measured) == (script in ("losses", "networks", "sequences"))
         assert all(names >= {"tinynet", "PyTorch eager"} for names in measured)
     if script == "growth":
         assert all(len(panel) >= 2 for panel in found["curves"].values())
@@ -199,6 +201,7 @@ def made_up():
         "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
         "convolutions": {"machine": "a box, 2 threads", "rows": []},
         "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
+        "networks": {"machine": "a box, 2 threads", "rows": []},
         "sequences": {"machine": "a box, 2 threads", "rows": []},
         "attention": {"machine": "a box, 2 threads", "rows": []},
         "gpt": {"machine": "a box, 2 threads", "rows": []},
