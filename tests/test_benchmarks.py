@@ -105,6 +105,7 @@ def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tm
         ("convolutions", []),
         ("training", ["MLP"]),
         ("networks", []),
+        ("sequences", ["LSTM"]),
         ("growth", []),
     ],
 )
@@ -113,11 +114,12 @@ def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, t
     finished = run(script, "--json", tmp_path / "rows.json", *(["--only", *only] if only else []))
     assert finished.returncode == 0, finished.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
-    assert all(row["ratio"] > 0 and row["fastest"].startswith(("PyTorch", "NumPy")) for row in found["rows"])
-    if script == "networks" and sys.platform == "linux":
-        assert all(row["memory"].keys() == {"tinynet", "PyTorch eager"} for row in found["rows"])
-    if script == "losses" and sys.platform == "linux":
-        assert found["rows"][-1]["memory"].keys() >= {"tinynet", "PyTorch eager"}
+    compared = [row for row in found["rows"] if "closed gates" not in row["what"]]  # which PyTorch has no part in
+    assert all(row["ratio"] > 0 and row["fastest"].startswith(("PyTorch", "NumPy")) for row in compared)
+    if sys.platform == "linux":
+        measured = [row["memory"].keys() for row in found["rows"] if "memory" in row]
+        assert bool(measured) == (script in ("losses", "networks", "sequences"))
+        assert all(names >= {"tinynet", "PyTorch eager"} for names in measured)
     if script == "growth":
         assert all(len(panel) >= 2 for panel in found["curves"].values())
 
