@@ -8,6 +8,7 @@ from tinynet.data.cifar10 import cifar10
 from tinynet.data.digits import digits
 from tinynet.data.files import DatasetError
 from tinynet.data.imdb import imdb
+from tinynet.data.medmnist import chest_mnist, pneumonia_mnist
 from tinynet.data.mnist import fashion_mnist, mnist
 from tinynet.data.movie_reviews import movie_reviews
 from tinynet.data.sequences import pad
@@ -22,6 +23,7 @@ __all__ = [
     "Vocabulary",
     "balanced_class_weights",
     "batches",
+    "chest_mnist",
     "cifar10",
     "cutout",
     "digits",
@@ -32,6 +34,7 @@ __all__ = [
     "movie_reviews",
     "names",
     "pad",
+    "pneumonia_mnist",
     "random_crop",
     "random_flip",
     "random_shift",
