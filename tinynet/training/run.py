@@ -105,7 +105,7 @@ class Run:
         gradient, means, weights = self.judge(counted, targets)
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
-        self.measured = means, weights
+        self.measured, self.training.loss = (means, weights), float(means[0])
         return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)
 
     def end(self):
