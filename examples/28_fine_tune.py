@@ -7,7 +7,8 @@ layers had found edges and textures, and these are in X-rays, too.  Here is the 
 ten classes of CIFAR-10's photographs, in grey.  Then it is to tell pneumonia from health, from 10 labelled X-rays of
 each, or from 100.
 
-    x (N, 28, 28, 1)  -- body: five times Conv2D, BatchNorm, ReLU; mean over positions -->  h (N, 64)  -- head: Dense -->  z
+    x (N, 28, 28, 1)  -- body -->  h (N, 64)  -- head -->  z        body: five times Conv2D, BatchNorm and ReLU, and the
+                                                                    mean over positions; head: Dense
 
 The head is replaced: Dense(10) knew aeroplanes and frogs, a new Dense(2) of random weights begins.  The body is carried
 over: its weights, and what else BatchNorm has learnt, the running means and variances, which model.buffers() names.
@@ -26,7 +27,20 @@ What shall happen to it then?  Five ways, with the same labels, batches, steps a
 trainable and lr_factor may be set at any time, between two steps, too.
 
 Each is judged by its AUROC (example 27) on the 624 test images, for three seeds: a seed decides which X-rays have
-labels, the head's first weights, and the batches.  RESULTS
+labels, the head's first weights, and the batches.  What is found, as means of the seeds:
+
+                    10 + 10 labels    100 + 100 labels    time of a step
+    from scratch             0.883               0.930        15 ms
+    frozen                   0.907               0.924         5 ms
+    whole                    0.903               0.951        15 ms
+    lr_factor                0.910               0.946        15 ms
+    gradual                  0.910               0.954        11 ms
+
+Photographs of frogs and lorries are worth something to X-rays: two to three points.  With 10 labels of each kind, that
+is less than what the choice of the X-rays makes out, of which the seeds' dots in the picture tell; who has only three
+seeds can't say which way is best.  With 100, what is frozen is no better than from scratch: the head can only choose
+among what photographs taught.  The three whose bodies learn, too, stand above both, and too close to each other to be
+ranked.  (Times are of one processor of many tasks; their ratio counts.)
 """
 
 import time
@@ -124,13 +138,18 @@ def main():
                 z = model.predict(x_test)
                 found[k, w, seed] = tn.metrics.auroc(z[:, 1] - z[:, 0], y_test)
     print(f"AUROC, mean of {seeds} seeds (least, most), and a step's time on a processor")
-    print(f"{'':14}" + "".join(f"{f'{n} + {n} labels':>24}" for n in LABELS))
+    print(f"{'':14}" + "".join(f"{f'{n} + {n} labels':>25}" for n in LABELS))
     for w, way in enumerate(WAYS):
-        cells = "".join(f"{of.mean():10.3f} ({of.min():.3f}, {of.max():.3f})"[:24].rjust(24) for of in found[:, w])
+        cells = "".join(f"{of.mean():10.3f} ({of.min():.3f}, {of.max():.3f})" for of in found[:, w])
         print(f"{way:14}{cells}{1000 * seconds[w] / (len(LABELS) * seeds * steps):8.1f} ms")
-    scratch, frozen, whole, factor, gradual = found.swapaxes(0, 1)  # each (labels, seeds)
-    if not quick:
+    scratch, frozen, whole, factor, gradual = found.mean(axis=2).T  # each of 10 and of 100 labels
+    if not quick and seeds == 3:
         assert seconds[1] < 0.7 * seconds[2], "what is frozen needs no gradients"
+        assert min(frozen[0], whole[0], factor[0], gradual[0]) > scratch[0] + 0.005, (
+            "photographs help where labels are few"
+        )
+        assert min(whole[1], factor[1], gradual[1]) > scratch[1] + 0.005, "and where there are more"
+        assert frozen[1] < min(whole[1], factor[1], gradual[1]) - 0.005, "but then, a body should learn, too"
 
     figure = tn.plots.figure(11, 4.2)
     panel = figure.subplots()
