@@ -39,9 +39,11 @@ of which nothing asks t to be 0 or 1.  If t is uncertain, given what the network
 the expected dz is 0: where p is the mean of t.  That is also what the mean squared error asks for, by which the result
 is judged here.
 
-Is it good?  The noise itself has an error of 0.25.  A blur, the mean of 3 x 3 pixels, brings it down some way.  The
+Is it good?  The noise itself has an error of 0.250.  A blur, the mean of 3 x 3 pixels, brings it down to 0.038.  The
 fairest rival is the best linear map of all: for each clean pixel a weighted sum of all 784 noisy ones (and 1), with the
-weights of least squares on the same digits.  RESULTS
+weights of least squares on the same 20,000 digits: 0.021.  The network comes to 0.014, although it must say in 32
+numbers all that it draws.  Its digits have clean edges; and where the noise leaves open which strokes there were, it
+draws the mean of what might have been, as the loss asks, such as the grey in the 3.
 """
 
 import gallery
@@ -159,7 +161,7 @@ def main():
     assert abs(noise - NOISE**2) < 0.002, "the noise has the variance that it should have"
     if not options.quick:
         assert linear < blur < noise
-        assert network < 0.75 * linear, "what a digit is, is not linear in its pixels"
+        assert network < 0.8 * linear, "what a digit is, is not linear in its pixels"
 
     figure = tn.plots.figure(9, 3.6)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 2.2])
@@ -170,7 +172,7 @@ def main():
             panel.text(column, row, f"{times:.0f}", ha="center", va="center", size=7, color="k" if times < 4 else "w")
         panel.set(xticks=[], yticks=[])
         panel.set_title(f"{kernel} x {kernel}, stride 2", fontsize=10)
-    shown = [int(np.flatnonzero(y_test == digit)[0]) for digit in (0, 2, 4, 5, 8, 9)]
+    shown = [int(np.flatnonzero(y_test == digit)[0]) for digit in (0, 2, 3, 5, 7, 8)]
     rows = {"as it was": x_test} | results
     grid = right.subplots(len(rows), len(shown))
     for line, (name, images) in zip(grid, rows.items(), strict=True):

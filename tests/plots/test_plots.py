@@ -47,7 +47,7 @@ DRAWN = {
     "attention": lambda path=None, **on: plots.attention(np.full((3, 4, 4), 0.25), "abcd", path, **on),
     "worst": lambda path=None, **on: plots.worst(network(), IMAGES[:2], [0, 1], path, **on),
     "image_grid": lambda path=None, **on: plots.image_grid(network(), IMAGES, LABELS, path, **on),
-    "grad_cam": lambda path=None, **on: plots.grad_cam(network(), IMAGES[:2], 1, path, **on),
+    "grad_cam": lambda path=None, **on: plots.grad_cam(network(), IMAGES[:2], 1, path=path, **on),
     "roc_curve": lambda path=None, **on: plots.roc_curve(PREDICTED, LABELS > 0, path, **on),
     "precision_recall_curve": lambda path=None, **on: plots.precision_recall_curve(PREDICTED, LABELS > 0, path, **on),
 }

@@ -1,8 +1,8 @@
 """Pictures: how a training went, what a model makes of images, how good and how honest it is,
 what happens inside it, what looks at what in a sequence, how losses compare.
 
-What a picture is of stands first in each function, in one order: the model or what it predicts, then x, then y; then
-`path`, where to save it; all else by its name.
+All take their arguments in one order: the model, or what it predicts; then x, then y, then what else the picture is
+of; then `path`, where to save it.  Options follow by their names.
 
 Every function returns a matplotlib Figure and, given `path`, also saves it (.png, .svg, .pdf).  `on=` takes a
 Figure or a SubFigure to draw on, so that several make one picture.  pyplot is never touched: no window opens,

@@ -48,7 +48,7 @@ def class_activation(model, x, class_index, layer=None):
     return np.maximum((a * A).sum(axis=-1), 0).astype(A.dtype)
 
 
-def grad_cam(model, x, class_index, path=None, *, on=None, layer=None, columns=4, names=None):
+def grad_cam(model, x, class_index, layer=None, path=None, *, on=None, columns=4, names=None):
     """Beside each image, where the model has seen the class: class_activation over the image, red where it is highest.
 
     x        images (N, H, W, C) with C = 1 or 3, or a single one (H, W, C)
