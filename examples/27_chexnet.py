@@ -17,29 +17,29 @@ blocks, a transition mixes the channels by a convolution of 1 x 1 and halves hei
 has 58 such layers of 32 channels each, 7 million weights, and was trained on photographs beforehand; this one has 12
 of 8 channels, 34,000 weights, and starts from nothing.
 
-The loss.  Let P and N be the numbers of images with and without pneumonia.  CheXNet weighs yes and no,
+The loss.  Of the images that one trains on, n+ have pneumonia and n- have not.  CheXNet weighs yes and no,
 
-    L = -w+ t log p - w- (1 - t) log(1 - p)          w+ = N / (P + N)     w- = P / (P + N)
+    L = -w+ t log p - w- (1 - t) log(1 - p)          w+ = n- / (n+ + n-)     w- = n+ / (n+ + n-)
 
-At the start all p are alike, and then the images with pneumonia add P w+ = P N / (P + N) to the loss, as those without
-do, N w-: neither can be gained on by always saying the same.  In tinynet's terms, whose pos_weight stands before t log
-p alone and whose weight before all, weight = w- and pos_weight = w+ / w-.  CheXNet needed that for the rare yes: 1
-image of 100.  Here 3 of 4 have pneumonia, and the weights work for the no.  Example 10 derives what they do to a
-network that has learnt all there is: they add log(w+ / w-) to each logit, a mere shift of the threshold.
+At the start, with p = 1/2 for all, the ill add n+ w+ log 2 to the loss, and the healthy n- w- log 2, which is the same
+number: always to say yes, or always no, gains nothing.  In tinynet's terms, whose pos_weight stands before t log p
+alone and whose weight before all, weight = w- and pos_weight = w+ / w-.  CheXNet needed that for the rare yes: 1 image
+of 100.  Here 3 of 4 have pneumonia, and the weights work for the no.  Example 10 derives what they do to a network that
+has learnt all there is: they add log(w+ / w-) to each logit, a mere shift of the threshold.
 
 The figures.  AUROC, the area under the ROC curve, is the probability that an image with pneumonia gets a higher logit
-than one without: 0.5 by chance, 1 at best, whatever the threshold.  F1 (example 10) needs a threshold, and CheXNet
-chose the one with the highest F1 on images that it had kept back for that (validation).  How far can such a figure be
-trusted, from 624 test images?  The bootstrap (Efron 1979) draws 624 images from these 624, with repetition, computes
-the figure, and does it again, 1,000 times.  The middle 95 % of what came out is the interval.  For a difference of two
-networks, both are judged on the same draw: where the interval of the difference holds 0, none is shown.
+than one without: 0.5 by chance, 1 at best, whatever the threshold.  F1 (example 10) needs a threshold: here the one
+with the highest F1 on images that were kept back for that (validation).  How far can such a figure be trusted, from
+624 test images?  The bootstrap (Efron 1979) draws 624 images from these 624, with repetition, computes the figure, and
+does it again, 1,000 times.  The middle 95 % of what came out is the interval.  For a difference of two networks, both
+are judged on the same draw: where the interval of the difference holds 0, none is shown.
 
-    CheXNet, pneumonia in 420 X-rays of 224 x 224:     F1 0.435 (0.387, 0.481); four radiologists: 0.387 (0.330, 0.442)
+    CheXNet, pneumonia in 420 X-rays of 224 x 224:     F1 0.435 (0.387, 0.481); radiologists 0.387 (0.330, 0.442)
 
 What is found here looks far better, and is another task: children of one hospital, most of them ill, each label given
-by physicians who looked at the image.  CheXNet's labels were read from reports by a program,
-of adults with any of 14 findings.  Figures of two data sets cannot be compared, and no figure of 28 x 28 pixels tells
-how a hospital would fare.  What can be learnt from them:
+by physicians who looked at the image.  CheXNet learnt from labels that a program had read from reports, on X-rays of
+adults with any of 14 findings or none.  Figures of two data sets cannot be compared, and no figure of 28 x 28 pixels
+tells how a hospital would fare.  What can be learnt from them:
 
   - No difference of AUROC is shown between the losses: -0.000 (-0.004, +0.004).  At p = 0.5, the weighted one knows
     77 of 100 healthy ones, the other 62: the shift that was foreseen.
@@ -147,7 +147,7 @@ def main():
     x, x_validation, x_test = ((images - mean) / deviation for images in (x, x_validation, x_test))
     epochs, repeats = (1, 50) if quick else (options.epochs, 1000)
 
-    share = y.mean(axis=0)  # P / (P + N) of each label
+    share = y.mean(axis=0)  # n+ / (n+ + n-) of each label
     weighted = partial(tn.sigmoid_cross_entropy, weight=share, pos_weight=(1 - share) / share)
     print(f"{len(x):,} X-rays; share of yes:", ", ".join(f"{n} {s:.1%}" for n, s in zip(names, share, strict=True)))
     models, logits, found = {}, {}, {}
