@@ -197,7 +197,7 @@ def main():
         assert of["F1, validation"] > of["F1 interval"][1] + 0.02, "and its threshold does not fit the test"
 
     figure = tn.plots.figure(12, 4)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=[1, 1, 1.1])
+    left, middle, right = figure.subfigures(1, 3, width_ratios=[1, 1, 1.05])
     roc, curve = left.subplots(), middle.subplots()
     for name, colour, scores, labels in (
         ("validation", tn.plots.GREY, z_validation, y_validation[:, k]),
@@ -209,8 +209,8 @@ def main():
         curve.plot(tn.sigmoid(thresholds), values, color=colour, lw=2, label=name)
     roc.plot([0, 1], [0, 1], color=tn.plots.GREY, ls="--", lw=1)
     roc.legend(frameon=False, loc="lower right", title="AUROC")
-    gallery.plain(roc, f"Found ({names[k]}), against false alarms")
-    roc.set(xlabel="share of the healthy that are said to be ill", ylabel="share of the ill that are found")
+    gallery.plain(roc, f"{names[k]}: ROC curve")
+    roc.set(xlabel="of the healthy, said to be ill", ylabel="of the ill, found")
     curve.axvline(tn.sigmoid(np.array([of["threshold"]]))[0], color=tn.plots.RED, lw=1, ls="--", label="chosen")
     curve.legend(frameon=False, loc="lower center")
     gallery.plain(curve, "F1 of each threshold", xlabel="yes from p = ... on", ylim=(0.5 if pneumonia else 0, 1))
@@ -221,11 +221,12 @@ def main():
 def draw_cases(part, model, x, z, t, k, threshold, columns=2):
     """Grad-CAM of X-rays that are found, missed and said wrongly to be ill: of each kind, those in the middle."""
     said = z >= threshold
-    kinds = {"found": said & t, "missed": ~said & t, "a false alarm": said & ~t}
+    ill, healthy = t.sum(), (~t).sum()
+    kinds = {f"found, of {ill} ill": said & t, "missed": ~said & t, f"false alarms, of {healthy} healthy": said & ~t}
     for row, (kind, chosen) in zip(part.subfigures(len(kinds), 1), kinds.items(), strict=True):
         rows = np.flatnonzero(chosen)
         rows = rows[np.argsort(z[rows])][len(rows) // 2 :][:columns]
-        row.suptitle(f"{kind}: {chosen.sum()} of {len(x)}", fontsize=10)
+        row.suptitle(f"{chosen.sum()} {kind}", fontsize=10)
         if len(rows) > 0:
             tn.plots.grad_cam(model, x[rows], k, on=row, columns=columns, names=["logit"] * (k + 1))
 

@@ -44,8 +44,12 @@ def plain(panel, title="", **labels):
 
 
 def finish(figure, options):
-    """Save the picture, and show it if that is wished."""
+    """Save the picture, a PNG with 256 colours to keep it small, and show it if that is wished."""
     figure.savefig(options.out)
+    if options.out.endswith(".png"):
+        from PIL import Image  # which matplotlib has brought along
+
+        Image.open(options.out).convert("RGB").quantize(256).save(options.out, optimize=True)
     print(f"saved {options.out}")
     if options.show:
         from matplotlib import pyplot
