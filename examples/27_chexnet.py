@@ -1,11 +1,11 @@
 """Pneumonia in X-rays: a DenseNet, a weighted cross-entropy, how far its figures can be trusted, and where it looks.
 
-    python examples/27_chexnet.py [--data chest] [--epochs 6]        takes some minutes; with --data chest an hour
+    python examples/27_chexnet.py [--data chest] [--epochs 6]        takes some minutes; the chest's 14 labels, far longer
 
 CheXNet (Rajpurkar et al. 2017) reads X-rays of the chest: is there pneumonia, yes or no?  This is its method at a
 scale that a laptop trains: PneumoniaMNIST, 4,708 X-rays of children's chests, of 28 x 28 pixels.  (The file lies where
 TINYNET_DATA says, else it is downloaded, 4 MB.  `--data chest` takes the adults' X-rays and 14 labels that CheXNet was
-trained on, as small as these: 78,468 images, 83 MB.)
+trained on, as small as these: 78,468 images, some 80 MB.)
 
 The network.  A layer of a DenseNet (Huang et al. 2017) leaves its input as it is, and puts new channels beside it:
 

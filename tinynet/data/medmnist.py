@@ -33,8 +33,8 @@ CHEST = ("chestmnist.npz", None, "md5:02c8a6516a18b556561a56cbdd36c4a8")
 def pneumonia_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part, Part]:
     """PneumoniaMNIST, X-rays of children's chests, as (x, y) three times: to train on, to choose by, and to test.
 
-    They are 4,708, 524 and 624 images, float32 in [0, 1], (N, 28, 28, 1); labels are int64, (N,): 0 is healthy, 1 is
-    pneumonia, which three of four have that one trains on.
+    They are 4,708, 524 and 624 images, float32 in [0, 1], (N, 28, 28, 1); labels are int64, (N,): 0 is healthy, 1
+    pneumonia, as are three of four of those to train on.
 
     The file pneumoniamnist.npz lies in `root`/pneumoniamnist.  `root` is the environment variable TINYNET_DATA by
     default, else tinynet in the user's cache folder.  A file that is there is read as it is; if it is missing, it is
@@ -53,7 +53,7 @@ def chest_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part,
     nodule, pneumonia, pneumothorax, consolidation, edema, emphysema, fibrosis, pleural thickening, hernia.  More than
     half of the images have none.
 
-    The file chestmnist.npz (83 MB) lies in `root`/chestmnist; all else is as for pneumonia_mnist.
+    The file chestmnist.npz (some 80 MB) lies in `root`/chestmnist; all else is as for pneumonia_mnist.
     """
     return _read_set(data_root(root) / "chestmnist", CHEST, 14)
 
