@@ -1,6 +1,6 @@
 """Pneumonia in X-rays: a DenseNet, a weighted cross-entropy, how far its figures can be trusted, and where it looks.
 
-    python examples/27_chexnet.py [--data chest] [--epochs 6]        takes some minutes; the chest's 14 labels, far longer
+    python examples/27_chexnet.py [--data chest] [--epochs 6]        takes some minutes, and far longer with 14 labels
 
 CheXNet (Rajpurkar et al. 2017) reads X-rays of the chest: is there pneumonia, yes or no?  This is its method at a
 scale that a laptop trains: PneumoniaMNIST, 4,708 X-rays of children's chests, of 28 x 28 pixels.  (The file lies where
