@@ -6,15 +6,16 @@
 The sizes are those of nanoGPT on a CPU, a small vision transformer, a small BERT, GPT-2 and a long sequence.  A step is
 forward and backward, with the gradients of all weights and of x.  PyTorch runs in three ways, and its fastest is what
 the ratio is against: its own modules (nn.MultiheadAttention, nn.TransformerEncoderLayer), the same written as nanoGPT
-does, with scaled_dot_product_attention, and that compiled.  All have the same weights; outputs and gradients are
-compared to 1e-4 of the largest number before they are timed.
+does, with scaled_dot_product_attention, and that compiled.  JAX runs beside them where it is installed.  All have the
+same weights; outputs and gradients are compared to 1e-4 of the largest number before they are timed.  The memory of a
+block's steps is all that a process takes for three of them, weights and gradients included.
 """
 
-import argparse
+from functools import partial
 
 import numpy as np
-import side_by_side as side
-from side_by_side import agree, compiled, measure, torch
+from side_by_side import compiled, jax, torch
+from works import Work, compare_works
 
 import tinynet as tn
 
@@ -26,6 +27,7 @@ SIZES = {
     "GPT-2 4 x 64, 768 wide": (4, 64, 768, 12, True),
     "long 1 x 1024, 256 wide": (1, 1024, 256, 4, True),
 }
+TINY = 2, 3, 4, 2, True
 
 
 def flops(size, block):
@@ -52,64 +54,88 @@ def written_out(module, heads, causal):
     return block if hasattr(module, "self_attn") else lambda x: attention(module, x)
 
 
-def sides_of(layer, size):
-    """{side: function} of a step of the layer, whose results were compared."""
+def jax_attention(weights, x, heads, causal):
+    """In JAX; the weights as tinynet has them: those of q, k and v, and of the output."""
+    qkv, qkv_bias, out, out_bias = weights
+    q, k, v = ((x @ qkv + qkv_bias).reshape(*x.shape[:2], 3, heads, -1)[:, :, i] for i in range(3))
+    o = jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+    return o.reshape(x.shape) @ out + out_bias
+
+
+def jax_norm(x, weight, bias):
+    return jax.nn.standardize(x, epsilon=1e-5) * weight + bias
+
+
+def jax_block(weights, x, heads, causal):
+    norm1, attention, norm2, (wide, wide_bias, narrow, narrow_bias) = (
+        weights[some] for some in (slice(2), slice(2, 6), slice(6, 8), slice(8, 12))
+    )
+    x = x + jax_attention(attention, jax_norm(x, *norm1), heads, causal)
+    return x + jax.nn.gelu(jax_norm(x, *norm2) @ wide + wide_bias, approximate=True) @ narrow + narrow_bias
+
+
+def makers(block, size):
+    """{side: a function that makes its step}; a step returns y and dx."""
     N, T, C, heads, causal = size
-    model = tn.Sequential([layer], (T, C))
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, N, T, C), np.float32)
 
-    def step():
-        return model.forward(x, training=True), model.backward(dy, input_grad=True)
+    def model():
+        options = {"activation": "gelu_tanh"} if block else {}
+        return tn.Sequential(
+            [(tn.TransformerBlock if block else tn.MultiHeadAttention)(heads, causal, **options)], (T, C)
+        )
 
-    sides = {"tinynet": step}
-    if not torch:
-        return sides
-    module = tn.interop.to_torch_module(model)
-    tx, tdy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
+    def ours():
+        mine = model()
+        return lambda: (mine.forward(x, training=True), mine.backward(dy, input_grad=True))
 
-    def their_step(function):
-        def run():
+    def in_torch(mode):
+        module = tn.interop.to_torch_module(model())
+        tx, tdy = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
+        function = module if mode == "module" else written_out(module[0], heads, causal)
+        if mode == "compile" and (function := compiled(function, tx)) is None:
+            return None
+
+        def step():
             module.zero_grad(set_to_none=True)
             tx.grad = None
             y = function(tx)
             y.backward(tdy)
             return y.detach(), tx.grad
 
-        return run
+        return step
 
-    by_hand = written_out(module[0], heads, causal)
-    for name, function in (
-        ("PyTorch's module", module),
-        ("PyTorch eager", by_hand),
-        ("PyTorch compiled", compiled(by_hand, tx)),
-    ):
-        if function is not None:
-            sides[name] = their_step(function)
-            for what, found, expected in zip(("y", "dx"), step(), sides[name](), strict=True):
-                agree(found, expected, 1e-4, f"{name}: {what}")
-    return sides
+    def in_jax():
+        weights, jx, jdy = (
+            [parameter.value for parameter in model().parameters()],
+            jax.numpy.array(x),
+            jax.numpy.array(dy),
+        )
+
+        @jax.jit
+        def both(weights, x, dy):
+            y, back = jax.vjp(lambda *given: (jax_block if block else jax_attention)(*given, heads, causal), weights, x)
+            return y, back(dy)
+
+        def step():
+            y, (_, dx) = jax.block_until_ready(both(weights, jx, jdy))
+            return y, dx
+
+        return step
+
+    found = {"tinynet": ours}
+    if torch:
+        found |= {f"PyTorch {mode}": partial(in_torch, mode) for mode in ("module", "eager", "compile")}
+    return {**found, "JAX": in_jax} if jax else found
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="rows whose name contains one of these")
-    options = side.options(parser)
-    print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(), []
-    for name, size in ({"2 x 3, 4 wide": (2, 3, 4, 2, True)} if options.quick else SIZES).items():
-        _, _, _, heads, causal = size
-        for what, layer in (
-            ("attention", tn.MultiHeadAttention(heads, causal)),
-            ("block", tn.TransformerBlock(heads, causal, activation="gelu_tanh")),
-        ):
-            if any(part.lower() in f"{what} {name}".lower() for part in options.only):
-                times = measure(sides_of(layer, size), options.rounds, options.at_least)
-                work = flops(size, what == "block")
-                share = work / np.median(times["tinynet"]) / 1e9 / most["GFLOP/s"]
-                rows.append(side.report(f"{what} {name}, step", times, headline=True, work=work, share=share))
-    side.save(options.json, rows, ceilings=most)
+def works(quick):
+    for name, size in {"2 x 3, 4 wide": TINY}.items() if quick else SIZES.items():
+        for block in (False, True):
+            what = f"{'block' if block else 'attention'} {name}, step"
+            yield Work(what, partial(makers, block), size, flops(size, block), tiny=TINY if block else None)
 
 
 if __name__ == "__main__":
-    main()
+    compare_works(__doc__, works)

@@ -7,23 +7,22 @@
     GPT-2 124M     4 texts of 64 words out of 50257.  tinynet: the last layer and the loss in one
 
 All sides start from the same weights and see the same batch; the losses of the first steps are compared to 1e-4.
-PyTorch's attention is scaled_dot_product_attention, its optimizer the fused one, and it runs as it is and compiled.
---llm-c is a folder with the sources of llm.c, whose train_gpt2.c is compiled and fed these weights and tokens.
-After the times, a line says how much memory each side took in a process of its own, all that training needs.
+PyTorch's attention is scaled_dot_product_attention, and it runs in three ways: as it is, with the fused optimizer, and
+with that and compiled.  JAX runs beside them where it is installed.  --llm-c is a folder with the sources of llm.c,
+whose train_gpt2.c is compiled and fed these weights and tokens.  The memory is all that training takes.
 """
 
 import argparse
 import os
 import re
-import resource
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import side_by_side as side
-from side_by_side import agree, compiled, measure, torch
+from attention import jax_block, jax_norm
+from side_by_side import agree, compiled, jax, measure, torch
 
 import tinynet as tn
 from tinynet.training.last_layer import with_last_layer
@@ -36,7 +35,7 @@ WORKLOADS = {
     "nanoGPT": ({"vocabulary": 65, "length": 64, "layers": 4, "heads": 4, "dim": 128, "bias": False}, 12, 64),
     "GPT-2 124M": ({}, 4, 64),
 }
-QUICK = {"vocabulary": 30, "length": 8, "layers": 1, "heads": 2, "dim": 8}
+TINY = {"vocabulary": 30, "length": 8, "layers": 1, "heads": 2, "dim": 8}, 2, 5
 RATES = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.1}
 
 
@@ -102,7 +101,7 @@ def torch_step(model, options, x, y, mode):
         for number, (theirs, ours) in enumerate(zip(network.parameters(), model.parameters(), strict=True)):
             is_linear = number >= 2 and theirs.ndim == 2  # the first two are embeddings
             theirs.copy_(torch.from_numpy(ours.value.T if is_linear else ours.value))
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True, **RATES)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=mode != "eager", **RATES)
     forward = compiled(network, x, y) if mode == "compile" else network
     if forward is None:
         return None
@@ -169,45 +168,84 @@ def _weights_of_llm_c(model):
     return header.tobytes() + b"".join(np.ascontiguousarray(array, np.float32).tobytes() for array in arrays)
 
 
-# --- memory -------------------------------------------------------------------------------------------------
+# --- JAX ----------------------------------------------------------------------------------------------------
 
 
-def memory(name, which):
-    """Print how many bytes a process has taken after some steps of one side, beyond what importing took."""
-    options, N, T = WORKLOADS[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = tn.zoo.gpt2(**options)
-    _, x, y = batch_of(model, N, T)
-    if which == "tinynet":
-        step = tinynet_step(model, x, y, in_one=True)
-    else:
-        step = torch_step(model, options, x, y, "eager")
-        del model
-    for _ in range(3):
-        step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+def jax_step(model, heads, x, y):
+    """The weights are as tinynet's layers have them; there may be no biases."""
+    jnp, (x, y) = jax.numpy, map(jax.numpy.array, (x, y))
+    bias, rates = any(p.name.endswith("bias") for p in model.parameters()), (RATES["lr"], *RATES["betas"])
+    weights = [jnp.array(parameter.value) for parameter in model.parameters()]
 
+    def loss_of(weights):
+        words, positions, *more = weights if bias else with_zeros(weights)
+        h = words[x] + positions[: x.shape[1]]
+        for first in range(0, len(more) - 2, 12):
+            h = jax_block(more[first : first + 12], h, heads, True)
+        logits = jax_norm(h, *more[-2:]) @ words.T
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], axis=-1).mean()
 
-def report_memory(name):
-    found = {}
-    for which in ("tinynet", *(["PyTorch"] if torch else [])):
-        command = [sys.executable, __file__, "--memory", name, which]
-        taken = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-        found[which] = taken
-    print(f"{name}, memory of training:", ", ".join(f"{which} {taken / 1e6:.0f} MB" for which, taken in found.items()))
+    def with_zeros(weights):
+        """With a bias of 0 behind each weight that has one elsewhere."""
+        return weights[:2] + [a for w in weights[2:] for a in (w, jnp.zeros(w.shape[-1], w.dtype))]
+
+    @jax.jit
+    def next_weights(weights, means, squares, t):
+        loss, gradients = jax.value_and_grad(loss_of)(weights)
+        lr, beta, gamma = rates
+        means = [beta * m + (1 - beta) * g for m, g in zip(means, gradients, strict=True)]
+        squares = [gamma * v + (1 - gamma) * g * g for v, g in zip(squares, gradients, strict=True)]
+        moves = [m / (1 - beta**t) / (jnp.sqrt(v / (1 - gamma**t)) + 1e-8) for m, v in zip(means, squares, strict=True)]
+        kept = 1 - lr * RATES["weight_decay"]
+        return loss, [kept * w - lr * move for w, move in zip(weights, moves, strict=True)], means, squares
+
+    zeros, t = [jnp.zeros_like(w) for w in weights], 0
+    state = weights, zeros, zeros
+
+    def step():
+        nonlocal state, t
+        t += 1
+        loss, *state = next_weights(*state, t)
+        return float(loss)
+
+    return step
 
 
 # --- all ----------------------------------------------------------------------------------------------------
 
 
+def step_of(name, model, built, x, y, in_one):
+    """The step of one side, or None where it can't run here."""
+    if name == "tinynet":
+        return tinynet_step(model, x, y, in_one)
+    if name == "JAX":
+        return jax_step(model, built.get("heads", 12), x, y)
+    return torch_step(model, built, x, y, name.removeprefix("PyTorch "))
+
+
+def print_memory(name, which, quick):
+    """Of the weights and some steps of one side: what training takes."""
+
+    def three_steps(built, N, T):
+        model = tn.zoo.gpt2(**built)
+        _, x, y = batch_of(model, N, T)
+        step = step_of(which, model, built, x, y, in_one="124M" in name)
+        del model  # of which a peer has copied the weights
+        for _ in range(3):
+            step()
+
+    three_steps(*TINY)  # loads code and starts threads: no cost of training
+    side.print_peak(lambda: three_steps(*(TINY if quick else WORKLOADS[name])))
+
+
 def run(name, options, most):
-    built, N, T = (QUICK, 2, 5) if options.quick else WORKLOADS[name]
+    built, N, T = TINY if options.quick else WORKLOADS[name]
     model = tn.zoo.gpt2(**built)
     text, x, y = batch_of(model, N, T)
-    sides = {"tinynet": tinynet_step(model, x, y, in_one="124M" in name)}
-    if torch:
-        for mode in ("eager",) if options.quick else ("eager", "compile"):
-            sides[f"PyTorch {mode}"] = torch_step(model, built, x, y, mode)
+    names = ["tinynet", *(["PyTorch eager", "PyTorch fused", "PyTorch compile"] if torch else [])]
+    if options.quick:
+        names = names[:2]
+    sides = {peer: step_of(peer, model, built, x, y, "124M" in name) for peer in names + ["JAX"] * bool(jax)}
     sides = {peer: step for peer, step in sides.items() if step is not None}
     of_llm_c = None
     if options.llm_c and "124M" in name:
@@ -224,24 +262,24 @@ def run(name, options, most):
     products = sum(p.value.size for p in model.parameters() if p.value.ndim == 2) - model.parameters()[1].value.size
     work = 6 * products * N * T
     share = work / np.median(times["tinynet"]) / 1e9 / most["GFLOP/s"]
-    return side.report(f"{name}, training step", times, work=work, share=share, headline=True)
+    row = side.report(f"{name}, training step", times, work=work, share=share, headline=True)
+    if not options.headlines:
+        row["memory"] = side.peaks(name, [peer for peer in ("tinynet", "PyTorch eager") if peer in sides])
+    return row
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="workloads whose name contains one of these")
     parser.add_argument("--llm-c", help="the folder of llm.c's sources, to run its train_gpt2.c beside")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
-    if "--memory" in sys.argv:
-        return memory(*parser.parse_known_args()[0].memory)
     options = side.options(parser)
+    if options.memory:
+        return print_memory(*options.memory, options.quick)
     print(side.machine(), side.setting(), sep=", ")
     most, rows = side.ceilings(), []
     for name in WORKLOADS:
         if any(part.lower() in name.lower() for part in options.only):
             rows.append(run(name, options, most))
-            if not (options.quick or options.headlines):
-                report_memory(name)
     side.save(options.json, rows, ceilings=most)
 
 

@@ -15,9 +15,6 @@ peak of its resident memory goes beyond inputs and outputs (on Linux, which keep
 """
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import side_by_side as side
@@ -261,49 +258,24 @@ def run_linear(options, most):
     flops = 6 * N * D * C
     share = flops / np.median(times["tinynet"]) / 1e9 / most["GFLOP/s"]
     row = side.report(name, times, work=flops, share=share, headline=True)
-    row["memory"] = {}
-    for one in sides:
-        command = [sys.executable, __file__, "--memory", one, *(["--quick"] if options.quick else [])]
-        found = subprocess.run(command, capture_output=True, text=True)
-        if found.returncode:
-            sys.exit(f"{name}: measuring the memory of {one} failed:\n{found.stderr}")
-        if found.stdout.strip():
-            row["memory"][one] = int(found.stdout)
-            print(f"    memory beyond inputs and outputs, {one}: {int(found.stdout) / 1e6:.1f} MB", flush=True)
+    row["memory"] = side.peaks(name, sides)
     return row
-
-
-def resident(which):
-    """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(which):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{which} is not in /proc/self/status")
 
 
 def print_memory(name, quick):
     """Print by how many bytes the peak of one call goes beyond inputs and outputs; nothing where that is unknown."""
     N, D, C = LINEAR_QUICK if quick else LINEAR
     linear_side(name, *linear_arrays(2, D, C))()  # loads code and starts threads: no cost of the call
-    run = linear_side(name, *linear_arrays(N, D, C))
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-        before = resident("VmRSS")
-        outputs = run()[1:]
-        peak = resident("VmHWM")
-    except OSError as error:
-        print(f"memory is not measured: {error}", file=sys.stderr)
-        return
-    print(max(0, peak - before - sum(np.asarray(gradient).nbytes for gradient in outputs)))
+    x, w, b, t = linear_arrays(N, D, C)
+    side.print_peak(linear_side(name, x, w, b, t), outputs=x.nbytes + w.nbytes + b.nbytes)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="losses whose name contains one of these")
-    parser.add_argument("--memory", metavar="SIDE", help=argparse.SUPPRESS)  # what run_linear starts
     options = side.options(parser)
     if options.memory:
-        print_memory(options.memory, options.quick)
+        print_memory(options.memory[1], options.quick)
         return
 
     print(side.machine(), side.setting(), sep=", ")

@@ -33,6 +33,7 @@ SCRIPTS = {
     "products": "Products of Dense",
     "convolutions": "Convolutions",
     "training": "Training steps and inference",
+    "networks": "Known networks",
     "sequences": "Layers that look along time",
     "attention": "Attention and transformer blocks",
     "gpt": "Training a GPT",
@@ -40,11 +41,13 @@ SCRIPTS = {
     "busy": "Beside other programs",
     "growth": "Growth",
 }
-RESTRICTED = "losses", "products", "convolutions", "training", "sequences", "attention", "gpt"  # run in all settings
+# What runs in all settings.
+RESTRICTED = "losses", "products", "convolutions", "training", "networks", "sequences", "attention", "gpt"
 MANY = "products", "convolutions"  # whose rows are too many for lines of their own
 # What they take on two processors: natively on all threads, and in another setting.
 MINUTES = {"losses": (3, 1), "products": (2, 1), "convolutions": (3, 1), "training": (5, 3)}
 MINUTES |= {
+    "networks": (12, 6),
     "sequences": (1, 1),
     "attention": (2, 2),
     "gpt": (3, 2),
@@ -155,9 +158,9 @@ def verdict(ratio):
 
 
 def memory_table(rows):
-    """Markdown lines: the memory beyond inputs and outputs, where it was measured."""
+    """Markdown lines: the peak of memory, where it was measured."""
     rows = [row for row in rows if row.get("memory")]
-    lines = ["", "| memory beyond inputs and outputs | |", "| --- | --- |"] if rows else []
+    lines = ["", "| memory at its peak | |", "| --- | --- |"] if rows else []
     for row in rows:
         lines += [f"| {row['what']}, {name} | {size / 1e6:.1f} MB |" for name, size in row["memory"].items()]
     return lines
@@ -296,7 +299,8 @@ Times are medians, with the lowest and the highest round. Sides are timed in tur
 of the rounds' ratios. Values were compared before anything was timed. GB/s counts the prediction read and
 the gradient written. GFLOP/s counts a multiply-add as two, a training step as three forward passes, and a
 convolution as its plain sum, so that a method with fewer multiplications can pass 100%. The FMA peak is what
-multiply-adds reach that do nothing else, in registers.
+multiply-adds reach that do nothing else, in registers. Memory is that of a process of its own: of
+linear_cross_entropy beyond inputs and outputs, and of steps all that three of them take.
 """
 
 

@@ -6,146 +6,180 @@
     predict        forward without what the backward pass needs
     step           forward and backward, with the gradients of the weights, as in a model's first layer
     step with dx   and with that of the input
-    lengths        a step with sequences of unequal length: PyTorch's are packed, and padded again
+    lengths        a step with sequences of unequal length: PyTorch's are packed, and padded again; JAX keeps the state
 
-PyTorch is eager: torch.compile leaves its recurrent layers as they are.  Outputs and gradients are compared to 1e-4 of
-the largest number before they are timed.  The last rows are steps whose gates are nearly closed, beside the same steps
-with open ones: denormal numbers must not make them slower.
+PyTorch is eager: torch.compile leaves its recurrent layers as they are.  In JAX, where it is installed, the layers are
+written out, with lax.scan over time.  Outputs and gradients are compared to 1e-4 of the largest number before they are
+timed.  The memory of a step is all that a process takes for three of them, weights and gradients included.  The last
+rows are steps whose gates are nearly closed, beside the same steps with open ones: denormal numbers must not make them
+slower.
 """
 
-import argparse
+from functools import partial
 
 import numpy as np
-import side_by_side as side
-from side_by_side import agree, measure, torch
+from side_by_side import jax, torch
+from works import Work, compare_works
 
 import tinynet as tn
 
 SHAPES = {"32 x 50, 100 to 128": (32, 50, 100, 128), "64 x 28, 28 to 128": (64, 28, 28, 128)}
-HEADLINES = "predict", "step", "lengths"
+TINY = 2, 3, 4, 5
+PARTS = "predict", "step", "step with dx", "lengths"
 
 
 def flops(kind, shape, part):
     """Of the products, a multiply-add as two: x w and h u, and backward two like each, but dx if it is left out."""
     N, T, I, H = shape
     gates = {"LSTM": 4, "GRU": 3}[kind]
-    products = {"predict": I + H, "step": 2 * I + 3 * H, "step with dx": 3 * (I + H)}[part]
-    return 2 * N * T * gates * H * products
+    products = {"predict": I + H, "step": 2 * I + 3 * H, "step with dx": 3 * (I + H)}
+    return 2 * N * T * gates * H * products[part] if part in products else None
 
 
-def recurrent(kind, shape):
-    """{part: {side: function}} of LSTM or GRU, whose results were compared."""
+def built(kind, shape):
     N, T, I, H = shape
-    rng = np.random.default_rng(0)
+    layer = getattr(tn, kind)(H)
+    layer.build((T, I), "float32", np.random.default_rng(0))
+    return layer
+
+
+def data(shape, part):
+    """x, dy, and lengths or None."""
+    N, T, I, H = shape
+    rng = np.random.default_rng(1)
     x, dy = (rng.standard_normal((N, T, size), np.float32) for size in (I, H))
+    if part != "lengths":
+        return x, dy, None
     lengths = rng.integers(1, T + 1, N)
     lengths[0] = T
-    padding = np.arange(T) >= lengths[:, None]
-    dy_of_lengths = np.where(padding[..., None], 0, dy)
-    layer = getattr(tn, kind)(H)
-    layer.build((T, I), "float32", rng)
+    dy[np.arange(T) >= lengths[:, None]] = 0
+    return x, dy, lengths
 
-    def step(input_grad, lengths=None):
-        y = layer.forward(x, training=True, lengths=lengths)
-        return y, layer.backward(dy if lengths is None else dy_of_lengths, input_grad)
 
-    ours = {
-        "predict": lambda: layer.forward(x),
-        "step": lambda: step(False),
-        "step with dx": lambda: step(True),
-        "lengths": lambda: step(False, lengths),
-    }
-    if not torch:
-        return {part: {"tinynet": function} for part, function in ours.items()}
+def makers(kind, part, shape):
+    """{side: a function that makes its step}; a step returns y, dx and the gradients of w and u."""
+    x, dy, lengths = data(shape, part)
+
+    def ours():
+        layer = built(kind, shape)
+        w, u, *_ = layer.parameters
+
+        def step():
+            y = layer.forward(x, training=True, lengths=lengths)
+            return y, layer.backward(dy, input_grad=part == "step with dx"), w.grad.T, u.grad.T
+
+        return (lambda: (layer.forward(x), None, None, None)) if part == "predict" else step
+
+    found = {"tinynet": ours}
+    if torch:
+        found["PyTorch eager"] = partial(in_torch, kind, part, shape)
+    if jax:
+        found["JAX"] = partial(in_jax, kind, part, shape)
+    return found
+
+
+def in_torch(kind, part, shape):
+    (_, T, I, H), (x, dy, lengths) = shape, map(tensor, data(shape, part))
     module = getattr(torch.nn, kind)(I, H, batch_first=True)
     with torch.no_grad():
-        for name, array, _ in layer.torch_arrays():
+        for name, array, _ in built(kind, shape).torch_arrays():
             getattr(module, name).copy_(torch.from_numpy(array))
-    tx, tdy, tlengths = torch.from_numpy(x), torch.from_numpy(dy), torch.from_numpy(lengths)
-    tdy_of_lengths, with_grad = torch.from_numpy(dy_of_lengths), tx.clone().requires_grad_()
+    x.requires_grad_(part == "step with dx")
 
     def predict():
         with torch.no_grad():
-            return module(tx)[0]
+            return module(x)[0], None, None, None
 
-    def their_step(x):
+    def step():
         module.zero_grad(set_to_none=True)
         x.grad = None
-        y, _ = module(x)
-        y.backward(tdy)
-        return y.detach(), x.grad
+        if lengths is None:
+            y, _ = module(x)
+        else:
+            given = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            y, _ = torch.nn.utils.rnn.pad_packed_sequence(module(given)[0], batch_first=True, total_length=T)
+        y.backward(dy)
+        return y.detach(), x.grad, module.weight_ih_l0.grad, module.weight_hh_l0.grad
 
-    def packed():
-        module.zero_grad(set_to_none=True)
-        given = torch.nn.utils.rnn.pack_padded_sequence(tx, tlengths, batch_first=True, enforce_sorted=False)
-        y, _ = torch.nn.utils.rnn.pad_packed_sequence(module(given)[0], batch_first=True, total_length=T)
-        y.backward(tdy_of_lengths)
-        return y.detach(), None
-
-    theirs = {
-        "predict": predict,
-        "step": lambda: their_step(tx),
-        "step with dx": lambda: their_step(with_grad),
-        "lengths": packed,
-    }
-    agree(ours["predict"](), theirs["predict"](), 1e-4, f"{kind}, outputs")
-    for part in ("step with dx", "lengths"):
-        (y, dx), (their_y, their_dx) = ours[part](), theirs[part]()
-        agree(y, their_y, 1e-4, f"{kind}, {part}: outputs")
-        if dx is not None:
-            agree(dx, their_dx, 1e-4, f"{kind}, {part}: dx")
-        for parameter, name in zip(layer.parameters[:2], ("weight_ih_l0", "weight_hh_l0"), strict=True):
-            agree(parameter.grad.T, getattr(module, name).grad, 1e-4, f"{kind}, {part}: {name}")
-    return {part: {"tinynet": ours[part], "PyTorch eager": theirs[part]} for part in ours}
+    return predict if part == "predict" else step
 
 
-def closed_gates(kind, shape):
-    """{"tinynet": a step whose gates are nearly closed, "tinynet, open": one whose gates are not}."""
-    N, T, I, H = shape
-    sides = {}
-    for name, bias in (("tinynet", -12.0), ("tinynet, open", 0.0)):
-        rng = np.random.default_rng(0)
-        layer = getattr(tn, kind)(H)
-        layer.build((T, I), "float32", rng)
-        x, dy = (rng.standard_normal((N, T, size), np.float32) for size in (I, H))
+def tensor(array):
+    return None if array is None else torch.from_numpy(array)
+
+
+def in_jax(kind, part, shape):
+    jnp, (x, dy, lengths) = jax.numpy, data(shape, part)
+    N, T, _, H = shape
+    weights = [jnp.array(parameter.value) for parameter in built(kind, shape).parameters]
+    there = jnp.arange(T)[:, None, None] < (jnp.full(N, T) if lengths is None else jnp.array(lengths))[:, None]
+
+    def lstm(u, _, state, z):
+        h, c = state
+        i, f, g, o = jnp.split(z + h @ u, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    def gru(u, bias, state, z):
+        (h,) = state
+        m = h @ u
+        r, update = jnp.split(jax.nn.sigmoid(z[:, : 2 * H] + m[:, : 2 * H]), 2, axis=1)
+        n = jnp.tanh(z[:, 2 * H :] + r * (m[:, 2 * H :] + bias))
+        return ((1 - update) * n + update * h,)
+
+    def forward(weights, x):
+        w, u, b, *more = weights
+        one = partial(lstm if kind == "LSTM" else gru, u, *more or [None])
+
+        def next_step(state, given):
+            z, open_now = given
+            new = one(state, z)
+            if lengths is None:
+                return new, new[0]
+            return tuple(jnp.where(open_now, a, b) for a, b in zip(new, state, strict=True)), new[0] * open_now
+
+        before = (jnp.zeros((N, H), x.dtype),) * (2 if kind == "LSTM" else 1)
+        return jax.lax.scan(next_step, before, ((x @ w + b).swapaxes(0, 1), there))[1].swapaxes(0, 1)
+
+    @jax.jit
+    def both(weights, x, dy):
+        if part == "step with dx":
+            y, back = jax.vjp(forward, weights, x)
+            (dw, du, *_), dx = back(dy)
+        else:
+            y, back = jax.vjp(lambda weights: forward(weights, x), weights)
+            ((dw, du, *_),), dx = back(dy), None
+        return y, dx, dw.T, du.T
+
+    x, dy, only_forward = jnp.array(x), jnp.array(dy), jax.jit(forward)
+    if part == "predict":
+        return lambda: (only_forward(weights, x).block_until_ready(), None, None, None)
+    return lambda: jax.block_until_ready(both(weights, x, dy))
+
+
+def makers_of_gates(kind, shape):
+    """A step whose gates are nearly closed, and one whose gates are not."""
+
+    def make(bias):
+        layer, (x, dy, _) = built(kind, shape), data(shape, "step")
         dy[:, :-1] = 0  # what reaches the first steps has passed all the gates
         layer.parameters[2].value[:] = bias
+        return lambda: (layer.forward(x, training=True), layer.backward(dy))
 
-        def step(layer=layer, x=x, dy=dy):
-            layer.forward(x, training=True)
-            layer.backward(dy)
-
-        sides[name] = step
-    return sides
+    return {"tinynet": partial(make, -12.0), "tinynet, one with open gates": partial(make, 0.0)}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], help="rows whose name contains one of these")
-    options = side.options(parser)
-    print(side.machine(), side.setting(), sep=", ")
-    most, rows = side.ceilings(), []
-    shapes = {"2 x 3, 4 to 5": (2, 3, 4, 5)} if options.quick else SHAPES
+def works(quick):
+    shapes = {"2 x 3, 4 to 5": TINY} if quick else SHAPES
     for kind in ("LSTM", "GRU"):
         for name, shape in shapes.items():
-            what = f"{kind} {name}"
-            if not any(part.lower() in what.lower() for part in options.only):
-                continue
-            for part, sides in recurrent(kind, shape).items():
-                if options.headlines and part not in HEADLINES:
-                    continue
-                times, about = measure(sides, options.rounds, options.at_least), {}
-                if part != "lengths":
-                    about["work"] = flops(kind, shape, part)
-                    about["share"] = about["work"] / np.median(times["tinynet"]) / 1e9 / most["GFLOP/s"]
-                rows.append(side.report(f"{what}, {part}", times, headline=part in HEADLINES, **about))
-        if not options.headlines and any(part.lower() in kind.lower() for part in options.only):
-            shape = next(iter(shapes.values()))
-            times = measure(closed_gates(kind, shape), options.rounds, options.at_least)
-            rows.append(side.report(f"{kind}, a step with closed gates", times))
-            print(f"    {side.ratio(times, 'tinynet', 'tinynet, open'):.2f} times one with open gates")
-    side.save(options.json, rows, ceilings=most)
+            for part in PARTS:
+                about = {"flops": flops(kind, shape, part), "headline": part != "step with dx"}
+                tiny = TINY if part == "step" else None
+                yield Work(f"{kind} {name}, {part}", partial(makers, kind, part), shape, tiny=tiny, **about)
+        shape = next(iter(shapes.values()))
+        yield Work(f"{kind}, a step with closed gates", partial(makers_of_gates, kind), shape, headline=False)
 
 
 if __name__ == "__main__":
-    main()
+    compare_works(__doc__, works)

@@ -15,9 +15,11 @@ Every script prints its rows and, for report.py, writes them as JSON:
          "rate", "unit", "share",                                reached, and what part of the machine's ceiling it is
          "peers": {name: {"seconds", "low", "high", "ratio"}},   a ratio above 1: tinynet is faster
          "fastest", "ratio",                                     the fastest of PyTorch's modes
+         "memory": {side: bytes},                                its peak, where that was measured
          "group"}]}                                              of what many rows show together, in one line
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -36,9 +38,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.llvm import FEATURES, LANES
 from tinynet.kernels.vectors import fma, load4, splat4, sum_of, width
 
-here, path = Path(__file__).parent.resolve(), sys.path
-sys.path = [folder for folder in path if Path(folder).resolve() != here]  # they look for NVIDIA's package `cuda`,
-try:  # and must not find the script of that name
+try:
     import torch
 
     torch.set_num_threads(tn.get_num_threads())
@@ -48,7 +48,6 @@ try:
     import jax
 except ImportError:
     jax = None
-sys.path = path
 
 
 # --- the settings -------------------------------------------------------------------------------------------
@@ -78,6 +77,7 @@ def options(parser):
     parser.add_argument("--vectors", choices=("native", "avx2", "both"), default="native", help="(default: native)")
     parser.add_argument("--threads", choices=("all", "one", "both"), default="all", help="(default: all)")
     parser.add_argument("--json", help="write the figures to this file; only of one setting")
+    parser.add_argument("--memory", nargs=2, metavar=("WORK", "SIDE"), help=argparse.SUPPRESS)  # what peaks starts
     found = parser.parse_args()
     if found.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {found.rounds}")
@@ -175,6 +175,22 @@ def measure_several(sides, rounds, at_least):
     return times
 
 
+def peak_memory(run):
+    """What run() returns, and by how many bytes its peak of memory went beyond what was there; OSError if unknown."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
+    before = _resident("VmRSS")
+    found = run()
+    return found, max(0, _resident("VmHWM") - before)
+
+
+def _resident(which):
+    """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(which):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{which} is not in /proc/self/status")
+
+
 def ratio(times, name, ours):
     """How many times longer `name` took than `ours`."""
     return statistics.median(a / b for a, b in zip(times[name], times[ours], strict=True))
@@ -250,6 +266,39 @@ def summarised(rows, group, floor=0.95):
     )
     for ratio, what in low:
         print(f"    {ratio:.2f}  {what}")
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def peaks(work, names):
+    """{side: bytes}: what this script, started anew for each side with --memory WORK SIDE, prints."""
+    found = {}
+    for name in names:
+        child = subprocess.run([sys.executable, *sys.argv, "--memory", work, name], capture_output=True, text=True)
+        if child.returncode:
+            sys.exit(f"{work}: measuring the memory of {name} failed:\n{child.stderr}")
+        if child.stdout.strip():
+            found[name] = int(child.stdout)
+    if found:
+        print("    memory at its peak:", ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in found.items()))
+    return found
+
+
+def print_peak(function, outputs=0):
+    """Print by how many bytes a call takes the peak of this process's memory beyond what it has now and `outputs`.
+
+    Nothing is printed where that is unknown: only Linux keeps the figure.
+    """
+    try:
+        _, peak = peak_memory(function)
+    except OSError as error:
+        print(f"memory is not measured: {error}", file=sys.stderr)
+        return
+    print(max(0, peak - outputs))
+
+
+# --- numbers in words ---------------------------------------------------------------------------------------
 
 
 def compared(ratio):

@@ -1,4 +1,4 @@
-"""One training step, forward, loss, backward and SGD, and inference: tinynet beside PyTorch, for nine runs.
+"""One training step, forward, loss, backward and SGD, and inference: tinynet beside PyTorch, for eight runs.
 
     python benchmarks/training.py [--only NAME ...] [--headlines] [--rounds 9] [--vectors both] [--threads both]
                                   [--quick] [--json PATH]
@@ -61,19 +61,6 @@ def wide_mlp():
     return (28, 28, 1), [tn.Flatten(), *(tn.Dense(1024, activation="relu") for _ in range(2)), tn.Dense(10)]
 
 
-def resnet():
-    """ResNet-18 as He et al. 2016 change it for CIFAR-10: it begins with a 3x3 convolution, and without pooling."""
-
-    def convolution(filters, stride=1, window=3):
-        return [tn.Conv2D(filters, window, stride, padding=window // 2, bias=False), tn.BatchNorm()]
-
-    layers = [*convolution(64), tn.ReLU()]
-    for filters, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
-        block = [*convolution(filters, stride), tn.ReLU(), *convolution(filters)]
-        layers += [tn.Residual(block, convolution(filters, 2, 1) if stride == 2 else None), tn.ReLU()]
-    return (32, 32, 3), [*layers, tn.GlobalAvgPool2D(), tn.Dense(10)]
-
-
 WORKLOADS = {
     "logistic regression 784-10, batch 64": (logistic_regression, 64),
     "MLP 784-128-10, batch 64": (mlp, 64),
@@ -83,10 +70,9 @@ WORKLOADS = {
     "CIFAR-10 tutorial CNN, batch 64": (tutorial_cnn, 64),
     "VGG-like, CIFAR-10, batch 64": (vgg, 64),
     "MLP 784-1024-1024-10, batch 128": (wide_mlp, 128),
-    "ResNet-18, CIFAR-10, batch 32": (resnet, 32),
 }
 # How many samples predict is given at once.
-PREDICTED = {mlp: (1, 64, 1000), lenet: (1, 64, 1000), vgg: (1, 8, 1000), wide_mlp: (1, 1000), resnet: (1, 8)}
+PREDICTED = {mlp: (1, 64, 1000), lenet: (1, 64, 1000), vgg: (1, 8, 1000), wide_mlp: (1, 1000)}
 GROUP = "inference, batches of 1 to 1000"
 REPEATED = "logistic", "batch 512", "CIFAR-10 tutorial"  # what says little more in another setting: no headlines
 LR = 3e-4  # at 0.001, 200 steps of the VGG-like network on noise take PyTorch's own float32 1.1e-3 from its float64
@@ -96,6 +82,10 @@ def tinynet_step(build, batches):
     """The model, and a function that takes one step on the next batch and returns its loss."""
     shape, layers = build()
     model = tn.Sequential(layers, input_shape=shape, seed=0)
+    return model, step_of(model, batches)
+
+
+def step_of(model, batches):
     optimizer, turn = tn.SGD(model, lr=LR), iter_forever(batches)
 
     def step():
@@ -106,7 +96,7 @@ def tinynet_step(build, batches):
         optimizer.step()
         return loss
 
-    return model, step
+    return step
 
 
 def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
@@ -117,6 +107,9 @@ def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
         has_convolution = any(isinstance(module, nn.Conv2d) for module in network.modules())
         if mode == "channels_last" and not has_convolution:
             continue
+        for module in network.modules():
+            if isinstance(module, (nn.ReLU, nn.ReLU6)):
+                module.inplace = True  # as people write them: less memory
         inputs = [(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y)) for x, y in batches]
         if mode == "channels_last":
             network = network.to(memory_format=torch.channels_last)
@@ -201,10 +194,15 @@ def no_grad(forward, x):
 def run(name, sizes, options, most):
     """Rows: a training step, and inference for batches of these sizes."""
     build, batch = WORKLOADS[name]
+    shape, layers = build()
+    return rows_of(name, tn.Sequential(layers, input_shape=shape, seed=0), batch, sizes, options, most)
+
+
+def rows_of(name, model, batch, sizes, options, most):
+    """The same of a model that was built."""
     rng = np.random.default_rng(0)
-    shape, _ = build()
-    batches = [(rng.random((batch, *shape), np.float32), rng.integers(0, 10, batch)) for _ in range(4)]
-    model, step = tinynet_step(build, batches)
+    batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch)) for _ in range(4)]
+    step = step_of(model, batches)
     modes = ("eager",) if options.quick else ("eager", "channels_last", "compile")
     peers = torch_steps(model, batches, modes) if torch else {}
 

@@ -32,17 +32,23 @@ def of_rows(plain, soft=True):
         labels = targets.ndim == 1
         counts = targets != ignore_index if labels else np.ones(N, bool)
         q = np.eye(C)[targets[counts]] if labels and soft else targets[counts]
-        options = [*options, *named.values()] or [DEFAULTS[name] for name in takes if name != "weight"]
+        named = {"eps": named.get("label_smoothing", 0.0), **named}
+        defaults = {name: DEFAULTS[name] for name in takes if name != "weight"}
+        options = {
+            **defaults,
+            **dict(zip(defaults, options, strict=False)),
+            **{k: named[k] for k in defaults if k in named},
+        }
         losses, dx = np.zeros(N), np.zeros((N, C))
         with np.errstate(all="ignore"):
-            losses[counts], dx[counts] = plain(x[counts], q, *([w] if "weight" in takes else []), *options)
+            losses[counts], dx[counts] = plain(x[counts], q, *([w] if "weight" in takes else []), **options)
         count = w[targets[counts]].sum() if labels else N
         return _reduced(losses, dx, count, reduction, denominator)
 
     return loss
 
 
-DEFAULTS = {"eps": 0.0, "gamma": 2.0}
+DEFAULTS = {"eps": 0.0, "gamma": 2.0, "p": 1, "margin": 1.0}
 
 
 def of_elements(plain, **defaults):
@@ -68,9 +74,14 @@ def weighted(plain):
     return formula
 
 
-def sigmoid_focal_plain(z, t, gamma, alpha):
+def sigmoid_focal_plain(z, t, gamma, alpha, weight):
     yes, no = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    return modules.sigmoid_focal.sigmoid_focal_plain(z, t, gamma, yes, no)
+    return modules.sigmoid_focal.sigmoid_focal_plain(z, t, np.asarray(weight), None, gamma, yes, no)
+
+
+def poisson_nll_plain(y, t, log_input, full):
+    plain = modules.poisson_nll.poisson_nll_plain if log_input else modules.poisson_nll.poisson_nll_of_rates_plain
+    return plain(y, t, full)
 
 
 FACTORS = {"weight": 1.0, "pos_weight": 1.0, "label_smoothing": 0.0}
@@ -78,23 +89,30 @@ softmax_cross_entropy = of_rows(modules.softmax_cross_entropy.softmax_cross_entr
 nll = of_rows(modules.nll.nll_plain)
 categorical_cross_entropy = of_rows(modules.categorical_cross_entropy.categorical_cross_entropy_plain)
 multiclass_hinge = of_rows(modules.multiclass_hinge.multiclass_hinge_plain, soft=False)
-kl_divergence = of_rows(modules.kl_divergence.kl_divergence_plain)
 sigmoid_cross_entropy = of_elements(weighted(modules.sigmoid_cross_entropy.sigmoid_cross_entropy_plain), **FACTORS)
 binary_cross_entropy = of_elements(weighted(modules.binary_cross_entropy.binary_cross_entropy_plain), **FACTORS)
-sigmoid_focal = of_elements(sigmoid_focal_plain, gamma=2.0, alpha=0.25)
+sigmoid_focal = of_elements(sigmoid_focal_plain, gamma=2.0, alpha=0.25, weight=1.0)
+poisson_nll = of_elements(poisson_nll_plain, log_input=True, full=False)
 hinge = of_elements(modules.hinge.hinge_plain)
 mean_squared_error = of_elements(modules.mean_squared_error.mean_squared_error_plain)
 mean_absolute_error = of_elements(modules.mean_absolute_error.mean_absolute_error_plain)
 huber = of_elements(modules.huber.huber_plain, delta=1.0)
 
 
+def kl_divergence(z, q, per_class=False, **options):
+    value, dz = of_rows(modules.kl_divergence.kl_divergence_plain)(z, q, **options)
+    if per_class:
+        value = modules.kl_divergence.divergence_terms_plain(np.asarray(z, float), np.asarray(q, float))
+    return value, dz
+
+
 def softmax_focal(z, targets, gamma=2.0, weight=None, **options):
-    return of_rows(modules.softmax_focal.softmax_focal_plain, soft=False)(z, targets, gamma, weight=weight, **options)
+    return of_rows(modules.softmax_focal.softmax_focal_plain)(z, targets, gamma, weight=weight, **options)
 
 
 def nt_xent(x, temperature=0.5, reduction="mean", denominator=None):
     with np.errstate(all="ignore"):
-        losses, dx = modules.nt_xent.nt_xent_plain(np.asarray(x, float), temperature)
+        losses, dx = modules.nt_xent.nt_xent_plain(np.asarray(x, float), temperature, np.ones(len(x)))
     if reduction == "none":
         return losses, dx
     scale = 1 / (denominator or len(x)) if reduction == "mean" else 1
@@ -131,6 +149,8 @@ def activation(name, z, slope=0.01):
         return np.maximum(z, 0)
     if name == "leaky_relu":
         return np.where(z > 0, z, slope * z)
+    if name == "relu6":
+        return np.minimum(np.maximum(z, 0), 6)
     if name == "sigmoid":
         return 1 / (1 + np.exp(-z))
     if name == "tanh":

@@ -13,7 +13,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = ["losses", "products", "convolutions", "training", "sequences", "attention", "gpt", "startup", "growth"]
+SCRIPTS = ["losses", "products", "convolutions", "training", "networks", "sequences", "attention", "gpt"]
+SCRIPTS += ["startup", "growth"]
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tm
         ("products", []),
         ("convolutions", []),
         ("training", ["MLP"]),
+        ("networks", []),
         ("growth", []),
     ],
 )
@@ -82,6 +84,8 @@ def test_with_pytorch_the_values_agree_and_every_row_has_a_ratio(script, only, t
     assert finished.returncode == 0, finished.stderr
     found = json.loads((tmp_path / "rows.json").read_text())
     assert all(row["ratio"] > 0 and row["fastest"].startswith(("PyTorch", "NumPy")) for row in found["rows"])
+    if script == "networks" and sys.platform == "linux":
+        assert all(row["memory"].keys() == {"tinynet", "PyTorch eager"} for row in found["rows"])
     if script == "losses" and sys.platform == "linux":
         assert found["rows"][-1]["memory"].keys() >= {"tinynet", "PyTorch eager"}
     if script == "growth":
@@ -195,6 +199,7 @@ def made_up():
         "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
         "convolutions": {"machine": "a box, 2 threads", "rows": []},
         "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
+        "networks": {"machine": "a box, 2 threads", "rows": []},
         "sequences": {"machine": "a box, 2 threads", "rows": []},
         "attention": {"machine": "a box, 2 threads", "rows": []},
         "gpt": {"machine": "a box, 2 threads", "rows": []},

@@ -379,9 +379,9 @@ def test_the_module_and_the_function_have_one_name():
         (lambda m: explained(m, X, Y[:5]), ValueError, r"must have shape \(6,\), got \(5,\)"),
         (lambda m: explained(m, X, Y + 1), ValueError, "the 3 classes are from 0 to 2"),
         (
-            lambda m: explained(m, loss="cross_entropy"),
+            lambda m: explained(m, loss="cross_entropi"),
             ValueError,
-            "there is no loss 'cross_entropy'; there are softmax",
+            "there is no loss 'cross_entropi'; there are softmax",
         ),
         (lambda m: explained(m, loss=None), TypeError, "loss must be a function"),
         (lambda m: explained(m.layers[0]), TypeError, "must be a tinynet.Sequential, got Conv2D"),

@@ -26,7 +26,7 @@ from tinynet.layers.pooling import avg_pool_forward_plain, max_pool_forward_plai
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 RANDOM = fuzzing.RANDOM
-ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish", "elu", "selu", "softplus"]
+ACTIVATIONS = [None, "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "swish", "elu", "selu", "softplus", "relu6"]
 SINGLE = {
     "ReLU": "relu",
     "LeakyReLU": "leaky_relu",
@@ -36,6 +36,7 @@ SINGLE = {
     "Swish": "swish",
     "SELU": "selu",
     "Softplus": "softplus",
+    "ReLU6": "relu6",
 }
 BLOCKS = ("Residual", "Concat", "Parallel")
 IMAGE_LAYERS = ["Conv2D", "MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "GlobalMaxPool2D"]

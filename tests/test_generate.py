@@ -46,6 +46,9 @@ def test_a_model_that_was_saved_and_loaded_writes_the_same_text(tmp_path):
     expected = tn.generate(model, [1, 2, 3], 20)
     assert np.array_equal(tn.generate(other, [1, 2, 3], 20), expected)
     assert not np.array_equal(tn.generate(gpt(seed=1), [1, 2, 3], 20), expected)
+    likeliest = tn.generate(model, [1, 2, 3], 20, temperature=0)
+    assert np.array_equal(tn.generate(other, [1, 2, 3], 20, temperature=0), likeliest)
+    assert np.array_equal(without_state(other, [[1, 2, 3]], 20)[0], likeliest)
 
 
 def test_a_recurrent_model_writes_on_without_end():

@@ -121,7 +121,13 @@ def test_scikit_learn_counts_the_same_on_200_random_predictions(dtype):
         expected = sklearn.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
         assert precision_recall_f1(scores, labels, average="macro") == pytest.approx(expected[:3], rel=1e-12)
         assert accuracy(scores, labels) == pytest.approx(sklearn.accuracy_score(labels, predicted))
+        s = rng.integers(0, 3, N) * 0.5
+        s[0] = 1
+        expected = sklearn.accuracy_score(labels, predicted, sample_weight=s)
+        assert accuracy(scores, labels, sample_weight=s) == pytest.approx(expected)
         for k in (1, 2, C - 1):
+            expected = sklearn.top_k_accuracy_score(labels, scores, k=k, labels=every, sample_weight=s)
+            assert top_k_accuracy(scores, labels, k, sample_weight=s) == pytest.approx(expected)
             expected = sklearn.top_k_accuracy_score(labels, scores, k=k, labels=every)
             assert top_k_accuracy(scores, labels, k) == pytest.approx(expected)
 

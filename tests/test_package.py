@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def test_importing_loads_nothing_heavy_that_numba_did_not():
     loaded = set(run(code.format("tinynet")).split()) - set(run(code.format("numba")).split())
     assert "tinynet" in loaded
     heavy = {"matplotlib", "torch", "tqdm", "safetensors", "pooch", "platformdirs", "requests", "urllib3"}
-    heavy |= {"scipy", "pandas", "sklearn", "mpi4py", "numba_cuda"}
+    heavy |= {"scipy", "pandas", "sklearn", "mpi4py", "numba_cuda", "onnx"}
     assert not loaded & heavy
 
 
@@ -116,6 +118,15 @@ def test_imports_have_no_circle():
         for module in free:
             del left[module]
     assert not left, "these import one another, or what does"
+
+
+def test_no_script_has_the_name_of_an_installed_package():
+    """Python looks beside a script first: a cuda.py there hides NVIDIA's package from all that the script imports."""
+    installed = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")]
+    scripts = [path for folder in ("benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")]
+    hidden = [path for path in scripts if PathFinder.find_spec(path.stem, installed)]
+    assert len(scripts) > 50
+    assert not hidden
 
 
 def readme_commands():

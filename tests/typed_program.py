@@ -72,7 +72,8 @@ pieces = tn.data.BPE(texts, size=8000, lower=True, special=["<mask>"])
 assert_type(pieces.sequences(texts), list[np.ndarray])
 assert_type(pieces.special["<mask>"], int)
 tn.save(model, "model")
-tn.load(model, "model")
+assert_type(tn.load(model, "model", strict=False).read, list[str])
+assert_type(tn.load("model"), tn.Sequential)
 state: dict[str, Any] = adam.state_dict()
 
 # A loss by itself: a number and an array, unless its options say otherwise.

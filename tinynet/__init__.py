@@ -22,6 +22,7 @@ from tinynet.data.balance import balanced_class_weights
 from tinynet.data.batches import batches
 from tinynet.explain import explain
 from tinynet.generate import generate
+from tinynet.gradients import gradients
 from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Swish, Tanh
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
@@ -39,11 +40,13 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
+from tinynet.layers.normalize import Normalize
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding
+from tinynet.layers.relu6 import ReLU6
 from tinynet.layers.rmsnorm import RMSNorm
 from tinynet.layers.shape import Flatten, Reshape
 from tinynet.layers.softmax import Softmax
@@ -61,6 +64,7 @@ from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
 from tinynet.losses.nt_xent import nt_xent
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
@@ -78,12 +82,14 @@ from tinynet.training import (
     NonFiniteError,
     ReduceOnPlateau,
     distributed,
+    evaluate,
     fit,
     history,
     optim,
 )
 from tinynet.training.optim import (
     SGD,
+    Adagrad,
     Adam,
     AdamW,
     RMSprop,
@@ -109,6 +115,7 @@ __all__ = [
     "LSTM",
     "SELU",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "AdaptiveAvgPool2D",
@@ -141,12 +148,14 @@ __all__ = [
     "MovingAverage",
     "MultiHeadAttention",
     "NonFiniteError",
+    "Normalize",
     "Parallel",
     "Parameter",
     "PositionEmbedding",
     "RMSNorm",
     "RMSprop",
     "ReLU",
+    "ReLU6",
     "ReduceOnPlateau",
     "Reshape",
     "Residual",
@@ -171,12 +180,14 @@ __all__ = [
     "cosine",
     "data",
     "distributed",
+    "evaluate",
     "explain",
     "exponential",
     "fit",
     "generate",
     "get_num_threads",
     "gradcheck",
+    "gradients",
     "hinge",
     "huber",
     "information",
@@ -193,6 +204,7 @@ __all__ = [
     "one_cycle",
     "optim",
     "plots",
+    "poisson_nll",
     "polynomial",
     "save",
     "self_distillation",

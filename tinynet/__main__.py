@@ -48,7 +48,14 @@ def losses():
         return lambda z: loss(z, np.zeros_like(z))
 
     by_label = ("softmax_cross_entropy", "multiclass_hinge", "softmax_focal")
-    elementwise = ("sigmoid_cross_entropy", "mean_squared_error", "mean_absolute_error", "huber", "sigmoid_focal")
+    elementwise = (
+        "sigmoid_cross_entropy",
+        "mean_squared_error",
+        "mean_absolute_error",
+        "huber",
+        "sigmoid_focal",
+        "poisson_nll",
+    )
     return {
         **{name: labels(getattr(tn, name)) for name in by_label},
         **{name: like(getattr(tn, name)) for name in elementwise},

@@ -4,34 +4,33 @@ A file is in the safetensors format: the length of a header in 8 bytes, the head
 name, dtype, shape and place, and the arrays' bytes.  Reading one executes nothing, as reading a pickle would.
 
     "0.weight", "0.bias", "1.running_mean"   parameters and buffers, under the names that the model has for them
+    "options/0"                              arrays among the options of layers (architecture.py)
     "training/optimizer/mean"                what a run adds to them: the optimizer's vectors, a callback's arrays
-    "tinynet" in the header                  a JSON text: the file's version, the layers, the rest of a run's state
+    "tinynet" in the header                  a JSON text: the file's version and tinynet's, what the model takes and
+                                             returns, its layers and their options, the rest of a run's state
     "checksum" in the header                 the SHA-256 of the whole file, in which this number itself is 64 zeros
 
 Floats in the JSON are written by repr, which gives the same float64 back; NaN and infinities are words that Python's
 json knows.
 
 writing.py puts the bytes in place, whole.  Reading compares the checksum, and then everything, names, shapes and
-dtypes, before it changes anything.  Files of version 0.1 have no checksum.
+dtypes, before it changes anything.  Files of version 0.1 have no checksum and no options of layers.
 """
 
-import contextlib
-import hashlib
-import json
 import os
-import re
-import stat
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 
-from tinynet.data.writing import as_text, write_whole
+from tinynet import architecture
+from tinynet.data.writing import as_text
+from tinynet.model import Sequential
+from tinynet.model_file import VERSION, opened, write
 
-VERSION = 1
 TRAINING = "training/"
 NOT_OPTIONS = ("place", "flops", "input_shape", "output_shape", "first_row", "parameters", "layers", "branches")
-NO_CHECKSUM = "sha256:" + 64 * "0"
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -49,27 +48,102 @@ DTYPES = {
 
 
 def save(model: Any, path: str | bytes | os.PathLike) -> None:
-    """Write the model's parameters and buffers to the file `path`, in place of what is there.
+    """Write the model to the file `path`, in place of what is there: its layers, their options and their numbers.
+
+    Also which layers and parameters are frozen, and their lr_factor.
 
     The file is in the safetensors format, whatever it is called.  Killed at any moment, this leaves the old file or the
     new one, whole.  A file that is replaced keeps its mode and its owner; a link stays, and what it points to is
     replaced.  Raises TypeError for what is no model, OSError where nothing can be written or nothing should be: a
     folder, a device, a pipe, a file that is read-only.
     """
-    _write(path, _arrays(model, "save"), _about(model), "save")
+    arrays = _arrays(model, "save")
+    write(path, arrays, _about(model, arrays), "save")
 
 
-def load(model: Any, path: str | bytes | os.PathLike) -> None:
-    """Read the parameters and buffers that save wrote, or a checkpoint of fit, into a model of the same layers.
+@dataclass(frozen=True)
+class Loaded:
+    """What tn.load read into a model, by the names that parameters and buffers have there, and what it left."""
+
+    read: list[str]
+    left: dict[str, str]  # name -> why
+
+    def __str__(self):
+        left = "".join(f"\n    {name}: {why}" for name, why in self.left.items())
+        return f"read {len(self.read)} arrays: {', '.join(self.read)}\nleft {len(self.left)}{':' if left else ''}{left}"
+
+    __repr__ = __str__
+
+
+Path = str | bytes | os.PathLike
+
+
+@overload
+def load(path: Path, /, *, layers: Mapping[str, Callable] | None = None) -> Sequential: ...
+@overload
+def load(model: Any, path: Path, *, strict: bool = True, only: str | list[str] | None = None) -> Loaded: ...
+def load(model, path=None, *, layers=None, strict=True, only=None):
+    """Read what save wrote, or a checkpoint of fit: as a new model, or into one that is there.
+
+        model = tn.load(path)                               the model that was saved, built and filled
+        model = tn.load(path, layers={"Swirl": Swirl})      with classes and functions that are not this package's
+        tn.load(model, path)                                the numbers alone, into a model of the same layers
+        tn.load(model, path, only=["0", "1.weight"])        of these layers and parameters alone
+        tn.load(model, path, strict=False)                  of all that fits: of another head, the body
+
+    The last three return what was read and what was left; who is frozen and how fast it learns stays as the model has
+    it.  Nothing in a file is executed: it names classes, which are looked up among tinynet's and in `layers`.
 
     A file of float32 fits a float64 model, which can hold those numbers exactly; the other way is refused.  Raises
     FileNotFoundError, and ValueError for a file that is damaged, from elsewhere or of another model, saying what
     differs: the model is unchanged then.
     """
+    if path is None and isinstance(model, Path):
+        if not strict or only is not None:
+            raise TypeError("load: strict and only are for a model that is there: tn.load(model, path, ...)")
+        return _load_whole(as_text(model, "load"), layers)
+    if layers is not None:
+        raise TypeError("load: layers is for a model that is made of the file alone: tn.load(path, layers=...)")
     mine, path = _arrays(model, "load"), as_text(path, "load")
-    with _opened(path) as (file, about):
-        values = _compared(mine, file, about, path)
-    _fill(mine, values)
+    wanted = mine if only is None else {name: mine[name] for name in _named(mine, only)}
+    with opened(path) as (file, about):
+        left = {} if only is None else {name: "not named by only" for name in mine if name not in wanted}
+        values = _compared(wanted, file, about, path, None if strict and only is None else left, strict)
+    _fill(wanted, values)
+    return Loaded(list(values), left)
+
+
+def _named(arrays, only):
+    """The names among the arrays' that `only` means: its own, and those of arrays inside a layer that it numbers."""
+    only = [only] if isinstance(only, str) else only
+    if not isinstance(only, (list, tuple)) or not all(isinstance(one, str) for one in only):
+        raise TypeError(
+            f'load: only must be a list of names, as "0.weight", or of layers, as "0" or "3.1"; got {only!r}'
+        )
+    for one in only:
+        if not any(f"{name}.".startswith(f"{one.rstrip('.')}.") for name in arrays):
+            raise ValueError(f"load: only names {one!r}, but the model's arrays are {_listed(list(arrays), 12, ', ')}")
+    return [name for name in arrays if any(f"{name}.".startswith(f"{one.rstrip('.')}.") for one in only)]
+
+
+def _load_whole(path, own):
+    own = {} if own is None else own
+    if not isinstance(own, Mapping) or not all(isinstance(n, str) and callable(own[n]) for n in own):
+        raise TypeError(f'load: layers must be a dict of classes by name, {{"Swirl": Swirl}}, got {own!r}')
+    with opened(path) as (file, about):
+        if "model" not in about:
+            raise ValueError(
+                f"{path} was written by a tinynet that didn't write down how layers are made: build the model of"
+                f" {_layers_of(about)}, and call tn.load(model, path)"
+            )
+        try:
+            model = architecture.made(about["model"], lambda name: _read(file, name), own, path)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{path} can't be made a model again: {type(error).__name__}: {error}") from error
+        arrays = _arrays(model, "load")
+        values = _compared(arrays, file, about, path)
+    _fill(arrays, values)
+    return model
 
 
 # --- a run of fit -------------------------------------------------------------------------------------------
@@ -82,8 +156,8 @@ def save_run(model, path, run, state):
     state    dicts and lists of arrays, numbers, strings and None; tuples are read back as lists
     """
     arrays = _arrays(model, "save")
-    packed = _pack(state, arrays, TRAINING[:-1])
-    _write(path, arrays, {**_about(model), "run": run, "state": packed}, "fit")
+    about, packed = _about(model, arrays), _pack(state, arrays, TRAINING[:-1])
+    write(path, arrays, {**about, "run": run, "state": packed}, "fit")
 
 
 def load_run(model, path, run):
@@ -93,7 +167,7 @@ def load_run(model, path, run):
     is right too: a learning rate is not another one because a callback changed it on the way.
     """
     mine, path = _arrays(model, "load"), as_text(path, "fit")
-    with _opened(path) as (file, about):
+    with opened(path) as (file, about):
         if "run" not in about or "state" not in about:
             raise ValueError(f"{path} holds a model but no run to resume: tn.load reads it")
         try:
@@ -161,36 +235,56 @@ def _arrays(model, what):
     return {**{p.name: p.value for p in model.parameters()}, **model.buffers()}
 
 
-def _about(model):
+def _about(model, arrays):
+    """What the header says; arrays among the layers' options go to `arrays`."""
     from tinynet import __version__
 
     about = {"version": VERSION, "tinynet": __version__, "dtype": str(model.dtype), "input_shape": model.input_shape}
-    return {**about, "layers": described(model)}
+    takes = (
+        f"{'whole' if model.layers[0].takes_integers else 'real'} numbers (N, {', '.join(map(str, model.input_shape))})"
+    )
+    about |= {"takes": takes, "output_shape": model.output_shape, "layers": described(model)}
+    return {**about, "model": architecture.packed(model, arrays)}
 
 
-def _compared(mine, file, about, path):
-    """What the file holds for each of the arrays `mine`, by name; ValueError unless it holds just those."""
-    there = {name: _shape_and_dtype(file, name) for name in file.keys() if not name.startswith(TRAINING)}  # noqa: SIM118
-    differences = []
-    for name in [*mine, *(name for name in there if name not in mine)]:
-        if name not in there:
-            differences.append(f"it has no {name} {mine[name].shape}")
-        elif name not in mine:
-            differences.append(f"the model has no {name} {there[name][0]}")
-        elif there[name][0] != mine[name].shape:
-            differences.append(f"{name} is {there[name][0]}, and {mine[name].shape} in the model")
-        elif there[name][1] not in DTYPES or not np.can_cast(DTYPES[there[name][1]], mine[name].dtype, "safe"):
-            held = np.dtype(DTYPES[there[name][1]]).name if there[name][1] in DTYPES else there[name][1]
-            differences.append(f"{name} is {held}, which does not fit the model's {mine[name].dtype} exactly")
-    if differences:
-        layers = ", ".join(text.split(" -> ")[0] for text in about["layers"].values())
-        raise ValueError(f"{path} does not fit the model: {_listed(differences)}.  It is of the layers {layers}")
-    return {name: _read(file, name) for name in mine}
+def _compared(mine, file, about, path, left=None, strict=True):
+    """What the file holds for each of the arrays `mine`, by name; ValueError unless it holds just those.
+
+    Given a dict `left`, others that the file holds are noted there; so are those of `mine` that don't fit, unless
+    `strict`, and the ValueError is for a file of which nothing fits.
+    """
+    others = TRAINING, architecture.ARRAYS
+    there = {name: _shape_and_dtype(file, name) for name in file.keys() if not name.startswith(others)}  # noqa: SIM118
+    differences, more = {}, {}
+    for name in there:
+        if name not in mine and name not in (left or ()):
+            more[name] = f"the model has no {name} {there[name][0]}"
+    for name, array in mine.items():
+        shape, dtype = there.get(name, (None, None))
+        if shape is None:
+            differences[name] = f"it has no {name} {array.shape}"
+        elif shape != array.shape:
+            differences[name] = f"{name} is {shape}, and {array.shape} in the model"
+        elif dtype not in DTYPES or not np.can_cast(DTYPES[dtype], array.dtype, "safe"):
+            held = np.dtype(DTYPES[dtype]).name if dtype in DTYPES else dtype
+            differences[name] = f"{name} is {held}, which does not fit the model's {array.dtype} exactly"
+    allowed = {} if left is None else more if strict else {**differences, **more}
+    wrong = [why for name, why in {**differences, **more}.items() if name not in allowed]
+    if wrong or (mine and not mine.keys() - allowed.keys()):
+        wrong = wrong or list(allowed.values())
+        raise ValueError(f"{path} does not fit the model: {_listed(wrong)}.  It is of the layers {_layers_of(about)}")
+    if left is not None:
+        left.update(allowed)
+    return {name: _read(file, name) for name in mine if name not in allowed}
+
+
+def _layers_of(about):
+    return ", ".join(text.split(" -> ")[0] for text in about["layers"].values())
 
 
 def _fill(mine, values):
-    for name, array in mine.items():
-        array[...] = values[name]
+    for name, value in values.items():
+        mine[name][...] = value
 
 
 def _shape_and_dtype(file, name):
@@ -204,99 +298,6 @@ def _read(file, name):
     return file.get_tensor(name)
 
 
-def _listed(differences, most=6):
-    more = len(differences) - most
-    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(path):
-    """The open file and what its header says, after the checks that need no model.
-
-    safetensors looks at the lengths that the file claims before it believes them: a header of 2^62 bytes, or an array
-    beyond the end of the file, is an error and no allocation.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path} is a folder or a device, not a file")
-    file, about = _checked(path)
-    with file:
-        yield file, about
-
-
-def _checked(path):
-    from safetensors import SafetensorError, safe_open  # here, so that importing tinynet doesn't load it
-
-    while True:
-        with open(path, "rb") as content:
-            try:
-                file = safe_open(path, framework="np")
-            except SafetensorError as error:
-                raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from None
-            if os.path.samestat(os.fstat(content.fileno()), os.stat(path)):  # no save replaced it in between
-                return file, _checked_about(file.metadata() or {}, content, path)
-
-
-def _checked_about(metadata, content, path):
-    if "tinynet" not in metadata:
-        raise ValueError(
-            f"{path} was not written by tinynet (its header says {str(metadata)[:80]}): "
-            "tn.interop.from_torch takes the weights of PyTorch, in their layout"
-        )
-    _check_checksum(metadata, content, path)
-    try:
-        about = json.loads(metadata["tinynet"])
-        version = about["version"]
-        if version == VERSION:
-            return {**about, "layers": dict(about["layers"])}
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: its header can't be read: {type(error).__name__}: {error}") from None
-    raise ValueError(
-        f"{path} is of version {version!r} of the format, written by tinynet {about.get('tinynet')}; "
-        f"this tinynet reads version {VERSION}"
-    )
-
-
-def _check_checksum(metadata, content, path):
-    """Refuse a file whose bytes are not those that its checksum was of.  One without a checksum passes."""
-    if "checksum" not in metadata and not any(value.startswith("sha256:") for value in metadata.values()):
-        return
-    checksum = metadata.get("checksum", "absent")
-    length = content.read(8)
-    header = content.read(int.from_bytes(length, "little"))
-    if not re.fullmatch("sha256:[0-9a-f]{64}", checksum) or header.count(_entry(checksum)) != 1:
-        raise ValueError(f"{path} is damaged: its checksum can't be read, it is {checksum[:80]!r}")
-    start = length, header.replace(_entry(checksum), _entry(NO_CHECKSUM))
-    found = _checksum(chain(start, iter(lambda: content.read(2**18), b"")))
-    if found != checksum:
-        raise ValueError(f"{path} is damaged: its bytes have the checksum {found}, and its header says {checksum}")
-
-
-def _entry(checksum):
-    """The checksum as it stands in the header.  No text in there looks so: its quotation marks have a backslash."""
-    return f'"checksum":"{checksum}"'.encode()
-
-
-def _checksum(pieces):
-    result = hashlib.sha256()
-    for piece in pieces:
-        result.update(piece)
-    return f"sha256:{result.hexdigest()}"
-
-
-def _write(path, arrays, about, who):
-    from safetensors.numpy import save as to_bytes
-
-    arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-    data = memoryview(to_bytes(arrays, {"tinynet": json.dumps(about)}))
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:end]))
-    header["__metadata__"]["checksum"] = NO_CHECKSUM
-    header = json.dumps(header, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # so that the arrays begin where their numbers are aligned
-    length = len(header).to_bytes(8, "little")
-    checksum = _checksum((length, header, data[end:]))
-    header = header.replace(_entry(NO_CHECKSUM), _entry(checksum))
-    write_whole(path, length, header, data[end:], who=who)
+def _listed(things, most=6, comma="; "):
+    more = len(things) - most
+    return comma.join(things[:most]) + (f"{comma}and {more} more" if more > 0 else "")

@@ -136,7 +136,7 @@ def explain(
     """
     if not hasattr(model, "flat_values"):
         raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
-    loss = loss_function(loss, "explain")
+    loss = loss_function(loss, "explain", model=model)
     samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
     x, lengths = split(x)
     x = numbers(x, "explain: x")

@@ -31,13 +31,16 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
+from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
 
 
 class Sequential(Guarded):
     """A model of layers in a row, built for inputs (N, *input_shape).
 
-    layers        a list of layers, each used once
+    layers        a list of layers, each used once.  In place of a layer that is part of another model already, this one
+                  gets a copy, with its numbers, and in place of a model, copies of its layers: neither learns with the
+                  other.  Sequential([*model.layers[:-1], Dense(3)], ...) has another last layer
     input_shape   the shape of one sample, (28, 28, 1) say, or a whole number for vectors
     seed          for the starting weights and for dropout: same seed, same model to the bit
     dtype         "float32" or "float64", of parameters, activations and gradients
@@ -64,7 +67,7 @@ class Sequential(Guarded):
         seed: int = 0,
         dtype: DTypeLike = "float32",
     ) -> None:
-        self.layers = Fixed(checked_layers(layers, "Sequential"))
+        self.layers = Fixed(copies(checked_layers(layers, "Sequential"))[0])
         self.dtype, self.seed = float_dtype(dtype), positive_int(seed, "Sequential: seed", least=0)
         rng = np.random.default_rng(self.seed)
         try:
@@ -98,7 +101,7 @@ class Sequential(Guarded):
             value[...], grad[...] = p._value, p._grad
             p._value, p._grad, p._in_model = value, grad, True
         for layer in self.walk():
-            layer._in_model = True
+            layer._in_model, layer._carried = True, None
 
     def __getstate__(self):
         of_a_batch = ("_flat_values", "_flat_grads", "_padding")

@@ -153,10 +153,10 @@ def _counts(scores, labels, weight, name, what=""):
 def _of_each(measure, name, scores, labels, average, sample_weight):
     if average not in (None, "macro"):
         raise ValueError(f'{name}: average must be None or "macro", got {average!r}')
+    of = "label" if np.ndim(labels) == 2 else "class"
     scores, labels, weight, _ = checked(scores, labels, sample_weight, name, 2)
     if scores.ndim == 1:
         return measure(*_counts(scores, labels, weight, name))
-    of = "label" if scores.shape[1] and labels.ndim == 2 else "class"
     results = [
         measure(*_counts(scores[:, c], labels[:, c], weight, name, f" of {of} {c}")) for c in range(scores.shape[1])
     ]

@@ -21,7 +21,7 @@ sys.setswitchinterval(5e-4)  # The simulator waits for its threads in a busy loo
 # The simulator computes inf - inf and the like with NumPy's scalars, which warn.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-GROUPS = {"thread": 7, "warp": 40, "warp, whole packs": 64, "block": 1030, "block, whole packs": 1040}  # classes
+GROUPS = {"thread": 7, "lanes": 40, "lanes, whole packs": 64, "warp": 514, "block": 1030, "block, whole packs": 1040}
 TOLERANCE = {np.float32: 2e-6, np.float64: 1e-13}
 NAN, INF = np.nan, np.inf
 
@@ -106,14 +106,14 @@ class TestSoftmax:
 
     @pytest.mark.parametrize("soft", [False, True])
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-    @pytest.mark.parametrize("group", ["thread", "warp"])
+    @pytest.mark.parametrize("group", ["thread", "lanes"])
     def test_reductions_with_all_options_and_without_gradient(self, group, reduction, soft):
         logits, targets, weight = softmax_case(GROUPS[group], soft=soft)
         options = {"weight": weight, "label_smoothing": 0.2, "reduction": reduction}
         assert_same_as_cpu(self.loss, logits, targets, grad=False, **options)
         assert_same_as_cpu(self.loss, logits, targets, **options)
 
-    @pytest.mark.parametrize("C", [1, 2, 31, 32, 33, 127, 128, 129, 1000, 1024, 1025, 2050])
+    @pytest.mark.parametrize("C", [1, 2, 31, 32, 33, 127, 128, 129, 256, 257, 512, 1000, 1024, 1025, 2050])
     def test_sizes_around_a_warp_and_a_block(self, C):
         logits, targets, _ = softmax_case(C, N=2)
         assert_same_as_cpu(self.loss, logits, targets)
@@ -188,7 +188,7 @@ class TestSoftmax:
             self.loss(cuda.to_device(logits), targets, out=targets)[1].copy_to_host(), expected[1]
         )
 
-    @pytest.mark.parametrize("group", ["thread", "warp", "warp, whole packs", "block"])
+    @pytest.mark.parametrize("group", ["thread", "lanes", "lanes, whole packs", "warp", "block"])
     def test_a_row_has_the_same_bits_in_any_batch_and_in_any_run(self, group):
         C = GROUPS[group]
         logits, targets, _ = softmax_case(C, N=4)

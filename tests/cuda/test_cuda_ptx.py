@@ -23,12 +23,15 @@ TARGETS = ((8, 0), (9, 0))  # compute capabilities: A100, H100
 # Each specialisation that a loss can launch: the factory's name and its arguments after the dtype.
 SOFTMAX_ROWS = [
     ("rows_by_groups", group, wide, smooth, soft)
-    for group, wide, smooth, soft in product(("warp", "block"), (False, True), (False, True), (False, True))
-] + [("few_classes", *flags) for flags in product((False, True), repeat=3)]
+    for group, wide, smooth, soft in product((8, 32, "block"), (False, True), (False, True), (False, True))
+]
+FEW = {False: dict.fromkeys(FLOATS, 10), True: {**dict.fromkeys(FLOATS, 32), "float64": 16}}  # classes; soft: the most
 SIGMOID = [("loss_and_gradient", *flags) for flags in product((False, True), repeat=2)]
-OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",), ("copy_kernel",)]
-PLAIN = [("rows_by_groups", group, True, False, False) for group in ("warp", "block")]  # labels, no smoothing
+OTHERS = [("count_labels",), ("strange_probabilities",), ("count_targets",), ("sum_chunks",)]
+OTHERS += [("copy_kernel",), ("scale_kernel",)]
+PLAIN = [("rows_by_groups", group, True, False, False) for group in (8, 32, "block")]  # labels, no smoothing
 KERNELS = [(dtype, *kernel) for dtype in FLOATS for kernel in SOFTMAX_ROWS + SIGMOID + OTHERS]
+KERNELS += [(d, "few_classes", *flags, FEW[flags[-1]][d]) for d in FLOATS for flags in product((False, True), repeat=3)]
 
 
 def compile_to_ptx(kernel):
@@ -53,7 +56,8 @@ def compile_to_ptx(kernel):
     stored = {"float32": types.float32, "float64": types.float64, "float16": types.float16, "V2": types.uint16}
     data, numbers, integers = stored[kernel[0]][::1], number[::1], types.int64[::1]
     integer = types.int64
-    targets = data if flags and flags[-1] else integers
+    soft = flags[3:4] if factory == "rows_by_groups" else flags[2:3] if factory == "few_classes" else ()
+    targets = data if any(soft) else integers
     rows = (data, targets, numbers, integer, integer, number, number, numbers, integers, numbers, data)
     arguments = {
         "rows_by_groups": rows,
@@ -66,6 +70,7 @@ def compile_to_ptx(kernel):
         "strange_probabilities": (data, integer, integers),
         "count_targets": (data, number, numbers, integers),
         "sum_chunks": (numbers, integers, number, numbers, numbers, integers),
+        "scale_kernel": (data, numbers),
         "copy_kernel": (types.Array(types.float32, 3, "A"), data),
     }[factory]
     results = {}

@@ -1,4 +1,4 @@
-"""The CUDA kernels against the CPU's, in Numba's simulator: two processes run the cases in cuda_simulated.py."""
+"""The CUDA kernels in Numba's simulator: processes run the cases of cuda_simulated.py and of torch_simulated.py."""
 
 import os
 import subprocess
@@ -12,19 +12,27 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("numba_cuda")
 
 HERE = Path(__file__).parent
-PARTS = {"softmax": "TestSoftmax", "sigmoid and the rest": "not TestSoftmax"}
+PARTS = {
+    "softmax": ["cuda_simulated.py", "-k", "TestSoftmax"],
+    "sigmoid and the rest": ["cuda_simulated.py", "-k", "not TestSoftmax"],
+    "tensors of PyTorch": ["torch_simulated.py"],
+}
 
 
 @pytest.fixture(scope="module")
 def runs():
     """The processes, all started at once."""
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda_simulated.py"), "-k"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     started = {
         part: subprocess.Popen(
-            [*command, select], cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, HERE / file, *select],
+            cwd=HERE.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        for part, select in PARTS.items()
+        for part, (file, *select) in PARTS.items()
     }
     yield started
     for run in started.values():

@@ -1,12 +1,14 @@
 """PyTorch's cross-entropy by our kernels: against PyTorch itself."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tinynet.interop import torch_cross_entropy
+from tinynet.interop import TorchCrossEntropyLoss, torch_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("one_thread", "one_seed")
 
@@ -161,16 +163,16 @@ def test_the_second_derivative_is_an_error_and_not_zero():
 @pytest.fixture
 def calls(monkeypatch):
     """What the loss inside is called with: (logits, grad, gradient)."""
-    from tinynet.interop import torch_modules
+    from tinynet.interop import torch_losses
 
-    inside, seen = torch_modules.softmax_cross_entropy, []
+    inside, seen = torch_losses.softmax_cross_entropy, []
 
     def recorded(logits, *arguments, grad, **options):
         value, gradient = inside(logits, *arguments, grad=grad, **options)
         seen.append((logits, grad, gradient))
         return value, gradient
 
-    monkeypatch.setattr(torch_modules, "softmax_cross_entropy", recorded)
+    monkeypatch.setattr(torch_losses, "softmax_cross_entropy", recorded)
     return seen
 
 
@@ -214,6 +216,100 @@ def test_where_it_keeps_to_tinynets_promises():
     assert torch_cross_entropy(masked, torch.tensor([[0.5, 0.0, 0.5]])).item() == pytest.approx(np.log(2))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_in_place_the_gradient_has_the_logits_memory(layout, reduction):
+    shape, target = ((6, 5), torch.arange(6) % 5) if layout == torch.contiguous_format else ((2, 3, 4, 4), None)
+    target = torch.randint(0, 3, (2, 4, 4)) if target is None else target
+    leaf = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    expected, value = F.cross_entropy(3 * leaf, target, reduction=reduction), None
+    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    z, given = 3 * leaf, []
+    z.register_hook(lambda gradient: given.append(gradient.data_ptr()))
+    value = torch_cross_entropy(z, target, reduction=reduction, in_place=True)
+    assert_close(value.detach().numpy(), expected.detach().numpy(), 1e-12)
+    (found,) = torch.autograd.grad(value.sum(), leaf)
+    assert_close(found.numpy(), slope.numpy(), 1e-12)
+    assert given == [z.data_ptr()]
+
+
+def test_in_place_what_still_needs_the_logits_gets_an_error_and_no_wrong_gradient():
+    leaf, target = torch.randn(6, 5, requires_grad=True), torch.arange(6) % 5
+    z = leaf.tanh()  # whose backward needs what it returned
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch_cross_entropy(z, target, in_place=True).backward()
+    z = 2 * leaf
+    loss = torch_cross_entropy(z, target, in_place=True)
+    z.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_in_place_is_refused_where_it_can_not_be_and_does_nothing_where_no_gradient_is_wanted():
+    leaf, target = torch.randn(6, 5, requires_grad=True), torch.arange(6) % 5
+    before = leaf.detach().clone()
+    with pytest.raises(ValueError, match="in_place would overwrite a leaf"):
+        torch_cross_entropy(leaf, target, in_place=True)
+    with pytest.raises(ValueError, match=r"classes of a row side by side, got strides \(1, 6\) for shape"):
+        torch_cross_entropy((2 * leaf.T.contiguous()).T, target, in_place=True)
+    with pytest.raises(ValueError, match="side by side"):
+        torch_cross_entropy(torch.randn(2, 3, 4, requires_grad=True) * 1, torch.zeros(2, 4).long(), in_place=True)
+    with torch.no_grad():
+        torch_cross_entropy(leaf, target, in_place=True)
+    torch_cross_entropy(leaf.detach(), target, in_place=True)
+    assert torch.equal(leaf, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_sixteen_bits_are_computed_in_float32_as_under_autocast(dtype, in_place):
+    z = torch.randn(6, 5, generator=torch.manual_seed(0)).to(dtype).requires_grad_()
+    target, weight = torch.arange(6) % 5, torch.tensor([1, 2, 0.5, 1, 1]).to(dtype)
+    scale = 2.0**14  # a GradScaler's, which is not too late
+    exact = z.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact, target, weight.double())
+    value = torch_cross_entropy(z * 1, target, weight, in_place=in_place)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    (scale * 1e-6 * value).backward()
+    (scale * 1e-6 * expected).backward()
+    assert z.grad.dtype == dtype
+    tolerance = torch.finfo(dtype).eps
+    assert_close(z.grad.double().numpy(), exact.grad.numpy(), tolerance)
+    q = torch.full((6, 4), 0.25, dtype=dtype)
+    assert torch_cross_entropy(z[:, :4], q) == torch_cross_entropy(z[:, :4].float(), q.float())
+
+
+def test_under_autocast_a_network_and_its_loss_learn_in_bfloat16():
+    x, labels = torch.randn(20, 6, generator=torch.manual_seed(0)), torch.arange(20) % 3
+    gradients = []
+    for loss in (TorchCrossEntropyLoss(in_place=True), nn.CrossEntropyLoss()):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(network(x), labels)
+        assert value.dtype == torch.float32
+        value.backward()
+        gradients.append(network[0].weight.grad.numpy())
+    assert_close(*gradients, 1e-2)
+
+
+def test_the_module_stands_in_place_of_pytorchs():
+    weight = torch.tensor([1.0, 2.0, 0.5])
+    options = {"ignore_index": 1, "reduction": "sum", "label_smoothing": 0.1}
+    ours, theirs = (kind(weight, **options) for kind in (TorchCrossEntropyLoss, nn.CrossEntropyLoss))
+    z, target = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    assert_close(ours(z, target).numpy(), theirs(z, target).numpy(), 1e-6)
+    assert isinstance(ours, nn.CrossEntropyLoss)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert pickle.loads(pickle.dumps(ours))(z, target) == ours(z, target)
+    assert ours.double()(z.double(), target).dtype == torch.float64
+    with pytest.raises(ValueError, match=r'TorchCrossEntropyLoss: reduction must be "mean", "sum" or "none"'):
+        TorchCrossEntropyLoss(reduction="avg")
+    with pytest.raises(ValueError, match="TorchCrossEntropyLoss: label_smoothing"):
+        TorchCrossEntropyLoss(label_smoothing=2)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what it does itself
 def test_torch_compile_leaves_it_as_it_is():
@@ -239,28 +335,33 @@ INDICES = torch.tensor([0, 1])
             (torch.zeros(2, 3, device="meta"), INDICES),
             {},
             ValueError,
-            r"input must be on the CPU, got a tensor on meta",
+            r"input must be on the CPU or a CUDA GPU, got a tensor on meta",
         ),
         (
-            (torch.zeros(2, 3).half(), INDICES),
+            (torch.zeros(2, 3), torch.zeros(2, device="meta", dtype=torch.int64)),
             {},
-            TypeError,
-            r"input must be float32 or float64, got torch.float16; try",
+            ValueError,
+            r"target must be on the CPU or a CUDA GPU, got a tensor on meta",
         ),
-        ((torch.zeros(2, 3).bfloat16(), INDICES), {}, TypeError, r"got torch.bfloat16; try input.float\(\)"),
-        ((torch.zeros(2, 3).long(), INDICES), {}, TypeError, r"input must be float32 or float64, got torch.int64"),
         (
-            (torch.zeros(2, 3).cfloat(), INDICES),
+            (torch.zeros(2, 3).to(torch.float8_e4m3fn), INDICES),
             {},
             TypeError,
-            r"input must be float32 or float64, got torch.complex64",
+            r"input must be float32, float64, float16 or bfloat16, got torch.float8_e4m3fn",
         ),
-        ((torch.zeros(2, 3), torch.ones(2, 3).half() / 3), {}, TypeError, r"target must be float32 or float64"),
+        ((torch.zeros(2, 3).long(), INDICES), {}, TypeError, r"input must be float32, .*, got torch.int64"),
+        ((torch.zeros(2, 3).cfloat(), INDICES), {}, TypeError, r"input must be float32, .*, got torch.complex64"),
+        (
+            (torch.zeros(2, 3), torch.ones(2, 3).to(torch.float8_e5m2)),
+            {},
+            TypeError,
+            r"target must be float32, .*, got torch.float8_e5m2",
+        ),
         (
             (torch.zeros(2, 3), INDICES),
-            {"weight": torch.ones(3).half()},
+            {"weight": torch.ones(3).to(torch.float8_e5m2)},
             TypeError,
-            r"weight must be float32 or float64",
+            r"weight must be float32, .*, got torch.float8_e5m2",
         ),
         ((torch.tensor(1.0), INDICES), {}, ValueError, r"input must have shape \(N, C\), \(C,\) or .*, got one number"),
         (

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 
@@ -98,6 +99,10 @@ def losses_and_inputs(dtype):
         yield "categorical", tn.categorical_cross_entropy, p, (labels,), {}
         for loss in (tn.mean_squared_error, tn.huber, tn.mean_absolute_error, tn.kl_divergence, tn.self_distillation):
             yield loss.__name__, loss, z, (p,), {}
+        yield "poisson_nll", tn.poisson_nll, z, (p,), {"full": True}
+        yield "kl_divergence", tn.kl_divergence, z, (p,), {"per_class": True, "reduction": "none"}
+        yield "softmax_focal", tn.softmax_focal, z, (p,), {}
+        yield "sigmoid_focal", tn.sigmoid_focal, z, (p,), {"weight": p}
         yield "binary", tn.binary_cross_entropy, p, (p,), {}
         yield "multiclass_hinge", tn.multiclass_hinge, z, (labels,), {}
 
@@ -265,7 +270,8 @@ def run_every_kernel():
             linear_cross_entropy(x, weights, None, t)
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
-    for make in (tn.SGD, tn.RMSprop, tn.Adam):
+    amsgrad, centered = partial(tn.Adam, amsgrad=True), partial(tn.RMSprop, centered=True)
+    for make in (tn.SGD, tn.Adagrad, tn.RMSprop, centered, tn.Adam, amsgrad):
         make(model, lr=0.1, clip_norm=1.0).step()
     tn.SGD(model, lr=0.1, momentum=0.9).step()
 

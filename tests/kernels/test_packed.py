@@ -1,5 +1,7 @@
 """The packed product against the product in place, NumPy and PyTorch."""
 
+from itertools import product
+
 import numba
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tinynet as tn
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import ROWS, VECTORS, block_shape, packing_pays
+from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, ROWS, VECTORS, best_way, block_shape
 from tinynet.kernels.vectors import lanes_of
 
 
@@ -41,10 +43,10 @@ def assert_same_bits(dtype, M, N, K, floor=-np.inf):
     at, bt = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
     for given, rows, terms in ((a, K, 1), (at, 1, M)):
         for other, b_terms, columns in ((b, N, 1), (bt, 1, K)):
-            for product in (gathered_once, matmul_once):
+            for once in (gathered_once, matmul_once):
                 out[...] = np.nan
-                product(given, (M, N, K), rows, terms, other, b_terms, columns, start, N, out, N, floor)
-                assert np.array_equal(out, expected), (product, M, N, K, rows, b_terms)
+                once(given, (M, N, K), rows, terms, other, b_terms, columns, start, N, out, N, floor)
+                assert np.array_equal(out, expected), (once, M, N, K, rows, b_terms)
     exact = np.maximum(a.astype(float) @ b.astype(float) + start, floor)
     np.testing.assert_allclose(expected, exact, rtol=0, atol=K * 10 * np.finfo(dtype).eps)
 
@@ -113,18 +115,22 @@ def test_errors_are_no_larger_than_those_of_pytorch():
 
 def test_blocks_for_threads_are_whole_tiles_of_nearly_equal_shares():
     C = VECTORS * lanes_of(np.dtype("float32"))
-    for M, N, count in [(1, 1, 1), (64, 10, 4), (1000, 30, 2), (30, 1000, 3), (513, 777, 16), (4096, 4096, 5)]:
-        rows, columns = block_shape(M, N, count, 4)
+    sizes = [(1, 1, 1), (64, 10, 4), (1000, 30, 2), (30, 1000, 3), (513, 777, 16), (4096, 4096, 5)]
+    for (M, N, count), way in product(sizes, (IN_PANELS, PACKED)):
+        rows, columns = block_shape(M, N, count, way, 4)
         assert rows % ROWS == columns % C == 0
         blocks = -(-M // rows) * -(-N // columns)
         assert blocks <= 2 * count
         assert rows * columns <= (M + 2 * ROWS) * (N + 2 * C) / count * 2
 
 
-def test_large_products_are_packed_and_small_ones_are_not():
-    assert packing_pays(1024, 4096, 1024, 0.85, 4)
-    assert not packing_pays(64, 10, 84, 0.85, 4)
-    assert not packing_pays(1, 4096, 4096, 0.85, 4)
+def test_a_large_product_reads_rows_of_a_where_they_are_and_copies_columns():
+    assert best_way(1024, 1024, 1024, 1, 1024, 1, 4) == IN_PANELS
+    assert best_way(1024, 128, 512, 1, 1, 512, 4) == IN_PANELS
+    assert best_way(1024, 1024, 1024, 1024, 1024, 1, 4) == PACKED
+    assert best_way(1024, 1024, 10**6, 1, 1024, 1, 4) == PACKED  # a panel of 128 MB
+    assert best_way(64, 10, 84, 1, 10, 1, 4) == AS_THEY_LIE
+    assert best_way(1, 4096, 4096, 1, 4096, 1, 4) == AS_THEY_LIE
 
 
 @pytest.mark.parametrize(("N", "I", "O"), [(70, 700, 600), (300, 520, 130), (700, 130, 150)])

@@ -90,13 +90,16 @@ def test_values_and_gradients_are_pytorchs_with_nan_in_the_padding(configuration
     for ours, theirs in zip(found, in_pytorch(layer, x, g, lengths), strict=True):
         assert ours.dtype == dtype
         assert_close(ours, theirs, 1e-5 if dtype == np.float32 else 1e-12)
+    if lengths is not None:
+        padding = np.arange(size[1]) >= lengths[:, None]
+        assert not found[0][padding].any()
+        assert not found[1][padding].any()
 
 
-@pytest.mark.parametrize("size", [(2, 1, 1, 3), (3, 6, 2, 3), (2, 19, 1, 5)], ids=str)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("kind", ["all", "some"])
-def test_the_gradients_are_what_central_differences_say(size, causal, dropout, kind):
+def test_the_gradients_are_what_central_differences_say(configuration, dropout):
+    *size, causal, kind = configuration
     layer, x, g = built(*size, causal, dropout=dropout)
     lengths, state = lengths_for(*size[:2], kind), layer.state
 
@@ -110,7 +113,7 @@ def test_the_gradients_are_what_central_differences_say(size, causal, dropout, k
     rng, h = np.random.default_rng(0), 1e-5
     for array, gradient in zip((x, *(p.value for p in layer.parameters)), (dx, *grads), strict=True):
         flat = array.reshape(-1)
-        entries = rng.permutation(flat.size)[:20]
+        entries = rng.permutation(flat.size)[:5]
         slopes = []
         for entry in entries:
             middle = flat[entry]

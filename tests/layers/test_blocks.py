@@ -503,11 +503,15 @@ def image_model(*layers):
         (lambda: tn.Residual(tn.ReLU()), TypeError, "Residual: layers must be a list of layers, got a ReLU alone"),
         (lambda: tn.Concat(tn.ReLU()), TypeError, "Concat: layers must be a list of layers, got a ReLU alone"),
         (lambda: tn.Residual([tn.ReLU()], tn.ReLU()), TypeError, "Residual: shortcut: layers must be a list"),
-        (lambda: tn.Parallel(tn.ReLU()), TypeError, "Parallel: branches must be a list of lists of layers, got <"),
-        (lambda: tn.Parallel([tn.ReLU()]), TypeError, "Parallel: branch 0 must be a list of layers, got <"),
+        (
+            lambda: tn.Parallel(tn.ReLU()),
+            TypeError,
+            r"Parallel: branches must be a list of lists .*, got ReLU\(\)",
+        ),
+        (lambda: tn.Parallel([tn.ReLU()]), TypeError, r"Parallel: branch 0 must be a list of layers, got ReLU\(\)"),
         (lambda: tn.Parallel([[], [tn.ReLU(), 3]]), TypeError, "Parallel: layer 1 must be a layer, got 3"),
         (lambda: tn.Concat([tn.ReLU]), TypeError, r"Concat: layer 0 is the class ReLU; write ReLU\(...\)"),
-        (lambda: tn.Residual([nested()]), TypeError, r"Residual: layer 0 must be a layer, got Sequential"),
+        (lambda: tn.Residual([tn.Sequential]), TypeError, "Residual: layer 0 must be a layer, got <class"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(construct, error, message):
@@ -526,10 +530,6 @@ def test_a_layer_stands_in_a_model_once_however_deep():
         lambda: tn.Sequential([tn.Residual([tn.Concat([a]), b]), a], input_shape=3),
     ):
         with pytest.raises(ValueError, match=r"layer \d (is|holds) Dense, which stands in the list twice"):
-            construct()
-    tn.Sequential([a], input_shape=3)
-    for construct in (lambda: tn.Concat([b, a]), lambda: tn.Parallel([[b], [tn.ReLU(), a]])):
-        with pytest.raises(ValueError, match=r"layer \d is Dense \(layer 0\), which is built already"):
             construct()
     block = tn.Concat([b])
     tn.Sequential([b], input_shape=3)

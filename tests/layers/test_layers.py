@@ -60,6 +60,7 @@ TORCH = {
     None: lambda z: z,
     "relu": torch.relu,
     "leaky_relu": F.leaky_relu,
+    "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "gelu": F.gelu,
@@ -70,7 +71,7 @@ TORCH = {
     "softplus": F.softplus,
 }
 LAYERS = {"relu": ReLU, "leaky_relu": LeakyReLU, "sigmoid": Sigmoid, "tanh": Tanh, "gelu": GELU, "swish": Swish}
-LAYERS |= {"elu": tn.ELU, "selu": tn.SELU, "softplus": tn.Softplus}
+LAYERS |= {"elu": tn.ELU, "selu": tn.SELU, "softplus": tn.Softplus, "relu6": tn.ReLU6}
 
 
 def channels_first(function):
@@ -288,6 +289,14 @@ def larger_image_cases():
             lambda factor=factor: tn.Upsample2D(factor),
             (2, 3, 4, 5),
             channels_first(lambda x, factor=factor: F.interpolate(x, scale_factor=factor)),
+        )
+    for shape in ((5, 3), (2, 4, 5, 3), (2, 7, 3)):
+        mean, std = np.array([0.5, -2.0, 3.0]), np.array([2.0, 0.1, 1.0])
+        yield Case(
+            f"Normalize {shape}",
+            lambda mean=mean, std=std: tn.Normalize(mean, std),
+            shape,
+            lambda x, mean=mean, std=std: (x - torch.tensor(mean)) / torch.tensor(std),
         )
 
 
@@ -610,7 +619,7 @@ def test_the_gradients_are_what_central_differences_say(case):
 
 OF_A_KIND = {(type(case.layer()).__name__, len(case.shape)): case for case in CASES if case.torch}
 del OF_A_KIND["Flatten", 4]  # whose numbers are in another order there
-for kind in ("PositionEmbedding", "ClassToken", "Select"):  # which PyTorch lacks
+for kind in ("PositionEmbedding", "ClassToken", "Select", "Normalize"):  # which PyTorch lacks
     OF_A_KIND = {key: case for key, case in OF_A_KIND.items() if key[0] != kind}
 
 
@@ -1070,6 +1079,11 @@ def test_a_state_that_is_none_is_refused(state, error):
             ValueError,
             "output_padding must be less than the stride .1, 1., got",
         ),
+        (lambda: tn.Normalize(1.0), ValueError, "Normalize: give mean and std, or neither"),
+        (lambda: tn.Normalize(0.0, 0.0), ValueError, "Normalize: mean and std must be one number, or one a channel,"),
+        (lambda: tn.Normalize(0.0, -1.0), ValueError, "Normalize: .* finite, and std above 0"),
+        (lambda: tn.Normalize([0.0, math.nan], 1.0), ValueError, "Normalize: .* finite, and std above 0"),
+        (lambda: tn.Normalize("a", 1.0), TypeError, "Normalize: mean must hold real numbers"),
         (lambda: tn.Upsample2D(0), ValueError, "Upsample2D: factor must be at least 1, got 0"),
         (lambda: Dropout(-0.5), ValueError, "Dropout: rate"),
         (lambda: Dropout(math.nan), ValueError, "Dropout: rate"),

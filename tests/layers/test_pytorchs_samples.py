@@ -112,7 +112,14 @@ OF_BOTH = "groups", "dilation"
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("elu", tn.ELU), ("selu", tn.SELU), ("silu", tn.SiLU), ("softplus", tn.Softplus), ("gelu", tn.GELU)],
+    [
+        ("elu", tn.ELU),
+        ("selu", tn.SELU),
+        ("silu", tn.SiLU),
+        ("softplus", tn.Softplus),
+        ("gelu", tn.GELU),
+        ("relu6", tn.ReLU6),
+    ],
 )
 def test_activations_of_pytorchs_samples(name, layer):
     for x, _, options in samples(name):

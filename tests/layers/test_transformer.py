@@ -140,6 +140,18 @@ def test_a_block_by_itself_minds_lengths_too(norm_first):
 
 
 @BLOCKS
+def test_later_tokens_change_no_bit_of_earlier_logits(norm_first):
+    blocks = [tn.TransformerBlock(2, causal=True, norm_first=norm_first) for _ in range(2)]
+    layers = [tn.Embedding(11, 8), tn.PositionEmbedding(40), *blocks, tn.LayerNorm(), tn.Dense(11)]
+    model, x = with_numbers(tn.Sequential(layers, 40)), np.random.default_rng(0).integers(0, 11, (3, 40))
+    whole = model.forward(x)
+    for t in (1, 2, 7, 16, 39):
+        other = np.where(np.arange(40) < t, x, (x + 1) % 11)
+        np.testing.assert_array_equal(model.forward(other)[:, :t], whole[:, :t])
+        np.testing.assert_array_equal(model.forward(x[:, :t]), whole[:, :t])
+
+
+@BLOCKS
 def test_a_text_read_token_by_token_gives_the_logits_of_the_whole(norm_first):
     blocks = [tn.TransformerBlock(2, causal=True, norm_first=norm_first) for _ in range(2)]
     layers = [tn.Embedding(11, 8), tn.PositionEmbedding(10), *blocks, tn.LayerNorm(), tn.Dense(11)]

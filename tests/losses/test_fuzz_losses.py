@@ -57,18 +57,6 @@ def with_nan(rows):
     return np.isnan(rows).any(1)
 
 
-def softmax_focal(z, t, gamma=2.0, weight=None, **options):
-    """Where the right class is masked, the loss is infinite and the gradient the cross-entropy's."""
-    losses, gradient = reference.softmax_focal(z, t, gamma, weight, **options)
-    masked = z[np.arange(len(t)), t] == -INF
-    if masked.any():
-        a = np.ones(z.shape[1]) if weight is None else np.asarray(weight, float)
-        _, dz = reference.softmax_cross_entropy(z[masked], t[masked], **options)
-        losses[masked] = np.where(a[t[masked]] > 0, INF, 0)
-        gradient[masked] = a[t[masked], None] * dz
-    return losses, gradient
-
-
 def of_elements(formula):
     """The sigmoid's losses: straight lines where the logit is far from 0."""
 
@@ -101,6 +89,16 @@ def hinge(z, t, **options):
     return value, np.where(np.isnan(z), NAN, gradient)
 
 
+def kl_divergence(z, q, per_class=False, **options):
+    value, gradient = of_rows(reference.kl_divergence, without_softmax)(z, q, **options)
+    if per_class:
+        _, terms = of_rows(lambda z, q, **_: (0, reference.kl_divergence(z, q, per_class=True)[0]), without_softmax)(
+            z, q
+        )
+        value = terms * len(terms.reshape(-1, z.shape[-1]))  # of_rows took them for a gradient of a mean
+    return value, gradient
+
+
 def nt_xent(x, **options):
     value, gradient = reference.nt_xent(np.where(np.isfinite(x), x, 1.0), **options)
     return (value, gradient) if np.isfinite(x).all() else (value * NAN, gradient * NAN)
@@ -124,13 +122,14 @@ EXPECTED = {
     "categorical_cross_entropy": of_rows(reference.categorical_cross_entropy, with_nan),
     "nll": of_rows(reference.nll, with_nan),
     "sigmoid_focal": of_elements(reference.sigmoid_focal),
-    "softmax_focal": of_rows(softmax_focal, without_softmax),
+    "softmax_focal": of_rows(reference.softmax_focal, without_softmax),
     "hinge": hinge,
     "multiclass_hinge": of_rows(reference.multiclass_hinge, with_nan),
     "mean_squared_error": reference.mean_squared_error,
     "mean_absolute_error": reference.mean_absolute_error,
     "huber": reference.huber,
-    "kl_divergence": of_rows(reference.kl_divergence, without_softmax),
+    "poisson_nll": reference.poisson_nll,
+    "kl_divergence": kl_divergence,
     "nt_xent": nt_xent,
     "self_distillation": self_distillation,
 }
@@ -168,13 +167,14 @@ def special(kind, pick, rng, z):
 ROW_SPECIALS = "nan", "inf", "masked", "huge"
 
 
-def draw_labels(pick, rng, shape, options, soft=True, weight=True):
+def draw_labels(pick, rng, shape, options, soft=True, smoothing=True):
     """Class indices, or probabilities where `soft`, and the options that go with them."""
     C = shape[-1]
-    if weight and pick(False, True):
+    if pick(False, True):
         options["weight"] = rng.uniform(0, 3, C) * (rng.random(C) < 0.9)
     if soft:
-        options["label_smoothing"] = pick(0.0, 0.0, 0.1, 1.0, 1)
+        if smoothing:
+            options["label_smoothing"] = pick(0.0, 0.0, 0.1, 1.0, 1)
         if pick(False, False, True):
             return rng.dirichlet(np.ones(C), shape[:-1])
     targets = rng.integers(0, C, shape[:-1])
@@ -192,10 +192,14 @@ def draw_yes_or_no(pick, rng, shape, options):
     return targets
 
 
-def draw_factors(pick, rng, C, options):
+def draw_weight(pick, rng, shape, options, name="weight"):
+    if pick(False, True):
+        options[name] = pick(rng.uniform(0, 3, shape[-1]), rng.uniform(0, 3, shape), 2, 0.0)
+
+
+def draw_factors(pick, rng, shape, options):
     for name in ("weight", "pos_weight"):
-        if pick(False, True):
-            options[name] = pick(rng.uniform(0, 3, C), 2, 0.0)
+        draw_weight(pick, rng, shape, options, name)
     options["label_smoothing"] = pick(0.0, 0.0, 0.2, 1)
 
 
@@ -204,7 +208,7 @@ def draw_softmax(pick, rng, options, shape):
 
 
 def draw_sigmoid(pick, rng, options, shape):
-    draw_factors(pick, rng, shape[-1], options)
+    draw_factors(pick, rng, shape, options)
     return [draw_logits(pick, rng, shape, "nan", "inf", "huge"), draw_yes_or_no(pick, rng, shape, options)]
 
 
@@ -216,7 +220,7 @@ def draw_linear(pick, rng, options, shape):
 
 
 def draw_binary(pick, rng, options, shape):
-    draw_factors(pick, rng, shape[-1], options)
+    draw_factors(pick, rng, shape, options)
     p = rng.uniform(0.001, 0.999, shape)
     p = np.where(rng.random(shape) < pick(0, 0, 0.3), pick(0.0, 1.0, NAN, 1e-30), p)
     return [p, draw_yes_or_no(pick, rng, shape, options)]
@@ -239,12 +243,13 @@ def draw_nll(pick, rng, options, shape):
 
 def draw_sigmoid_focal(pick, rng, options, shape):
     options["gamma"], options["alpha"] = pick(0, 0.5, 1, 2.0, 3.7), pick(None, 0, 0.25, 1.0)
+    draw_weight(pick, rng, shape, options)
     return [draw_logits(pick, rng, shape, "nan", "inf", "huge"), draw_yes_or_no(pick, rng, shape, options)]
 
 
 def draw_softmax_focal(pick, rng, options, shape):
     options["gamma"] = pick(0, 0.5, 1, 2.0, 3.7)
-    return [draw_logits(pick, rng, shape, *ROW_SPECIALS), draw_labels(pick, rng, shape, options, soft=False)]
+    return [draw_logits(pick, rng, shape, *ROW_SPECIALS), draw_labels(pick, rng, shape, options, smoothing=False)]
 
 
 def on_a_grid(z):
@@ -258,8 +263,9 @@ def draw_hinge(pick, rng, options, shape):
 
 
 def draw_multiclass_hinge(pick, rng, options, shape):
-    z = on_a_grid(draw_logits(pick, rng, shape, "nan", "huge"))
-    return [z, draw_labels(pick, rng, shape, options, soft=False, weight=False)]
+    options["p"], options["margin"] = pick(1, 2, np.int64(2)), pick(1.0, 0, 0.5, 3, -0.25)
+    z = on_a_grid(draw_logits(pick, rng, shape, "nan", *(("huge",) if options["p"] == 1 else ())))
+    return [z, draw_labels(pick, rng, shape, options, soft=False)]
 
 
 def draw_squares(pick, rng, options, shape):
@@ -276,7 +282,19 @@ def draw_huber(pick, rng, options, shape):
     return draw_absolute(pick, rng, options, shape)
 
 
+def draw_poisson(pick, rng, options, shape):
+    options["log_input"], options["full"] = pick(True, False), pick(True, False)
+    y = draw_logits(pick, rng, shape, "nan", "inf")
+    y = y if options["log_input"] else np.abs(y) + 0.01
+    return [
+        y,
+        pick(rng.poisson(3, shape), np.abs(y).clip(0, 9).round(2) if np.isfinite(y).all() else rng.random(shape)),
+    ]
+
+
 def draw_kl(pick, rng, options, shape):
+    if options["reduction"] == "none":
+        options["per_class"] = pick(True, False)
     q = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
     if shape[-1] > 1 and pick(False, True):
         q[..., 0] = 0
@@ -313,6 +331,7 @@ DRAWN = {
     "mean_squared_error": draw_squares,
     "mean_absolute_error": draw_absolute,
     "huber": draw_huber,
+    "poisson_nll": draw_poisson,
     "kl_divergence": draw_kl,
     "nt_xent": draw_nt_xent,
     "self_distillation": draw_self_distillation,
@@ -439,7 +458,7 @@ def wrong_logarithm(a, o, rng, pick):
 def wrong_weight(a, o, rng, pick, name="weight", number=False):
     C = a[1].shape[1] if len(a) == 4 else a[0].shape[-1]
     ones = np.ones(C)
-    bad = [np.ones(C + 1), np.ones((1, C)), anywhere(ones, pick(-1.0, NAN, INF), rng), ["a"] * C, ones + 0j]
+    bad = [np.ones(C + 1), np.ones((1, 1, 1, C)), anywhere(ones, pick(-1.0, NAN, INF), rng), ["a"] * C, ones + 0j]
     o[name] = pick(*bad, *([-1, NAN, "a"] if number else [1.0]))
 
 
@@ -448,6 +467,19 @@ def wrong_option(name, *values):
         o[name] = pick(*values)
 
     return wrong
+
+
+def wrong_count(a, o, rng, pick):
+    a[1] = anywhere(a[1], pick(-1, NAN, INF, -0.5), rng)
+
+
+def wrong_rate(a, o, rng, pick):
+    o["log_input"] = False
+    a[0] = anywhere(np.ones(a[0].shape), pick(-1.0, -INF, -1e-30), rng)
+
+
+def wrong_terms(a, o, rng, pick):
+    o["reduction"], o["per_class"] = pick(("mean", True), ("sum", True), ("none", 1), ("none", None))
 
 
 def wrong_sides(a, o, rng, pick):
@@ -494,17 +526,39 @@ WRONG = {
         IGNORE,
     ],
     "linear_cross_entropy": [wrong_targets, wrong_labels, wrong_weight, SMOOTHING, IGNORE, wrong_layer],
-    "binary_cross_entropy": [wrong_targets, wrong_unit, wrong_probability, SMOOTHING, IGNORE],
+    "binary_cross_entropy": [
+        wrong_targets,
+        wrong_unit,
+        wrong_probability,
+        lambda *args: wrong_weight(*args, number=True),
+        SMOOTHING,
+        IGNORE,
+    ],
     "categorical_cross_entropy": [wrong_targets, wrong_labels, wrong_weight, wrong_probability, SMOOTHING, IGNORE],
     "nll": [wrong_targets, wrong_labels, wrong_weight, wrong_logarithm, SMOOTHING, IGNORE],
-    "sigmoid_focal": [wrong_targets, wrong_unit, GAMMA, wrong_option("alpha", 1.5, -1, NAN, "a", True), IGNORE],
+    "sigmoid_focal": [
+        wrong_targets,
+        wrong_unit,
+        lambda *args: wrong_weight(*args, number=True),
+        GAMMA,
+        wrong_option("alpha", 1.5, -1, NAN, "a", True),
+        IGNORE,
+    ],
     "softmax_focal": [wrong_targets, wrong_labels, wrong_weight, GAMMA, IGNORE],
     "hinge": [wrong_targets, wrong_sides],
-    "multiclass_hinge": [wrong_targets, wrong_labels, IGNORE],
+    "multiclass_hinge": [
+        wrong_targets,
+        wrong_labels,
+        wrong_weight,
+        wrong_option("p", 0, 3, 1.5, "1", True, None),
+        wrong_option("margin", NAN, INF, -INF, "1", True, None),
+        IGNORE,
+    ],
     "mean_squared_error": [wrong_targets],
     "mean_absolute_error": [wrong_targets],
     "huber": [wrong_targets, wrong_option("delta", *TEMPERATURES)],
-    "kl_divergence": [wrong_targets, wrong_distribution],
+    "poisson_nll": [wrong_targets, wrong_count, wrong_rate, wrong_option("full", 1, None, "a")],
+    "kl_divergence": [wrong_targets, wrong_distribution, wrong_terms],
     "nt_xent": [wrong_embeddings, wrong_option("temperature", *TEMPERATURES)],
     "self_distillation": [
         wrong_targets,

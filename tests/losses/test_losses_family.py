@@ -21,6 +21,7 @@ from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
 from tinynet.losses.nt_xent import nt_xent
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.self_distillation import self_distillation
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal, sigmoid_focal_plain
@@ -48,12 +49,12 @@ def drawn_reduction(rng, options):
     return options
 
 
-def drawn_labels(rng, shape, options, soft=True):
+def drawn_labels(rng, shape, options, soft=True, smoothing=True):
     """Labels for logits of `shape`, or probabilities, with options that fit."""
     C, leading = shape[-1], shape[:-1]
     if rng.random() < 0.5:
         options["weight"] = rng.uniform(0, 3, C)
-    if soft and rng.random() < 0.5:
+    if soft and smoothing and rng.random() < 0.5:
         options["label_smoothing"] = float(rng.uniform(0, 1))
     if soft and rng.random() < 0.3:
         return rng.dirichlet(np.ones(C), leading)
@@ -68,6 +69,12 @@ def drawn_logits(rng, shape):
     return rng.standard_normal(shape) * rng.choice([0.1, 1.0, 5.0])
 
 
+def drawn_weight(rng, shape, options, name="weight"):
+    """Sometimes a weight for each index of the last axis, or for each element."""
+    if rng.random() < 0.4:
+        options[name] = rng.uniform(0, 3, shape[-1] if rng.random() < 0.5 else shape)
+
+
 def drawn_yes_or_no(rng, shape, options):
     targets = rng.random(shape) if rng.random() < 0.3 else rng.integers(0, 2, shape).astype(float)
     if rng.random() < 0.4:
@@ -79,8 +86,7 @@ def drawn_yes_or_no(rng, shape, options):
 def draw_binary(rng, options):
     shape = drawn_shape(rng)
     for name in ("weight", "pos_weight"):
-        if rng.random() < 0.4:
-            options[name] = rng.uniform(0, 3, shape[-1])
+        drawn_weight(rng, shape, options, name)
     if rng.random() < 0.4:
         options["label_smoothing"] = float(rng.uniform(0, 1))
     return rng.uniform(0.001, 0.999, shape), drawn_yes_or_no(rng, shape, options)
@@ -100,13 +106,14 @@ def draw_sigmoid_focal(rng, options):
     shape = drawn_shape(rng)
     options["gamma"] = float(rng.choice([0, 0.5, 1, 2, 3.7]))
     options["alpha"] = None if rng.random() < 0.3 else float(rng.uniform(0, 1))
+    drawn_weight(rng, shape, options)
     return drawn_logits(rng, shape), drawn_yes_or_no(rng, shape, options)
 
 
 def draw_softmax_focal(rng, options):
     shape = drawn_shape(rng)
     options["gamma"] = float(rng.choice([0, 0.5, 1, 2, 3.7]))
-    return drawn_logits(rng, shape), drawn_labels(rng, shape, options, soft=False)
+    return drawn_logits(rng, shape), drawn_labels(rng, shape, options, smoothing=False)
 
 
 def draw_hinge(rng, options):
@@ -116,9 +123,8 @@ def draw_hinge(rng, options):
 
 def draw_multiclass_hinge(rng, options):
     shape = drawn_shape(rng)
-    targets = drawn_labels(rng, shape, options, soft=False)
-    options.pop("weight", None)
-    return drawn_logits(rng, shape), targets
+    options["p"], options["margin"] = int(rng.integers(1, 3)), float(rng.choice([-0.7, 0, 0.5, 1, 3.3]))
+    return drawn_logits(rng, shape), drawn_labels(rng, shape, options, soft=False)
 
 
 def draw_regression(rng, options):
@@ -131,9 +137,18 @@ def draw_huber(rng, options):
     return draw_regression(rng, options)
 
 
+def draw_poisson(rng, options):
+    shape = drawn_shape(rng)
+    options["full"], options["log_input"] = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    y = rng.uniform(-4, 4, shape)
+    return y if options["log_input"] else np.exp(y), rng.poisson(rng.uniform(0, 9), shape).astype(float)
+
+
 def draw_kl(rng, options):
     shape = drawn_shape(rng)
     q = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+    if options["reduction"] == "none" and rng.random() < 0.5:
+        options["per_class"] = True
     if shape[-1] > 1 and rng.random() < 0.3:
         q[..., 0] = 0
         q /= q.sum(-1, keepdims=True)
@@ -188,7 +203,7 @@ def torch_categorical(p, targets, **options):
     return torch_nll(p.log(), targets, **options)
 
 
-def torch_sigmoid_focal(z, t, gamma, alpha, ignore_index=None):
+def torch_sigmoid_focal(z, t, gamma, alpha, weight=1.0, ignore_index=None):
     from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
     counts = t == t if ignore_index is None else t != ignore_index
@@ -197,13 +212,17 @@ def torch_sigmoid_focal(z, t, gamma, alpha, ignore_index=None):
     losses = bce(z, t, reduction="none") * (1 - (p * t + (1 - p) * (1 - t))) ** gamma
     if alpha is not None:
         losses = (alpha * t + (1 - alpha) * (1 - t)) * losses
-    return losses * counts, counts.sum()
+    return losses * weight * counts, counts.sum()
 
 
 def torch_softmax_focal(z, targets, gamma, weight=None, ignore_index=-100):
     import torch
 
     log_p, counts = z.log_softmax(-1), (targets != ignore_index).to(z.dtype)
+    if targets.is_floating_point():
+        q = -torch.expm1(log_p) if z.shape[-1] > 1 else torch.ones_like(log_p)
+        losses = -((1 if weight is None else weight) * targets * q**gamma * log_p).sum(-1)
+        return losses, losses.numel()
     labels = torch.where(targets != ignore_index, targets, 0)
     l = -log_p.gather(-1, labels[..., None])[..., 0]
     a = counts * (1 if weight is None else weight[labels])
@@ -216,13 +235,15 @@ def torch_hinge(z, t):
     return (1 - y * z).clamp(min=0), z.numel()
 
 
-def torch_multiclass_hinge(z, targets, ignore_index=-100):
+def torch_multiclass_hinge(z, targets, ignore_index=-100, weight=None, **options):
     import torch
 
     counts = (targets != ignore_index).reshape(-1)
     labels = torch.where(counts, targets.reshape(-1), 0)
-    losses = torch.nn.functional.multi_margin_loss(z.reshape(-1, z.shape[-1]), labels, reduction="none")
-    return (losses * counts).reshape(targets.shape), counts.sum()
+    shares = counts if weight is None else counts * weight[labels]
+    options.update(weight=weight, reduction="none")
+    losses = torch.nn.functional.multi_margin_loss(z.reshape(-1, z.shape[-1]), labels, **options)
+    return (losses * counts).reshape(targets.shape), shares.sum()
 
 
 def torch_absolute(y, t):
@@ -237,11 +258,18 @@ def torch_huber(y, t, delta):
     return huber_loss(y, t, delta=delta, reduction="none"), y.numel()
 
 
-def torch_kl(z, q):
+def torch_poisson(y, t, **options):
+    from torch.nn.functional import poisson_nll_loss
+
+    return poisson_nll_loss(y, t, eps=0.0, reduction="none", **options), y.numel()
+
+
+def torch_kl(z, q, per_class=False):
     from torch.nn.functional import kl_div
 
-    losses = kl_div(z.log_softmax(-1), q, reduction="none").sum(-1)
-    return losses, losses.numel()
+    terms = kl_div(z.log_softmax(-1), q, reduction="none")
+    losses = terms.sum(-1)
+    return terms if per_class else losses, losses.numel()
 
 
 def torch_nt_xent(x, _, temperature):
@@ -269,6 +297,7 @@ FAMILY = {
     "multiclass_hinge": (multiclass_hinge, draw_multiclass_hinge, torch_multiclass_hinge),
     "mean_absolute_error": (mean_absolute_error, draw_regression, torch_absolute),
     "huber": (huber, draw_huber, torch_huber),
+    "poisson_nll": (poisson_nll, draw_poisson, torch_poisson),
     "kl_divergence": (kl_divergence, draw_kl, torch_kl),
     "nt_xent": (nt_xent, draw_nt_xent, torch_nt_xent),
     "self_distillation": (self_distillation, draw_self_distillation, torch_self_distillation),
@@ -285,6 +314,7 @@ def configuration(name, seed, rows=False):
         C = prediction.shape[-1]
         targets = targets.reshape((-1, C) if targets.shape == prediction.shape else -1)
         prediction = prediction.reshape(-1, C)
+        options = {name: v.reshape(-1, C) if np.ndim(v) > 1 else v for name, v in options.items()}
     return prediction, () if targets is None else (targets,), options
 
 
@@ -341,14 +371,19 @@ def test_the_gradients_are_the_slopes():
     z, t, q = rng.standard_normal((6, 5)), rng.integers(0, 5, 6), rng.dirichlet(np.ones(5), 6)
     p, sides = reference.softmax(z), rng.choice([-1, 1], z.shape)
     checked = [
-        (binary_cross_entropy, (p, q), {"label_smoothing": 0.2, "pos_weight": [1, 2, 3, 4, 5]}),
+        (binary_cross_entropy, (p, q), {"label_smoothing": 0.2, "pos_weight": [1, 2, 3, 4, 5], "weight": 3 * q}),
+        (sigmoid_cross_entropy, (z, q), {"weight": 3 * p, "pos_weight": 2 * q}),
         (categorical_cross_entropy, (p, t), {"label_smoothing": 0.2}),
         (categorical_cross_entropy, (p, q), {"weight": [1, 2, 3, 4, 5]}),
         (nll, (np.log(p), t), {"label_smoothing": 0.2}),
-        (sigmoid_focal, (z, q), {"gamma": 0.5}),
+        (sigmoid_focal, (z, q), {"gamma": 0.5, "weight": 3 * p}),
         (softmax_focal, (z, t), {"gamma": 0.5}),
+        (softmax_focal, (z, q), {"gamma": 0.5, "weight": [1, 2, 3, 4, 5]}),
         (hinge, (z, sides), {}),
         (multiclass_hinge, (z, t), {}),
+        (multiclass_hinge, (z, t), {"p": 2, "margin": 0.7, "weight": [1, 2, 3, 4, 5]}),
+        (poisson_nll, (z, 5 * q), {"full": True}),
+        (poisson_nll, (5 * p, 5 * q), {"log_input": False}),
         (mean_absolute_error, (z, q), {}),
         (huber, (z, q), {"delta": 0.3}),
         (kl_divergence, (z, q), {}),
@@ -357,7 +392,8 @@ def test_the_gradients_are_the_slopes():
     ]
     for loss, inputs, options in checked:
         # Probabilities near 0 bend too much for the default tolerance at the check's step.
-        result = gradcheck.check(loss, *inputs, tolerance=1e-6 if inputs[0] is p else 1e-7, **options)
+        near_0 = inputs[0] is p or options.get("log_input") is False
+        result = gradcheck.check(loss, *inputs, tolerance=1e-6 if near_0 else 1e-7, **options)
         assert result.passed, result
 
 
@@ -387,6 +423,21 @@ def test_values_that_can_be_checked_on_paper():
     value, gradient = multiclass_hinge([[1.0, 2.0, 0.5, -3.0]], [0])
     assert value == (2.0 + 0.5) / 4
     np.testing.assert_array_equal(gradient, [[-0.5, 0.25, 0.25, 0]])
+    value, gradient = multiclass_hinge([[1.0, 2.0, 0.5, -3.0]], [0], p=2, weight=[3, 1, 1, 1], reduction="sum")
+    assert value == 3 * (2.0**2 + 0.5**2) / 4
+    np.testing.assert_array_equal(gradient, [[-3.75, 3, 0.75, 0]])
+    assert multiclass_hinge([[1.0, 2.0, 0.5, -3.0]], [0], margin=0.25)[0] == 1.25 / 4
+    # exp(-2) 2^3 / 3! is the chance of three where two are expected; Stirling's 3! is 5.836
+    for y, log_input in ((math.log(2), True), (2.0, False)):
+        value, gradient = poisson_nll([y], [3], log_input)
+        assert value == pytest.approx(2 - 3 * math.log(2))
+        assert gradient == pytest.approx(-1 if log_input else -0.5)
+        assert poisson_nll([y], [3], log_input, full=True)[0] == pytest.approx(value + math.log(5.836), abs=5e-5)
+        assert poisson_nll([y], [1], log_input, full=True)[0] == poisson_nll([y], [1], log_input)[0]
+    terms, _ = kl_divergence([[0.0, 0.0]], [[0.25, 0.75]], reduction="none", per_class=True)
+    np.testing.assert_allclose(terms, [[0.25 * math.log(0.5), 0.75 * math.log(1.5)]])
+    # half of each of two labels' losses, of which the second, p = 0.1, has (1 - 0.1)^2 of its 2.3026
+    assert softmax_focal([[z, 0.0]], [[0.5, 0.5]])[0] == pytest.approx((0.001054 + 0.81 * 2.302585) / 2, abs=5e-7)
     value, gradient = mean_absolute_error([1.0, 5.0], [3.0, 5.0])
     assert value == 1.0
     np.testing.assert_array_equal(gradient, [-0.5, 0])
@@ -419,7 +470,7 @@ def test_the_plain_focal_loss_has_the_kernels_limits(gamma, alpha):
     for t in (0, 0.3, 1):
         expected = sigmoid_focal(z, np.full_like(z, t), gamma=gamma, alpha=alpha, reduction="none")
         with np.errstate(all="ignore"):
-            found = sigmoid_focal_plain(z, np.full_like(z, t), gamma, yes, no)
+            found = sigmoid_focal_plain(z, np.full_like(z, t), 1, None, gamma, yes, no)
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-30)
 
 
@@ -589,9 +640,93 @@ def test_margins_and_regressions_of_extreme_numbers(dtype):
         losses, gradient = multiclass_hinge(rows, [0, 2, 0, 1], reduction="none")
         np.testing.assert_allclose(losses, [0, size, NAN, 1], rtol=1e-4)
         np.testing.assert_allclose(gradient, [[0, 0, 0], [1 / 3, 1 / 3, -2 / 3], [NAN] * 3, [0, -1 / 3, 1 / 3]], 1e-6)
+        losses, gradient = multiclass_hinge(rows, [0, 2, 0, 1], 2, 0.5, [1, 1, 0.0], reduction="sum")
+        assert np.isnan(losses)
+        np.testing.assert_allclose(gradient, [[0, 0, 0], [0, 0, 0], [NAN] * 3, [0, -5 / 3, 5 / 3]], 1e-6)
+        # a class without weight costs nothing however wrong; another one more than float32 holds, where that is so
+        value, gradient = multiclass_hinge(rows[1:2], [2], 2, weight=[1, 1, 3])
+        np.testing.assert_allclose(gradient, [[4 * size / 3, 2 * size / 3, -2 * size]], 1e-3)
+        assert value == pytest.approx(5 * float(size) ** 2 / 3, rel=1e-3)
+    for p in (1, 2):
+        losses, gradient = multiclass_hinge(
+            np.array([[0, -INF], [0, INF], [-INF, -INF]], dtype), [1, 0, 0], p, reduction="none"
+        )
+        np.testing.assert_array_equal(losses, [INF, INF, NAN])
+        slope = 0.5 if p == 1 else INF
+        np.testing.assert_array_equal(gradient, [[slope, -slope], [-slope, slope], [NAN, NAN]])
+        zero = multiclass_hinge(np.array([[0, -INF]], dtype), [1], p, weight=[1, 0])
+        assert zero[0] == 0
+        np.testing.assert_array_equal(zero[1], [[0, 0]])
     single = multiclass_hinge(np.array([[2], [NAN]], dtype), [0, 0], reduction="none")
     np.testing.assert_array_equal(single[0], [0, NAN])
     np.testing.assert_array_equal(single[1], [[0], [NAN]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_of_extreme_numbers(dtype):
+    y = np.array([-INF, -INF, INF, INF, NAN, 0, 1e30, -1e30, -1e30], dtype)
+    losses, gradient = poisson_nll(y, [0, 2, 0, 2, 0, 0, 5, 0, 2], reduction="none")
+    np.testing.assert_allclose(losses, [0, INF, INF, INF, NAN, 1, INF, 0, 2e30], rtol=1e-6)
+    np.testing.assert_array_equal(gradient, [0, -2, INF, INF, NAN, 1, INF, 0, -2])
+    y = np.array([0, 0, INF, INF, NAN, 1e30, 1e-30, 3e38], dtype)
+    losses, gradient = poisson_nll(y, [0, 2, 0, 2, 0, 1, 1, 2], log_input=False, reduction="none")
+    np.testing.assert_allclose(losses, [0, INF, INF, INF, NAN, 1e30, 30 * math.log(10), 3e38], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [1, -INF, 1, 1, NAN, 1, -1e30, 1], rtol=1e-6)
+    largest, eps = math.log(np.finfo(dtype).max), float(np.finfo(dtype).eps)
+    for y in np.linspace(largest - 3, largest - 1e-4, 50).astype(dtype):  # where exp(-y) is below the normal numbers
+        assert poisson_nll(y, 0)[0] == pytest.approx(math.exp(y), rel=4 * eps)
+    # no number inside of the logarithm is lost: near a rate of 1, a log is what the rate has beyond 1
+    near = dtype(1 + eps)
+    assert poisson_nll(near, 1, log_input=False)[0] == pytest.approx(1, rel=eps)
+    for factor, t in ((1e-30, 1e20), (1e20, 3), (0.999, 1e5), (1.5, 1e5)):
+        expected = dtype(factor) - t * math.log(dtype(factor))
+        assert poisson_nll(dtype(factor), t, log_input=False)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_stirlings_formula_is_near_the_factorial():
+    t = np.arange(2, 300)
+    with_it, _ = poisson_nll(np.zeros(t.size), t, full=True, reduction="none")
+    less = [math.lgamma(n + 1) for n in t] - (with_it - 1)
+    assert (less > 0).all()
+    assert (less < 1 / (12 * t)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_terms_of_a_divergence_are_those_of_its_classes(dtype):
+    z = np.array([[0, 0, -INF], [0, 0, -INF], [NAN, 0, 0], [INF, 0, 0], [-INF] * 3, [0, 1e4, 0]], dtype)
+    q = np.array([[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0, 1], [1, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]], dtype)
+    rows, gradient = kl_divergence(z, q, reduction="none")
+    for s in (None, [1, 2, 1, 1, 1, 1]):
+        terms, same = kl_divergence(z, q, per_class=True, reduction="none", sample_weight=s)
+        factor = 1 if s is None else 2
+        np.testing.assert_allclose(terms[:2], [[0, 0, 0], [0, 0, INF]], atol=1e-6)
+        assert np.isnan(terms[2:5]).all()
+        np.testing.assert_allclose(terms[5], [0, math.log(0.5) / 2, (1e4 + math.log(0.5)) / 2], rtol=1e-6)
+        np.testing.assert_allclose(terms.sum(1), rows, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(same[1], factor * gradient[1], rtol=1e-6)
+    out = z.copy()
+    terms, returned = kl_divergence(out, q, per_class=True, reduction="none", out=out, sample_weight=[1, 1, 0, 0, 0, 1])
+    assert returned is out
+    assert not terms[2:5].any()
+    assert not out[2:5].any()
+    np.testing.assert_array_equal(out[[0, 1, 5]], gradient[[0, 1, 5]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_focal_loss_of_one_hot_rows_is_that_of_the_labels(dtype):
+    rng = np.random.default_rng(6)
+    for C in (1, 2, 7, 40, 1500):
+        z = (6 * rng.standard_normal((30, C))).astype(dtype)
+        z[3, 0], z[4], z[5], z[6, :2], z[7] = -INF, -INF, 0, NAN, 1e30 * np.arange(C)
+        t, w = rng.integers(0, C, 30), rng.uniform(0, 2, C)
+        t[:9], w[C - 1] = 0, 0
+        tolerance = {"rtol": 3e-6, "atol": 1e-30} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-200}
+        for gamma in (0, 0.5, 2, 3.7):
+            for weight in (None, w):
+                by_label = softmax_focal(z, t, gamma, weight, reduction="none")
+                by_row = softmax_focal(z, np.eye(C)[t], gamma, weight, reduction="none")
+                for mine, other in zip(by_row, by_label, strict=True):
+                    np.testing.assert_allclose(mine, other, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -632,6 +767,8 @@ def rows_and_targets(name, N, C, dtype, seed=0):
         "nll": np.log(reference.softmax(z)),
     }.get(name, z)
     labels = name in ("categorical_cross_entropy", "nll", "softmax_focal", "multiclass_hinge")
+    if name == "poisson_nll":
+        q = rng.poisson(3, (N, C))
     return prediction.astype(dtype), t if labels else (z > 0) if name == "hinge" else q.astype(dtype)
 
 
@@ -835,7 +972,8 @@ REFUSED = [
     (sigmoid_focal, (Z, P), {"gamma": "2"}, TypeError, "gamma must be a number, got '2'"),
     (sigmoid_focal, (Z, P), {"alpha": 1.5}, ValueError, r"alpha must be in \[0, 1\], got 1.5"),
     (softmax_focal, (Z, [0, 1, 9]), {}, ValueError, r"target at position \(2,\) is 9"),
-    (softmax_focal, (Z, P), {}, TypeError, "targets must be integer labels, got probabilities"),
+    (softmax_focal, (Z, BAD_SUM), {"out": P.copy()}, ValueError, r"those at position \(2,\) sum to 1.25"),
+    (softmax_focal, (Z, P), {"ignore_index": -1}, ValueError, "ignore_index belongs to integer targets"),
     (softmax_focal, (Z, T), {"gamma": NAN}, ValueError, "gamma must be finite"),
     (softmax_focal, (Z, T), {"weight": [1, 1, 1, -1]}, ValueError, "got -1.0 for class 3"),
     (hinge, (Z, np.full((3, 4), 2)), {}, ValueError, r"got 2.0 at position \(0, 0\)"),
@@ -843,6 +981,33 @@ REFUSED = [
     (hinge, (np.zeros(3), [[1, -1, 1]]), {}, ValueError, r"must have the prediction's shape \(3,\)"),
     (multiclass_hinge, (Z, [0, 4, 1]), {}, ValueError, r"position \(1,\) is 4"),
     (multiclass_hinge, (Z, P), {}, TypeError, "targets must be integer labels"),
+    (multiclass_hinge, (Z, T), {"p": 3}, ValueError, "p must be 1 or 2, got 3"),
+    (multiclass_hinge, (Z, T), {"p": True}, ValueError, "p must be 1 or 2, got True"),
+    (multiclass_hinge, (Z, T), {"margin": NAN}, ValueError, "margin must be finite, got nan"),
+    (multiclass_hinge, (Z, T), {"weight": [1, 1, 1]}, ValueError, r"weight must have shape \(4,\)"),
+    (poisson_nll, (Z, -P), {}, ValueError, r"targets must be finite and at least 0, got -0.25 at position \(0, 0\)"),
+    (poisson_nll, (Z, Z + INF), {}, ValueError, "targets must be finite and at least 0, got inf"),
+    (poisson_nll, (Z - 1, P), {"log_input": False}, ValueError, r"rates must be at least 0, got -1.0.*logarithms"),
+    (poisson_nll, (Z, P), {"log_input": 1}, TypeError, "log_input must be True or False, got 1"),
+    (poisson_nll, (Z, P), {"full": None}, TypeError, "full must be True or False"),
+    (poisson_nll, (Z, P[:, :1]), {}, ValueError, "must have the prediction's shape"),
+    (kl_divergence, (Z, P), {"per_class": True}, ValueError, 'per_class .* belongs to reduction="none"'),
+    (
+        kl_divergence,
+        (Z, BAD_SUM),
+        {"per_class": True, "reduction": "none", "out": P.copy()},
+        ValueError,
+        "must sum to 1",
+    ),
+    (
+        sigmoid_focal,
+        (Z, P),
+        {"weight": P[:, :2]},
+        ValueError,
+        r"\(4,\), one number a class, or .* \(3, 4\), one an",
+    ),
+    (sigmoid_focal, (Z, P), {"weight": P - 1}, ValueError, r"at least 0, got -0.75 at position \(0, 0\)"),
+    (sigmoid_focal, (Z, P), {"weight": [1, 2, 3]}, ValueError, "for one number a row, use sample_weight"),
     (mean_absolute_error, (Z, P[:, :1]), {}, ValueError, r"must have the prediction's shape \(3, 4\), got \(3, 1\)"),
     (huber, (Z, P), {"delta": 0}, ValueError, "delta must be finite and above 0, got 0"),
     (huber, (Z, P), {"delta": True}, TypeError, "delta must be a number"),

@@ -16,6 +16,7 @@ CASES = {
     "softmax_cross_entropy": (tn.softmax_cross_entropy, Z, SOME),
     "softmax_cross_entropy, probabilities": (tn.softmax_cross_entropy, Z, SOFT),
     "softmax_focal": (tn.softmax_focal, Z, SOME),
+    "softmax_focal, probabilities": (tn.softmax_focal, Z, SOFT),
     "nll": (tn.nll, np.log(P), LABELS),
     "categorical_cross_entropy": (tn.categorical_cross_entropy, P, LABELS),
     "multiclass_hinge": (tn.multiclass_hinge, Z, SOME),
@@ -27,6 +28,7 @@ CASES = {
     "mean_squared_error": (tn.mean_squared_error, Z, SOFT),
     "mean_absolute_error": (tn.mean_absolute_error, Z, SOFT),
     "huber": (tn.huber, Z, SOFT),
+    "poisson_nll": (tn.poisson_nll, Z, SOFT),
 }
 
 

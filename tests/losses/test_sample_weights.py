@@ -9,9 +9,9 @@ import tinynet as tn
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
-WEIGHTED = [*sorted(set(FAMILY) - {"nt_xent", "self_distillation"}), "softmax", "sigmoid", "mean_squared_error"]
+WEIGHTED = [*sorted(set(FAMILY) - {"nt_xent"}), "softmax", "sigmoid", "mean_squared_error"]
 EVERY = pytest.mark.parametrize("name", WEIGHTED)
-ELEMENTS = "binary_cross_entropy hinge huber mean_absolute_error mean_squared_error sigmoid sigmoid_focal"
+ELEMENTS = "binary_cross_entropy hinge huber mean_absolute_error mean_squared_error poisson_nll sigmoid sigmoid_focal"
 
 
 def drawn(name, seed):
@@ -33,6 +33,11 @@ def as_rows(prediction, targets):
     return prediction.reshape(shape), targets.reshape(shape if targets.shape == prediction.shape else -1)
 
 
+def at_rows(options, C, rows=slice(None)):
+    """The options for those rows: of a weight for each element, their part."""
+    return {name: v.reshape(-1, C)[rows] if np.ndim(v) > 1 else v for name, v in options.items()}
+
+
 @EVERY
 def test_whole_weights_are_rows_that_occur_so_often(name):
     for seed in range(60):
@@ -44,9 +49,9 @@ def test_whole_weights_are_rows_that_occur_so_often(name):
         s = np.random.default_rng(seed).integers(0, 4, N)
         if seed % 5 == 0:
             s[:] = 0
-        where = np.repeat(np.arange(N), s)
+        where, given, options = np.repeat(np.arange(N), s), options, at_rows(options, x.shape[1])
         if len(where):
-            expected, rows = loss(x[where], targets[where], **options)
+            expected, rows = loss(x[where], targets[where], **at_rows(given, x.shape[1], where))
             gradient = np.zeros_like(x)
             np.add.at(gradient, where, rows)
         else:
@@ -85,6 +90,9 @@ def test_weights_multiply_each_row(name):
             assert value.dtype == dx.dtype == dtype
             np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
             np.testing.assert_allclose(dx, gradient * wide, rtol=tolerance, atol=tolerance)
+        if options.pop("per_class", False):
+            losses, _ = loss(x, targets, **options)
+            expected = losses * s
         options["reduction"] = "sum"
         value, dx = loss(x, targets, sample_weight=s, **options)
         assert value == pytest.approx(expected.sum(), rel=1e-12)
@@ -135,7 +143,8 @@ def test_the_mean_of_weighted_classes_divides_by_both_weights():
 def test_weights_that_cannot_be_used_are_refused_before_anything_is_written(name):
     loss, x, targets, options = drawn(name, 3)
     x, targets = (array[:1].repeat(3, axis=0) for array in as_rows(x, targets))
-    options.pop("weight", None)
+    for name in ("weight", "pos_weight"):
+        options.pop(name, None)
     for weights, error, words in (
         ([1, 2], ValueError, ["(3,)", "(2,)"]),
         ([[1], [1], [1]], ValueError, ["(3,)", "(3, 1)", "[..., 0]"]),
@@ -168,16 +177,54 @@ def test_a_bad_target_is_named_by_its_place_among_all_rows():
     assert (out == 5).all()
 
 
-def test_losses_of_pairs_and_of_device_arrays_take_no_weights():
-    x = np.ones((2, 2))
-    for call in (
-        lambda s: tn.nt_xent(x, sample_weight=s),
-        lambda s: tn.self_distillation(x, x, sample_weight=s),
-        lambda s: tn.linear_cross_entropy(x, x, None, [0, 1], sample_weight=s),
+@pytest.mark.parametrize("C", [3, 300])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_last_layer_and_its_loss_weigh_rows_as_the_loss_does(C, soft, dtype):
+    rng = np.random.default_rng(2)
+    x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((200, 9), (9, C), C))
+    s = rng.uniform(0, 2, 200) * (rng.random(200) < 0.8)
+    targets = rng.dirichlet(np.ones(C), 200) if soft else np.where(rng.random(200) < 0.2, -100, rng.integers(0, C, 200))
+    for options in (
+        {"weight": rng.uniform(0, 2, C), "label_smoothing": 0.1},
+        {"reduction": "sum"},
+        {"reduction": "none"},
+        {"denominator": 7.0},
     ):
-        with pytest.raises(TypeError, match="sample_weight"):
-            call([1, 1])
+        expected, dz = tn.softmax_cross_entropy(x @ w + b, targets, sample_weight=s, **options)
+        spoilt, bad = x.copy(), targets.copy()
+        spoilt[s == 0], bad[s == 0] = np.nan, 7_000
+        value, *gradients = tn.linear_cross_entropy(spoilt, w, b, bad, sample_weight=s, **options)
+        tolerance = {"rtol": 1e-9, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-4}
+        np.testing.assert_allclose(value, expected, **tolerance)
+        for mine, other in zip(gradients, (dz @ w.T, x.T @ dz, dz.sum(0)), strict=True):
+            np.testing.assert_allclose(mine, other, **tolerance)
+        only, *nothing = tn.linear_cross_entropy(spoilt, w, b, bad, sample_weight=s, grad=False, **options)
+        np.testing.assert_array_equal(only, value)
+        assert nothing == [None, None, None]
+    for wrong in (s[1:], -s - 1):
+        with pytest.raises(ValueError, match=r"^linear_cross_entropy: sample_weight"):
+            tn.linear_cross_entropy(x, w, b, targets, sample_weight=wrong)
 
+
+def test_an_embedding_without_weight_is_still_among_those_that_others_are_told_from():
+    rng = np.random.default_rng(3)
+    x, s = rng.standard_normal((8, 5)), np.array([1.0, 0, 2, 1, 0, 3, 1, 0.5])
+    losses, _ = tn.nt_xent(x, reduction="none")
+    for options, expected in (
+        ({"reduction": "none"}, s * losses),
+        ({"reduction": "sum"}, s @ losses),
+        ({}, s @ losses / s.sum()),
+        ({"denominator": 4}, s @ losses / 4),
+    ):
+        np.testing.assert_allclose(tn.nt_xent(x, sample_weight=s, **options)[0], expected, rtol=1e-12)
+        result = tn.gradcheck.check(lambda x, _, o=options: tn.nt_xent(x, sample_weight=s, **o), x, x)
+        assert result.passed, result
+    with pytest.raises(ValueError, match=r"^nt_xent: sample_weight must have shape \(8,\)"):
+        tn.nt_xent(x, sample_weight=s[:4])
+
+
+def test_device_arrays_take_no_weights_of_samples():
     class OnDevice:
         __cuda_array_interface__ = {}  # noqa: RUF012
 

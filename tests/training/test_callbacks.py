@@ -78,11 +78,14 @@ def test_a_lower_calibration_error_is_better():
 def test_every_metric_that_returns_one_number_says_which_way_it_goes():
     scores, labels = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), [0, 1, 1]
     others = {"CalibrationBins", "bootstrap_interval", "precision_recall_curve", "roc_curve"}  # take other arguments
+    regression = {tn.metrics.r2, tn.metrics.root_mean_squared_error}
+    others |= {function.__name__ for function in regression}
     numbers = {
         function
         for function in (getattr(tn.metrics, name) for name in set(tn.metrics.__all__) - others)
         if isinstance(function(scores, labels, **({"k": 1} if function is tn.metrics.top_k_accuracy else {})), float)
     }
+    numbers |= regression
     assert numbers - {tn.metrics.temperature_scaling} == set(tn.metrics.BETTER)  # a temperature is no success
 
 

@@ -29,6 +29,7 @@ Y = rng.integers(0, 3, 50)
 X = rng.standard_normal((50, 6, 6, 2)) + Y[:, None, None, None]
 UNKNOWN = np.where(np.arange(50) % 7 < 5, -1, Y)  # some shares have no label that counts
 WEIGHT = np.array([0.2, 1.0, 3.0])
+IMPORTANCE = rng.integers(0, 3, 50) * (np.arange(50) % 12 > 3)  # some shares have nothing that counts
 LENGTHS = rng.integers(0, 7, 50) * (np.arange(50) % 3 < 2)  # of sequences X[:, :, 0], each third of length 0
 SEQUENCES, TAGS = (np.where(np.arange(6)[:, None] < LENGTHS[:, None, None], X[:, :, 0], np.nan), LENGTHS), Y[:, None]
 TAGS = np.where(rng.random((50, 6)) < 0.2, -100, np.where(np.arange(6) < LENGTHS[:, None], TAGS, 99))
@@ -134,11 +135,31 @@ EQUAL = {
     "fewer samples than ranks": {"batch_size": 2},
     "clipped": {"make": partial(tn.Adam, clip_norm=0.5)},
     "validation of one": {"validation": (X[:1], Y[:1]), "metrics": "accuracy"},
+    "weights of samples": {
+        "y": UNKNOWN,
+        "loss": partial(tn.softmax_cross_entropy, ignore_index=-1, weight=WEIGHT),
+        "sample_weight": IMPORTANCE,
+        "metrics": "accuracy",
+        "validation": (X[:7], Y[:7], IMPORTANCE[5:12]),
+    },
+    "metrics of the whole epoch": {
+        "metrics": ["auc", "accuracy", "f1", "expected_calibration_error"],
+        "sample_weight": IMPORTANCE,
+        "validation": (X[:30], Y[:30], IMPORTANCE[:30]),
+    },
+    "a share held out, weights of classes": {
+        "validation": 0.3,
+        "class_weight": "balanced",
+        "drop_last": True,
+        "metrics": "accuracy",
+    },
+    "weights of samples, augmented": {"augment": mixed, "sample_weight": IMPORTANCE},
     "sequences": {
         "build": tagger,
         "x": SEQUENCES,
         "y": TAGS,
         "metrics": "accuracy",
+        "sample_weight": IMPORTANCE,
         "validation": ((SEQUENCES[0][:5], LENGTHS[:5]), TAGS[:5]),
     },
     "sequences, the last layer with the loss": {
@@ -599,7 +620,10 @@ COUNTED = {
     "sigmoid": (partial(tn.sigmoid_cross_entropy, weight=FOUR, pos_weight=2.0, ignore_index=-1), SOME_BINARY),
     "sigmoid, all": (tn.sigmoid_cross_entropy, BINARY),
     "sigmoid focal": (partial(tn.sigmoid_focal, ignore_index=-1), SOME_BINARY),
+    "focal, probabilities": (partial(tn.softmax_focal, weight=FOUR), SHARES),
     "multiclass hinge": (partial(tn.multiclass_hinge, ignore_index=-1), SOME),
+    "multiclass hinge, weighted": (partial(tn.multiclass_hinge, p=2, weight=FOUR, ignore_index=-1), SOME),
+    "counts": (tn.poisson_nll, SHARES),
     "squares": (tn.mean_squared_error, SHARES),
     "huber": (tn.huber, SHARES),
     "divergence": (tn.kl_divergence, SHARES),
@@ -611,11 +635,20 @@ COUNTED = {
 def test_means_of_shares_weighed_by_their_counts_are_the_mean(case, cuts):
     loss, targets = COUNTED[case]
     z = np.random.default_rng(1).standard_normal((24, 4))
-    value, gradient = loss(z, targets)
-    parts = [(a, b) for a, b in zip(np.split(z, cuts), np.split(targets, cuts), strict=True) if len(a)]
+    check_means(loss, targets, z, cuts, None)
+    check_means(loss, targets, z, cuts, np.random.default_rng(2).integers(0, 3, 24).astype(float))
+
+
+def check_means(loss, targets, z, cuts, weights):
+    def judged(z, targets, weights):
+        return loss(z, targets, **({} if weights is None else {"sample_weight": weights}))
+
+    value, gradient = judged(z, targets, weights)
+    shares = [None] * 3 if weights is None else np.split(weights, cuts)
+    parts = [part for part in zip(np.split(z, cuts), np.split(targets, cuts), shares, strict=True) if len(part[0])]
     count = counting(loss)
-    counts = [None if count is None else count(t, len(t)) for _, t in parts]
-    found = [loss(*part) for part in parts]
+    counts = [None if count is None else count(t, len(t), s) for _, t, s in parts]
+    found = [judged(*part) for part in parts]
     total = 1 if counts[0] is None else sum(counts)
     shares = [1 if count is None else count / total for count in counts]
     assert sum(share * v for share, (v, _) in zip(shares, found, strict=True)) == pytest.approx(value, rel=1e-12)

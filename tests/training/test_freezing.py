@@ -11,7 +11,9 @@ OPTIMIZERS = {
     "SGD": lambda m, **options: tn.SGD(m, 0.1, momentum=0.9, weight_decay=0.01, **options),
     "Adam": lambda m, **options: tn.Adam(m, 0.1, weight_decay=0.01, **options),
     "AdamW": lambda m, **options: tn.AdamW(m, 0.1, **options),
-    "RMSprop": lambda m, **options: tn.RMSprop(m, 0.1, momentum=0.5, weight_decay=0.01, **options),
+    "RMSprop": lambda m, **options: tn.RMSprop(m, 0.1, momentum=0.5, weight_decay=0.01, centered=True, **options),
+    "Adagrad": lambda m, **options: tn.Adagrad(m, 0.1, weight_decay=0.01, **options),
+    "AMSGrad": lambda m, **options: tn.Adam(m, 0.1, amsgrad=True, maximize=True, **options),
 }
 
 
@@ -239,3 +241,76 @@ def test_flags_set_before_the_build_do_not_undo_each_other():
     model = tn.Sequential([tn.Dense(3), whole], (2, 3))
     assert not any(layer.trainable for layer in model.layers[1].walk())
     assert not any(p.trainable for p in whole.parameters)
+
+
+def frozen_cases():
+    """{name: (layer, shape of a sample)} of every layer with parameters whose backward pass has a way without them."""
+    image, sequence = (9, 8, 6), (7, 6)
+    windows = {
+        "Winograd's": {"filters": 40, "kernel_size": 3, "padding": 1},
+        "a stride": {"filters": 5, "kernel_size": 3, "stride": 2, "padding": 1},
+        "a stride longer than the window": {"filters": 5, "kernel_size": 1, "stride": (3, 2)},
+        "zeros on one side": {"filters": 20, "kernel_size": (2, 4), "padding": ((1, 0), (0, 3)), "stride": (1, 2)},
+        "dilation": {"filters": 4, "kernel_size": 3, "dilation": 2, "stride": 2, "padding": 2},
+        "groups": {"filters": 4, "kernel_size": 3, "groups": 2, "stride": 2, "padding": "same"},
+        "depthwise": {"filters": 6, "kernel_size": 3, "groups": 6, "padding": 1},
+        "depthwise, two filters a channel and a stride": {"filters": 12, "kernel_size": 3, "groups": 6, "stride": 2},
+    }
+    cases = {f"Conv2D, {name}": (tn.Conv2D(**options), image) for name, options in windows.items()}
+    cases["Conv2D, Winograd's"] = tn.Conv2D(**windows["Winograd's"], activation="relu"), (9, 8, 40)
+    return cases | {
+        "Conv1D": (tn.Conv1D(5, 3, stride=2, padding=1, activation="relu"), sequence),
+        "ConvTranspose2D": (tn.ConvTranspose2D(5, 3, stride=2, activation="tanh"), image),
+        "Dense": (tn.Dense(5, "relu"), sequence),
+        "BatchNorm": (tn.BatchNorm(), sequence),
+        "LayerNorm": (tn.LayerNorm(), sequence),
+        "RMSNorm": (tn.RMSNorm(), sequence),
+        "GroupNorm": (tn.GroupNorm(2), sequence),
+        "MultiHeadAttention": (tn.MultiHeadAttention(2), sequence),
+        "LSTM": (tn.LSTM(4, bidirectional=True), sequence),
+        "GRU": (tn.GRU(4), sequence),
+        "PositionEmbedding": (tn.PositionEmbedding(7), sequence),
+        "ClassToken": (tn.ClassToken(), sequence),
+    }
+
+
+@pytest.mark.parametrize("name", frozen_cases())
+def test_a_frozen_layer_writes_no_gradient_and_passes_on_the_one_it_did_before(name):
+    layer, shape = frozen_cases()[name]
+    rng = np.random.default_rng(0)
+    tn.Sequential([layer], shape, dtype="float64")
+    for p in layer.parameters:
+        p.value = rng.standard_normal(p.value.shape)
+    x, found = rng.standard_normal((3, *shape)), []
+    for frozen in (False, True):
+        if frozen and name == "BatchNorm":  # a frozen one trains as it predicts: let both have the same statistics
+            layer.momentum = 0.0
+            layer.forward(x, training=True)
+            layer.buffers["running_var"] = x.reshape(-1, 6).var(axis=0)
+        layer.trainable = not frozen
+        for p in layer.parameters:
+            p.grad = np.full(p.value.shape, 7.0)
+        y = layer.forward(x, training=True)
+        dy = np.random.default_rng(1).standard_normal(y.shape)
+        found.append((y, layer.backward(dy)))
+        written = [not (p.grad == 7.0).any() for p in layer.parameters]
+        assert all(written) if not frozen else not any(written)
+    (y, dx), (y_frozen, dx_frozen) = found
+    np.testing.assert_allclose(y_frozen, y, rtol=1e-9, atol=1e-12)
+    if name != "BatchNorm":  # whose moments are constants then
+        np.testing.assert_allclose(dx_frozen, dx, rtol=1e-9, atol=1e-11)
+    else:
+        assert tn.gradcheck.check(layer, x).passed
+    assert layer.backward(dy, input_grad=False) is None
+    assert all((p.grad == 7.0).all() for p in layer.parameters)
+
+
+def test_a_frozen_half_of_a_norm_writes_no_gradient():
+    layer = tn.LayerNorm()
+    tn.Sequential([layer], 4)
+    layer.parameters[0].trainable = False
+    layer.parameters[0].grad = [7, 7, 7, 7]
+    layer.forward(np.eye(4), training=True)
+    layer.backward(np.eye(4))
+    np.testing.assert_array_equal(layer.parameters[0].grad, 7)
+    np.testing.assert_array_equal(layer.parameters[1].grad, 1)

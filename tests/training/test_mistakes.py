@@ -99,10 +99,10 @@ MISTAKES = {
     ),
     "no layers": (lambda: model(), ValueError, ["Sequential", "empty"]),
     "one layer twice": (lambda: model(*[tn.ReLU()] * 2), ValueError, ["layer 1", "twice"]),
-    "a layer of another model": (
-        lambda: model(*digits_model().layers),
+    "a layer of another model, for another shape": (
+        lambda: model(digits_model().layers[-1]),
         ValueError,
-        ["layer 0", "Conv2D (layer 0)", "built already"],
+        ["Dense (layer 0)", "another model", "weight", "(N, 8, 8, 1)"],
     ),
     "batch size within the input shape": (
         lambda: model(tn.Flatten(), input_shape=(None, 8, 8)),

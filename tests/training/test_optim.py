@@ -1,6 +1,7 @@
 """Optimizers against PyTorch's, schedules against PyTorch's, and what they refuse."""
 
 import math
+from functools import partial
 
 import numba
 import numpy as np
@@ -44,14 +45,27 @@ CASES = {
     "nesterov": (optim.SGD, {"lr": 0.02, "momentum": 0.8, "nesterov": True}),
     "decay": (optim.SGD, {"lr": 0.05, "weight_decay": 0.1}),
     "momentum and decay": (optim.SGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05}),
+    "dampened": (optim.SGD, {"lr": 0.02, "momentum": 0.9, "dampening": 0.4, "weight_decay": 0.05, "maximize": True}),
+    "adagrad": (optim.Adagrad, {"lr": 0.05}),
+    "adagrad with decay": (optim.Adagrad, {"lr": 0.05, "eps": 1e-4, "weight_decay": 0.1, "maximize": True}),
     "rmsprop": (optim.RMSprop, {"lr": 0.01}),
+    "rmsprop centered": (optim.RMSprop, {"lr": 0.01, "alpha": 0.9, "centered": True, "weight_decay": 0.1}),
+    "rmsprop centered with momentum": (
+        optim.RMSprop,
+        {"lr": 0.003, "eps": 1e-6, "momentum": 0.7, "centered": True, "maximize": True},
+    ),
     "rmsprop with momentum": (
         optim.RMSprop,
         {"lr": 0.003, "alpha": 0.9, "eps": 1e-6, "momentum": 0.7, "weight_decay": 0.1},
     ),
     "adam": (optim.Adam, {"lr": 0.01}),
     "adam with decay": (optim.Adam, {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}),
+    "amsgrad": (optim.Adam, {"lr": 0.01, "betas": (0.8, 0.7), "weight_decay": 0.1, "amsgrad": True}),
     "adamw": (optim.AdamW, {"lr": 0.01}),
+    "amsgrad, decoupled": (
+        optim.AdamW,
+        {"lr": 0.02, "betas": (0.5, 0.6), "weight_decay": 0.3, "amsgrad": True, "maximize": True},
+    ),
     "adamw with more decay": (optim.AdamW, {"lr": 0.02, "betas": (0.5, 0.9), "weight_decay": 0.3}),
 }
 
@@ -151,7 +165,7 @@ class Scale(Layer):
         return dy * self.parameters[0].value
 
 
-@pytest.mark.parametrize("make", [optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW])
 def test_weight_decay_leaves_out_biases_and_what_normalises(make):
     model = tn.Sequential([tn.Dense(4), Scale(), tn.Dense(2)], 3, dtype="float64")
     model.flat_values += 1.0
@@ -180,7 +194,17 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters():
     np.testing.assert_array_equal(model.flat_grads, [3.0, 4.0])
 
 
-@pytest.mark.parametrize("make", [optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW])
+MAKES = [
+    optim.SGD,
+    optim.Adagrad,
+    optim.RMSprop,
+    partial(optim.RMSprop, centered=True),
+    optim.Adam,
+    partial(optim.AdamW, amsgrad=True),
+]
+
+
+@pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("size", [optim.HEAVY - 1, 5 * optim.HEAVY + 13])
 def test_a_step_has_the_same_bits_for_any_number_of_threads(make, size):
     results = []
@@ -196,7 +220,7 @@ def test_a_step_has_the_same_bits_for_any_number_of_threads(make, size):
     np.testing.assert_array_equal(*results)
 
 
-@pytest.mark.parametrize("make", [optim.SGD, optim.RMSprop, optim.Adam])
+@pytest.mark.parametrize("make", MAKES)
 def test_a_weight_is_updated_alike_in_a_small_and_in_a_large_model(make):
     large, small = Weights(3 * optim.HEAVY, dtype=np.float32), Weights(100, dtype=np.float32)
     small.flat_values[...] = large.flat_values[-100:]
@@ -209,7 +233,19 @@ def test_a_weight_is_updated_alike_in_a_small_and_in_a_large_model(make):
     np.testing.assert_array_equal(large.flat_values[-100:], small.flat_values)
 
 
-@pytest.mark.parametrize("case", ["momentum", "rmsprop with momentum", "adam with decay", "adamw"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "momentum",
+        "dampened",
+        "adagrad",
+        "rmsprop with momentum",
+        "rmsprop centered",
+        "adam with decay",
+        "adamw",
+        "amsgrad",
+    ],
+)
 def test_a_run_goes_on_from_its_state_as_if_never_interrupted(case):
     make, settings = CASES[case]
     whole, first = Weights(50, 3), Weights(50, 3)
@@ -241,6 +277,8 @@ BROKEN_STATES = [
     (lambda s: {**s, "lr": -1.0}, ValueError, "lr must be"),
     (lambda s: {**s, "steps": -1}, ValueError, "steps"),
     (lambda s: {**s, "beta2": "high"}, TypeError, "beta2"),
+    (lambda s: {**s, "amsgrad": True, "highest": s["mean"]}, ValueError, "the state is that of amsgrad=True; make"),
+    (lambda s: {**s, "maximize": "yes"}, TypeError, "maximize must be True or False"),
 ]
 
 
@@ -270,6 +308,15 @@ REFUSED = [
     (lambda m: optim.SGD(m, lr=0.1, nesterov=True), ValueError, "nesterov=True needs a momentum"),
     (lambda m: optim.SGD(m, lr=0.1, momentum=0.9, nesterov=1), TypeError, "nesterov must be True or False"),
     (lambda m: optim.SGD(m, lr=0.1, weight_decay=-1), ValueError, "weight_decay"),
+    (lambda m: optim.SGD(m, momentum=0.9, dampening=1), ValueError, "dampening must be .* below 1, got 1"),
+    (lambda m: optim.SGD(m, momentum=0.9, dampening=0.1, nesterov=True), ValueError, "needs a dampening of 0, got 0.1"),
+    (lambda m: setattr(optim.SGD(m, momentum=0.9, nesterov=True), "dampening", 0.1), ValueError, "a dampening of 0"),
+    (lambda m: optim.SGD(m, maximize=1), TypeError, "maximize must be True or False, got 1"),
+    (lambda m: optim.Adagrad(m, eps=-1), ValueError, "Adagrad: eps"),
+    (lambda m: optim.Adam(m, amsgrad="yes"), TypeError, "amsgrad must be True or False"),
+    (lambda m: optim.RMSprop(m, centered=None), TypeError, "centered must be True or False"),
+    (lambda m: setattr(optim.AdamW(m), "amsgrad", True), TypeError, "amsgrad can't be set any more; make a new AdamW"),
+    (lambda m: setattr(optim.RMSprop(m), "centered", False), TypeError, "centered can't be set any more"),
     (lambda m: optim.SGD(m, lr=0.1, clip_norm=0), ValueError, "clip_norm must be above 0"),
     (lambda m: optim.SGD(m, lr=0.1, clip_norm=-1), ValueError, "clip_norm"),
     (lambda m: optim.Adam(m, betas=0.9), ValueError, "betas must be a pair"),
@@ -395,7 +442,7 @@ def test_a_gradient_that_is_not_finite_shows_through_clipping(broken):
     assert np.isnan(model.flat_values[1])
 
 
-@pytest.mark.parametrize("make", [optim.Adam, optim.AdamW, optim.RMSprop])
+@pytest.mark.parametrize("make", MAKES[1:])
 @pytest.mark.parametrize(("dtype", "eps"), [(np.float64, 0.0), (np.float32, 0.0), (np.float32, 1e-60)])
 def test_a_gradient_of_zero_moves_nothing_whatever_eps_is(make, dtype, eps):
     model = Weights(2, 2, dtype=dtype)
@@ -407,3 +454,115 @@ def test_a_gradient_of_zero_moves_nothing_whatever_eps_is(make, dtype, eps):
     assert np.isfinite(model.flat_values).all()
     np.testing.assert_array_equal(model.flat_values[::2], start[::2])
     assert (model.flat_values[1::2] < start[1::2]).all()
+
+
+# --- what was added to optimizers that were there before ------------------------------------------------------
+
+
+def test_pytorchs_samples_of_its_optimizers():
+    pytest.importorskip("expecttest", reason="PyTorch's sample inputs import it")
+    from torch.testing._internal.common_optimizers import optim_db
+
+    elsewhere = {"lr_decay", "initial_accumulator_value"}  # a schedule; optimizer.square[...] = 0.1
+    tried = {}
+    for theirs in optim_db:
+        ours = getattr(optim, theirs.optim_cls.__name__, None)
+        for sample in theirs.optim_inputs_func(device="cpu") if ours else ():
+            options = {name: float(v) if torch.is_tensor(v) else v for name, v in sample.kwargs.items()}
+            if elsewhere & set(options):
+                continue
+            model = Weights(37, dtype=np.float64)
+            optimizer = ours(model, **options)  # without lr: each has PyTorch's own
+            tensor = torch.nn.Parameter(torch.tensor(model.flat_values.copy()))
+            peer = theirs.optim_cls([tensor], **options)
+            for step in range(50):
+                model.flat_grads[...] = gradient(model.flat_values, step)
+                tensor.grad = torch.tensor(model.flat_grads.copy())
+                optimizer.step()
+                peer.step()
+            np.testing.assert_allclose(model.flat_values, tensor.detach().numpy(), rtol=1e-11, atol=1e-12)
+            tried[ours] = tried.get(ours, 0) + 1
+    least = {optim.SGD: 9, optim.Adagrad: 5, optim.RMSprop: 8, optim.Adam: 5, optim.AdamW: 5}
+    assert tried.keys() == least.keys()
+    assert all(tried[ours] >= least[ours] for ours in least)
+
+
+def test_a_state_of_version_0_1_is_one_without_later_settings():
+    for make, settings in ((optim.SGD, {"momentum": 0.9}), (optim.RMSprop, {}), (optim.Adam, {})):
+        model = Weights(8)
+        optimizer = make(model, lr=0.1, **settings)
+        state = optimizer.state_dict()
+        assert not {"maximize", "dampening", "centered", "amsgrad", "highest"} & set(state)
+        optimizer.maximize = True
+        assert optimizer.state_dict()["maximize"] is True
+        assert "maximize=True" in repr(optimizer)
+        optimizer.load_state_dict(state)
+        assert optimizer.maximize is False
+
+
+def test_what_only_an_option_needs_takes_no_memory_without_it():
+    for make, flag, name in ((optim.Adam, "amsgrad", "highest"), (optim.RMSprop, "centered", "mean")):
+        assert getattr(make(Weights(8)), name).size == 0
+        optimizer = make(Weights(8), **{flag: True})
+        assert getattr(optimizer, name).shape == (8,)
+        with pytest.raises(ValueError, match=f"the state is that of {flag}=False; make the optimizer with it, too"):
+            optimizer.load_state_dict(make(Weights(8)).state_dict())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_variance_is_never_below_0(dtype):
+    model = Weights(100, dtype=dtype)
+    model.flat_grads[...] = np.random.default_rng(0).uniform(-1e3, 1e3, 100)
+    optimizer = optim.RMSprop(model, lr=0.0, alpha=0.5, centered=True)
+    for _ in range(300):  # always the same gradients, of which the variance goes to 0
+        optimizer.step()
+        assert (optimizer.square >= 0).all()
+    assert (optimizer.square <= (1e3 * np.finfo(dtype).eps) ** 2).all()
+    np.testing.assert_allclose(optimizer.mean, model.flat_grads, rtol=1e-6)
+
+
+def test_adagrad_and_amsgrad_computed_by_hand():
+    model = Weights(1)
+    model.flat_values[0] = 0.0
+    optimizer = optim.Adagrad(model, lr=1.0, eps=0.0)
+    for g in (3.0, 4.0):
+        model.flat_grads[0] = g
+        optimizer.step()
+    assert model.flat_values[0] == pytest.approx(-1 - 4 / 5, abs=1e-15)
+    # Of squares 4, then 0, half is kept: 2, then 1.  What they lack are 1/2 and 3/4, so the highest becomes 2 / (3/4).
+    model.flat_values[0] = 0.0
+    optimizer = optim.Adam(model, lr=1.0, betas=(0.0, 0.5), eps=0.0, amsgrad=True)
+    for g in (2.0, 1e-3):
+        model.flat_grads[0] = g
+        optimizer.step()
+    assert optimizer.highest[0] == 2.0
+    assert model.flat_values[0] == pytest.approx(-1 - 1e-3 / math.sqrt(2 / 0.75), abs=1e-15)
+
+
+STEPS = {
+    "constant": optim.constant(0.1),
+    "step_decay": optim.step_decay(0.1, 10),
+    "cosine": optim.cosine(0.1, 10),
+    "cosine with warm-up": optim.cosine(0.1, 10, warmup=3),
+    "one_cycle": optim.one_cycle(0.1, 10),
+    "exponential": optim.exponential(0.1, 0.9),
+    "polynomial": optim.polynomial(0.1, 10),
+    "sequence": optim.sequence((optim.constant(0.1), 2), optim.cosine(0.1, 10)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_schedule_takes_whole_steps_from_0_on(name):
+    schedule = STEPS[name]
+    for step, error in ((-1, ValueError), (0.5, TypeError), (1.0, TypeError), (math.nan, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"{name.split()[0]}: step must be"):
+            schedule(step)
+    assert 0 <= schedule(0) == schedule(np.int64(0)) <= 0.1
+    assert 0 <= schedule(10**9) <= 0.1
+
+
+def test_one_cycle_without_a_way_up_begins_at_its_peak():
+    for steps, rise in ((2, 0.3), (10, 0.0), (10, 0.1)):
+        schedule = optim.one_cycle(0.1, steps, rise)
+        assert schedule(0) == 0.1
+        assert schedule(steps - 1) == pytest.approx(0.1 / 25 * 1e-4)

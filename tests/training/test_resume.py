@@ -282,6 +282,21 @@ def test_resuming_says_so(path, capsys):
     assert [line[:9] for line in lines[3:]] == [f"epoch {k}/5" for k in (2, 3, 4, 5)]
 
 
+def same_bits_resumed(path, **options):
+    expected = Run(**options).bits()
+    Run(path, press_ctrl_c(STEPS + 2), **options)
+    assert Run(path, resume=True, **options).bits() == expected
+
+
+def test_a_run_with_weights_of_samples_and_metrics_of_the_whole_epoch_goes_on_to_the_same_bits(path):
+    weights = {"sample_weight": np.arange(100) % 4, "validation": (*VALIDATION, np.arange(30) % 3)}
+    same_bits_resumed(path, metrics=["auc", "accuracy"], **weights)
+
+
+def test_a_run_that_holds_out_a_share_goes_on_to_the_same_bits(path):
+    same_bits_resumed(path, validation=0.2, drop_last=True)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 OTHERS = {
@@ -317,6 +332,14 @@ OTHERS = {
     "no augmentation": ({"augment": None}, ["augment was True and is False here$"]),
     "no schedule": ({"schedule": None}, ["schedule was True and is False here"]),
     "other validation": ({"validation": (X[:20], Y[:20])}, ["validation's number of samples was 30 and is 20 here$"]),
+    "weights of samples": ({"sample_weight": np.ones(100)}, ["the checksum of sample_weight was absent and is"]),
+    "weights of the validation": ({"validation": (*VALIDATION, np.ones(30))}, ["checksum of validation's weights was"]),
+    "another share": (
+        {"validation": 0.3},
+        ["number of samples was 100 and is 70", "validation's share was absent"],
+    ),
+    "weights of classes": ({"class_weight": [1, 2, 3]}, [r"class_weight was absent and is \[1, 2, 3\] here$"]),
+    "dropping": ({"drop_last": True}, ["drop_last was absent and is True here$"]),
     "other callbacks": ({"callbacks": ()}, ["the list of callbacks with a state was EarlyStopping and is empty here$"]),
     "another monitor": (
         {"callbacks": [tn.EarlyStopping("val_accuracy")]},

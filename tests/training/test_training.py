@@ -33,8 +33,8 @@ from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
 from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
-from tinynet.training.arguments import augmentation
 from tinynet.training.optim import SGD, Adam, cosine
+from tinynet.training.samples import augmentation
 
 rng = np.random.default_rng(0)
 Y = rng.integers(0, 3, 100)
@@ -509,18 +509,41 @@ def test_a_learning_rate_far_too_high_ends_in_a_clear_error():
 # --- what is refused ----------------------------------------------------------------------------------------
 
 REFUSED = [
-    ({"loss": "softmax"}, ValueError, "no loss 'softmax'; there are softmax_cross_entropy"),
+    ({"loss": "softmac"}, ValueError, "no loss 'softmac'; there are softmax_cross_entropy"),
     ({"loss": 3}, TypeError, "loss must be a function"),
     ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
     ({"epochs": 2.5}, TypeError, "epochs must be a whole number"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
-    ({"metrics": "f1"}, ValueError, "no metric 'f1'; there are accuracy, top_k_accuracy"),
+    ({"metrics": "f2"}, ValueError, "no metric 'f2'; there are accuracy, top_k_accuracy, precision"),
     ({"metrics": "top_k_accuracy"}, ValueError, "k must be at most 3, the number of classes, got 5"),
     ({"metrics": 3}, TypeError, "a metric must be a function"),
     ({"metrics": [accuracy, "accuracy"]}, ValueError, "two metrics have one name"),
     ({"metrics": {"loss": accuracy}}, ValueError, "can't be called 'loss'"),
     ({"validation": X}, ValueError, "validation must be a pair"),
+    ({"validation": 1.0}, ValueError, r"validation must be a share between 0 and 1, or a pair \(x, y\), got 1.0"),
+    ({"validation": 0}, ValueError, "a share between 0 and 1"),
+    ({"validation": float("nan")}, ValueError, "a share between 0 and 1"),
+    ({"validation": True}, ValueError, "must be a pair .* or a share of the samples, such as 0.2, got a bool"),
+    ({"validation": 0.5, "data": (X[:1], Y[:1])}, ValueError, "of one sample, none can be held out"),
+    ({"validation": 0.5, "data": (iter(X), Y)}, TypeError, "x must be an array or have a length"),
+    ({"drop_last": 1}, TypeError, "drop_last must be True or False, got 1"),
+    ({"drop_last": True, "batch_size": 101}, ValueError, "drops all 100 samples, fewer than a batch of 101"),
+    ({"class_weight": "ballanced"}, ValueError, r'class_weight must be "balanced", a dict, an array \(3,\) or None'),
+    ({"class_weight": [1, 2]}, ValueError, "class_weight must be 3 finite numbers of at least 0, one a class, got"),
+    ({"class_weight": [1, 2, -1]}, ValueError, "3 finite numbers of at least 0"),
+    ({"class_weight": {3: 1.0}}, ValueError, "class_weight has 3, and the classes are whole numbers below 3"),
+    ({"class_weight": {"cat": 1.0}}, ValueError, "class_weight has 'cat'"),
+    ({"class_weight": "balanced", "data": (X, Y.tolist())}, TypeError, "needs the labels y as an array, got list"),
+    ({"class_weight": "balanced", "loss": "mse"}, TypeError, "mean_squared_error has not"),
+    ({"class_weight": "balanced", "loss": "sigmoid_focal"}, TypeError, "sigmoid_focal has not; it has alpha"),
+    ({"class_weight": "balanced", "loss": lambda p, t: (0.0, p)}, TypeError, "<lambda> has not"),
+    ({"class_weight": "balanced", "loss": "bce"}, ValueError, "is of one question, and the model answers 3; give its"),
+    (
+        {"class_weight": "balanced", "loss": partial(softmax_cross_entropy, weight=[1, 2, 3])},
+        ValueError,
+        "softmax_cross_entropy has weights of classes already",
+    ),
     ({"validation": (X, Y[:3])}, ValueError, "validation has 100 samples and 3 targets"),
     ({"augment": True}, TypeError, "augment must be a function, got True"),
     ({"schedule": 0.1}, TypeError, "schedule must be a function, got 0.1"),
@@ -688,7 +711,7 @@ def test_a_row_with_a_nan_is_never_right():
     ("predictions", "labels", "error", "message"),
     [
         (np.zeros((4, 1)), [0] * 4, ValueError, "at least 2 classes"),
-        (np.zeros(4), [0] * 4, ValueError, "compare it first"),
+        (np.zeros(4), [0] * 4, ValueError, "threshold=0 for logits, threshold=0.5 for prob"),
         (np.zeros((4, 3)), [0] * 3, ValueError, r"labels of shape \(4,\) expected, got \(3,\)"),
         (np.zeros((4, 3)), np.zeros(4), TypeError, "labels must be whole numbers"),
         (np.zeros((0, 3)), np.zeros(0, int), ValueError, "no predictions"),
@@ -730,7 +753,7 @@ def test_drawing_needs_no_display_and_chooses_no_backend():
     code = """
 import sys
 from tinynet import plots
-from tinynet.training.arguments import augmentation
+from tinynet.training.samples import augmentation
 plots.training_curves({"loss": [1.0]})
 assert "matplotlib.pyplot" not in sys.modules  # which is what opens windows and picks backends
 """

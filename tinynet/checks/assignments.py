@@ -122,6 +122,10 @@ class Fixed(tuple):
 
     __slots__ = ()
 
+    def __getitem__(self, place):
+        found = super().__getitem__(place)
+        return Fixed(found) if isinstance(place, slice) else found
+
     def __add__(self, other):
         return [*self, *other]
 

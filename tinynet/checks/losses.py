@@ -15,6 +15,7 @@ from tinynet.checks import (  # noqa: F401
     channels_last,
     fraction,
     labels_hint,
+    number,
     numbers,
     real_number,
     whole_number,
@@ -200,6 +201,32 @@ def per_class(weight, C, dtype, name, what="weight"):
     if not good.all():
         worst = int(good.argmin())
         raise ValueError(f"{name}: {what} must be finite and at least 0, got {weight[worst]} for class {worst}")
+    return weight
+
+
+def per_element(weight, shape, dtype, name, what="weight"):
+    """Weights (C,), one for each index of the last axis, or of the prediction's shape; finite and not negative.
+
+    None stands for ones, and one number for C times that.
+    """
+    C = shape[-1] if shape else 1
+    if weight is None:
+        return ones(dtype, C)
+    if np.ndim(weight) == 0:
+        weight = np.repeat(weight, C)
+    weight = as_array(weight, name, what)
+    if weight.shape == (C,) or weight.dtype.kind == "b":
+        return per_class(weight, C, dtype, name, what)
+    if weight.shape != shape:
+        raise ValueError(
+            f"{name}: {what} must have shape ({C},), one number a class, or the prediction's {shape}, one an element,"
+            f" got {weight.shape}{'; for one number a row, use sample_weight' if weight.shape == shape[:-1] else ''}"
+        )
+    weight = carray(weight, dtype)
+    good = (weight >= 0) & (weight < np.inf)
+    if not good.all():
+        where = tuple(int(axis) for axis in np.unravel_index(int(good.argmin()), shape))
+        raise ValueError(f"{name}: {what} must be finite and at least 0, got {weight[where]} at position {where}")
     return weight
 
 

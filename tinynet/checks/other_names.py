@@ -11,14 +11,14 @@ def advice(name, known, elsewhere):
 
     `elsewhere` maps names, in lower case and without _ and -, to one of those known or to a sentence.
     """
-    given, names = _run_together(name), {_run_together(each): each for each in known}
+    given, names = run_together(name), {run_together(each): each for each in known}
     if given in elsewhere and elsewhere[given] not in known:
         return f" {elsewhere[given]}"
     near = [elsewhere[given]] if given in elsewhere else [names[n] for n in difflib.get_close_matches(given, names, 1)]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _run_together(name):
+def run_together(name):
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
@@ -36,7 +36,7 @@ ACTIVATIONS = _table(
     ("linear identity none", "For none, leave activation out."),
     ("silu", "swish"),
     (
-        "celu mish softsign hardswish hardsigmoid hardtanh relu6 prelu rrelu logsigmoid exponential exp glu crelu",
+        "celu mish softsign hardswish hardsigmoid hardtanh prelu rrelu logsigmoid exponential exp glu crelu",
         "That one needs a layer of its own, which you can write: examples/18_your_own_layer.py shows how.",
     ),
 )
@@ -48,27 +48,15 @@ INITIALIZERS = _table(
         "Or give a function: lambda shape, fan_in, fan_out, rng: rng.normal(0, 0.02, shape).",
     ),
 )
-LOSSES = _table(  # those that mean one of two; the others are declared by the losses themselves
+# Names of losses that mean one of two: which one, the model's last layer tells.  Of other names that other libraries
+# have for one, each loss declares its own.
+FOR_LOGITS_OR_PROBABILITIES = _table(
+    ("bce bceloss binarycrossentropy", ("sigmoid_cross_entropy", "binary_cross_entropy")),
     (
-        "bce bceloss binarycrossentropy",
-        "Did you mean 'sigmoid_cross_entropy', for logits, or 'binary_cross_entropy', for probabilities?",
+        "crossentropy crossentropyloss ce celoss logloss categoricalcrossentropy sparsecategoricalcrossentropy",
+        ("softmax_cross_entropy", "categorical_cross_entropy"),
     ),
-    (
-        "crossentropy crossentropyloss ce celoss logloss",
-        "Did you mean 'softmax_cross_entropy', for classes, or 'sigmoid_cross_entropy', for a yes or no?",
-    ),
-    (
-        "categoricalcrossentropy sparsecategoricalcrossentropy",
-        "Did you mean 'softmax_cross_entropy', for logits, or 'categorical_cross_entropy', for probabilities?",
-    ),
-    ("focal focalloss", "Did you mean 'softmax_focal', for classes, or 'sigmoid_focal', for a yes or no?"),
 )
-METRICS = _table(
-    ("acc categoricalaccuracy sparsecategoricalaccuracy accuracyscore", "accuracy"),
-    ("topk topkcategoricalaccuracy top5 top5accuracy", "top_k_accuracy"),
-    ("binaryaccuracy", "For one logit a sample, give a function: lambda z, t: tn.accuracy(z > 0, t)."),
-    (
-        "mse mae rmse loss f1 f1score precision recall auc rocauc r2 meansquarederror meanabsoluteerror",
-        "Any other is a function (prediction, target) -> number: lambda p, t: float(np.abs(p - t).mean()).",
-    ),
+LOSSES = _table(
+    ("focal focalloss", "Did you mean 'softmax_focal', for classes, or 'sigmoid_focal', for a yes or no?"),
 )

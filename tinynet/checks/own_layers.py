@@ -13,6 +13,7 @@ What a layer notes of itself for this, beside what it is:
     _unbuilt        the parameters and buffers that its __init__ made
     _at_build       its attributes at the end of build: what came later is of a batch
     _in_model       it is part of a model
+    _given          the arguments of its __init__, and _carried the numbers to begin with (layers/options.py)
     _forward_seen, _backward_seen    they have been looked at once
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from tinynet.checks import real_array
 from tinynet.checks.assignments import OF_A_BUILD, Fixed, of_package, setting
+from tinynet.layers.options import fill_carried
 from tinynet.layers.parameter import Buffers, Parameter
 
 # --- build --------------------------------------------------------------------------------------------------
@@ -98,8 +100,9 @@ def _checked(layer, shape):
     for k, inner in enumerate(layer.layers):
         if not inner.place and layer.place:
             inner.place = f"{layer.place[:-1]}.{k})"
-    state["_at_build"] = dict(state)
+    state["_at_build"] = {name: value for name, value in state.items() if name != "_carried"}
     _freeze_as_set_before(layer)
+    fill_carried(layer)
     return shape
 
 
@@ -171,7 +174,7 @@ def _check_attributes(layer):
     """Whether an attribute holds a layer or a parameter that is not listed, or the array of one that is."""
     inside, listed = {id(part) for part in layer.walk()}, {id(parameter) for parameter in layer.parameters}
     for attribute, thing in vars(layer).items():
-        if attribute in ("_unbuilt", "_inherited", "parameters", "buffers", "layers"):
+        if attribute in ("_unbuilt", "_inherited", "_given", "_carried", "parameters", "buffers", "layers"):
             continue
         for part in _parts(thing):
             what = f"{layer.label}: self.{attribute}"

@@ -6,6 +6,7 @@ contiguous, or is of another dtype.  Nothing waits for the GPU either but what i
 
 import math
 import warnings
+from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple
 
@@ -24,11 +25,30 @@ from tinynet.cuda.device import (
     NumbaPerformanceWarning,
     computed_in,
     cuda,
+    get,
     kernel,
     put,
     stored_as,
     sum_chunks,
 )
+
+
+@cache
+def scale_kernel(dtype):
+    """A kernel: x *= factor[0] for a flat array; where that is 1, nothing is read or written."""
+    number, _ = computed_in(dtype)
+    ONE = number(1)
+
+    @kernel(ADDERS)
+    def scale(x, factor):
+        by = factor[0]
+        if by != ONE:
+            i = cuda.grid(1)
+            while i < x.size:
+                put(x, i, get(x, i) * by)
+                i += cuda.gridsize(1)
+
+    return scale
 
 
 @cache
@@ -157,9 +177,13 @@ def launch(kernel, blocks, threads, stream, *arguments, shared=GROUP_BYTES):
     configured(*arguments)
 
 
+maker = ContextVar("maker", default=None)  # what makes a device array (shape, dtype), where Numba doesn't
+
+
 def empty(shape, dtype, stream):
-    """A fresh device array, which states the stream it is filled on."""
-    return cuda.device_array(shape, dtype, stream=stream)
+    """A fresh device array, which states the stream it is filled on, if it is Numba's."""
+    make = maker.get()
+    return make(shape, dtype) if make else cuda.device_array(shape, dtype, stream=stream)
 
 
 def shaped(array, shape):

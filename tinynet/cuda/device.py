@@ -79,6 +79,10 @@ if SIMULATOR:
             value = 0x7FC0 if np.isnan(value) else (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         a[i] = value
 
+    def quotient(i, divisor):
+        """i // divisor, for numbers from 0 to below 2^31; with a divisor that is constant, one multiplication."""
+        return i // divisor
+
     def get_pack(a, i, x):
         """x[:] = a[i : i + 16 bytes]; i is a multiple of the pack's length, and the array starts at one of 16 bytes."""
         for k in range(len(x)):
@@ -139,6 +143,14 @@ else:
             return context.get_dummy_value()
 
         return types.void(a, i, _element(a)[1]), codegen
+
+    @intrinsic
+    def quotient(typing_context, i, divisor):
+        def codegen(context, builder, signature, args):
+            i, divisor = (builder.trunc(x, _I32) for x in args)
+            return builder.zext(builder.udiv(i, divisor), ir.IntType(64))
+
+        return types.int64(types.int64, types.int64), codegen
 
     # Sixteen bytes travel as one vector, of 32-bit integers where the numbers have 16 bits: PTX has no longer vector
     # than of four.  x is a thread's own array, which stays in registers as long as every index into it is a constant.
@@ -212,21 +224,30 @@ def packs(dtype, wide):
 
     @helper
     def read(a, i, hop, left, beyond, x):
-        for k in range(PACK):
-            x[k] = get(a, i + k * hop) if k * hop < left else beyond
+        if (PACK - 1) * hop < left:  # nearly always: one comparison for all
+            for k in range(PACK):
+                x[k] = get(a, i + k * hop)
+        else:
+            for k in range(PACK):
+                x[k] = get(a, i + k * hop) if k * hop < left else beyond
 
     @helper
     def write(a, i, hop, left, x):
-        for k in range(PACK):
-            if k * hop < left:
+        if (PACK - 1) * hop < left:
+            for k in range(PACK):
                 put(a, i + k * hop, x[k])
+        else:
+            for k in range(PACK):
+                if k * hop < left:
+                    put(a, i + k * hop, x[k])
 
     return (PACK, read_wide, write_wide) if wide else (PACK, read, write)
 
 
 @cache
 def division(dtype):
-    """A function: a / b for b from 1 to 2; in float32 off by 2 ulp at most, with 2 instructions in place of 8."""
+    """A function: a / b for b from 1 to 2, exact for 1; in float32 off by 2 ulp at most, with 4 instructions, not 8."""
+    ONE = computed_in(dtype)[0](1)
 
     @helper
     def divided(a, b):
@@ -234,7 +255,7 @@ def division(dtype):
 
     @helper
     def quickly_divided(a, b):
-        return libdevice.fast_fdividef(a, b)
+        return a if b == ONE else libdevice.fast_fdividef(a, b)
 
     return divided if SIMULATOR or dtype == np.float64 else quickly_divided
 
@@ -267,16 +288,17 @@ if SIMULATOR:
     _seats = [None] * 1024  # Not a shared array: two threads that first ask the simulator for one may get two.
 
     @cache
-    def _over_warp(combine):
+    def _over_lanes(combine, lanes):
         @helper
         def reduce(value):
             me = cuda.threadIdx.x
             _seats[me] = value
             cuda.syncthreads()
-            values = _seats[me // WARP * WARP :][:WARP]
+            values = _seats[me // lanes * lanes :][:lanes]
             cuda.syncthreads()
-            for distance in (16, 8, 4, 2, 1):
-                values = [combine.fn(values[k], values[k ^ distance]) for k in range(distance)]
+            while len(values) > 1:
+                half = len(values) // 2
+                values = [combine.fn(values[k], values[k + half]) for k in range(half)]
             return values[0]
 
         return reduce
@@ -284,12 +306,18 @@ if SIMULATOR:
 else:
 
     @cache
-    def _over_warp(combine):
+    def _over_lanes(combine, lanes):
+        EVERY = (1 << lanes) - 1
+        distances = tuple(d for d in (16, 8, 4, 2, 1) if d < lanes)
+
         @helper
         def reduce(value):
-            cuda.syncwarp()  # What the warp read before is read, once a thread of it writes: in place, that matters.
-            for distance in (16, 8, 4, 2, 1):
-                value = combine(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, distance))
+            us = EVERY  # a bit for each lane
+            if lanes < WARP:  # others may be elsewhere
+                us = EVERY << (cuda.threadIdx.x % WARP // lanes * lanes)
+            cuda.syncwarp(us)  # What they read before is read, once one of them writes: in place, that matters.
+            for distance in distances:
+                value = combine(value, cuda.shfl_xor_sync(us, value, distance))
             return value
 
         return reduce
@@ -299,25 +327,27 @@ else:
 def reduction(combine, group, number):
     """A function that every thread of a group calls with a value, and that gives all of them the values combined.
 
-    A group is a "thread", a "warp" or a "block"; the order in it is always the same.  `number` is the values' type.
-    A block needs GROUP_BYTES bytes of its shared memory.
+    A group is a "thread", so many lanes of a warp (8, 16 or 32), or a "block"; the order in it is always the same.
+    `number` is the values' type.  A block needs GROUP_BYTES bytes of its shared memory.
     """
     if group == "thread":
         return itself
-    over_warp = _over_warp(combine)
-    if group == "warp":
-        return over_warp
+    if group != "block":
+        return _over_lanes(combine, group)
+    over_warp = _over_lanes(combine, WARP)
+    NOTHING = {larger: -math.inf, smaller: NO_FAULT, added: 0}[combine]  # changes nothing that it is combined with
 
     @helper
     def over_block(value):
-        warps = cuda.shared.array(0, number)
+        warps, lane = cuda.shared.array(0, number), cuda.threadIdx.x % WARP
         value = over_warp(value)
-        if cuda.threadIdx.x % WARP == 0:
+        if lane == 0:
             warps[cuda.threadIdx.x // WARP] = value
         cuda.syncthreads()
-        value = warps[0]
-        for k in range(1, cuda.blockDim.x // WARP):
-            value = combine(value, warps[k])
+        value = number(NOTHING)
+        if lane < cuda.blockDim.x // WARP:
+            value = warps[lane]
+        value = over_warp(value)  # once more, in each warp: all of them get the same sum
         cuda.syncthreads()
         return value
 

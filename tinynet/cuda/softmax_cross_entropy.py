@@ -27,7 +27,17 @@ from tinynet.cuda.device import (
     reduction,
     smaller,
 )
-from tinynet.cuda.softmax_rows import FEW, MEDIUM, MOST_ROWS, WARPS, few_classes, most_threads, rows_by_groups
+from tinynet.cuda.softmax_rows import (
+    FEW,
+    MEDIUM,
+    MOST_ROWS,
+    THREADS,
+    few_classes,
+    lanes_for,
+    most_threads,
+    rows_by_groups,
+    stride,
+)
 
 # --- targets: are they classes, and how many count? -----------------------------------------------------------
 
@@ -62,11 +72,11 @@ def strange_probabilities(dtype):
     """A kernel: strange[n] = n if row n of q (N, C) is not made of numbers in [0, 1] whose sum is 1, else NO_FAULT."""
     number, numba_type = device.computed_in(dtype)
     ZERO, MOST, NEARLY = number(0), number(1 + 1e-6), number(1e-3 if dtype.itemsize > 2 else 1e-2)
-    ONE, total = number(1), reduction(added, "warp", numba_type)
+    ONE, total = number(1), reduction(added, WARP, numba_type)
 
-    @kernel(WARPS * WARP)
+    @kernel(THREADS)
     def examine(q, C, strange):
-        row, lane = cuda.blockIdx.x * WARPS + cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
+        row, lane = cuda.blockIdx.x * (THREADS // WARP) + cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
         if row >= strange.size:
             return
         base, value, outside = np.int64(row) * C, ZERO, ZERO
@@ -91,17 +101,17 @@ def launch_rows(z, C, dtype, targets, soft, epsilon, aligned, stream, *arguments
     number, _ = device.computed_in(dtype)
     smooth = epsilon > 0.0
     N = z.size // C
-    if C <= FEW:
-        most = MOST_ROWS if number is np.float32 else MOST_ROWS // 2  # for two tiles in 48 KB of shared memory
-        threads = arrays.whole_warps(N, most)
-        tile = threads * C + threads * C // 32 + 1
-        blocks, shared = -(-N // threads), (2 if soft else 1) * tile * np.dtype(number).itemsize
-        rows = few_classes(dtype, aligned, smooth, soft)
+    if (FEW if number is np.float32 else FEW // 2) >= C:  # a number of float64 takes two registers
+        threads = arrays.whole_warps(N, MOST_ROWS)
+        tile = threads * stride(C) * np.dtype(number).itemsize
+        blocks, shared = -(-N // threads), 2 * tile if soft else tile
+        rows = few_classes(dtype, aligned, smooth, soft, C)
     else:
-        group = "warp" if C <= MEDIUM else "block"
+        group = lanes_for(C) if C <= MEDIUM else "block"
         rows = rows_by_groups(dtype, group, aligned and C % pack == 0, smooth, soft)
-        if group == "warp":
-            blocks, threads, shared = -(-N // WARPS), min(N, WARPS) * WARP, 0
+        if group != "block":
+            together = THREADS // group
+            blocks, threads, shared = -(-N // together), min(N, together) * group, 0
         else:  # Enough threads that each has four packs to read, or the most there can be.
             wanted, most = C // (4 * pack), most_threads(dtype, smooth, soft)
             blocks, threads, shared = N, min(most, max(128, 1 << wanted.bit_length())), device.GROUP_BYTES
@@ -150,7 +160,8 @@ def softmax_cross_entropy(
         divisor = divisor or N
         if check:
             strange = empty(N, np.int64, stream)
-            blocks, threads = -(-N // WARPS), min(N, WARPS) * WARP
+            together = THREADS // WARP
+            blocks, threads = -(-N // together), min(N, together) * WARP
             launch(strange_probabilities(z.dtype), blocks, threads, stream, y, C, strange, shared=0)
             _, fault = added_up(z.dtype, total, strange, 1, total, stream)
     elif check or (reduction == "mean" and divisor == 0.0):
@@ -168,14 +179,14 @@ def softmax_cross_entropy(
         rows, C, z.dtype, y, soft, epsilon, aligned, stream,
         weights, C, ignore_index, number(epsilon), divide_by, total, fault, losses, dz,
     )  # fmt: skip
+    if check:
+        position = int(on_host(fault, stream)[0])
+        if position != NO_FAULT:  # and no losses were written
+            raise checks.target_error(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     if reduction == "none":
         value = arrays.shaped(losses, z.shape[:-1])
     else:
         value, _ = added_up(z.dtype, losses, empty(0, np.int64, stream), divide_by, total, stream)
         value = arrays.shaped(value, ())
-    if check:
-        position = int(on_host(fault, stream)[0])
-        if position != NO_FAULT:
-            raise checks.target_error(arrays.to_host(t, stream), position, z.shape, int(ignore_index), name)
     deliver()
     return value, result

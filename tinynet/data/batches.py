@@ -1,11 +1,14 @@
 """Batches: the samples of a data set, a few at a time, in a new order every epoch."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from tinynet.checks import as_array, positive_int, refuse, without_objects
+from tinynet.checks.losses import sample_weight as checked_sample_weight
 from tinynet.data.sequences import similar_lengths, split
 from tinynet.layers.along_time import checked_lengths
 
@@ -18,8 +21,12 @@ def batches(
     seed: int | Sequence[int] | np.random.Generator | None = 0,
     shard: tuple[int, int] | None = None,
     similar_length: bool = False,
-) -> Iterator[tuple[Any, Any]]:
+    sample_weight: Any = None,
+    drop_last: bool = False,
+) -> Iterator[Any]:
     """Yield (x_batch, y_batch) until every sample was seen once; the last batch holds what is left.
+
+    With drop_last=True, what is left is left out, another part of the data each time if they are shuffled.
 
     x and y are arrays whose first axis is the sample, or anything else with a length and an item for each number
     from 0: lists, or a data set of your own that reads an image when asked for it.  Items that are numbers, or
@@ -38,6 +45,9 @@ def batches(
     ((sequences, lengths), y).  With similar_length=True those of a batch have similar lengths, so that little of it is
     padding; each sample still comes once, and where it comes is as random as that allows.  Without shuffling they then
     come from the shortest to the longest.
+
+    With sample_weight (N,), one finite number of at least 0 for each sample, batches are (x, y, weight), as losses take
+    them.
 
     >>> for x, y in tn.batches(["good", "bad", "so so"], [1, 0, 2], batch_size=2, shuffle=False):
     ...     print(x, y)
@@ -58,22 +68,84 @@ def batches(
         raise TypeError(f"batches: shuffle must be True or False, got {shuffle!r}")
     if not isinstance(similar_length, (bool, np.bool_)):
         raise TypeError(f"batches: similar_length must be True or False, got {similar_length!r}")
+    if not isinstance(drop_last, (bool, np.bool_)):
+        raise TypeError(f"batches: drop_last must be True or False, got {drop_last!r}")
+    if drop_last and samples < batch_size:
+        raise ValueError(f"batches: drop_last=True drops all {samples} samples, fewer than a batch of {batch_size}")
     if lengths is not None:
         lengths = checked_lengths(lengths, x, "batches")
     elif similar_length:
         raise ValueError("batches: similar_length=True needs lengths: give a pair x = (sequences, lengths)")
+    weights = None if sample_weight is None else checked_weights(sample_weight, samples, "batches")
     rank, ranks = _shard(shard)
     rng = _generator(seed)
     if similar_length:
         order = similar_lengths(lengths, batch_size, shuffle, rng)
     else:
         order = rng.permutation(samples) if shuffle else np.arange(samples)
-    return _generate(x, lengths, y, order, batch_size, rank, ranks)
+    order = order[: samples - samples % batch_size] if drop_last else order
+    return _generate(x, lengths, y, weights, order, batch_size, rank, ranks)
+
+
+def checked_weights(sample_weight, samples, name):
+    """Weights of samples (N,) in float64, of which at least one counts."""
+    weights = checked_sample_weight(sample_weight, (samples,), name)
+    if not weights.any():
+        raise ValueError(f"{name}: sample_weight is 0 for every sample, so none of them counts")
+    return weights
 
 
 def part(n, rank, ranks):
     """Of n rows that `ranks` share, those of number `rank`, as a slice: all have equally many, but for one."""
     return slice(rank * n // ranks, (rank + 1) * n // ranks)
+
+
+def ahead(items, count=2):
+    """The items of an iterator, of which a thread makes the next `count` in the meantime.
+
+    One thread: it asks for one after the other, as the caller would.
+    """
+    items, end = iter(items), object()
+    with ThreadPoolExecutor(1, "tinynet-batches") as thread:
+        coming = deque(thread.submit(next, items, end) for _ in range(count))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item
+
+
+class Subset:
+    """Some samples of a data set, by their numbers, which are read when they are asked for."""
+
+    def __init__(self, data, numbers):
+        self.data, self.numbers = data, numbers
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        if isinstance(index, (int, np.integer)):
+            return self.data[int(self.numbers[index])]
+        return _gather(self.data, self.numbers[index])
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
+    @property
+    def shape(self):
+        return (len(self), *self.data.shape[1:])
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+
+def subset(data, numbers, name):
+    """The samples of these numbers, of x or of a pair (x, lengths): an array of what is little, else a Subset."""
+    data, lengths = split(data)
+    data, _ = _indexed(data, name)
+    some = Subset(data, numbers)
+    some = some[:] if getattr(data, "ndim", 9) == 1 else some
+    return some if lengths is None else (some, np.asarray(lengths)[numbers])
 
 
 def _shard(shard):
@@ -87,15 +159,18 @@ def _shard(shard):
     return rank, ranks
 
 
-def _generate(x, lengths, y, order, batch_size, rank, ranks):
+def _generate(x, lengths, y, weights, order, batch_size, rank, ranks):
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         rows = rows[part(len(rows), rank, ranks)]
         batch = _gather(x, rows)
-        yield batch if lengths is None else (batch, lengths[rows]), _gather(y, rows)
+        batch = batch if lengths is None else (batch, lengths[rows])
+        yield (batch, _gather(y, rows)) if weights is None else (batch, _gather(y, rows), weights[rows])
 
 
 def _gather(data, rows):
+    if isinstance(data, Subset):
+        return _gather(data.data, data.numbers[rows])
     if isinstance(data, np.ndarray):
         if data.flags.c_contiguous and data.flags.aligned:
             # The rows are in range, so "clip" changes none of them; the default, "raise", gathers into a buffer first.
@@ -119,6 +194,8 @@ def _gather(data, rows):
 
 def _indexed(data, name):
     """The data, as an array if it is one in memory or a memory map, and its number of samples."""
+    if isinstance(data, Subset):
+        return data, len(data)
     refuse(data, f"batches: {name}")
     if hasattr(data, "__array__") and not _is_stored(data):
         data = without_objects(as_array(data, f"batches: {name}"))

@@ -61,7 +61,7 @@ def is_pair(x):
     """Whether x is a pair (x, lengths): a tuple of two vectors, say, is not, but a batch of two samples."""
     if type(x) is not tuple or len(x) != 2 or isinstance(x[0], (str, bytes)) or not hasattr(x[0], "__len__"):
         return False
-    lengths = x[1] if hasattr(x[1], "dtype") else _array(x[1])
+    lengths = x[1] if isinstance(x[1], np.ndarray) else _array(x[1])
     if lengths is None or lengths.ndim != 1 or (lengths.size and lengths.dtype.kind not in "iu"):
         return False
     if hasattr(x[0], "shape"):

@@ -1,5 +1,39 @@
-"""Other packages' models and arrays, in and out."""
+"""Other packages' models and arrays, in and out.
 
-from tinynet.interop.torch import from_torch, to_torch, to_torch_module, torch_cross_entropy
+`tinynet.interop.sklearn` and the losses made of PyTorch's classes are loaded when they are asked for.
+"""
 
-__all__ = ["from_torch", "to_torch", "to_torch_module", "torch_cross_entropy"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tinynet.interop.onnx import to_onnx
+from tinynet.interop.torch import from_torch, to_torch, to_torch_module
+from tinynet.interop.torch_side import torch_side
+
+if TYPE_CHECKING:
+    from tinynet.interop.torch_linear import torch_linear_cross_entropy
+    from tinynet.interop.torch_losses import TorchCrossEntropyLoss, torch_cross_entropy
+
+__all__ = [
+    "TorchCrossEntropyLoss",
+    "from_torch",
+    "to_onnx",
+    "to_torch",
+    "to_torch_module",
+    "torch_cross_entropy",
+    "torch_linear_cross_entropy",
+]
+
+LOSSES = {
+    "TorchCrossEntropyLoss": "torch_losses",
+    "torch_cross_entropy": "torch_losses",
+    "torch_linear_cross_entropy": "torch_linear",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return import_module("tinynet.interop.sklearn")
+    if name in LOSSES:
+        return getattr(torch_side(name, f"interop.{LOSSES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ A state dict holds names and arrays, but not which module is called first.  What
                    It's trusted where the order is PyTorch's and all arrays fit, one after another
     the numbers    "fc2" comes before "fc10", and "layer1.1.conv2" before "layer2.0.conv1"
     the structure  modules inside another one are called one after another, and so are the layers inside a Residual:
-                   of two arrays of one shape, bn2 and downsample.1, the latter belongs to the shortcut
+                   of two arrays of one shape, bn2 and downsample.1, the latter is the shortcut's, as its name says
     the shapes     mostly only one way is left
 
 Where two ways are left, or numbers say another thing than the order, an error says so: nothing here can tell which way
@@ -29,6 +29,7 @@ STEPS_SEEN = "num_batches_tracked"  # PyTorch's BatchNorm counts its batches, fo
 KINDS = ["weight", "bias", "running_mean", "running_var"]  # as PyTorch lists them
 NUMBER = re.compile(r"([0-9]+x[0-9]+|[0-9]+)")  # "conv3x3": a size, not which comes first
 REPARAMETRIZED = {"weight_g", "weight_v", "weight_u", "weight_orig", "weight_mask"}
+SHORTCUTS = {"downsample", "shortcut", "skip"}  # names that people give what is beside a Residual's layers
 TRIES = 5_000  # then the search ends, as undecided: a ResNet of 500 modules takes 700
 
 
@@ -129,7 +130,7 @@ def matched(steps, state, modules, as_defined, order, name):
 
 
 def _found(slots, inside, state, modules, as_defined, name):
-    """The module for each slot, a Step that holds arrays; `inside` are their spans."""
+    """The module for each slot, a Step that holds arrays; `inside` is what spans() returns."""
     typed = any(module.cls for module in modules)
     signatures = [_signature(step, typed) for step in slots]
     if len(modules) > len(slots):
@@ -162,21 +163,26 @@ def flat(steps):
 
 
 def spans(steps):
-    """[(first, end)]: which of the Steps with arrays, counted through, are inside of one layer, or of one branch."""
-    found = []
+    """[(first, end)]: which of the Steps with arrays, counted through, are inside of one layer, or of one branch.
+
+    And the same of the shortcuts alone.
+    """
+    found, shortcuts = [], []
 
     def walk(steps, end):
         for step in steps:
             first = end
             end += bool(step.arrays)
-            for branch in step.branches:
+            for number, branch in enumerate(step.branches):
                 begin, end = end, walk(branch, end)
                 found.append((begin, end))
+                if step.layer.joined == "sum" and number == 1:
+                    shortcuts.append((begin, end))
             found.append((first, end))
         return end
 
     walk(steps, 0)
-    return [(first, end) for first, end in found if end > first + 1]
+    return [(first, end) for first, end in found if end > first + 1], shortcuts
 
 
 def _signature(step, typed):
@@ -309,7 +315,7 @@ def _ways(signatures, classes, inside):
     They are looked for slot by slot, and going back where nothing fits.  A module fits if those with lower numbers have
     their slots already, and if it is inside of what has been begun and not finished.
     """
-    modules = [module for alike in classes.values() for module in alike]
+    (inside, shortcuts), modules = inside, [module for alike in classes.values() for module in alike]
     before = {b.name: {a.name for a in modules if _comes_first(a.name, b.name)} for b in modules}
     within = {module.name: _prefixes(module.name) for module in modules}
     size = Counter(group for groups in within.values() for group in groups)
@@ -319,6 +325,8 @@ def _ways(signatures, classes, inside):
         i, name = len(chosen), module.name
         open_groups = within[chosen[-1].name] if chosen else []
         if name in used or not before[name] <= used:
+            return False
+        if shortcuts and SHORTCUTS & set(name.split(".")) and not any(first <= i < end for first, end in shortcuts):
             return False
         if any(len(begun[group]) < size[group] and group not in within[name] for group in open_groups):
             return False

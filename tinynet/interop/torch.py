@@ -1,4 +1,4 @@
-"""PyTorch's weights in and out, and this package's cross-entropy inside PyTorch.
+"""PyTorch's weights in and out.
 
 What differs is where the numbers lie.  PyTorch puts channels first, and what comes out before what goes in:
 
@@ -24,7 +24,6 @@ last, reshape, and bring them first again, as `to_torch_module` does.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from tinynet.checks import real_array
 from tinynet.checks.assignments import of_package
 from tinynet.interop import transformers
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
+from tinynet.interop.torch_side import torch_side
 from tinynet.layers.base import Layer
 from tinynet.model import Sequential
 
@@ -204,7 +204,7 @@ def _matched(model, given, state, order, name):
     """[(_Array, its name in the state dict)] for a torch.nn.Module or a state dict; a Module's options must be ours."""
     steps, _ = plan(model.layers)
     if hasattr(given, "named_modules"):
-        options = _torch_side(name, "interop.torch_options")
+        options = torch_side(name, "interop.torch_options")
         modules = modules_of(state, _held_inside(steps), options.types(given, steps))
         pairs = matched(steps, state, modules, True, order, name)
         options.check(given, steps, pairs, name)
@@ -224,16 +224,6 @@ def _checked_model(model, name):
     if not isinstance(model, Sequential):
         given = f"{type(model).__module__}.{type(model).__name__}"  # PyTorch has a Sequential, too
         raise TypeError(f"{name}: expected a tinynet Sequential, got {given.removeprefix('builtins.')}")
-
-
-def _torch_side(name, module="interop.torch_modules"):
-    """One of the modules that need PyTorch, which is imported now and not before."""
-    try:
-        return import_module(f"tinynet.{module}")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ImportError(f"{name} needs PyTorch, which is not installed here: pip install torch") from None
 
 
 # --- weights -------------------------------------------------------------------------------------------------
@@ -258,7 +248,7 @@ def to_torch(model: Sequential, like: Any = None, order: list[str] | None = None
     """
     name = "to_torch"
     _checked_model(model, name)
-    tensor = _torch_side(name).tensor
+    tensor = torch_side(name).tensor
     if like is None:
         if order is not None:
             raise ValueError(f"{name}: order is of the modules of `like`, which is missing")
@@ -314,8 +304,8 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
     The order of definition is that of the calls in nearly all networks; where it isn't, give `order` too.  It is taken
     for granted that PyTorch's model flattens images (N, C, H, W), and turns vectors into images by way of (N, H, W, C).
 
-    The names that the `transformers` package has for GPT-2 and BERT are known (interop/transformers.py): they fit the
-    models of tn.zoo.
+    The names that the `transformers` package has for GPT-2 and BERT, and torchvision for ViT, are known
+    (interop/transformers.py): they fit the models of tn.zoo, as do torchvision's other networks.
 
     A Module tells its modules' types and options, too, which must be ours: the stride, padding and padding mode of a
     convolution, eps and momentum of BatchNorm (PyTorch's is 1 - ours), the row of an Embedding's padding; in a
@@ -368,42 +358,5 @@ def to_torch_module(model: Sequential) -> Any:
     module it is in training mode: call its eval() to predict.  Raises as `to_torch` does.
     """
     _checked_model(model, "to_torch_module")
-    build = _torch_side("to_torch_module").sequential
+    build = torch_side("to_torch_module").sequential
     return build(plan(model.layers)[0], to_torch(model))
-
-
-# --- the loss ------------------------------------------------------------------------------------------------
-
-
-def torch_cross_entropy(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Any:
-    """torch.nn.functional.cross_entropy on the CPU, by tinynet's kernel: the gradient is there with the loss.
-
-    input            logits (N, C), (C,) or (N, C, d1, ...): a CPU tensor of float32 or float64
-    target           class indices of any integer dtype, (N,), () or (N, d1, ...), or probabilities of input's shape
-    weight           (C,), a factor for each class
-    ignore_index     class indices of this value don't count
-    reduction        "mean", "sum" or "none"
-    label_smoothing  in [0, 1]
-
-    Returns the loss as a tensor of input's dtype: a number, or for "none" of the class indices' shape.  backward()
-    multiplies the gradient by what comes from above, and where that is 1 hands it on as it is.  Nothing is copied for
-    (N, C); with more axes the classes are brought last first, which takes two passes over memory.  The gradient is not
-    computed where input doesn't require it, nor under torch.no_grad().
-
-    What differs from PyTorch: with every sample ignored, or all their weights 0, the mean is 0 and not NaN; NaN or inf
-    in an ignored row has no effect; class probabilities must be in [0, 1] and sum to 1; a probability of 0 on a class
-    at -inf adds 0; with label smoothing, classes at -inf get none of it; an empty batch is an error.
-
-    Raises TypeError and ValueError for what it can't use, a target or weight that requires a gradient too, RuntimeError
-    where a second derivative is asked for (or one of torch.func's), and ImportError without PyTorch.
-    """
-    return _torch_side("torch_cross_entropy").cross_entropy(
-        input, target, weight, ignore_index, reduction, label_smoothing
-    )

@@ -2,11 +2,6 @@
 
 The modules are PyTorch's, but for those that it lacks: the sum and the concatenation of branches, a Reshape that keeps
 which number is which, the output alone of what returns its state, too, and attention of x to x.
-
-The loss.  Its forward pass has the gradient g = dL/dz at hand, and keeps it.  z touched whatever was made of L through
-L alone, so backward, given s = d(whatever)/dL, returns s g; for reduction "none" there is an s for each row.  If the
-graph is not kept for another pass, g is not needed any more: it is scaled in place, or handed on as it is where s = 1,
-as it is whenever the loss is what backward() is called on.
 """
 
 import math
@@ -18,12 +13,8 @@ from torch import nn
 
 from tinynet.interop.matching import flat
 from tinynet.interop.torch import in_torch
-from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 tensor = torch.from_numpy
-
-
-# --- modules -------------------------------------------------------------------------------------------------
 
 
 class Permute(nn.Module):
@@ -197,119 +188,3 @@ def _rearrange(step):
     index = np.argsort(before)[after]
     last, *others = returned[-1], *returned[:-1]
     return Rearrange(None if (index == count).all() else index, (last, *others) if len(returned) == 3 else returned)
-
-
-# --- the loss ------------------------------------------------------------------------------------------------
-
-NAME = "torch_cross_entropy"
-
-
-class CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, input, *options):
-        value, gradient = value_and_gradient(input, *options, grad=True)
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    def backward(ctx, above):
-        (gradient,) = ctx.saved_tensors
-        number = above.ndim == 0
-        if not number:
-            above = above.unsqueeze(1)  # the same for all classes
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = Final.apply((gradient * above).detach().requires_grad_())
-        elif is_needed_again(above):
-            gradient = gradient * above
-        elif not (number and above.item() == 1):
-            gradient.mul_(above)
-        return gradient, None, None, None, None, None
-
-
-def is_needed_again(above):
-    """Whether the graph is kept, or `above` stands for many, given at once.  Perhaps, if this PyTorch doesn't tell."""
-    try:
-        kept, vmapped = torch._C._autograd._get_current_graph_task_keep_graph, torch._C._functorch
-        return kept() or vmapped.is_batchedtensor(above) or vmapped.is_legacy_batchedtensor(above)
-    except AttributeError:
-        return True
-
-
-class Final(torch.autograd.Function):
-    """x itself; an error where its derivative is asked for."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, above):
-        raise RuntimeError(
-            f"{NAME} has no second derivative; torch.nn.functional.cross_entropy has, where one is needed"
-        )
-
-
-def cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing):
-    """See interop.torch_cross_entropy."""
-    check(input, target, weight)
-    options = target, weight, ignore_index, reduction, label_smoothing
-    if input.requires_grad and torch.is_grad_enabled():
-        return CrossEntropy.apply(input, *options)
-    return value_and_gradient(input, *options, grad=False)[0]
-
-
-def value_and_gradient(input, target, weight, ignore_index, reduction, label_smoothing, grad):
-    """Two tensors, of which the gradient may be a view with the classes in its second axis; None without `grad`."""
-    z, t = ((x.movedim(1, -1) if x.ndim == input.ndim > 2 else x).numpy(force=True) for x in (input, target))
-    try:
-        value, gradient = softmax_cross_entropy(
-            z,
-            t,
-            weight=None if weight is None else weight.numpy(force=True),
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            grad=grad,
-        )
-    except (TypeError, ValueError) as error:
-        message = str(error).replace("softmax_cross_entropy:", f"{NAME}:")
-        if input.ndim > 2 and "target probabilities must be in" in message:
-            message += ", of which the last number is the class"
-        raise type(error)(message) from None
-    value = tensor(value) if reduction == "none" else torch.tensor(value, dtype=input.dtype)
-    if grad:
-        gradient = tensor(gradient)
-        gradient = gradient.movedim(-1, 1) if input.ndim > 2 else gradient
-    return value, gradient
-
-
-def check(input, target, weight):
-    """What must be so before the tensors are taken for arrays; their numbers are softmax_cross_entropy's to check."""
-    for what, given in (("input", input), ("target", target), ("weight", weight)):
-        if given is None and what == "weight":
-            continue
-        if not isinstance(given, torch.Tensor):
-            raise TypeError(f"{NAME}: {what} must be a torch.Tensor, got {type(given).__name__}")
-        if given.device.type != "cpu":
-            hint = "; on a GPU, tn.softmax_cross_entropy takes tensors" if given.device.type == "cuda" else ""
-            raise ValueError(f"{NAME}: {what} must be on the CPU, got a tensor on {given.device}{hint}")
-        if given.is_floating_point() and given.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"{NAME}: {what} must be float32 or float64, got {given.dtype}; try {what}.float()")
-        if given.requires_grad and what != "input" and torch.is_grad_enabled():
-            raise ValueError(f"{NAME}: the gradient for {what} is not computed: pass {what}.detach()")
-    if not input.is_floating_point():
-        raise TypeError(f"{NAME}: input must be float32 or float64, got {input.dtype}")
-    if input.ndim == 0:
-        raise ValueError(f"{NAME}: input must have shape (N, C), (C,) or (N, C, d1, ...), got one number")
-    shape = tuple(input.shape)
-    of_indices = () if len(shape) == 1 else (shape[0], *shape[2:])
-    given, probabilities = tuple(target.shape), target.is_floating_point()
-    if probabilities and given == of_indices:
-        raise TypeError(f"{NAME}: class indices must be integers, got target of {target.dtype}; try target.long()")
-    if probabilities and given != shape:
-        raise ValueError(f"{NAME}: target probabilities must have input's shape {shape}, got {given}")
-    if not probabilities and given != of_indices:
-        raise ValueError(
-            f"{NAME}: class indices for input {shape} must have shape {of_indices}, got {given}"
-            + ("; for one-hot rows, give target.argmax(1), or floats" if given == shape else "")
-        )

@@ -1,4 +1,4 @@
-"""GPT-2's and BERT's weights, by the names that the `transformers` package has for them.
+"""GPT-2's and BERT's weights, by the names that the `transformers` package has for them, and ViT's, by torchvision's.
 
 The parameters of tn.zoo's models come in the order in which they are used.  So a table lists, in that order, what each
 is made of there: (how, name, ...), where "{}" is the number of a block.  What ends in ".bias" may be missing, where the
@@ -8,6 +8,8 @@ model has none, and what is in no table, such as a pooler, is left out.
     turned       BERT's are (out, in), as in every Linear of PyTorch, and so are those of nanoGPT, which has GPT-2's
                  names.  Its q, k and v are three matrices, which stand side by side in ours
     summed       BERT adds a vector for the segment to each word's: in the first one, always the same
+    convolved    ViT's first kernel is that of a Conv2D, (K, C, I, J) there
+    vector(s)    that of its class, and those of the positions, have axes of one number before them
 """
 
 from collections.abc import Callable
@@ -26,6 +28,18 @@ def turned(*arrays):
 
 def summed(positions, segments):
     return positions + segments[:1]
+
+
+def convolved(kernel):
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def vector(array):
+    return array[0, 0]
+
+
+def vectors(array):
+    return array[0]
 
 
 class Table(NamedTuple):
@@ -91,6 +105,29 @@ BERT = Table(
     "cls.predictions.decoder.weight",
     {"heads": "num_attention_heads", "eps": "layer_norm_eps", "activation_name": "hidden_act"},
 )
+_LAYER = "encoder.layers.encoder_layer_{}."
+VIT = Table(
+    "ViT",
+    [
+        (convolved, "conv_proj.weight"),
+        (as_it_is, "conv_proj.bias"),
+        (vector, "class_token"),
+        (vectors, "encoder.pos_embedding"),
+    ],
+    [
+        *_both(as_it_is, f"{_LAYER}ln_1"),
+        (turned, f"{_LAYER}self_attention.in_proj_weight"),
+        (turned, f"{_LAYER}self_attention.in_proj_bias"),
+        *_both(turned, f"{_LAYER}self_attention.out_proj"),
+        *_both(as_it_is, f"{_LAYER}ln_2"),
+        *_both(turned, f"{_LAYER}mlp.0"),
+        *_both(turned, f"{_LAYER}mlp.3"),
+    ],
+    [*_both(as_it_is, "encoder.ln"), *_both(turned, "heads.head")],
+    False,
+    "",
+    {},
+)
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}  # by other names than ours
 PREFIXES = "transformer.", "bert.", "_orig_mod.", "module."  # of a model inside another one
 
@@ -103,8 +140,9 @@ def recognised(state):
         while name.startswith(PREFIXES):
             name = name.partition(".")[2]
         names[name] = key
-    if BERT.block[0][1].format(0) in names:
-        return BERT, names
+    for table in (BERT, VIT):
+        if table.block[0][1].format(0) in names:
+            return table, names
     if GPT2.block[2][1].format(0) in names:
         shape = state[names[GPT2.block[2][1].format(0)]].shape
         return (NANO_GPT if shape[0] > shape[1] else GPT2), names
@@ -163,6 +201,10 @@ def _check_options(model, given, state, table, names, who):
             for block in model.layers:
                 if getattr(block, "activation_name", theirs) != theirs:
                     raise ValueError(f"{who}: {block.label} has {block.activation_name!r}, but {name} is {theirs!r}")
+    for name, module in getattr(given, "named_modules", dict)() if table is VIT else ():
+        for block in model.layers if hasattr(module, "num_heads") else ():
+            if getattr(block, "heads", module.num_heads) != module.num_heads:
+                raise ValueError(f"{who}: {block.label} has heads={block.heads}, but {name} {module.num_heads}")
     for block in model.layers if config is not None else ():
         if hasattr(block, "mlp_ratio"):
             for option, name in table.options.items():

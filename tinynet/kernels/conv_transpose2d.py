@@ -46,10 +46,14 @@ class phase:
 
 
 def conv_transpose2d_backward(x, w, dz, stride, before, input_grad, dw, db, dx):
-    """dw, db and, if asked for, dx.  dx is the convolution of dz by w, and dw what that convolution says of w."""
+    """dw and db, unless dw is empty, and dx, if asked for.
+
+    dx is the convolution of dz by w, and dw what that convolution says of w.
+    """
     zeros = np.empty(x.shape[3], x.dtype)
-    conv2d_backward(dz, w, x, x, False, stride, before, False, dw, zeros, np.empty((0, 0, 0, 0), x.dtype))
-    db[...] = dz.reshape(-1, dz.shape[3]).sum(axis=0, dtype=np.float64)
+    if dw.size:
+        conv2d_backward(dz, w, x, x, False, stride, before, False, dw, zeros, np.empty((0, 0, 0, 0), x.dtype))
+        db[...] = dz.reshape(-1, dz.shape[3]).sum(axis=0, dtype=np.float64)
     if input_grad:
         zeros[...] = 0
         conv2d_forward(dz, w, zeros, stride, before, x.shape[1:3], w.dtype.type(-np.inf), dx)

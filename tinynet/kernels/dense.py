@@ -23,7 +23,7 @@ from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_product
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
-from tinynet.kernels.packed import IN_PLACE, IN_PLACE_BACKWARD, block_shape, packing_gain, packing_pays
+from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import width as lanes
@@ -38,6 +38,10 @@ TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would 
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
 # float64, where they lose no digits, however large the batch.
 SAMPLES, TOGETHER = 512, 8
+# Samples of a large dw at a time that are not copied: where so many rows of x lie on few pages of memory, of which the
+# processor keeps the addresses at hand.  Of 768 samples, 128 inputs and 512 outputs dw goes at 163 GFLOP/s so, packed
+# at 143; with 784 inputs and 128 outputs at 135, packed at 144 (one thread of an Intel Xeon, Emerald Rapids).
+UNCOPIED, PAGES = 256, 64 * 4096
 PIECE = 16384  # numbers of dz from which two threads beat one
 
 
@@ -68,16 +72,16 @@ def forward_blocks(x, w, b, floor, threads, y):
     """What dense_forward does, in a block of y for each thread where it is packed."""
     N, I = x.shape
     O = w.shape[1]
-    tall, broad = block_shape(N, O, threads, x.itemsize)
-    packed = packing_pays(tall, broad, I, IN_PLACE, x.itemsize)
+    tall, broad = block_shape(N, O, threads, IN_PANELS, x.itemsize)
+    in_place = best_way(tall, broad, I, 1, O, 1, x.itemsize) == AS_THEY_LIE
     if few_rows_pay(N, O, I, x.itemsize):
         tall, broad = N, (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS
-    elif not packed:
+    elif in_place:
         tall, broad = ROWS, COLUMNS
     down, across = (N + tall - 1) // tall, (O + broad - 1) // broad
     for task in prange(down * across):
         n, n_end = task % down * tall, min(N, (task % down + 1) * tall)
-        if not packed:
+        if in_place:
             n, n_end = block(task % down, down, N)
         o, o_end = task // down * broad, min(O, (task // down + 1) * broad)
         rows, columns = View(x, n * I, (I, 1)), View(w, o, O)
@@ -108,15 +112,14 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             for piece in prange((dz.size + PIECE - 1) // PIECE):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
-    # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
-    gain = packing_gain(I, O, N, IN_PLACE_BACKWARD, x.itemsize, False)
-    if input_grad:
-        gain += packing_gain(N, I, O, IN_PLACE_BACKWARD, x.itemsize, True)
     few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
-    packed = not few and not few_samples and gain > 0
+    # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
+    packed = not few and not few_samples and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
     if packed:
+        uncopied = UNCOPIED * I * x.itemsize <= PAGES and N <= TOGETHER * SAMPLES
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
-        dw_block, dx_block = block_shape(I, O, count, x.itemsize), block_shape(N, I, count, x.itemsize)
+        dw_block = block_shape(I, O, count, PACKED, x.itemsize)
+        dx_block = block_shape(N, I, count, IN_PANELS, x.itemsize)
         down, across = (I + dw_block[0] - 1) // dw_block[0], (O + dw_block[1] - 1) // dw_block[1]
         dx_down = (N + dx_block[0] - 1) // dx_block[0]
         dx_tasks = dx_down * ((I + dx_block[1] - 1) // dx_block[1]) if input_grad else 0
@@ -124,8 +127,15 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             if task < down * across:
                 i, o = task % down * dw_block[0], task // down * dw_block[1]
                 size = min(dw_block[0], I - i), min(dw_block[1], O - o), N
-                xt, dzs, out = View(x, i, (1, I)), View(dz, o, (O, 1)), View(dw, i * O + o, O)
-                gathered(size, xt, dzs, View(zeros, 0, 0), out, no_floor)
+                out = View(dw, i * O + o, O)
+                if uncopied:
+                    for n in range(0, N, UNCOPIED):
+                        start = View(memory.piece(dw, 0, I * O), i * O + o, O) if n else View(zeros, 0, 0)
+                        xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)
+                        some = size[0], size[1], min(UNCOPIED, N - n)
+                        matmul(some, xt, dzs, start=start, out=out, floor=no_floor)
+                else:
+                    gathered(size, View(x, i, (1, I)), View(dz, o, (O, 1)), View(zeros, 0, 0), out, no_floor)
                 if task == 0:
                     sums_of_rows(dz, db)
             else:
@@ -133,7 +143,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 i = (task - down * across) // dx_down * dx_block[1]
                 size = min(dx_block[0], N - n), min(dx_block[1], I - i), O
                 rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
-                gathered(size, rows, wt, View(zeros, 0, 0), out, no_floor)
+                matmul(size, rows, wt, start=View(zeros, 0, 0), out=out, floor=no_floor)
         return
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
@@ -173,14 +183,12 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             sums_of_rows(dz, db)
         if few:
             transpose(dwt, 0, width, dw, i * O, O, O, width)
-        if input_grad and few_samples:
-            rows, wt, out = View(dz, 0, (O, 1)), View(w, i * O, (1, O)), View(dx, i, I)
-            gathered((N, width, O), rows, wt, View(zeros, 0, 0), out, no_floor)
-        elif input_grad:
-            wt = memory.scratch((O, width), x)
-            transpose(w, i * O, O, wt, 0, width, width, O)
-            start, out = View(zeros, 0, 0), View(dx, i, I)
-            matmul((N, width, O), View(dz, 0, (O, 1)), View(wt, 0, width), start=start, out=out, floor=no_floor)
+        if input_grad:
+            size, rows, wt = (N, width, O), View(dz, 0, (O, 1)), View(w, i * O, (1, O))
+            if few_samples:
+                gathered(size, rows, wt, View(zeros, 0, 0), View(dx, i, I), no_floor)
+            else:
+                matmul(size, rows, wt, start=View(zeros, 0, 0), out=View(dx, i, I), floor=no_floor)
 
 
 def backward_work(x, w):

@@ -44,12 +44,18 @@ def depthwise_backward(x, w, dy, y, is_relu, stride, before, dilation, input_gra
     gradients_of_rows(x, dy, (I, J), stride, before, dilation, parts)
     memory.sum_of_chunks(parts, sums)
     dw[...], db[...] = sums[: w.size].reshape(w.shape), sums[w.size :]
-    if input_grad and stride == (1, 1):
-        turned, no_bias = np.ascontiguousarray(w[::-1, ::-1]), np.zeros(C, w.dtype)
-        zeros = tuple((n - 1) * d - k for n, d, k in zip((I, J), dilation, before, strict=True))
-        forward_of_rows(dy, turned, no_bias, stride, zeros, dilation, w.dtype.type(-np.inf), dx)
-    elif input_grad:
-        input_gradient_of_rows(dy, w, stride, before, dilation, dx)
+    if input_grad:
+        depthwise_backward_input(w, dy, stride, before, dilation, dx)
+
+
+def depthwise_backward_input(w, dz, stride, before, dilation, dx):
+    """dx alone."""
+    if stride == (1, 1):
+        turned, no_bias = np.ascontiguousarray(w[::-1, ::-1]), np.zeros(w.shape[2], w.dtype)
+        zeros = tuple((n - 1) * d - k for n, d, k in zip(w.shape[:2], dilation, before, strict=True))
+        forward_of_rows(dz, turned, no_bias, stride, zeros, dilation, w.dtype.type(-np.inf), dx)
+    else:
+        input_gradient_of_rows(dz, w, stride, before, dilation, dx)
 
 
 # --- forward ------------------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def few_rows_product(size, arrays, lines, floor):
                 ahead = AHEAD // a.itemsize + (LANES * b_step - K if k + some == K else 0)
                 multiply_columns(M, some, terms, i, a_step, b, j, b_step, ahead, sums)
             else:
-                pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
+                pack(b, b_columns, n0, columns, b_terms, k, some, together, together, panel, 0, 0)
                 multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)
             if long and some == BLOCK:
                 add_and_clear(sums, totals, M, together, columns)

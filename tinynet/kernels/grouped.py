@@ -19,7 +19,8 @@ from numba import prange
 
 from tinynet.kernels import convolution, memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.depthwise import depthwise_backward, depthwise_forward
+from tinynet.kernels.conv_transpose2d import conv_transpose2d_forward
+from tinynet.kernels.depthwise import depthwise_backward, depthwise_backward_input, depthwise_forward
 
 THREADS_FROM = 65536  # numbers that are copied from which two threads beat one
 
@@ -85,6 +86,35 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, dilation, groups, inpu
                 dx[..., channels] = dx_own
 
 
+def conv2d_backward_input(x, w, dz, stride, before, dilation, groups, dx):
+    """dx alone, where w is frozen.  Of x only the shape counts.
+
+    It is what a transposed convolution makes of dz: convolutions with stride 1, by the fastest way for their shapes.
+    """
+    if not len(x):
+        return
+    if groups == 1 and dilation == (1, 1):
+        zeros, no_floor = np.zeros(x.shape[3], w.dtype), w.dtype.type(-np.inf)
+        conv_transpose2d_forward(dz, w, zeros, stride, before, x.shape[1:3], no_floor, dx)
+    elif groups == 1:
+        shape, outputs = shapes_of_smaller(x, w, stride, dilation, dz.shape[1:3])
+        dimages, dzs = np.empty(shape, w.dtype), np.empty(outputs, w.dtype)
+        split_outputs(dz, dilation, dzs)
+        conv2d_backward_input(dimages, w, dzs, stride, (0, 0), (1, 1), 1, dimages)
+        join_images(dimages, stride, before, dilation, dx)
+    elif groups == x.shape[3]:
+        flat = w.reshape(*w.shape[:2], w.shape[3])
+        dmany = np.empty((*x.shape[:3], w.shape[3]), w.dtype)
+        depthwise_backward_input(flat, dz, stride, before, dilation, dmany)
+        dmany.reshape(*x.shape, -1).sum(axis=-1, out=dx)
+    else:
+        for channels, filters in parts_of(groups, x, w):
+            w_own, dz_own = (np.ascontiguousarray(array[..., filters]) for array in (w, dz))
+            dx_own = np.empty((*x.shape[:3], w.shape[2]), w.dtype)
+            conv2d_backward_input(dx_own, w_own, dz_own, stride, before, dilation, 1, dx_own)
+            dx[..., channels] = dx_own
+
+
 def parts_of(groups, x, w):
     """For each group its channels and its filters, as slices."""
     C, K = x.shape[3] // groups, w.shape[3] // groups
@@ -102,11 +132,15 @@ def by_channel(x, w):
 
 def smaller(x, w, stride, before, dilation, size):
     """Images (N d e, U, V, C) of every d-th row and e-th column, and an array for their outputs (N d e, P, Q, K)."""
+    images, outputs = (np.empty(shape, x.dtype) for shape in shapes_of_smaller(x, w, stride, dilation, size))
+    split_images(x, stride, before, dilation, images)
+    return images, outputs
+
+
+def shapes_of_smaller(x, w, stride, dilation, size):
     (N, _, _, C), (I, J, _, K), (s, r), (d, e) = x.shape, w.shape, stride, dilation
     P, Q = -(-size[0] // d), -(-size[1] // e)
-    images = np.empty((N * d * e, (P - 1) * s + I, (Q - 1) * r + J, C), x.dtype)
-    split_images(x, stride, before, dilation, images)
-    return images, np.empty((N * d * e, P, Q, K), x.dtype)
+    return (N * d * e, (P - 1) * s + I, (Q - 1) * r + J, C), (N * d * e, P, Q, K)
 
 
 @kernel()

@@ -30,7 +30,7 @@ from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import ROWS, block_shape
+from tinynet.kernels.packed import IN_PANELS, ROWS, block_shape
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 
@@ -56,12 +56,29 @@ def add_sums(z, row, rows, column, columns, part, total):
         memory.add_to(total, memory.piece(part, 0, columns), False)
 
 
+@kernel()
+def weighted_rows(z, t, q, weight, ignore_index, epsilon, scale, s, losses, g, first, last):
+    """softmax_rows, where row n's loss and gradient are multiplied by s[n], unless s is empty."""
+    total, C = softmax_rows(z, t, q, weight, ignore_index, epsilon, scale, losses, g, first, last), z.shape[1]
+    if s.size:
+        total = 0.0
+        for n in range(first, last):
+            factor = z.dtype.type(s[n])
+            losses[n] *= factor
+            total += losses[n]
+            dz = memory.piece(g, n * C, C if g.size else 0)
+            for c in range(dz.size):
+                dz[c] *= factor
+    return total
+
+
 @kernel(parallel=True, matmul=True)
-def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, parts, losses, dx, dw, db):
+def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, parts, losses, dx, dw, db):
     """The sum of the losses times scale, with labels t (N,), or soft targets q (N, C) where t is empty.
 
-    Fills dx, dw, db, unless dx is empty, and losses (N,), unless that is.  A thread owns one of `parts` parts of the
-    rows, and takes `rows` of them at a time.
+    s (N,), unless it is empty, multiplies the rows' losses and gradients; losses (N,) must then be there.  Fills dx, dw
+    and db, unless dx is empty, and losses, unless that is.  A thread owns one of `parts` parts of the rows, and takes
+    `rows` of them at a time.
     """
     N, D = x.shape
     C = w.shape[1]
@@ -86,7 +103,10 @@ def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, parts
             matmul((B, C, D), some_x, View(w, 0, C), start=View(b, 0, 0), out=View(z, 0, C), floor=no_floor)
             some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
             some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
-            sum_of_losses += softmax_rows(z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, 0, B)
+            some_s = s[n : n + B] if s.size else s
+            sum_of_losses += weighted_rows(
+                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_s, some_losses, g, 0, B
+            )
             if not grad:
                 continue
             zero, out = View(zeros, 0, 0), View(dx, n * D, D)
@@ -117,7 +137,7 @@ def few_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, parts
 
 
 @kernel(parallel=True, matmul=True)
-def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, groups, shared, losses, dx, dw, db):
+def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, groups, shared, losses, dx, dw, db):
     """few_classes where all threads share a block of `rows`, and dx is summed over `groups` groups of classes.
 
     shared   the number of threads, and whether w and dw are (C, D) and not (D, C)
@@ -133,7 +153,7 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
     for n in range(0, N, rows):
         B, block = min(rows, N - n), n // rows
         pieces = (B + ROWS - 1) // ROWS
-        tall, broad = block_shape(B, C, threads, x.itemsize)
+        tall, broad = block_shape(B, C, threads, IN_PANELS, x.itemsize)
         down = (B + tall - 1) // tall
         for task in prange(down * ((C + broad - 1) // broad)):
             r, c = task % down * tall, task // down * broad
@@ -145,8 +165,9 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
             first, last = piece * ROWS, min(B, piece * ROWS + ROWS)
             some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
             some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
-            values[piece] = softmax_rows(
-                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_losses, g, first, last
+            some_s = s[n : n + B] if s.size else s
+            values[piece] = weighted_rows(
+                z, some_t, some_q, weight, ignore_index, epsilon, scale, some_s, some_losses, g, first, last
             )
         for piece in range(pieces):
             value += values[piece]
@@ -190,13 +211,13 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, rows, grou
     return value * scale
 
 
-def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, scale, losses, dx, dw, db):
+def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, losses, dx, dw, db):
     """few_classes or many_classes, in blocks of a size that suits D and C.
 
     w and dw (D, C) may be transposed views of arrays (C, D) that lie in C order.
     """
     (N, D), C, itemsize = x.shape, w.shape[1], x.dtype.itemsize
-    given = x, w, b, t, q, weight, ignore_index, epsilon, scale
+    given = x, w, b, t, q, weight, ignore_index, epsilon, scale, s
     parts = PARTS_BYTES // max(1, w.size * (itemsize + 8))
     if parts >= PARTS // 2:
         rows = max(1, min(N, cache_size(2) // 4 // (itemsize * (C + D)) // ROWS * ROWS))

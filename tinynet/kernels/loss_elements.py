@@ -45,8 +45,24 @@ def both_in_unit_interval(y, t, ignored):
 
 
 @helper
-def unit_interval_reason(absent, bad, outside):
+def either_reason(absent, bad, outside):
     return BAD_TARGET if bad > 0 else BAD_PREDICTION if outside > 0 else FINE
+
+
+@kernel(fast=True)
+def not_counts(y, t, ignored):
+    """How many of t are not finite and at least 0; and how many of y are below 0."""
+    zero, infinity = t.dtype.type(0), t.dtype.type(np.inf)
+    bad = below = 0
+    for i in range(t.size):
+        bad += not (t[i] >= zero and t[i] < infinity)
+        below += y[i] < zero
+    return 0, bad, below
+
+
+@helper
+def counts_reason(_, bad, below):
+    return BAD_TARGET if bad > 0 else FINE
 
 
 @kernel(fast=True)
@@ -67,9 +83,11 @@ def two_sides_reason(below, zeros, others):
 
 
 NUMBERS = None  # targets that may be any numbers
-UNIT_INTERVAL = in_unit_interval, unit_interval_reason
-PROBABILITIES = both_in_unit_interval, unit_interval_reason
+UNIT_INTERVAL = in_unit_interval, either_reason
+PROBABILITIES = both_in_unit_interval, either_reason
 TWO_SIDES = count_sides, two_sides_reason
+COUNTS = not_counts, counts_reason  # of events: any numbers of at least 0
+COUNTS_AND_RATES = not_counts, either_reason  # and the predictions at least 0, too
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------
@@ -95,6 +113,12 @@ def element_kernels(loss, element, count, targets, weighted, ignores, padding):
     def weights(a, i):
         if weighted:
             return load(a, i)
+        return a
+
+    @helper
+    def some_of(a, first, n):
+        if weighted:
+            return memory.piece(a, first, n)
         return a
 
     @helper
@@ -139,16 +163,16 @@ def element_kernels(loss, element, count, targets, weighted, ignores, padding):
     # A long one is compiled apart, once for both kernels; handing over its arguments took 10 % of a short one's time.
     block = (kernel() if ignores else helper)(named(block, loss))
 
-    def loss_and_gradient(y, t, a, b, ignored, options, mean, divisor, chunks, losses, g):
+    def loss_and_gradient(y, t, a, b, size, ignored, options, mean, divisor, chunks, losses, g):
         """The loss's value, of y, t and g (n,), and FINE; or a reason why not.  Then nothing is written.
 
-        a and b hold the weights of one block; all blocks have the same, so their size is a multiple of the classes'.
-        Chunks of blocks are what threads take.  `ignored` is NaN where no target is.
+        Blocks are of `size` numbers.  a and b hold the weights of all numbers, or of one block, a whole number of rows,
+        if all blocks have the same.  Chunks of blocks are what threads take.  `ignored` is NaN where no target is.
         """
-        N, size = y.size, BLOCK
+        N = y.size
+        blocks, count, own = (N + size - 1) // size, N, 0
         if weighted:
-            size = a.size
-        blocks, count = (N + size - 1) // size, N
+            own = 1 if a.size == N else 0  # 1 where a block's weights begin where it does, and 0 where at the start
         partial = np.zeros(chunks)
         if examined:
             counts = np.zeros((chunks, 3), np.int64)
@@ -173,7 +197,8 @@ def element_kernels(loss, element, count, targets, weighted, ignores, padding):
                 first = number * size
                 n = min(size, N - first)
                 partial[k] += block(
-                    memory.piece(y, first, n), memory.piece(t, first, n), a, b, ignored, options, factor,
+                    memory.piece(y, first, n), memory.piece(t, first, n), some_of(a, own * first, n),
+                    some_of(b, own * first, n), ignored, options, factor,
                     memory.piece(losses, first, n if losses.size else 0), memory.piece(g, first, n if g.size else 0),
                 )  # fmt: skip
         value = 0.0

@@ -38,10 +38,20 @@ from tinynet.kernels.compile import compiles_matmul, emitted, implementation, ke
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
 from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
-from tinynet.kernels.memory import array_at, within
-from tinynet.kernels.packed import IN_PLACE, packed_product, packing_pays
+from tinynet.kernels.memory import array_at, scratch, within
+from tinynet.kernels.packed import (
+    AS_THEY_LIE,
+    PACKED,
+    VECTORS,
+    best_way,
+    copy_lines,
+    packed_product,
+    rows_at_a_time,
+    together,
+)
 from tinynet.kernels.tile import TILE, emit_matmul
-from tinynet.kernels.vectors import I64, llvm_type
+from tinynet.kernels.transpose import transpose
+from tinynet.kernels.vectors import I64, llvm_type, width
 
 
 class View(NamedTuple):
@@ -237,15 +247,33 @@ def compile_for(dtype):
 
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
-    """matmul: a product of few rows, or a large one, as gathered does it, else as the factors lie."""
-    itemsize = array_at(a, floor).itemsize
-    as_they_lie = not few_rows_pay(M, N, K, itemsize) and not packing_pays(M, N, K, IN_PLACE, itemsize)
-    if b_n == 0 or (b_n == 1 and as_they_lie):
-        _matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor)
-    else:
+    """matmul: one of few rows or a packed one as gathered does it, else as a lies, on b as it lies or in panels."""
+    given = array_at(b, floor)
+    few = few_rows_pay(M, N, K, given.itemsize)
+    way = AS_THEY_LIE if b_n == 0 else best_way(M, N, K, a_k, b_k, b_n, given.itemsize)
+    if b_n != 0 and (few or way == PACKED):
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
-        arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
+        arrays = array_at(a, floor), given, array_at(s, floor), array_at(o, floor)
         _gathered((M, N, K), arrays, (0, 0, 0, 0), lines, floor)
+        return
+    panels = way != AS_THEY_LIE
+    C = VECTORS * width(given) if panels else N
+    step, high, wide = C if panels else b_k, rows_at_a_time(M, K, given.itemsize) if panels else M, together(C)
+    size, panel, terms = K * C, given, array_at(b, M)
+    if panels:  # else no memory is asked for: that takes as long as a small product
+        panel, terms = scratch((wide * size,), given), places(b_k, K)
+    for m in range(0, M, high):
+        for n in range(0, N, C):
+            columns, at, p = min(C, N - n), n * given.itemsize, n // C % wide * size
+            if panels and b_n != 1:
+                transpose(given, n * b_n, b_n, panel, p, C, columns, K)
+            elif panels and p == 0:
+                copy_lines(given, n, min(wide * C, N - n), terms, 0, K, C, C, panel, 0, size)
+            # Numba keeps the panels until the loop ends, since its next round reads their name.
+            of = np.int64(panel.ctypes.data) + p * given.itemsize if panels else b
+            s_at, o_at = s + m * s_m * given.itemsize + at, o + m * o_m * given.itemsize + at
+            rows, a_at = min(high, M - m), a + m * a_m * given.itemsize
+            _matmul(rows, columns, J, K, a_at, of, s_at, o_at, a_m, a_j, a_k, b_j, step, s_m, o_m, floor)
 
 
 def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s_rows, o_rows, floor):

@@ -10,7 +10,11 @@ of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and
     a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
-At the edges zeros fill slivers and panels, so that there is one tile only; what is not in `out` is not stored.
+Slivers and panels are whole also at the edges, so that there is one tile only; what is not in `out` is not stored.
+
+Where the rows of a lie as the tile reads them, number after number, copying a buys nothing: then panels of b alone are
+copied, and tile.py's product reads a where it is.  256 x 768 x 768 goes at 171 GFLOP/s so, instead of 158 packed, and
+768 x 512 x 128 at 160 instead of 145 (one thread of an Intel Xeon, Emerald Rapids, with a peak of 195).
 
 A factor is given by the places of its lines (a's rows, b's columns) and of its terms:
 
@@ -33,6 +37,7 @@ from tinynet.kernels.llvm import FEATURES, I64, LANES, alignment, emit_splat, ll
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE, emit_if, emit_loop
 from tinynet.kernels.vectors import (
     load,
+    load2,
     load_rows_at,
     load_some,
     select,
@@ -56,6 +61,7 @@ def _tile_shape(features):
 
 
 ROWS, VECTORS = _tile_shape(FEATURES)
+PITCH = 1 << (ROWS - 1).bit_length()  # numbers from one term of a sliver to the next: whole registers
 BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
 
 
@@ -103,11 +109,11 @@ def _tile_function(module, scalar):
                 row = [builder.load(at(b, k * VECTORS + v), align=align) for v in range(VECTORS)]
                 sums = []
                 for t in range(ROWS):
-                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * ROWS + t)])), lanes)
+                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * PITCH + t)])), lanes)
                     sums += [builder.call(fma, [x, row[v], totals[t * VECTORS + v]]) for v in range(VECTORS)]
                 totals = sums
             todo = builder.sub(todo, I64(count))
-            following = builder.gep(a, [I64(count * ROWS)]), builder.gep(b, [I64(count * VECTORS * lanes)])
+            following = builder.gep(a, [I64(count * PITCH)]), builder.gep(b, [I64(count * VECTORS * lanes)])
             return (todo, *following, *totals), builder.icmp_signed(">=", todo, I64(count))
 
         return body
@@ -116,7 +122,7 @@ def _tile_function(module, scalar):
         left = builder.sub(K, k)
         size = builder.select(builder.icmp_signed("<", left, block), left, block)
         a, b = (
-            builder.gep(sliver, [builder.mul(k, I64(ROWS))]),
+            builder.gep(sliver, [builder.mul(k, I64(PITCH))]),
             builder.gep(panel, [builder.mul(k, I64(VECTORS * lanes))]),
         )
         values = [size, a, b, *zeros]
@@ -152,34 +158,66 @@ def in_a_row(places, first, count):
     return apart == 0
 
 
-@kernel()
-def pack(source, lines, line, count, terms, term, K, size, packed, p):
-    """packed[p + k size + n] = source[lines[line + n] + terms[term + k]] for n < count; else zeros, up to size.
+@helper
+def together(size):
+    """How many slivers or panels of `size` lines are copied side by side: some cache lines of each row of source."""
+    return max(1, min(8, 128 // size))
 
-    What is in one row of source is read as vectors: either a term of all lines, or some terms of a line, and then
-    transposed.  `packed` has room for a vector at its end.
+
+@kernel()
+def copy_lines(source, line, count, terms, term, K, size, pitch, packed, p, step):
+    """packed[p + s step + k pitch + n] = source[line + s size + n + terms[term + k]]: neighbours, `size` in a row.
+
+    All of them for one term before the next, so that each cache line and each page is read once.  Behind them, up to
+    the pitch, are other numbers or zeros.
+    """
+    LANES = width(source)
+    registers = pitch // LANES
+    # Parts that may be read whole, in one or two registers: what is behind them is a line too.
+    plain = max(0, (count - pitch) // size + 1) if registers <= 2 else 0
+    for k in range(K):
+        first, to = line + terms[term + k], p + k * pitch
+        if registers == 1:
+            for _ in range(plain):
+                store(load(source, first), packed, to)
+                first += size
+                to += step
+        elif registers == 2:
+            for _ in range(plain):
+                store(load2(source, first), packed, to)
+                first += size
+                to += step
+        for n in range(plain * size, count, size):
+            for v in range(0, pitch, LANES):
+                store(load_some(source, first + v, count - n - v, 0), packed, to + v)
+            first += size
+            to += step
+
+
+@kernel()
+def pack(source, lines, line, count, terms, term, K, size, pitch, packed, p, step):
+    """packed[p + s step + k pitch + n] = source[lines[line + s size + n] + terms[term + k]] of so many lines.
+
+    Behind them are other numbers or zeros, up to the pitch, which is some registers wide.  What is in one row of source
+    is read as vectors: either a term of all lines, or some terms of a line, and then transposed.
     """
     LANES = width(source)
     if in_a_row(lines, line, count):
-        for k in range(K):
-            first, to = lines[line] + terms[term + k], p + k * size
-            if count == size and size % LANES == 0:
-                for n in range(0, size, LANES):
-                    store(load(source, first + n), packed, to + n)
-            else:
-                for n in range(0, size, LANES):
-                    store(load_some(source, first + n, count - n, 0), packed, to + n)
+        copy_lines(source, lines[line], count, terms, term, K, size, pitch, packed, p, step)
         return
-    for k in range(0, K, LANES):
-        some, to = min(LANES, K - k), p + k * size
-        if in_a_row(terms, term + k, some):
-            for n in range((size - 1) // LANES * LANES, -1, -LANES):  # what goes beyond `size` is written over next
-                rows = load_rows_at(source, terms[term + k], lines, line + n, count - n, some)
-                store_rows(transposed(rows), packed, to + n, size, some)
-        else:
-            for j in range(some):
-                for n in range(size):
-                    packed[to + j * size + n] = source[lines[line + n] + terms[term + k + j]] if n < count else 0
+    for s in range((count + size - 1) // size):
+        first, left = line + s * size, min(size, count - s * size)
+        for k in range(0, K, LANES):
+            some, to = min(LANES, K - k), p + s * step + k * pitch
+            if in_a_row(terms, term + k, some):
+                for n in range(0, pitch, LANES):
+                    rows = load_rows_at(source, terms[term + k], lines, first + n, left - n, some)
+                    store_rows(transposed(rows), packed, to + n, pitch, some)
+            else:
+                for j in range(some):
+                    for n in range(pitch):
+                        inside = n < left
+                        packed[to + j * pitch + n] = source[lines[first + n] + terms[term + k + j]] if inside else 0
 
 
 @helper
@@ -246,7 +284,8 @@ def packed_product(size, arrays, lines, floor):
     deep = depth(K, itemsize)
     high = max(ROWS, min(M + ROWS - 1, L2 // 2 // itemsize // max(deep, 1)) // ROWS * ROWS)
     across = min((N + C - 1) // C * C, COLUMNS)
-    slivers, panel = memory.scratch((high * deep + LANES,), a), memory.scratch((deep * C,), a)
+    slivers = memory.scratch((high // ROWS * deep * PITCH,), a)
+    panels = memory.scratch((together(C) * deep * C,), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
     totals = np.empty(sums.size if wide else 0)
     for n0 in range(0, N, COLUMNS):
@@ -255,11 +294,14 @@ def packed_product(size, arrays, lines, floor):
             while not last:
                 some = min(deep, (blocks_end if k < blocks_end else K) - k)
                 last = k + some == K and (k == blocks_end or not wide)
-                for m in range(m0, m1, ROWS):
-                    pack(a, a_rows, m, min(ROWS, m1 - m), a_terms, k, some, ROWS, slivers, (m - m0) * some)
+                sliver, panel = some * PITCH, some * C
+                for m in range(m0, m1, together(ROWS) * ROWS):
+                    lines_here, to = min(together(ROWS) * ROWS, m1 - m), (m - m0) // ROWS * sliver
+                    pack(a, a_rows, m, lines_here, a_terms, k, some, ROWS, PITCH, slivers, to, sliver)
                 for n in range(n0, n1, C):
-                    columns = min(C, n1 - n)
-                    pack(b, b_columns, n, columns, b_terms, k, some, C, panel, 0)
+                    columns, p = min(C, n1 - n), (n - n0) // C % together(C) * panel
+                    if p == 0:
+                        pack(b, b_columns, n, min(together(C) * C, n1 - n), b_terms, k, some, C, C, panels, 0, panel)
                     for m in range(m0, m1, ROWS):
                         rows, l = min(ROWS, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
                         if last:
@@ -267,7 +309,7 @@ def packed_product(size, arrays, lines, floor):
                         if deep < K:
                             for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
                                 will_write(sums, v)  # of the next tile
-                        multiply(some, block, slivers, (m - m0) * some, panel, 0, sums, l, k == 0)
+                        multiply(some, block, slivers, (m - m0) // ROWS * sliver, panels, p, sums, l, k == 0)
                         if last:
                             finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
                 k += some
@@ -275,11 +317,47 @@ def packed_product(size, arrays, lines, floor):
                     widen(sums, totals, k <= BLOCK * GROUP, k == blocks_end)
 
 
+# --- which way -------------------------------------------------------------------------------------------------
+
+# How a product goes: on its factors as they lie, on panels of b, or packed.
+AS_THEY_LIE, IN_PANELS, PACKED = range(3)
+
+# What a product reaches of the multipliers' peak: as they lie, where it reads a's rows, or its columns, from the L2
+# cache, and where b does not fit into half of that; and on copies.  And the multiplications that could be done in the
+# time that copying an element takes, of a, of b, or of b where a is not copied, or storing one of out.  Measured on an
+# Intel Xeon (Emerald Rapids), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
+BY_ROWS, BY_COLUMNS, FAR, ON_COPIES = 0.87, 0.7, 0.4, 0.88
+COPY_A, COPY_B, COPY_PANEL, STORE = 26, 19, 12, 16
+
+
 @helper
-def block_shape(M, N, count, itemsize):
+def best_way(M, N, K, a_k, b_k, b_n, itemsize):
+    """The way that takes least time: a's terms are a_k apart, b's b_k, and its columns b_n."""
+    C, work = VECTORS * (BYTES // itemsize), M * N * K
+    tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
+    way, least = PACKED, tall * broad * K / ON_COPIES + COPY_A * M * K + COPY_B * K * N + STORE * M * N
+    if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
+        time = work / ON_COPIES + COPY_PANEL * K * N
+        if time < least:
+            way, least = IN_PANELS, time
+    if b_n == 1:
+        near = BY_ROWS if a_k == 1 else BY_COLUMNS
+        if work / (near if K * N * itemsize <= L2 // 2 else FAR) <= least:
+            way = AS_THEY_LIE
+    return way
+
+
+@helper
+def rows_at_a_time(M, K, itemsize):
+    """Rows of a that all panels of b go over before the next: what stays in the L2 cache, but enough to copy b for."""
+    return M if M * K * itemsize <= L2 else max(256, L2 // 2 // (K * itemsize))
+
+
+@helper
+def block_shape(M, N, count, way, itemsize):
     """(rows, columns) of the blocks, at least `count` of them, into which to cut the result for threads.
 
-    Each copies its rows of a and its columns of b: that is least where they are nearly square.
+    Each copies its columns of b and, packed, its rows of a: that is least where they are nearly square.
     """
     C = VECTORS * (BYTES // itemsize)
     units_m, units_n = (M + ROWS - 1) // ROWS, (N + C - 1) // C
@@ -287,34 +365,10 @@ def block_shape(M, N, count, itemsize):
     for down in range(1, count + 1):
         across = (count + down - 1) // down
         tall, broad = (units_m + down - 1) // down * ROWS, (units_n + across - 1) // across * C
-        cost = tall * broad / PACKED + COPY_A * tall + COPY_B * broad
+        if way == PACKED:
+            cost = tall * broad / ON_COPIES + COPY_A * tall + COPY_B * broad
+        else:
+            cost = tall * broad / ON_COPIES + COPY_PANEL * broad
         if cost < least:
             rows, columns, least = tall, broad, cost
     return rows, columns
-
-
-# What the product in place reaches of the multipliers' peak: where it reads a's rows, or its columns too, from the L2
-# cache, and where b does not fit into half of that.  Of the packed one: what its tile reaches, and the multiplications
-# that could be done in the time that copying an element of a or b takes, or storing one of out.  Measured on an Intel
-# Xeon (Emerald Rapids), with AVX-512 and with AVX2 alone, which have the same ratios.
-IN_PLACE, IN_PLACE_BACKWARD, FAR = 0.85, 0.75, 0.4
-PACKED, COPY_A, COPY_B, STORE = 0.93, 26, 19, 16
-
-
-@helper
-def packing_pays(M, N, K, in_place, itemsize):
-    """Whether a product takes less time packed; `in_place` is what the other reaches where b is in the L2 cache."""
-    return packing_gain(M, N, K, in_place, itemsize, False) > 0
-
-
-@helper
-def packing_gain(M, N, K, in_place, itemsize, transposes):
-    """How much less time, in multiplications that the processor does in it at its best.
-
-    `transposes`: in place, b is transposed first, some columns at a time, which are then in the cache.
-    """
-    C = VECTORS * (BYTES // itemsize)
-    tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
-    packed = tall * broad * K / PACKED + COPY_A * M * K + COPY_B * K * N + STORE * M * N
-    as_it_lies = M * N * K / (in_place if transposes or K * N * itemsize <= L2 // 2 else FAR)
-    return as_it_lies + (COPY_B * K * N if transposes else 0) - packed

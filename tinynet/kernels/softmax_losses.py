@@ -5,14 +5,22 @@ losses' own files.
 """
 
 import numpy as np
+from numba import prange
 
 from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels import floats, memory
-from tinynet.kernels.compile import kernel
+from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.loss_rows import bad_row
 from tinynet.kernels.softmax import softmax_row
 from tinynet.kernels.softmax_few_classes import few_classes, few_soft_classes
-from tinynet.kernels.softmax_rows import many_classes, rows_of_labels, softmax_rows, weighted
+from tinynet.kernels.softmax_rows import (
+    exponentials,
+    many_classes,
+    row_maximum,
+    rows_of_labels,
+    softmax_rows,
+    weighted,
+)
 from tinynet.kernels.special import tanh
 from tinynet.kernels.surprisal import surprisal
 
@@ -55,10 +63,63 @@ def focus(losses, gamma, F):
 
 
 @kernel()
+def surprisals(z, m, log_s, H):
+    """H = -log p of every class.  Not fast: m + log_s, once for all classes, would lose digits."""
+    for c in range(z.size):
+        H[c] = (m - z[c]) + log_s
+
+
+@kernel(fast=True)
+def weigh(terms, F, s, w):
+    """sum_c a terms[c] and sum_c b in float64, for a = w s; where a is 0, a term is.  F becomes b = a F."""
+    zero, loss, total = F.dtype.type(0), 0.0, 0.0
+    for c in range(F.size):
+        a = w[c] * s[c]
+        F[c] = zero if a == zero else a * F[c]
+        loss += zero if a == zero else a * terms[c]
+        total += F[c]
+    return loss, total
+
+
+@kernel()
+def focal_gradient(e, r, b, total, factor, dz):
+    """dz = factor (total e - b (1 + r)), for p = e / (1 + r); near p = 1, total e - b cancels before r b is lost."""
+    for c in range(dz.size):
+        dz[c] = factor * ((total * e[c] - b[c]) - r * b[c])
+
+
+@kernel()
+def focal_soft_rows(z, s, w, gamma, scale, losses, g, first, last):
+    """focal_rows for soft targets s (N, C), row by row."""
+    total, C, real = 0.0, z.shape[1], z.dtype.type
+    e, H, b = memory.scratch((C,), z), memory.scratch((C,), z), memory.scratch((C,), z)
+    for i in range(first, last):
+        zi, dz = memory.piece(z, i * C, C), memory.piece(g, i * C, C if g.size else 0)
+        m = row_maximum(zi)
+        below, ties = exponentials(zi, m, e, e)
+        r = np.float64(below) + (np.float64(ties) - 1.0)
+        if r == r:
+            surprisals(zi, m, floats.log1p(real(r)), H)
+            focus(H, real(gamma), b)
+            loss, share = weigh(H, b, memory.piece(s, i * C, C), w)
+            focal_gradient(e, real(r), b, real(share), real(scale / (1.0 + r)), dz)
+        else:
+            loss = np.nan
+            for c in range(dz.size):
+                dz[c] = np.nan
+        losses[i] = loss
+        total += loss
+    return total
+
+
+@kernel()
 def focal_rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, first, last):
     """A few at a time: their gradient is the cross-entropy's, which is multiplied by F while it is in the cache."""
-    if check_only:
-        return -1, FINE, 0.0
+    row = bad_row(q, first, last) if q.size else -1
+    if row >= 0 or check_only:
+        return row, BAD_TARGET, 0.0
+    if q.size:
+        return -1, FINE, focal_soft_rows(z, q, w, gamma, scale, losses, g, first, last)
     total, C, F = 0.0, z.shape[1], np.empty(min(ROWS, last - first), z.dtype)
     for group in range(first, last, ROWS):
         end = min(group + ROWS, last)
@@ -106,6 +167,29 @@ def divergence_rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g
 def divergence_few_rows(z, t, q, ones, ignore_index, _, scale, check_only, losses, g, first, last):
     row, total = few_soft_classes(z, t, q, ones, 0, 0.0, True, scale, check_only, losses, g, first, last)
     return row, FINE if row < 0 else BAD_TARGET, total
+
+
+@kernel()
+def divergence_row(z, q, m, log_s, terms):
+    zero = z.dtype.type(0)
+    for c in range(z.size):
+        terms[c] = zero if q[c] == zero else q[c] * (((m - z[c]) + log_s) - surprisal(q[c]))
+
+
+@sized_kernel(16384)
+def divergence_terms(z, q, terms):
+    """q log(q / p) of each class, all (N, C).  A thread owns its rows."""
+    N, C = z.shape
+    for n in prange(N):
+        zn, some = memory.piece(z, n * C, C), memory.piece(terms, n * C, C)
+        m = row_maximum(zn)
+        below, ties = exponentials(zn, m, some, some)
+        r = np.float64(below) + (np.float64(ties) - 1.0)
+        if r == r:
+            divergence_row(zn, memory.piece(q, n * C, C), m, floats.log1p(z.dtype.type(r)), some)
+        else:
+            for c in range(C):
+                some[c] = np.nan
 
 
 @kernel()

@@ -12,7 +12,7 @@ from numba import prange
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
-from tinynet.kernels.packed import block_shape
+from tinynet.kernels.packed import IN_PANELS, block_shape
 
 
 @sized_kernel(THREADS_FROM, of=lambda h, E, *_: len(h) * E.size, matmul=True)
@@ -20,7 +20,7 @@ def scores(h, E, b, threads, z):
     """z (N, V) = h (N, D) E.T + b, in a block of z for each thread."""
     (N, D), V = h.shape, len(E)
     no_floor = h.dtype.type(-np.inf)
-    tall, broad = block_shape(N, V, threads, h.itemsize)
+    tall, broad = block_shape(N, V, threads, IN_PANELS, h.itemsize)
     down, across = (N + tall - 1) // tall, (V + broad - 1) // broad
     for task in prange(down * across):
         n, v = task % down * tall, task // down * broad

@@ -76,6 +76,11 @@ class Activated(Layer):
             ("probabilities", f'{self.label} with activation="sigmoid"') if self.activation.name == "sigmoid" else None
         )
 
+    def _onnx_activated(self, graph, name, layout="last"):
+        """The activation of z, which ONNX has by that name."""
+        z = graph.value(name, len(self.output_shape) + 1, layout)
+        return z if self.activation is None else self.activation.onnx(graph, z)
+
     def _formula_of(self, sums):
         """`sums` is a text, z without b."""
         sums = f"{sums} + b" if self.bias else sums

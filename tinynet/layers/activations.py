@@ -24,7 +24,7 @@ The second GELU, "gelu_tanh", differs from the first by less than 0.0005 everywh
 
 f'(x) can be computed from y alone (y > 0 exactly where x > 0), but for GELU and Swish: they fall and rise again, so
 that one y has two x.  They keep x, and so does Softplus, for simplicity.  With the others, Dense and Conv2D overwrite x
-with y: the functions called `_in_place`.  ELU and SELU are in elu.py.
+with y: the functions called `_in_place`.  ELU and SELU are in elu.py, ReLU6 in relu6.py.
 
 In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
 type(x)(0), so that float32 stays float32.
@@ -43,6 +43,7 @@ from tinynet.kernels.compile import helper, sized_kernel
 from tinynet.kernels.special import HEAVY, LIGHT, normal, tanh
 from tinynet.layers.elementwise import Activation, ActivationLayer
 from tinynet.layers.elu import ELU, SELU
+from tinynet.layers.relu6 import ReLU6
 
 # --- ReLU and LeakyReLU.  A NaN is neither <= 0 nor > 0: written this way round, it passes through. -------
 
@@ -355,5 +356,5 @@ class Softplus(ActivationLayer):
     )  # fmt: skip
 
 
-LAYERS = ReLU, LeakyReLU(), Sigmoid, Tanh, GELU(), GELU("tanh"), Swish, ELU(), SELU, Softplus
+LAYERS = ReLU, LeakyReLU(), ReLU6, Sigmoid, Tanh, GELU(), GELU("tanh"), Swish, ELU(), SELU, Softplus
 ACTIVATIONS = {layer.activation.name: layer.activation for layer in LAYERS}

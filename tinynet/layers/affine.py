@@ -27,8 +27,9 @@ class Affine(Layer):
         own = iter(self.parameters)
         with np.errstate(over="ignore", invalid="ignore"):
             for has, gradient in zip(self._has, (dw, db), strict=True):
-                if has:
-                    next(own)._grad[...] = gradient
+                parameter = next(own) if has else None
+                if parameter is not None and parameter._trainable:
+                    parameter._grad[...] = gradient
 
     def _formula_of(self, what):
         scale, shift = self._has if self.dtype is not None else (True, True)

@@ -48,7 +48,7 @@ from tinynet.kernels import attention as kernels
 from tinynet.kernels.compile import either
 from tinynet.kernels.dropout import step_keys, threshold
 from tinynet.layers.along_time import padded
-from tinynet.layers.dense import dense_backward, dense_forward
+from tinynet.layers.dense import dense_backward, dense_backward_input, dense_forward
 from tinynet.layers.dropout import Random, checked_rate
 from tinynet.layers.initialization import glorot
 from tinynet.layers.parameter import Parameter
@@ -205,12 +205,20 @@ class MultiHeadAttention(Random):
             dy = padded(dy, lengths, T)
         (w, _, w_out, _), (dw, db, *of_out) = self._arrays("_value"), self._arrays("_grad")
         dy, do, dz = dy.reshape(-1, C), np.empty_like(o), np.empty_like(z)
-        dense_backward(o.reshape(-1, C), w_out, dy, dy, False, True, *of_out, do.reshape(-1, C))
+        if self.trains:
+            dense_backward(o.reshape(-1, C), w_out, dy, dy, False, True, *of_out, do.reshape(-1, C))
+        elif input_grad:
+            dense_backward_input(w_out, dy, do.reshape(-1, C))
+        else:
+            return None
         attention_backward(do, z, self.causal, first, counts, drops, o, m, u, dz)
         if dz.shape[1] != T or first.any():  # after a state: what was there before is a constant
             dz = _rows(dz, first, counts, T)
         dx, dz = np.empty_like(x if input_grad else x[:0]), dz.reshape(-1, 3 * C)
-        dense_backward(x.reshape(-1, C), w, dz, dz, False, input_grad, dw, db, dx.reshape(-1, C))
+        if self.trains:
+            dense_backward(x.reshape(-1, C), w, dz, dz, False, input_grad, dw, db, dx.reshape(-1, C))
+        else:
+            dense_backward_input(w, dz, dx.reshape(-1, C))
         return dx if input_grad else None
 
     def weights(self, x: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
@@ -278,6 +286,25 @@ class MultiHeadAttention(Random):
 
     def as_it_predicts(self):
         self.dropout = 0.0
+
+    def onnx(self, graph, x):
+        C, (w, b, w_out, b_out) = self.input_shape[1], self._arrays("_value")
+        z = graph.add("Add", graph.add("MatMul", x.last(), w), b)
+        z = graph.add("Reshape", z, [0, 0, 3, self.heads, C // self.heads])
+        q = graph.add("Transpose", graph.add("Gather", z, 0, axis=2), perm=[0, 2, 1, 3])
+        k = graph.add("Transpose", graph.add("Gather", z, 1, axis=2), perm=[0, 2, 3, 1])
+        v = graph.add("Transpose", graph.add("Gather", z, 2, axis=2), perm=[0, 2, 1, 3])
+        S = graph.add("Mul", graph.add("MatMul", q, k), np.array(1 / math.sqrt(C // self.heads)))
+        if self.causal:
+            T = graph.add("Shape", x.last(), start=1, end=2)
+            later = graph.add("Expand", np.array(-np.inf), graph.add("Concat", T, T, axis=0))
+            S = graph.add("Add", S, graph.add("Trilu", later, 1, upper=1))
+        if x.lengths is not None:
+            seen = graph.add("Unsqueeze", x.inside(), [1, 2])
+            S = graph.add("Where", seen, S, np.array(-np.inf))
+        o = graph.add("MatMul", graph.add("Softmax", S, axis=-1), v)
+        o = graph.add("Reshape", graph.add("Transpose", o, perm=[0, 2, 1, 3]), [0, 0, C])
+        return graph.value(graph.add("Add", graph.add("MatMul", o, w_out), b_out), 3)
 
     torch_names = ("MultiheadAttention",)
 

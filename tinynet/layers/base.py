@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import batch_hint, float_dtype, number, number_within, pair, positive_int, real_array
-from tinynet.checks.assignments import Guarded, hold, of_package
+from tinynet.checks.assignments import Guarded, hold, of_package, setting
 from tinynet.checks.own_layers import held_backward, held_build, held_forward
-from tinynet.layers import along_time
+from tinynet.layers import along_time, options
 from tinynet.layers.declared import Declared
 from tinynet.layers.parameter import Parameter
 
@@ -43,6 +43,7 @@ class Layer(Declared, Guarded):
     input_shape = output_shape = dtype = None
     _trainable, _lr_factor = True, 1.0
     _at_build = None  # its attributes at the end of build
+    _given, _carried = MappingProxyType({}), None  # the arguments of its __init__; numbers to begin with (options.py)
     place = ""  # " (layer 3)" once it is part of a model, " (layer 3.0)" inside that one: for error messages
     layers = ()
     flops = 0  # floating-point operations of one sample's forward pass; a multiply-add counts 2
@@ -50,12 +51,16 @@ class Layer(Declared, Guarded):
     def __init__(self):
         self.parameters, self.buffers = [], {}
 
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls, **named):
+        hold(cls, "__init__", lambda init: options.noted(setting(init)))
+        super().__init_subclass__(**named)
         hold(cls, "build", held_build)
         for name, wrapper in (("forward", held_forward), ("backward", held_backward)):
             if not of_package(getattr(cls, name)):
                 hold(cls, name, wrapper)
+
+    def __repr__(self):
+        return options.call(self)
 
     def __copy__(self):
         return super().__copy__() if self.dtype is not None else copy.deepcopy(self)
@@ -66,7 +71,7 @@ class Layer(Declared, Guarded):
         if self._at_build is not None:
             for name, value in vars(self).items():
                 before = self._at_build.get(name)
-                if name == "_at_build" or value is before or _alike(value, before):
+                if name in ("_at_build", "_carried") or value is before or _alike(value, before):
                     continue
                 if _holds_arrays(value):
                     state[name] = before

@@ -174,21 +174,23 @@ class BatchNorm(Affine):
         x, M, mu, v, lengths, shape = self.kept("_kept")
         dy, (dw, db) = _rows_within(self.checked_gradient(dy, *shape[:2]), lengths), np.empty((2, mu.size))
         with np.errstate(over="ignore", invalid="ignore"):
-            batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
-            self._set_gradients(dw, db)
+            if M is not None or self.trains:
+                batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
+                self._set_gradients(dw, db)
             if not input_grad:
                 return None
-            if M is None:  # frozen
-                return _in_place(dy * (self._affine()[0] / np.sqrt(v + self.eps)).astype(dy.dtype), lengths, shape)
+            if M is None:  # frozen: dx is made of dy as y is of x, without mean and b
+                zeros = np.zeros_like(mu)
+                return _in_place(self._normalized(dy, zeros, v, zeros), lengths, shape)
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self._affine()[0], self.eps, dw, db, M, dx)
         return _in_place(dx, lengths, shape)
 
-    def _normalized(self, rows, mu, v):
-        w, b = self._affine()
+    def _normalized(self, rows, mu, v, b=None):
+        w, own = self._affine()
         y = np.empty_like(rows)
-        batchnorm_forward(rows, mu, v, w, b, self.eps, y)
+        batchnorm_forward(rows, mu, v, w, own if b is None else b, self.eps, y)
         return y
 
     def formula(self):
@@ -200,7 +202,7 @@ class BatchNorm(Affine):
 
     # What others ask of it.
 
-    of_batch = True
+    of_batch = any_scale = True
     vector_order = "kept"
     of_time = "lengths"
     torch_names = "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"
@@ -209,6 +211,13 @@ class BatchNorm(Affine):
 
     def as_it_predicts(self):
         self.trainable = False
+
+    def onnx(self, graph, x):
+        (w, b), (mu, v) = self._affine(), (self.buffers._arrays[f"running_{name}"] for name in ("mean", "var"))
+        if x.layout == "first":
+            return x.map("BatchNormalization", w, b, mu, v, epsilon=self.eps)
+        scale = w / np.sqrt(v + self.eps)
+        return x.map("Mul", scale).map("Add", b - mu * scale)
 
     def torch_module(self, nn):
         axes = len(self.input_shape)

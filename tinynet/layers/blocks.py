@@ -29,6 +29,7 @@ several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Incep
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +43,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
+from tinynet.layers.options import copies, in_place_of_models
 
 
 class _Branches(Layer):
@@ -54,8 +56,11 @@ class _Branches(Layer):
 
     def __init__(self, branches):
         super().__init__()
-        self.branches = tuple(map(tuple, branches))
-        self.layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
+        branches = list(map(in_place_of_models, branches))
+        layers = checked_layers([layer for branch in branches for layer in branch], type(self).__name__)
+        self.layers, self._copies = copies(layers)
+        layers = iter(self.layers)
+        self.branches = tuple(tuple(islice(layers, len(branch))) for branch in branches)
 
     @property
     def takes_integers(self):
@@ -120,6 +125,16 @@ class _Branches(Layer):
         if not all(np.array_equal(ends, found[0]) for ends in found[1:]):
             raise ValueError(f"{self.label}: its branches make sequences of different lengths of one")
         return found[0]
+
+    def onnx(self, graph, x):
+        values = [graph.through(branch, x) for branch in self.branches]
+        first = values[0]
+        names = [value.named(first.layout) for value in values]
+        if self.joined == "sum":
+            y = graph.add("Add", *names)
+        else:
+            y = graph.add("Concat", *names, axis=first.channels())
+        return graph.value(y, first.axes, first.layout)
 
     def _names(self):
         """The branches' layers in words, by their numbers inside: "x", "layer 0", "layers 1-3"."""

@@ -60,7 +60,8 @@ class ClassToken(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         N, T, lengths = self.kept("_kept")
         dy = self.checked_gradient(dy, N, T + 1)
-        self.parameters[0]._grad[...] = dy[:, 0].sum(axis=0, dtype=np.float64)
+        if self.trains:
+            self.parameters[0]._grad[...] = dy[:, 0].sum(axis=0, dtype=np.float64)
         if not input_grad:
             return None
         return dy[:, 1:].copy() if lengths is None else padded(dy[:, 1:], lengths, T)
@@ -74,6 +75,13 @@ class ClassToken(Layer):
     # What others ask of it.
 
     of_time = "lengths"
+
+    def onnx(self, graph, x):
+        C, w = self.input_shape[1], self.parameters[0]._value
+        shape = graph.add("Concat", graph.add("Shape", x.last(), start=0, end=1), [1, C], axis=0)
+        y = graph.value(graph.add("Concat", graph.add("Expand", w, shape), x.last(), axis=1), x.axes)
+        y.lengths = None if x.lengths is None else graph.add("Add", x.lengths, 1)
+        return y
 
 
 class Select(Layer):
@@ -146,6 +154,13 @@ class Select(Layer):
 
     def ending(self, before):
         return before
+
+    def onnx(self, graph, x):
+        if x.lengths is not None and self.position < 0:
+            last = graph.add("Unsqueeze", graph.add("Add", x.lengths, self.position), [1])
+            return graph.value(graph.add("GatherND", x.last(), last, batch_dims=1), x.axes - 1)
+        name, axis = (x.time(), 0) if x.layout == "time" else (x.last(), 1)
+        return graph.value(graph.add("Gather", name, self.position, axis=axis), x.axes - 1)
 
 
 def _sequence(layer, most=2):

@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.checks.padding import checked_padding_of_time
 from tinynet.layers import along_time
-from tinynet.layers.activated import Activated
-from tinynet.layers.conv2d import conv2d_backward, conv2d_forward
+from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.conv2d import conv2d_backward, conv2d_backward_input, conv2d_forward
 from tinynet.layers.padding import along_axis, reach
 
 
@@ -124,7 +124,11 @@ class Conv1D(Activated):
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)
         arrays = as_images(x), w[None], as_images(grad), as_images(y)
-        conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+        if self.trains:
+            conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+        elif input_grad:
+            dz = as_images(through_relu(grad, y, is_relu))
+            conv2d_backward_input(*arrays[:2], dz, *self._windows, as_images(dx))
         if not input_grad:
             return None
         return dx if lengths is None else along_time.padded(dx, lengths, T)
@@ -175,3 +179,19 @@ class Conv1D(Activated):
             ("dilation", (self.dilation,), module.dilation),
             ("groups", self.groups, module.groups),
         ]
+
+    @property
+    def any_length(self):
+        """Whether its padding is the same for all lengths."""
+        return self.padding != "same" or self.stride == 1
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        x = x.filled(0.0)
+        w = w.transpose(self.torch_axes["weight"])
+        pads = [zeros for side in zip(*self.zeros_around, strict=True) for zeros in side]
+        options = {"strides": [self.stride], "dilations": [self.dilation], "group": self.groups}
+        y = self._onnx_activated(graph, graph.add("Conv", x.first(), w, b, pads=pads, **options), "first")
+        more = sum(self._around) - reach(self.kernel_size, self.dilation) + self.stride
+        y.lengths = graph.windows(x.lengths, self.stride - 1 if self.padding == "same" else more, self.stride)
+        return y

@@ -89,6 +89,9 @@ conv2d_backward = either(
 )
 
 
+conv2d_backward_input = either(lambda *given: conv2d_backward_plain(*given)[2], grouped.conv2d_backward_input)
+
+
 class Conv2D(Activated):
     """y = activation(conv(x, w) + b): x (N, H, W, C) -> y (N, P, Q, filters); w (I, J, C / groups, filters).
 
@@ -167,7 +170,10 @@ class Conv2D(Activated):
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
         windows = self.stride, self._before, self.dilation, self.groups
-        conv2d_backward(x, w, grad, y, is_relu, *windows, input_grad, dw, db, dx)
+        if self.trains:
+            conv2d_backward(x, w, grad, y, is_relu, *windows, input_grad, dw, db, dx)
+        elif input_grad:
+            conv2d_backward_input(x, w, through_relu(grad, y, is_relu), *windows, dx)
         return dx if input_grad else None
 
     def formula(self):
@@ -205,3 +211,10 @@ class Conv2D(Activated):
             ("dilation", self.dilation, module.dilation),
             ("groups", self.groups, module.groups),
         ]
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        w = w.transpose(self.torch_axes["weight"])
+        pads = [zeros for side in zip(*self.zeros_around, strict=True) for zeros in side]
+        options = {"strides": self.stride, "dilations": self.dilation, "group": self.groups}
+        return self._onnx_activated(graph, graph.add("Conv", x.first(), w, b, pads=pads, **options), "first")

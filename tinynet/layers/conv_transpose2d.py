@@ -142,6 +142,8 @@ class ConvTranspose2D(Activated):
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         dz = dy if self.activation is None else self.activation.backward(dy, kept)
+        if not self.trains:
+            dw = db = dw[:0]
         conv_transpose2d_backward(x, w, dz, self.stride, self.padding, input_grad, dw, db, dx)
         return dx if input_grad else None
 
@@ -164,3 +166,9 @@ class ConvTranspose2D(Activated):
         ours = [(name, getattr(self, name)) for name in ("stride", "padding", "output_padding")]
         others = [("dilation", (1, 1), module.dilation), ("groups", 1, module.groups)]
         return [*((name, value, getattr(module, name)) for name, value in ours), *others]
+
+    def onnx(self, graph, x):
+        w, b = self._values()
+        options = {"strides": self.stride, "pads": self.padding * 2, "output_padding": self.output_padding}
+        z = graph.add("ConvTranspose", x.first(), w.transpose(self.torch_axes["weight"]), b, **options)
+        return self._onnx_activated(graph, z, "first")

@@ -17,6 +17,7 @@ class Declared:
     # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
     of_time: str | None = None
     longest = None  # the number of positions that a sequence can have, given in pieces too; None: any
+    any_scale = False  # whether it brings x to a scale of its own, so that bytes from 0 to 255, say, do no harm
     same_numbers = False  # whether predicting only passes the numbers of x on, perhaps under another shape
     state: tuple[int, int] | None = (
         None  # what its random numbers follow from, where it draws some: saved with a run, and set again
@@ -97,3 +98,11 @@ class Declared:
     def torch_options(self, module):
         """[(option, its own, the module's)], which must be the same for both to compute the same."""
         return []
+
+    # How ONNX has it.
+
+    any_length = True  # whether its nodes are right for shorter sequences than it was built for, too
+
+    def onnx(self, graph, x):
+        """Add the nodes that make y of x when it predicts, and return y: both are Values (interop/onnx.py)."""
+        raise ValueError(f"to_onnx: {self.label} has no form in ONNX: its class needs a method onnx(graph, x)")

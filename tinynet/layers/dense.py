@@ -53,6 +53,11 @@ dense_backward = either(
 )
 
 
+def dense_backward_input(w, dz, dx):
+    """dx = dz w.T alone, where w is frozen."""
+    dense_forward(dz, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), w.dtype.type(-np.inf), dx)
+
+
 class Dense(Activated):
     """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
@@ -102,11 +107,10 @@ class Dense(Activated):
             x, dy = x.reshape(-1, len(w)), dy.reshape(-1, self.units)
         dx = np.empty_like(x) if input_grad else np.empty((0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz
-        if input_grad and not self.trains:  # frozen: dx = dz w.T alone
-            zeros, no_floor = np.zeros(len(w), self.dtype), self.dtype.type(-np.inf)
-            dense_forward(through_relu(grad, y, is_relu), np.ascontiguousarray(w.T), zeros, no_floor, dx)
-            return dx.reshape(shape)
-        dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
+        if self.trains:
+            dense_backward(x, w, grad, y, is_relu, input_grad, dw, db, dx)
+        elif input_grad:
+            dense_backward_input(w, through_relu(grad, y, is_relu), dx)
         return dx.reshape(shape) if input_grad else None
 
     def formula(self):
@@ -137,3 +141,12 @@ class Dense(Activated):
 
     def torch_module(self, nn):
         return nn.Linear(self.input_shape[-1], self.units, self.bias)
+
+    def onnx(self, graph, x):
+        (w, b), (name, layout) = self._values(), x.rows()
+        if x.axes == 2:
+            z = graph.add("Gemm", name, w, b)
+        else:
+            z = graph.add("MatMul", name, w)
+            z = graph.add("Add", z, b) if self.bias else z
+        return self._onnx_activated(graph, z, layout)

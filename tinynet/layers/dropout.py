@@ -170,6 +170,9 @@ class Dropout(Random):
     def torch_module(self, nn):
         return nn.Dropout(self.rate)
 
+    def onnx(self, graph, x):
+        return x
+
     def torch_options(self, module):
         return [("rate", self.rate, module.p)]
 

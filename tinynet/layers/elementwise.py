@@ -62,6 +62,17 @@ class Activation(Guarded):
         approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(self.name)
         return [("approximate", approximate, module.approximate)] if approximate else []
 
+    # ONNX's.
+
+    def onnx(self, graph, x):
+        if self.name == "swish":
+            return x.map("Mul", x.map("Sigmoid").named(x.layout))
+        kinds = {"leaky_relu": "LeakyRelu", "gelu_tanh": "Gelu"}
+        options = dict(zip(("alpha",), self.constants, strict=False))  # of LeakyRelu and Elu
+        if self.name == "gelu_tanh":
+            options = {"approximate": "tanh"}
+        return x.map(kinds.get(self.name, self.name.capitalize()), **options)
+
 
 class ActivationLayer(Layer):
     """What these layers share; in training each keeps y, or x where its `activation` says so: no copy."""
@@ -108,3 +119,6 @@ class ActivationLayer(Layer):
 
     def torch_options(self, module):
         return self.activation.torch_options(module)
+
+    def onnx(self, graph, x):
+        return self.activation.onnx(graph, x)

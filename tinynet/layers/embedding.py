@@ -154,6 +154,13 @@ class Embedding(Layer):
     def torch_module(self, nn):
         return nn.Embedding(self.vocabulary, self.dim, self.padding)
 
+    def onnx(self, graph, x):
+        w = self.parameters[0]._value
+        if self.padding is not None:
+            w = w.copy()
+            w[self.padding] = 0
+        return graph.value(graph.add("Gather", w, x.last()), x.axes + 1)
+
     def torch_options(self, module):
         return [
             ("padding", self.padding, module.padding_idx),

@@ -157,6 +157,15 @@ class GroupNorm(Affine):
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "first"
 
+    def onnx(self, graph, x):
+        if x.lengths is not None:
+            raise ValueError(f"to_onnx: {self.label} has a mean over whole sequences there, and can't mind lengths")
+        groups = graph.add("Reshape", x.first(), [0, self.groups, -1])
+        h = graph.add("InstanceNormalization", groups, *np.eye(2)[:, :1].repeat(self.groups, 1), epsilon=self.eps)
+        h = graph.value(graph.add("Reshape", h, graph.add("Shape", x.first())), x.axes, "first")
+        w, b = (array.reshape(-1, *(1,) * (x.axes - 2)) for array in self._affine())
+        return h.map("Mul", w).map("Add", b) if self.affine else h
+
     def torch_module(self, nn):
         return nn.GroupNorm(self.groups, self.input_shape[-1], self.eps, self.affine)
 

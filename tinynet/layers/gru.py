@@ -138,6 +138,11 @@ class GRU(Recurrent):
 
     torch_names = ("GRU",)
 
+    def onnx(self, graph, x):
+        _, _, b, b_n = self._stacked("_value")
+        of_h = np.concatenate([np.zeros_like(b[:, : 2 * self.units]), b_n], axis=1)
+        return self._onnx(graph, x, [1, 0, 2], np.stack([b, of_h]), linear_before_reset=1)  # z, r, n
+
     def _torch_biases(self, b, b_n):
         first = 2 * self.units  # of r and z, whose biases are added
 

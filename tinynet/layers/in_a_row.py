@@ -5,6 +5,7 @@ backward   dL/dx <- layer 0 <- layer 1 <- ... <- dL/dy
 """
 
 from tinynet.layers.base import Layer
+from tinynet.layers.options import in_place_of_models
 from tinynet.layers.parameter import Parameter
 
 
@@ -63,13 +64,16 @@ def backward_in_a_row(layers, dy, input_grad):
 
 
 def checked_layers(layers, where):
-    """A list of layers as a list, each new and there once, counting those inside them; `where` is for the message."""
+    """A list of layers as a list, each there once, counting those inside them; `where` is for the message.
+
+    A model among them stands for its layers.
+    """
     if not isinstance(layers, (list, tuple)):
         given = f"a {type(layers).__name__} alone" if isinstance(layers, Layer) else repr(layers)
         raise TypeError(f"{where}: layers must be a list of layers, got {given}")
     if not layers:
         raise ValueError(f"{where}: the list of layers is empty")
-    seen = []
+    layers, seen = in_place_of_models(layers), []
     for index, layer in enumerate(layers):
         if isinstance(layer, type) and issubclass(layer, Layer):
             raise TypeError(f"{where}: layer {index} is the class {layer.__name__}; write {layer.__name__}(...)")
@@ -77,12 +81,12 @@ def checked_layers(layers, where):
             raise TypeError(f"{where}: layer {index} must be a layer, got {layer!r}")
         for part in layer.walk():
             what = f"{where}: layer {index} {'is' if part is layer else 'holds'} {part.label}, which"
-            if part.dtype is not None:
+            if part.dtype is not None and layer.dtype is None:
                 raise ValueError(f"{what} is built already; make a new one")
             if any(part is earlier for earlier in seen):
                 raise ValueError(f"{what} stands in the list twice; make a new one")
             seen.append(part)
-    return list(layers)
+    return layers
 
 
 def ending_in_a_row(layers, before=None):

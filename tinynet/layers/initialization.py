@@ -8,6 +8,7 @@ so var w = 1 / fan_in keeps var z = E[x^2].  A ReLU sets half of z to 0, which h
 makes up for it.  Backwards the same sum runs over fan_out outputs; Glorot's variance is between the two.
 
     he       normal,  var w = 2 / fan_in               ReLU and its kin      He et al. 2015, section 2.2
+    he_out   normal,  var w = 2 / fan_out              keeps gradients       the same, equation 14
     glorot   uniform, var w = 2 / (fan_in + fan_out)   everything else       Glorot and Bengio 2010, section 4.2.1
     zeros    all 0: for a last layer or logistic regression, where no symmetry needs breaking
 """
@@ -21,6 +22,10 @@ def he(shape, fan_in, fan_out, rng):
     return rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
 
 
+def he_out(shape, fan_in, fan_out, rng):
+    return rng.normal(0.0, np.sqrt(2.0 / fan_out), shape)
+
+
 def glorot(shape, fan_in, fan_out, rng):
     limit = np.sqrt(6.0 / (fan_in + fan_out))  # a uniform number between -limit and limit has variance limit^2 / 3
     return rng.uniform(-limit, limit, shape)
@@ -30,7 +35,7 @@ def zeros(shape, fan_in, fan_out, rng):
     return np.zeros(shape)
 
 
-INITIALIZERS = {"he": he, "glorot": glorot, "zeros": zeros}
+INITIALIZERS = {"he": he, "he_out": he_out, "glorot": glorot, "zeros": zeros}
 
 
 def initial_weights(init, shape, fan_in, fan_out, dtype, rng, where):

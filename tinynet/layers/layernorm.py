@@ -133,6 +133,11 @@ class LayerNorm(Affine):
     torch_axes = MappingProxyType({"weight": (0,), "bias": (0,)})
     torch_channels = "last"
 
+    def onnx(self, graph, x):
+        name, layout = x.rows()
+        y = graph.add("LayerNormalization", name, *self._affine(), axis=-1, epsilon=self.eps)
+        return graph.value(y, x.axes, layout)
+
     def torch_module(self, nn):
         return nn.LayerNorm(self.input_shape[-1], self.eps, self.affine, self.bias)
 

@@ -141,6 +141,10 @@ class LSTM(Recurrent):
 
     torch_names = ("LSTM",)
 
+    def onnx(self, graph, x):
+        b = self._stacked("_value")[2]
+        return self._onnx(graph, x, [0, 3, 1, 2], np.stack([b, np.zeros_like(b)]))  # i, o, f, g
+
     def _torch_biases(self, b):
         def add(given):
             b[...] += given

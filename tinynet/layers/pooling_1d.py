@@ -19,11 +19,14 @@ from tinynet.layers import along_time
 from tinynet.layers.base import Layer
 from tinynet.layers.padding import reach
 from tinynet.layers.pooling import (
+    avg_pool,
     avg_pool_backward,
     avg_pool_forward,
     count_of_windows,
+    max_pool,
     max_pool_backward,
     max_pool_forward,
+    plain_avg_pool,
     windows_along,
 )
 
@@ -82,6 +85,19 @@ class _Pool1D(Layer):
             x[np.broadcast_to(along_time.padding_of(x.shape, lengths), x.shape)] = self.behind
         return x, lengths, T
 
+    def _check_onnx(self, x, same_count=True):
+        if x.lengths is not None and (self.ceil_mode or not same_count):
+            raise ValueError(
+                f"to_onnx: {self.label} has windows that are others for each length; with lengths, it can't have"
+                " ceil_mode, nor padding with count_include_pad=False"
+            )
+
+    def _onnx_within(self, graph, x, y):
+        """y, with zeros behind its lengths."""
+        more = 2 * self.padding - reach(self.size, self.dilation) + self.stride
+        y.lengths = graph.windows(x.lengths, more, self.stride)
+        return y.filled(0.0)
+
     def _within(self, y, lengths):
         return y if lengths is None else along_time.padded(y, self.output_lengths(lengths), y.shape[1])
 
@@ -89,6 +105,11 @@ class _Pool1D(Layer):
 
     of_time = "lengths"
     torch_channels = "first"
+
+    @property
+    def any_length(self):
+        """Whether its padding is the same for all lengths."""
+        return not self.ceil_mode
 
     def output_lengths(self, lengths):
         return np.where(lengths > 0, np.maximum(self._count(lengths), 0), 0)
@@ -154,6 +175,12 @@ class MaxPool1D(_Pool1D):
     def backward_formula(self):
         return "dx = sum of dy over the windows whose maximum x is"
 
+    def onnx(self, graph, x):
+        self._check_onnx(x)
+        windows = [self.size], [self.stride], [self.padding], [self.dilation]
+        y = max_pool(graph, x.filled(-np.inf), self.output_shape[:1], self.input_shape[:1], *windows)
+        return self._onnx_within(graph, x, y)
+
     def torch_module(self, nn):
         return nn.MaxPool1d(self.size, self.stride, self.padding, self.dilation, ceil_mode=self.ceil_mode)
 
@@ -217,6 +244,14 @@ class AvgPool1D(_Pool1D):
 
     def backward_formula(self):
         return f"dx = sum of dy / {self.size} over the windows on x"
+
+    def onnx(self, graph, x):
+        self._check_onnx(x, self.count_include_pad or self.padding == 0)
+        T, Q = self.input_shape[0], self.output_shape[0]
+        if self.ceil_mode:
+            return avg_pool(graph, x, [self._columns(T, Q)], [T])
+        windows = [self.size], [self.stride], [self.padding], self.count_include_pad
+        return self._onnx_within(graph, x, plain_avg_pool(graph, x.filled(0.0), *windows))
 
     def torch_module(self, nn):
         return nn.AvgPool1d(self.size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from tinynet.kernels import pooling_over_time as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
+from tinynet.layers.pooling import whole_pool
 
 
 def mean_over_time_forward_plain(x, lengths):
@@ -97,6 +98,17 @@ class _OverTime(Layer):
     def output_lengths(self, lengths):
         """None: its output has no axis of time."""
 
+    def onnx(self, graph, x):
+        """A mean over T positions is made one over the length; of no positions, both are 0."""
+        if x.lengths is None:
+            return whole_pool(graph, x, self.onnx_name)
+        is_mean = self.onnx_name == "ReduceMean"
+        y = whole_pool(graph, x.filled(0.0 if is_mean else -np.inf), "ReduceSum" if is_mean else "ReduceMax")
+        count = graph.add("Unsqueeze", x.lengths, [1])
+        if is_mean:
+            return y.map("Div", graph.add("Cast", graph.add("Max", count, 1), to=1))  # float32
+        return graph.value(graph.add("Where", graph.add("Less", 0, count), y.last(), 0.0), 2)
+
     def ending(self, before):
         return before
 
@@ -120,6 +132,7 @@ class GlobalAvgPool1D(_OverTime):
     """
 
     torch_names = ("AdaptiveAvgPool1d",)
+    onnx_name = "ReduceMean"
 
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x, lengths = self._checked(x, lengths, state)
@@ -157,6 +170,7 @@ class GlobalMaxPool1D(_OverTime):
     """
 
     torch_names = ("AdaptiveMaxPool1d",)
+    onnx_name = "ReduceMax"
 
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x, lengths = self._checked(x, lengths, state)

@@ -73,13 +73,18 @@ class PositionEmbedding(Layer):
         dy, dw = self.checked_gradient(dy, N, T), self.parameters[0]._grad
         if lengths is not None:
             dy = padded(dy, lengths, T)
+        if self.trains:
+            self._add_up(dy, first, dw)
+        return dy.copy() if input_grad else None
+
+    def _add_up(self, dy, first, dw):
+        N, T, _ = dy.shape
         dw[...] = 0
         if first is None:
             dw[:T] = dy.sum(axis=0, dtype=None if N <= FEW else np.float64)
         else:
             for n, start in enumerate(first):
                 dw[start : start + T] += dy[n, : self.length - start]
-        return dy.copy() if input_grad else None
 
     def _reached(self, state, N, counts):
         """The position (N,) that each sequence of the state has reached, which goes up by `counts` there."""
@@ -113,3 +118,7 @@ class PositionEmbedding(Layer):
 
     def ending(self, before):
         return before if before and before[0] == "logits" else None
+
+    def onnx(self, graph, x):
+        T = graph.add("Shape", x.last(), start=1, end=2)
+        return graph.value(graph.add("Add", x.last(), graph.add("Slice", self.parameters[0]._value, [0], T)), x.axes)

@@ -107,8 +107,8 @@ class Recurrent(Layer):
         gradients = self._stacked("_grad") if self.trains else [array[:0] for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
         self._steps_backward(dy, dh, rows, begins, w, u, *kept, dz, *gradients, dx)
-        for i, parameter in enumerate(self.parameters):
-            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)] if self.trains else 0
+        for i, parameter in enumerate(self.parameters if self.trains else ()):
+            parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
         return self._padded(dx, counts, (N, T)) if input_grad else None
 
     def _room(self, R):
@@ -172,6 +172,28 @@ class Recurrent(Layer):
             arrays = [("weight_ih", w.T, _into(w.T)), ("weight_hh", u.T, _into(u.T)), *self._torch_biases(*biases)]
             found += [(kind + suffix, np.ascontiguousarray(array), take) for kind, array, take in arrays]
         return found
+
+    def _onnx(self, graph, x, order, biases, **options):
+        """ONNX's LSTM or GRU.
+
+        order    which of our gates is where there
+        biases   its two biases, of x and of h, of each direction, with the gates in our order
+        """
+        H, D = self.units, self._directions
+
+        def ordered(array):  # its last axis (gates H) in ONNX's order
+            return array.reshape(*array.shape[:-1], -1, H)[..., order, :].reshape(array.shape)
+
+        w, u, *_ = self._stacked("_value")
+        arrays = ordered(w).transpose(0, 2, 1), ordered(u).transpose(0, 2, 1), np.concatenate(ordered(biases), axis=1)
+        if x.lengths is not None:
+            arrays = *arrays, graph.add("Cast", x.lengths, to=6)  # int32
+        options |= {"hidden_size": H, "direction": "bidirectional" if self.bidirectional else "forward"}
+        y, h = graph.add(self.torch_names[0], x.time(), *arrays, outputs=2, **options)  # (T, D, N, H), (D, N, H)
+        if not self.return_sequences:
+            return graph.value(graph.add("Reshape", graph.add("Transpose", h, perm=[1, 0, 2]), [0, D * H]), 2)
+        y = graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, D * H])
+        return graph.value(y, 3, "time")
 
     def torch_module(self, nn):
         (_, I), module = self.input_shape, getattr(nn, self.torch_names[0])

@@ -122,6 +122,12 @@ class RMSNorm(Affine):
     torch_axes = MappingProxyType({"weight": (0,)})
     torch_channels = "last"
 
+    def onnx(self, graph, x):
+        name, layout = x.rows()
+        square = graph.add("ReduceMean", graph.add("Mul", name, name), [-1])
+        root = graph.add("Sqrt", graph.add("Add", square, np.array(self.eps)))
+        return graph.value(graph.add("Mul", graph.add("Div", name, root), self._affine()[0]), x.axes, layout)
+
     def torch_module(self, nn):
         return nn.RMSNorm(self.input_shape[-1], self.eps, self.affine)
 

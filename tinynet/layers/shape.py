@@ -68,6 +68,9 @@ class Reshape(Layer):
     def ending(self, before):
         return before
 
+    def onnx(self, graph, x):
+        return graph.value(graph.add("Reshape", x.last(), [0, *self.output_shape]), len(self.output_shape) + 1)
+
 
 class Flatten(Reshape):
     """Give each sample one axis: (N, H, W, C) becomes (N, H * W * C).  Returns views, as Reshape does.

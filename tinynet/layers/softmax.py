@@ -103,6 +103,9 @@ class Softmax(Layer):
     def ending(self, before):
         return "probabilities", self.label
 
+    def onnx(self, graph, x):
+        return x.map("Softmax", axis=x.channels())
+
     def torch_module(self, nn):
         return nn.Softmax(1 if len(self.output_shape) == 3 else -1)
 

@@ -116,7 +116,7 @@ class TiedDense(Layer):
         h, E, dE = self.kept("_kept"), self.tied.parameters[0], self.tied.gradient_of_head()
         dz = self.checked_gradient(dy, *h.shape[:-1][:2])
         dh = np.empty_like(h if input_grad else h[:0])
-        db = self.parameters[0]._grad if self.bias else self._no_bias[:0]
+        db = self.parameters[0]._grad if self.trains else self._no_bias[:0]
         tied_dense_backward(_rows(h), E._value, _rows(dz), input_grad, dE if E.trainable else dE[:0], db, _rows(dh))
         return dh if input_grad else None
 
@@ -144,6 +144,12 @@ class TiedDense(Layer):
 
     def torch_module(self, nn):
         return nn.Linear(self.tied.dim, self.tied.vocabulary, self.bias)
+
+    def onnx(self, graph, x):
+        name, layout = x.rows()
+        z = graph.add("MatMul", name, graph.add("Transpose", self.tied.parameters[0]._value, perm=[1, 0]))
+        z = graph.add("Add", z, self.parameters[0]._value) if self.bias else z
+        return graph.value(z, x.axes, layout)
 
 
 def _rows(array):

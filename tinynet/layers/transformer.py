@@ -136,6 +136,9 @@ class TransformerBlock(Layer):
     def ending(self, before):
         return ending_in_a_row(self.layers, before)
 
+    def onnx(self, graph, x):
+        return graph.through(self.layers, x)
+
     torch_names = ("TransformerEncoderLayer",)
 
     def torch_arrays(self):

@@ -110,3 +110,8 @@ class Upsample2D(Layer):
         factor = module.scale_factor
         factor = factor if isinstance(factor, tuple) else (factor, factor)
         return [("factor", self.factor, factor), ("mode", "nearest", module.mode)]
+
+    def onnx(self, graph, x):
+        scales, options = np.array([1.0, 1, *self.factor]), {"coordinate_transformation_mode": "asymmetric"}
+        y = graph.add("Resize", x.first(), "", scales, mode="nearest", nearest_mode="floor", **options)
+        return graph.value(y, 4, "first")

@@ -12,8 +12,7 @@ reduction        "mean"; "sum"; or "none", for the losses of all rows, (...), or
                  gradient is that of the value, or of its sum for "none", and has the prediction's shape and dtype
 denominator      what "mean" divides by, instead of what counts here: a whole batch's count for one of its shards, say
 sample_weight    (...), one number a row, at least 0: multiplies the row's loss and gradient, and its share of what
-                 "mean" divides by, so that the mean is a weighted one.  A row of weight 0 is as if it were not there.
-                 linear_cross_entropy, nt_xent and self_distillation have none
+                 "mean" divides by, so that the mean is a weighted one.  A row of weight 0 is as if it were not there
 grad             False: the gradient is not computed, and None is returned for it
 out              the array that receives the gradient and is returned for it; may be the prediction itself
 weight           (C,) factors of the classes, at least 0.  For labels, "mean" divides by the sum of weight[t] over the

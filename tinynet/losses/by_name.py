@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from tinynet.checks import other_names
+from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
 from tinynet.losses.hinge import hinge
@@ -15,6 +16,7 @@ from tinynet.losses.mean_absolute_error import mean_absolute_error
 from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.multiclass_hinge import multiclass_hinge
 from tinynet.losses.nll import nll
+from tinynet.losses.poisson_nll import poisson_nll
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
@@ -36,6 +38,7 @@ LOSSES = {
         mean_squared_error,
         mean_absolute_error,
         huber,
+        poisson_nll,
     )
 }
 # What a loss takes its predictions for; those that aren't here take any scores.
@@ -43,17 +46,40 @@ EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.d
 OTHER_NAMES = {**other_names.LOSSES, **{n: name for name, loss in LOSSES.items() for n in loss.declaration.names}}
 
 
-def loss_function(loss, name, with_layer=False):
+def named_loss(loss, name, model=None):
+    """The loss of that name, this package's or another library's, or None.
+
+    Of names that mean one loss for logits and another for probabilities, the model's last layer tells which.
+    """
+    known, short = {**LOSSES, "linear_cross_entropy": linear_cross_entropy}, other_names.run_together(loss)
+    pair = other_names.FOR_LOGITS_OR_PROBABILITIES.get(short)
+    if loss in known or pair is None:
+        names = {other_names.run_together(each): each for each in known}
+        return known.get(loss) or known.get(names.get(short)) or known.get(OTHER_NAMES.get(short))
+    ending = model is not None and ending_in_a_row(model.layers)
+    if not ending:
+        why = "" if model is None else "; what the model's last layer gives, it does not say"
+        raise ValueError(
+            f"{name}: {loss!r} is {pair[0]!r}, for logits, or {pair[1]!r}, for probabilities{why}: give one of these"
+        )
+    if pair[0] == "softmax_cross_entropy" and model.output_shape[-1:] == (1,):
+        raise ValueError(
+            f"{name}: {loss!r} is between classes, and the model has one output; for a yes or no, give 'bce'"
+        )
+    return LOSSES[pair[ending[0] == "probabilities"]]
+
+
+def loss_function(loss, name, with_layer=False, model=None):
     """The loss of that name, or the function that `loss` is; `name` is of whoever was given it, for messages.
 
     linear_cross_entropy is a last layer and softmax_cross_entropy in one: the latter alone, unless `with_layer`.
     """
     if isinstance(loss, str):
-        known = {**LOSSES, "linear_cross_entropy": linear_cross_entropy}
-        if loss not in known:
-            hint = other_names.advice(loss, LOSSES, OTHER_NAMES)
-            raise ValueError(f"{name}: there is no loss {loss!r}; there are {', '.join(known)}.{hint}")
-        loss = known[loss]
+        given, loss = loss, named_loss(loss, name, model)
+        if loss is None:
+            hint = other_names.advice(given, LOSSES, OTHER_NAMES)
+            names = ", ".join([*LOSSES, "linear_cross_entropy"])
+            raise ValueError(f"{name}: there is no loss {given!r}; there are {names}.{hint}")
     if not with_layer:
         loss = apart(loss)
     if str(getattr(loss, "__module__", None)).startswith("torch."):

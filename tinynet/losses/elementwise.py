@@ -20,23 +20,25 @@ from tinynet.kernels.loss_elements import BLOCK, NUMBERS, element_kernels
 from tinynet.losses.sample_weights import weighted_rows
 
 
-def class_factors(weight, C, dtype, name, what):
-    """weight as an array (C,): ones for None, and one number C times."""
-    if weight is None:
-        return np.ones(C, dtype)
-    return checks.per_class(np.repeat(weight, C) if np.ndim(weight) == 0 else weight, C, dtype, name, what)
-
-
 def block_weights(weight, pos_weight, shape, dtype, name):
-    """The weights of the terms with t, and with 1 - t, for one block: of BLOCK numbers or more, to have whole rows."""
+    """The weights of the terms with t, and with 1 - t, and the size of a block.
+
+    They are those of all elements, where a weight has the prediction's shape; else of one block, of BLOCK numbers or
+    more, to have whole rows.
+    """
     if weight is None and pos_weight is None:
         ones = checks.ones(dtype, BLOCK)
-        return ones, ones
+        return ones, ones, BLOCK
+    negative = checks.per_element(weight, shape, dtype, name, "weight")
+    positive = negative
+    if pos_weight is not None:
+        positive = negative * checks.per_element(pos_weight, shape, dtype, name, "pos_weight")
     C = shape[-1] if shape else 1
-    negative = class_factors(weight, C, dtype, name, "weight")
-    positive = negative * class_factors(pos_weight, C, dtype, name, "pos_weight")
+    if positive.ndim > 1:
+        rows = positive.size // C if negative.ndim == 1 else 1
+        return positive.reshape(-1), np.tile(negative.reshape(-1), rows), BLOCK
     rows = -(-BLOCK // C)
-    return np.tile(positive, rows), np.tile(negative, rows)
+    return np.tile(positive, rows), np.tile(negative, rows), rows * C
 
 
 def elementwise(
@@ -57,7 +59,9 @@ def elementwise(
     padding          a prediction and a target whose loss is 0: what fills the last vector
     """
     count = len(signature(plain).parameters) - (4 if weighted else 2)  # of options
-    kernels = element_kernels(name, element, count, targets, weighted, ignores, padding)
+    kernels = element_kernels(
+        plain.__name__.removesuffix("_plain"), element, count, targets, weighted, ignores, padding
+    )
     if numba.config.DISABLE_JIT:
         kernels = dict.fromkeys((False, True), without_jit(plain, count, targets, weighted, ignores))
 
@@ -83,16 +87,17 @@ def elementwise(
                 s if y.ndim < 2 else s[..., None], t != dtype.type(ignored), reduction, divisor, out,
             )  # fmt: skip
         a = b = 0.0
+        others = (t,)
         if weighted:
-            a, b = block_weights(weight, pos_weight, y.shape, dtype, name)
-            size = a.size
-        gradient = checks.gradient(grad, out, prediction, y, (t,), name)
+            a, b, size = block_weights(weight, pos_weight, y.shape, dtype, name)
+            others = t, a, b
+        gradient = checks.gradient(grad, out, prediction, y, others, name)
         losses = np.empty(y.size, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 
         threads = y.size >= threads_from
         chunks = chunk_count(-(-y.size // size), least // BLOCK) if threads else 1
         value, reason = kernels[threads](
-            y.reshape(-1), t.reshape(-1), a, b, ignored, options, reduction == "mean", divisor, chunks,
+            y.reshape(-1), t.reshape(-1), a, b, size, ignored, options, reduction == "mean", divisor, chunks,
             losses, gradient.reshape(-1),
         )  # fmt: skip
         if reason != FINE:
@@ -108,7 +113,7 @@ def elementwise(
 def without_jit(plain, count, targets, weighted, ignores):
     """A function in place of the kernels, which runs the plain formula: for NUMBA_DISABLE_JIT=1."""
 
-    def loss_and_gradient(y, t, a, b, ignored, options, mean, divisor, chunks, losses, g):
+    def loss_and_gradient(y, t, a, b, size, ignored, options, mean, divisor, chunks, losses, g):
         if targets is not None:
             examine, reason_of = targets
             reason = reason_of(*examine(y, t, ignored))

@@ -20,19 +20,24 @@ from numpy.typing import ArrayLike
 from tinynet.checks import losses as checks
 from tinynet.kernels.linear_cross_entropy import linear_cross_entropy_fused
 from tinynet.kernels.loss_rows import bad_row, count_labels, total_or
+from tinynet.losses.rowwise import share_of_rows
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy_plain
 
 
-def linear_cross_entropy_plain(x, w, b, q, weight, eps):
-    """The rows' losses, and the gradients of their sum, before the mean; q[n,c] = [c = t[n]] for labels."""
+def linear_cross_entropy_plain(x, w, b, q, weight, eps, s):
+    """The rows' losses times s (N,), and the gradients of their sum, before the mean.
+
+    q[n,c] = [c = t[n]] for labels; s holds the weights of the samples.
+    """
     losses, dz = softmax_cross_entropy_plain(x @ w + b, q, weight, eps)  # Dense, then its loss
-    return losses, dz @ w.T, x.T @ dz, dz.sum(axis=0)
+    dz = s[:, None] * dz
+    return s * losses, dz @ w.T, x.T @ dz, dz.sum(axis=0)
 
 
 def linear_cross_entropy(
     x: ArrayLike, w: ArrayLike, b: ArrayLike | None, targets: ArrayLike, /, *, weight: ArrayLike | None = None,
     ignore_index: int = -100, label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
-    grad: bool = True,
+    sample_weight: ArrayLike | None = None, grad: bool = True,
 ) -> tuple[float | Any, np.ndarray | Any, np.ndarray | Any, np.ndarray | Any]:  # fmt: skip
     """The softmax cross-entropy of the logits x w + b against targets, and its gradients with respect to x, w and b.
 
@@ -51,13 +56,13 @@ def linear_cross_entropy(
     """
     return into(
         x, w, b, targets, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing,
-        reduction=reduction, denominator=denominator, grad=grad,
+        reduction=reduction, denominator=denominator, sample_weight=sample_weight, grad=grad,
     )  # fmt: skip
 
 
 def into(
     x, w, b, targets, dw=None, db=None, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean",
-    denominator=None, grad=True,
+    denominator=None, sample_weight=None, grad=True,
 ):  # fmt: skip
     """linear_cross_entropy; the arrays dw, as w lies in memory, and db receive its gradients, if they are given."""
     name = "linear_cross_entropy"
@@ -81,16 +86,25 @@ def into(
         classes = checks.per_class(weight, C, dtype, name)
     else:
         classes = np.ones(C, dtype) if q.size or eps > 0.0 else checks.NOTHING[dtype, 1]
-    N = x.size // D
+    N, s = x.size // D, checks.NOTHING[checks.FLOAT64, 1]
+    flat = x.reshape(N, D)
+    if sample_weight is not None:
+        s = checks.sample_weight(sample_weight, shape[:-1], name).reshape(-1)
+        absent = s == 0
+        if absent.any():  # as if those rows were not there, whatever they hold
+            flat = np.where(absent[:, None], dtype.type(0), flat)
+            t, q = (np.where(absent, ignore_index, t), q) if t.size else (t, np.where(absent[:, None], 1 / C, q))
+            q = q.astype(dtype, copy=False)
     position, total = (bad_row(q, 0, N), N) if q.size else count_labels(t, C, classes, ignore_index)
     if position >= 0:
         raise checks.target_error(targets, position, shape, ignore_index, name)
+    if s.size:
+        total = float((s * share_of_rows(t, classes if classes.size else None, ignore_index, N)).sum())
     scale = 1.0 / total_or(divisor, total) if reduction == "mean" else 1.0
 
-    flat = x.reshape(N, D)
     if t.size and not np.isfinite(flat[t == ignore_index]).all():  # in dw, 0 times NaN would be NaN
         flat = np.where((t == ignore_index)[:, None], dtype.type(0), flat)
-    losses = np.empty(N, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
+    losses = np.empty(N, dtype) if reduction == "none" or s.size else checks.NOTHING[dtype, 1]
     dx = np.empty((N, D), dtype) if grad else checks.NOTHING[dtype, 2]
     if not grad:
         dw, db = dx, checks.NOTHING[dtype, 1]
@@ -99,7 +113,7 @@ def into(
     if db is None:
         db = np.empty(C, dtype)
     run = without_jit if numba.config.DISABLE_JIT else linear_cross_entropy_fused
-    value = run(flat, w, bias, t, q, classes, ignore_index, eps, scale, losses, dx, dw, db)
+    value = run(flat, w, bias, t, q, classes, ignore_index, eps, scale, s, losses, dx, dw, db)
     if reduction == "none":
         value = losses.reshape(shape[:-1])
     if not grad:
@@ -107,14 +121,14 @@ def into(
     return value, dx.reshape(x.shape), dw, None if b is None else db
 
 
-def without_jit(x, w, b, t, q, weight, ignore_index, eps, scale, losses, dx, dw, db):
+def without_jit(x, w, b, t, q, weight, ignore_index, eps, scale, s, losses, dx, dw, db):
     """What the kernel does, by the plain formula: for NUMBA_DISABLE_JIT=1."""
     counts = t != ignore_index if t.size else np.ones(len(x), bool)
-    weight = weight if weight.size else np.ones(len(b))
+    weight, s = weight if weight.size else np.ones(len(b)), s if s.size else np.ones(len(x))
     arrays = (array.astype(float) for array in (x[counts], w, b))
     with np.errstate(all="ignore"):
         row_losses, rows_dx, sum_dw, sum_db = linear_cross_entropy_plain(
-            *arrays, np.eye(len(b))[t[counts]] if t.size else q, weight, eps
+            *arrays, np.eye(len(b))[t[counts]] if t.size else q, weight, eps, s[counts]
         )
     if losses.size:
         losses[:], losses[counts] = 0, row_losses

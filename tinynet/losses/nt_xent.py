@@ -25,36 +25,39 @@ from numpy.typing import ArrayLike
 
 from tinynet.checks import losses as checks
 from tinynet.kernels.dense import dense_forward
+from tinynet.kernels.loss_rows import total_or
 from tinynet.kernels.nt_xent import add_transpose, normalize, normalize_backward
 from tinynet.kernels.transpose import transpose
 from tinynet.losses.declaration import Result
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy, softmax_cross_entropy_plain
 
 
-def nt_xent_plain(x, tau):
-    """The rows' losses, and the gradient of their sum: 1/2N multiplies both afterwards."""
+def nt_xent_plain(x, tau, s):
+    """The rows' losses times s (2N,), and the gradient of their sum: 1/2N, or 1 / sum s, multiplies both afterwards."""
     M = len(x)
     norms = np.sqrt((x**2).sum(axis=1, keepdims=True))
     u, partner = x / norms, (np.arange(M) + M // 2) % M
     S = u @ u.T / tau
     S[np.arange(M), np.arange(M)] = -np.inf
     losses, dS = softmax_cross_entropy_plain(S, np.eye(M)[partner], np.ones(M), 0.0)
+    dS = s[:, None] * dS
     du = (dS + dS.T) @ u / tau
-    return losses, (du - (u * du).sum(axis=1, keepdims=True) * u) / norms
+    return s * losses, (du - (u * du).sum(axis=1, keepdims=True) * u) / norms
 
 
 def nt_xent(
     embeddings: ArrayLike, temperature: float = 0.5, *, reduction: str = "mean", denominator: float | None = None,
-    grad: bool = True, out: np.ndarray | None = None,
+    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
     """The contrastive loss of pairs of embeddings, and its gradient with respect to the embeddings.
 
     embeddings   (2N, D), float32 or float64, not normalised; rows i and i + N are a pair
     temperature  tau, above 0: the lower, the more the most similar others count
 
-    For the options and what is returned, see tinynet.losses; there is no sample_weight.  Needs memory for (2N)^2
-    similarities.  Every embedding is compared with all others, so a NaN or inf in one makes all losses NaN.  Raises
-    ValueError for an embedding of zeros, which has no direction.
+    For the options and what is returned, see tinynet.losses; sample_weight (2N,) weighs the rows' losses, and a row of
+    weight 0 is still among those that others are told from.  Needs memory for (2N)^2 similarities.  Every embedding is
+    compared with all others, so a NaN or inf in one makes all losses NaN.  Raises ValueError for an embedding of zeros,
+    which has no direction.
 
     >>> embeddings = np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 2.0]])  # rows 0 and 2 agree, and rows 1 and 3
     >>> loss, gradient = tn.nt_xent(embeddings)
@@ -67,6 +70,7 @@ def nt_xent(
         raise ValueError(f"{name}: embeddings must have shape (2N, D), rows i and i + N being a pair, got {x.shape}")
     tau = checks.real_number(temperature, name, "temperature")
     divisor = checks.divisor(reduction, denominator, name)
+    s = None if sample_weight is None else checks.sample_weight(sample_weight, (len(x),), name)
     gradient = checks.gradient(grad, out, embeddings, x, (), name)
 
     (M, D), dtype = x.shape, x.dtype
@@ -76,8 +80,8 @@ def nt_xent(
         raise ValueError(f"{name}: the embedding in row {int(norms.argmin())} is all zeros: it has no direction")
     if numba.config.DISABLE_JIT:
         with np.errstate(all="ignore"):
-            value, dx = nt_xent_plain(x.astype(float), tau)
-        scale = 1 / (divisor or M) if reduction == "mean" else 1
+            value, dx = nt_xent_plain(x.astype(float), tau, np.ones(M) if s is None else s)
+        scale = 1 / total_or(divisor, M if s is None else s.sum()) if reduction == "mean" else 1
         if grad:
             gradient[...] = dx * scale
         value = value.astype(dtype) if reduction == "none" else float(value.sum() * scale)
@@ -89,8 +93,9 @@ def nt_xent(
     S.reshape(-1)[:: M + 1] = none
     partner = (np.arange(M) + M // 2) % M
     value, dS = softmax_cross_entropy(
-        S, partner, reduction=reduction, denominator=divisor or None, grad=grad, out=S if grad else None
-    )
+        S, partner, reduction=reduction, denominator=divisor or None, sample_weight=s, grad=grad,
+        out=S if grad else None,
+    )  # fmt: skip
     if grad:
         add_transpose(dS)
         du = scaled

@@ -78,7 +78,8 @@ loss = rowwise(
 def self_distillation(
     student_logits: ArrayLike, teacher_logits: ArrayLike, student_temperature: float = 0.1,
     teacher_temperature: float = 0.04, center: ArrayLike | None = None, *, reduction: str = "mean",
-    denominator: float | None = None, grad: bool = True, out: np.ndarray | None = None,
+    denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
+    out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
     """The cross-entropy of the student's softmax against the teacher's, and its gradient for the student's logits.
 
@@ -88,8 +89,8 @@ def self_distillation(
     teacher_temperature  likewise; lower than the student's, it sharpens the targets
     center               (K,), subtracted from the teacher's logits first; None for zeros
 
-    For the options and what is returned, see tinynet.losses; there is no sample_weight.  Infinite logits of the student
-    as in softmax_cross_entropy.  Raises ValueError for a row of the teacher that has no softmax: a NaN or +inf in it,
+    For the options and what is returned, see tinynet.losses.  Infinite logits of the student as in
+    softmax_cross_entropy.  Raises ValueError for a row of the teacher that has no softmax: a NaN or +inf in it,
     or nothing but -inf.
 
     >>> loss, gradient = tn.self_distillation(np.array([[0.3, 0.1]]), np.array([[0.2, 0.1]]))
@@ -101,4 +102,4 @@ def self_distillation(
     tau_t = checks.real_number(teacher_temperature, name, "teacher_temperature")
     s = checks.prediction(student_logits, name, "student_logits")
     options = s.dtype.type(tau_s), s.dtype.type(tau_t), finite_center(center, s.shape[-1:], s.dtype, name)
-    return loss(student_logits, teacher_logits, reduction, denominator, grad, out, None, options)
+    return loss(student_logits, teacher_logits, reduction, denominator, grad, out, sample_weight, options)

@@ -79,7 +79,8 @@ def sigmoid_cross_entropy(
 
     logits           any shape, float32 or float64
     targets          the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
-    weight           factors of the losses; one number, or one for each index of the last axis (C,)
+    weight           factors of the losses, at least 0: one number, one for each index of the last axis (C,), or one for
+                     each loss, in the shape of the logits
     pos_weight       further factors of the terms -t log p, of the same shapes: above 1, a missed yes costs more
     ignore_index     say -1, for targets that mark what is unknown
     label_smoothing  eps: targets become (1 - eps) t + eps / 2
@@ -92,7 +93,7 @@ def sigmoid_cross_entropy(
     the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else
     on the stream that the logits' interface states, else on the default stream: PyTorch's interface states none.
     To raise an error for bad targets or weights, the call waits for the GPU; with check=False it doesn't, and they
-    are used as they are.  They have no sample_weight.
+    are used as they are.  They have no sample_weight, and no weight for each loss.
 
     >>> loss, gradient = tn.sigmoid_cross_entropy(np.zeros(1), [1])  # yes and no equally likely
     >>> round(loss, 4), gradient

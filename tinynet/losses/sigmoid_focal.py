@@ -3,7 +3,7 @@
     p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape with n elements
     H = -t log p - (1 - t) log(1 - p)               the cross-entropy of each
     q = t (1 - p) + (1 - t) p                       the chance of being wrong
-    L = 1/n sum_i f q^gamma H                       f = alpha t + (1 - alpha) (1 - t)
+    L = 1/n sum_i f q^gamma H                       f = a alpha t + a (1 - alpha) (1 - t), a the weight of each
 
 An object detector asks some 100,000 times whether there is an object, and nearly always there is none, which it soon
 knows.  In the cross-entropy the many small losses drown the few large ones; with gamma = 2, a loss at p = 0.99 is
@@ -36,15 +36,15 @@ from tinynet.losses.declaration import Result, declares
 from tinynet.losses.elementwise import elementwise
 
 
-def sigmoid_focal_plain(z, t, gamma, yes, no):
+def sigmoid_focal_plain(z, t, weight, _, gamma, yes, no):
     """The losses, and the slope of each, before the mean: 1/n multiplies both in elementwise.py.
 
-    f = yes t + no (1 - t).
+    f = weight (yes t + no (1 - t)).
     """
     yes_term, no_term = np.logaddexp(0, -z), np.logaddexp(0, z)  # -log p, -log(1 - p)
     p, rest = np.exp(-yes_term), np.exp(-no_term)  # rest is 1 - p
     H = np.where(t == 0, 0, t * yes_term) + np.where(t == 1, 0, (1 - t) * no_term)
-    f, q = yes * t + no * (1 - t), t * rest + (1 - t) * p
+    f, q = weight * (yes * t + no * (1 - t)), t * rest + (1 - t) * p
     r = np.where(q == 0, 0, (1 - 2 * t) * p * rest / q)
     losses = np.where((f == 0) & np.isinf(H), 0, f * q**gamma * H)
     return losses, f * q**gamma * (p - t + gamma * np.where(r == 0, 0, r * H))
@@ -61,13 +61,14 @@ def to_the_power(q, gamma):
 
 
 @helper
-def element(z, t, gamma, yes, no):
+def element(z, t, weight, _, options):
+    gamma, yes, no = options
     miss, distance, above = 1 - t, maximum(0 - z, z), z > 0
     u = floats.exp(0 - distance)
     factor, p, rest = select(above, miss, t), select(above, 1, u), select(above, u, 1)
     p, rest = p / (u + 1), rest / (u + 1)
     entropy = select(factor == 0, 0, factor * distance) + floats.log1p(u)
-    q, f = t * rest + miss * p, t * yes + miss * no
+    q, f = t * rest + miss * p, weight * (t * yes + miss * no)
     power = to_the_power(q, gamma)
     r = select(q == 0, 0, (miss - t) * p * rest / q)
     rise = select(r == 0, 0, r * gamma * entropy)
@@ -79,7 +80,7 @@ def element(z, t, gamma, yes, no):
 
 loss = elementwise(
     "sigmoid_focal", "logits", sigmoid_focal_plain, element, 8192, 4 * BLOCK, targets=UNIT_INTERVAL,
-    error=checks.unit_interval_error, ignores=True, padding=(-np.inf, 0),
+    error=checks.unit_interval_error, weighted=True, ignores=True, padding=(-np.inf, 0),
 )  # fmt: skip
 
 
@@ -90,8 +91,9 @@ loss = elementwise(
 )
 def sigmoid_focal(
     logits: ArrayLike, targets: ArrayLike, gamma: float = 2.0, alpha: float | None = 0.25, *,
-    ignore_index: int | None = None, reduction: str = "mean", denominator: float | None = None,
-    sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
+    weight: ArrayLike | None = None, ignore_index: int | None = None, reduction: str = "mean",
+    denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
+    out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
     """The focal loss of sigmoid(logits) against targets, and its gradient with respect to the logits.
 
@@ -99,9 +101,11 @@ def sigmoid_focal(
     targets       the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
     gamma         how strongly what is right is left out; at least 0, where 0 is the cross-entropy
     alpha         the weight of the 1s in [0, 1], where the 0s have 1 - alpha; None for no weights at all
+    weight        factors of the losses, as in sigmoid_cross_entropy
     ignore_index  say -1, for targets that mark what is unknown
 
-    For the other options and what is returned, see tinynet.losses; as `denominator`, Lin et al. take the number of
+    For the other options and what is returned, see tinynet.losses; "mean" is over the targets that count, whatever
+    their weight.  As `denominator`, Lin et al. take the number of
     objects, max(1, targets.sum()).  Logits of +-inf give the limits: 0 where the target agrees, else inf.
 
     >>> losses, gradients = tn.sigmoid_focal(np.array([0.0, 3.0]), [1, 1], reduction="none")
@@ -112,4 +116,4 @@ def sigmoid_focal(
     gamma = checks.real_number(gamma, name, "gamma", zero=True)
     yes = 1.0 if alpha is None else checks.fraction(alpha, name, "alpha")
     options = gamma, yes, 1.0 if alpha is None else 1.0 - yes
-    return loss(logits, targets, reduction, denominator, grad, out, sample_weight, options, ignore_index)
+    return loss(logits, targets, reduction, denominator, grad, out, sample_weight, options, ignore_index, weight)

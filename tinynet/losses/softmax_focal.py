@@ -24,6 +24,14 @@ So the gradient is the cross-entropy's, and every row has a factor F of its own;
 0, so does q, and H / q goes to 1: F is finite for every gamma.  Weights of the classes (C,) multiply row n's loss and
 gradient by weight[t[n]], and 1/N becomes 1 / sum_n weight[t[n]].
 
+Soft targets s (N, C) give every class a share of the loss.  Each class c then has an H, a q and an F of its own,
+
+    L[n]    = sum_c a[n,c] q[n,c]^gamma H[n,c]      a[n,c] = weight[c] s[n,c]
+    dz[n,k] = sum_c a[n,c] F[n,c] (p[n,k] - [k = c])
+            = (sum_c b[n,c]) p[n,k] - b[n,k]        b[n,c] = a[n,c] F[n,c]
+
+which for s[n,c] = [c = t[n]] is the loss of labels, and for gamma = 0 the cross-entropy of soft targets.
+
 Stable form.  1 - exp(-H) would cancel where H is small; q = 2 y / (1 + y) with y = tanh(H / 2) doesn't.  Only H is
 needed for all of F, since p[t] = exp(-H), and it keeps its digits in softmax_cross_entropy.
 
@@ -36,26 +44,31 @@ from numpy.typing import ArrayLike
 from tinynet.checks import losses as checks
 from tinynet.kernels.softmax_losses import focal_rows
 from tinynet.losses.declaration import Result, declares
-from tinynet.losses.rowwise import rowwise
+from tinynet.losses.rowwise import EITHER, rowwise
 
 
-def softmax_focal_plain(z, t, weight, gamma):
-    """The rows' losses and gradients, before the mean: 1/N, or 1 / sum of weights, multiplies both in rowwise.py."""
+def softmax_focal_plain(z, s, weight, gamma):
+    """The rows' losses and gradients, before the mean: 1/N, or 1 / sum of weights, multiplies both in rowwise.py.
+
+    s[n,c] = [c = t[n]] for labels.
+    """
     losses, dz = np.zeros(len(z)), np.zeros(z.shape)
     for n in range(len(z)):
-        e = np.exp(z[n] - z[n].max())
-        p, H = e / e.sum(), np.log(e.sum()) - (z[n, t[n]] - z[n].max())
-        q = -np.expm1(-H)  # 1 - p[t]
-        F = q**gamma
-        if gamma and 0 < q < 1:  # at q = 0 and q = 1, the limit of the second term is 0
-            F += gamma * q ** (gamma - 1) * p[t[n]] * H
-        dz[n] = weight[t[n]] * F * (p - np.eye(len(p))[t[n]])
-        if weight[t[n]] > 0 or np.isnan(H):  # 0 times infinity is 0 here
-            losses[n] = weight[t[n]] * q**gamma * H
+        e, a = np.exp(z[n] - z[n].max()), weight * s[n]
+        p, H = e / e.sum(), np.log(e.sum()) - (z[n] - z[n].max())
+        q = -np.expm1(-H)  # 1 - p
+        inside = (q > 0) & (q < 1) if gamma else q < 0  # at q = 0 and q = 1, the limit of the second term is 0
+        F = q**gamma + np.where(inside, gamma * q ** (gamma - 1) * p * H, 0)
+        b = np.where(a == 0, 0, a * F)
+        losses[n] = np.where((a == 0) & ~np.isnan(H), 0, a * q**gamma * H).sum()  # 0 times infinity is 0 here
+        dz[n] = b.sum() * p - b
     return losses, dz
 
 
-loss = rowwise("softmax_focal", "logits", softmax_focal_plain, focal_rows, 16384, 4096, groups=64, keeps_losses=True)
+loss = rowwise(
+    "softmax_focal", "logits", softmax_focal_plain, focal_rows, 16384, 4096, targets=EITHER, groups=64,
+    keeps_losses=True,
+)  # fmt: skip
 
 
 @declares(
@@ -68,10 +81,10 @@ def softmax_focal(
     ignore_index: int = -100, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The focal loss of softmax(logits) against labels, and its gradient with respect to the logits.
+    """The focal loss of softmax(logits) against targets, and its gradient with respect to the logits.
 
     logits   (..., C), float32 or float64
-    targets  (...) of any integer type: classes from 0 to C-1
+    targets  (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities
     gamma    how strongly what is right is left out; at least 0, where 0 is the cross-entropy
     weight   (C,) factors of the classes' losses: the paper's alpha
 

@@ -14,9 +14,9 @@ Source: Selvaraju et al. 2017, section 3.
 import numpy as np
 
 from tinynet.checks import numbers
-from tinynet.layers.in_a_row import backward_in_a_row, forward_in_a_row
+from tinynet.gradients import gradients
 from tinynet.plots.canvas import checked_images, draw_image, drawing_on, finished, in_unit_interval
-from tinynet.plots.inside import as_it_predicts, check_model
+from tinynet.plots.inside import check_model
 
 
 def class_activation(model, x, class_index, layer=None):
@@ -38,12 +38,8 @@ def class_activation(model, x, class_index, layer=None):
         raise ValueError(f"{name}: class_index must be a whole number or ({len(x)},) of them, got {class_index!r}")
     if classes.size and not 0 <= classes.min() <= classes.max() < model.output_shape[0]:
         raise ValueError(f"{name}: class_index must be from 0 to {model.output_shape[0] - 1}, got {class_index!r}")
-    twin = as_it_predicts(model)
-    A = forward_in_a_row(twin.layers[: layer + 1], x, True).copy()
-    scores = forward_in_a_row(twin.layers[layer + 1 :], A.copy(), True)
-    of_class = np.zeros_like(scores)
-    of_class[np.arange(len(x)), classes] = 1
-    dA = backward_in_a_row(twin.layers[layer + 1 :], of_class, True)
+    found = gradients(model, x, classes)
+    A, dA = found.activations[layer], found.gradients[layer]
     a = dA.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
     return np.maximum((a * A).sum(axis=-1), 0).astype(A.dtype)
 

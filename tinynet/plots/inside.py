@@ -6,9 +6,10 @@ import numpy as np
 
 from tinynet.checks import numbers, positive_int
 from tinynet.data.sequences import split
+from tinynet.gradients import gradients as gradients_of
+from tinynet.gradients import through
 from tinynet.layers.along_time import check_along_time, checked_lengths, in_place, padded, within
 from tinynet.layers.base import Layer
-from tinynet.layers.in_a_row import forward_in_a_row
 from tinynet.plots.canvas import (
     BLUE,
     PALE,
@@ -81,7 +82,7 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
     """
     check_model(model, "activations")
     x, lengths, layer = _checked(model, x, layer, sample, columns, "activations")
-    found, ends = _through(model.layers, x, lengths, False)
+    found, ends = through(model.layers, x, lengths, False)
     return _draw_layers(model, found, ends, layer, sample, columns, "y", on, path)
 
 
@@ -95,7 +96,7 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     _check_loss(loss, "gradients")
     x, lengths, layer = _checked(model, x, layer, sample, columns, "gradients")
     layers = copy.deepcopy(model).layers
-    values, ends = _through(layers, x, lengths, True)
+    values, ends = through(layers, x, lengths, True)
     counted, targets = positions(values[-1].copy(), y, ends[-1])
     _, dy = loss(counted, targets)
     dy = dy if ends[-1] is None else in_place(dy, ends[-1], values[-1].shape)
@@ -126,9 +127,7 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
     images = checked_images(x, "saliency")
     if np.ndim(x) != 4:
         raise ValueError(f"saliency: x must be (N, H, W, C), got {np.shape(x)}")
-    twin = as_it_predicts(model)
-    _, gradient = loss(twin.forward(x, True), target)
-    dx = np.abs(twin.backward(gradient, True)).max(axis=-1)
+    dx = np.abs(gradients_of(model, x, target, loss).dx).max(axis=-1)
     shown, labels = in_unit_interval(images), np.asarray(target)
     labelled = labels.dtype.kind in "iu" and labels.shape == (len(images),)
     columns = min(columns, len(images))
@@ -253,15 +252,6 @@ def _checked(model, x, layer, sample, columns, name):
     return x, lengths, layer
 
 
-def _through(layers, x, lengths, training):
-    """x and each layer's output, and the lengths of each, None where there are none."""
-    found, ends = [x], [lengths]
-    for each in layers:
-        found.append(forward_in_a_row([each], found[-1], training, ends[-1]))
-        ends.append(None if ends[-1] is None else each.output_lengths(ends[-1]))
-    return found, ends
-
-
 def _draw_layers(model, found, ends, layer, sample, columns, symbol, on, path):
     """A row for each array of `found`, the input's and then every layer's; or `layer`'s alone, all its channels."""
     drawn = []  # (title, symbol, array, its tiles or None)
@@ -336,11 +326,3 @@ def _histogram(panel, array, symbol):
         panel.set_yscale("log")
     panel.tick_params(labelsize=8)
     plain(panel)
-
-
-def as_it_predicts(model):
-    """A copy whose forward(x, training=True) gives what the model predicts, so that backward is of just that."""
-    twin = copy.deepcopy(model)
-    for layer in twin.walk():
-        layer.as_it_predicts()
-    return twin

@@ -2,6 +2,7 @@
 
 from tinynet.training import distributed, optim
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
+from tinynet.training.evaluation import evaluate
 from tinynet.training.history import History, Training
 from tinynet.training.loop import fit
 from tinynet.training.moving_average import MovingAverage
@@ -17,6 +18,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Training",
     "distributed",
+    "evaluate",
     "fit",
     "optim",
 ]

@@ -4,72 +4,21 @@ Most mistakes would show by themselves, some only after an epoch, in which hours
 the model's outputs for something else would never show, but train badly.
 """
 
-import inspect
 import math
-from functools import partial
+import warnings
 
 import numpy as np
 
-from tinynet.checks import batch_hint, numbers, other_names, refuse
-from tinynet.data.sequences import count, is_pair, split
+from tinynet.checks import batch_hint, numbers, refuse
+from tinynet.data.batches import batches, checked_weights
+from tinynet.data.sequences import split
 from tinynet.data.writing import absolute
 from tinynet.layers.along_time import check_along_time, checked_lengths
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import apart, without_options
-from tinynet.metrics import BETTER, accuracy, top_k_accuracy
-from tinynet.training.counting import check_targets
-
-METRICS = {f.__name__: f for f in (accuracy, top_k_accuracy)}
-
-
-def metric_functions(metrics, loss):
-    """The metrics, in whichever form they were given, as a dict from name to function.
-
-    One that is given by name ignores the targets that the loss ignores.
-    """
-    if metrics is None:
-        return {}
-    if not isinstance(metrics, dict):
-        metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-        names = [m if isinstance(m, str) else getattr(m, "__name__", type(m).__name__) for m in metrics]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"fit: two metrics have one name, give them as a dict name -> function: {', '.join(names)}"
-            )
-        metrics = dict(zip(names, metrics, strict=True))
-    for name, metric in metrics.items():
-        if name in ("loss", "lr", "seconds") or str(name).startswith("val_"):
-            raise ValueError(f"fit: a metric can't be called {name!r}, which the history uses itself")
-        if isinstance(metric, str) and metric not in METRICS:
-            hint = other_names.advice(metric, METRICS, other_names.METRICS)
-            raise ValueError(f"fit: there is no metric {metric!r}; there are {', '.join(METRICS)}.{hint}")
-        if not isinstance(metric, str) and not callable(metric):
-            raise TypeError(
-                f"fit: a metric must be a function (prediction, target) -> number or a name, got {metric!r}"
-            )
-    function, options = without_options(apart(loss))
-    ours = "ignore_index" in options and hasattr(function, "declaration")
-    named = {n: partial(f, ignore_index=options["ignore_index"]) if ours else f for n, f in METRICS.items()}
-    functions = {name: named[metric] if isinstance(metric, str) else metric for name, metric in metrics.items()}
-    return {name: _numeric(name, metric) for name, metric in functions.items()}
-
-
-def _numeric(name, metric):
-    """The metric, with a look at what it returns, and as `better` which way is better, if that is known."""
-    function, _ = without_options(metric)
-    loss = hasattr(function, "declaration")
-
-    def measured(prediction, target):
-        result = metric(prediction, target)[0] if loss else metric(prediction, target)
-        if np.ndim(result) != 0 or not hasattr(result, "__float__"):
-            got = f"an array of shape {np.shape(result)}" if np.ndim(result) else repr(result)
-            raise TypeError(f"fit: the metric {name!r} must return a number, got {got}")
-        return float(result)
-
-    measured.given = metric
-    measured.better = "min" if loss else next((way for known, way in BETTER.items() if function is known), None)
-    return measured
+from tinynet.training.counting import check_targets, takes_weights
+from tinynet.training.samples import Stream, is_stream
 
 
 def check_model(model, optimizer):
@@ -99,33 +48,85 @@ def check_functions(augment, schedule, callbacks):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
 
 
-def check_validation(validation, model):
+def check_stream(x, epochs, who, **others):
+    """An error for what can't be iterated over `epochs` times, and for arguments that need the samples themselves."""
+    if not (callable(x) or hasattr(x, "__iter__")) or isinstance(x, (tuple, str, bytes, dict)) or hasattr(x, "shape"):
+        raise TypeError(
+            f"{who}: y is missing; without it, x must be batches (x, y): a DataLoader, a list of them, or a function "
+            f"that returns an iterator, got {type(x).__name__}"
+        )
+    if hasattr(x, "__next__") and epochs > 1:
+        raise TypeError(
+            f"{who}: the {type(x).__name__} is used up after one epoch; give a function that makes a new one for each"
+        )
+    for name, given in others.items():
+        if given is not None and given is not False:
+            raise TypeError(f"{who}: {name} needs the samples themselves, x and y; x makes the batches here")
+
+
+def check_batches(x, y, batch_size, similar_length, drop_last):
+    """What batches can't make batches of is refused by its message."""
+    batches(x, y, batch_size, shuffle=False, similar_length=similar_length, drop_last=drop_last)
+
+
+def checked_validation(validation, model):
+    """validation, with its weights of samples as an array, if it has some."""
     if validation is None:
-        return
-    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-        raise ValueError(f"fit: validation must be a pair (x, y), got {type(validation).__name__}")
-    x, y = validation
+        return None
+    if is_stream(validation):
+        check_stream(validation, 2, "fit: validation")
+        return (Stream(validation, who="fit: validation"),)
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        got = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
+        raise ValueError(
+            "fit: validation must be a pair (x, y), (x, y, sample_weight), or a share of the samples, such as 0.2, "
+            f"got a {type(validation).__name__}{got}"
+        )
+    return checked_data(*validation, model=model, who="fit", of=" of validation")
+
+
+def checked_data(x, y, sample_weight=None, *, model, who, of=""):
+    """Data to judge the model by: (x, y), or (x, y, weights) where there are some; `who` and `of` are for messages."""
     pair, (x, lengths) = x, split(x)
-    for part, what in ((x, "fit: x of validation"), (y, "fit: y of validation")):
+    for part, what in ((x, f"{who}: x{of}"), (y, f"{who}: y{of}")):
         refuse(part, what)
         if not hasattr(part, "__len__"):
             raise TypeError(f"{what} must be an array or have a length and items, got {type(part).__name__}")
     if hasattr(x, "iloc"):
-        numbers(x, "fit: x of validation")
+        numbers(x, f"{who}: x{of}")
     if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"fit: validation has {len(x)} samples and {len(y)} targets")
+        raise ValueError(f"{who}: {of[4:] or 'it'} has {len(x)} samples and {len(y)} targets")
     shape = tuple(getattr(x, "shape", (len(x), *model.input_shape)))
     if not model.layers[0].fits(shape):
-        hint = batch_hint(shape, model.input_shape)
-        raise ValueError(f"fit: the model takes samples {model.input_shape}, those of validation are {shape[1:]}{hint}")
+        hint, those = batch_hint(shape, model.input_shape), f"those{of}" if of else "these"
+        raise ValueError(f"{who}: the model takes samples {model.input_shape}, {those} are {shape[1:]}{hint}")
     if lengths is not None:
-        _check_sequences(pair, y, model, " of validation")
+        _check_sequences(pair, y, model, of, who)
+    if sample_weight is None:
+        return pair, y
+    return pair, y, checked_weights(sample_weight, len(x), f"{who}:{of[3:]}" if of else who)
+
+
+def check_takes_weights(loss, who):
+    """An error for a loss without an argument sample_weight that is still free."""
+    if takes_weights(loss):
+        return
+    function, options = without_options(loss)
+    name = getattr(function, "__name__", type(function).__name__)
+    if "sample_weight" in options:
+        raise TypeError(f"{who}: {name} has a sample_weight already, which no batch has; give it to {who} alone")
+    hint = "" if apart(loss) is loss else "; softmax_cross_entropy has"
+    raise TypeError(
+        f"{who}: with sample_weight the loss is called as loss(prediction, target, sample_weight=...), one number a "
+        f"row, and {name} has no such argument{hint}"
+    )
 
 
 def check_samples(x, y, model, augment):
     """What the first batch would show, or an epoch later: x as a whole, and by its columns if it is a table."""
     if augment is None:
         pair, (x, lengths) = x, split(x)
+        _warn_of_bytes(x, model)
         if hasattr(x, "iloc"):
             numbers(x, "fit: x")
         shape = getattr(x, "shape", None) if hasattr(x, "__array__") else None
@@ -135,10 +136,25 @@ def check_samples(x, y, model, augment):
             _check_sequences(pair, y, model)
 
 
-def _check_sequences(pair, y, model, where=""):
+def _warn_of_bytes(x, model):
+    """Bytes where the first layer takes them for what they are: pixels from 0 to 255, of which nothing learns well."""
+    for layer in model.layers:
+        if layer.any_scale or layer.takes_integers:
+            return
+        if not layer.same_numbers:
+            break
+    if getattr(x, "dtype", None) == np.uint8 and np.max(x[:64], initial=0) > 1:
+        warnings.warn(
+            "fit: x is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin the "
+            "model with Normalize().fit(x)",
+            stacklevel=4,
+        )
+
+
+def _check_sequences(pair, y, model, where="", who="fit"):
     """Of sequences with lengths: whether these are right, the model minds them, and targets go by positions."""
     x, lengths = pair
-    checked_lengths(lengths, x, f"fit: x{where}")
+    checked_lengths(lengths, x, f"{who}: x{where}")
     T = check_along_time(model.layers, np.shape(x[:1])[1])
     if T is not None and hasattr(y, "shape"):
         check_targets(tuple(y.shape), (len(x), T, *model.output_shape[1:]))
@@ -190,45 +206,7 @@ def check_last_batch(model, samples, batch_size, augment):
                 )
 
 
-def augmentation(augment):
-    """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
-    with_targets = False
-    try:
-        signature = inspect.signature(augment)
-    except (TypeError, ValueError):  # a function in C that says nothing about itself
-        signature = None
-    if signature is not None:
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        places = [p for p in signature.parameters.values() if p.kind in kinds]
-        names = [p.name for p in places]
-        needed = sum(p.default is p.empty for p in places)
-        with_targets = names.index("rng") == 2 if "rng" in names else needed == 3
-        try:
-            signature.bind(*"xyr" if with_targets else "xr")
-        except TypeError as error:
-            raise TypeError(f"fit: augment must be a function of (x, rng) or of (x, y, rng): {error}") from None
-    if not with_targets:
-
-        def augmented(x, y, rng):
-            given, x = x, augment(x, rng)
-            if x is None:
-                raise TypeError("fit: augment returned None; it must return the batch")
-            if is_pair(given) and not is_pair(x):
-                raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
-            return x, y
-
-        return augmented
-
-    def augmented(x, y, rng):
-        pair = augment(x, y, rng)
-        if not isinstance(pair, tuple) or len(pair) != 2 or count(pair[0]) != len(pair[1]):
-            raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
-        return pair
-
-    return augmented
-
-
-def check_ending(model, loss):
+def check_ending(model, loss, who="fit"):
     """Refuse a loss that takes the model's outputs for something else: it would train all the same, and badly.
 
     After a second softmax, say, the loss of ten classes can't fall below log(1 + 9 / e) = 1.46, and its gradient fades
@@ -244,4 +222,4 @@ def check_ending(model, loss):
         advice = "leave that out, for the loss turns logits into probabilities itself"
     else:
         advice = f"train with {'sigmoid' if loss is binary_cross_entropy else 'softmax'}_cross_entropy, on logits"
-    raise ValueError(f"fit: {name} expects {expects}, but the model ends in {ending}, from {where}: {advice}")
+    raise ValueError(f"{who}: {name} expects {expects}, but the model ends in {ending}, from {where}: {advice}")

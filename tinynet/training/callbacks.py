@@ -14,123 +14,25 @@ A function will do.  An object may have more, each of which fit uses if it is th
 
 import csv
 import io
-import math
 import os
-import warnings
-from typing import Any, Literal
+from typing import Any
 
 from tinynet.checkpoint import save
 from tinynet.checks import number_within, positive_int
 from tinynet.data.writing import absolute, opened_through, target, write_whole
 from tinynet.training.history import Training
+from tinynet.training.watching import Mode, Watching
 
-Mode = Literal["min", "max"] | None
 Path = str | bytes | os.PathLike
 
 
-class _Watching:
-    """What remembers the best value of history[monitor], and the epoch that had it.
-
-    mode       "max" if higher is better, "min" if lower is; None where fit knows it: for a loss and for this package's
-               metrics, whatever their name in the history.  A function of one's own says nothing about it
-    maximize   True or False: another word for "max" or "min"
-
-    A value that is NaN is never the best.
-    """
-
-    best: float | None
-    best_epoch: int | None
-
-    def __init__(self, monitor: str, maximize: bool | None, mode: Mode) -> None:
-        name = type(self).__name__
-        if not isinstance(monitor, str):
-            raise TypeError(f"{name}: monitor must be a name in the history, got {monitor!r}")
-        if maximize is not None and not isinstance(maximize, bool):
-            raise TypeError(f"{name}: maximize must be True, False or None, got {maximize!r}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f'{name}: mode must be "min", "max" or None, got {mode!r}')
-        if maximize is not None:
-            if mode == ("min" if maximize else "max"):
-                raise ValueError(f"{name}: mode={mode!r} and maximize={maximize} contradict each other; leave one out")
-            mode = "max" if maximize else "min"
-        self.monitor, self.mode = monitor, mode
-        self._way = mode or ("min" if monitor in ("loss", "val_loss") else None)
-        self.best = self.best_epoch = None
-
-    def watch(self, better: dict[str, Mode]) -> None:
-        """Called by fit, as this module says; a ValueError where nobody knows which way is better, or all but mode."""
-        name, known = type(self).__name__, better.get(self.monitor)
-        if known is None and self.mode is None:
-            raise ValueError(f"fit: {self._asking()}")
-        if known is not None and self.mode not in (None, known):
-            raise ValueError(
-                f"fit: {name} has mode={self.mode!r}, but {self.monitor!r} is better the "
-                f"{'higher' if known == 'max' else 'lower'} it is: leave mode out, or watch a function of your own"
-            )
-        self._way = self.mode or known
-
-    def _asking(self):
-        """The message that asks for a mode."""
-        return (
-            f"{type(self).__name__} watches {self.monitor!r} and must know which of its values is the best: write "
-            'mode="max" if higher is better, mode="min" if lower is.  Losses and the metrics of tinynet say so '
-            "themselves; a function of your own does not, whatever its name"
-        )
-
-    def start(self, training: Training) -> None:
-        """Called by fit before the first step: a new training has no best value yet."""
-        if training.epoch == 0:
-            self.best = self.best_epoch = None
-
-    def improved(self, training: Training) -> bool:
-        """Whether history[monitor] of the last epoch is the best so far, which is noted."""
-        if self._way is None:
-            raise ValueError(self._asking())
-        value = training.history[self.monitor][-1]
-        if math.isnan(value):
-            return False
-        if self.best is not None and not (value > self.best if self._way == "max" else value < self.best):
-            return False
-        self.best, self.best_epoch = value, training.epoch
-        return True
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on from here."""
-        return {
-            "monitor": self.monitor,
-            "mode": self._way,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state_dict(); a ValueError refuses that of a callback with other settings.
-
-        Version 0.1 knew which way is better by the monitor's name alone.  Where it was wrong, what it kept is the
-        worst: it is forgotten, with a warning, and the best is looked for from here.
-        """
-        name, best = type(self).__name__, (state["best"], state["best_epoch"])
-        if state["monitor"] != self.monitor:
-            raise ValueError(f"{name}: monitor was {state['monitor']!r} and is {self.monitor!r} here")
-        way = state["mode"] if "mode" in state else "max" if state["maximize"] else "min"
-        if None not in (way, self._way) and way != self._way:
-            if "mode" in state:
-                raise ValueError(f"{name}: mode was {way!r} and is {self._way!r} here")
-            warnings.warn(
-                f"{name}: tinynet 0.1 took {'higher' if way == 'max' else 'lower'} values of {self.monitor!r} for "
-                "better; what it kept as the best is forgotten, and the best is looked for from here on",
-                stacklevel=2,
-            )
-            best = None, None
-        self.best, self.best_epoch = best
-
-
-class EarlyStopping(_Watching):
+class EarlyStopping(Watching):
     """A callback: stop once history[monitor] has not improved for `patience` epochs.
 
     restore_best   whether the model has the weights (and buffers) of the best epoch when fit returns
     mode           "max" if higher is better, "min" if lower is.  fit knows it of losses and of this package's metrics;
                    for a function of your own it must be given.  (maximize=True or False says the same.)
+    min_delta      by how much a value must be better than the best so far: less is no improvement
 
     `best` and `best_epoch` are the best value and the epoch that had it.  Prechelt 1998, "Early stopping - but when?".
     """
@@ -142,8 +44,9 @@ class EarlyStopping(_Watching):
         maximize: bool | None = None,
         restore_best: bool = True,
         mode: Mode = None,
+        min_delta: float = 0.0,
     ) -> None:
-        super().__init__(monitor, maximize, mode)
+        super().__init__(monitor, maximize, mode, min_delta)
         self.patience = positive_int(patience, "EarlyStopping: patience")
         self.restore_best = restore_best
         self._values: Any = None
@@ -176,7 +79,7 @@ class EarlyStopping(_Watching):
         self._values, self._buffers = (state["values"], state["buffers"]) if kept else (None, None)
 
 
-class Checkpoint(_Watching):
+class Checkpoint(Watching):
     """A callback: save the model to `path` after every epoch, or where history[monitor] improved, if that is given.
 
     mode   "max" if higher is better, "min" if lower is, as in EarlyStopping
@@ -201,11 +104,11 @@ class Checkpoint(_Watching):
             save(training.model, self.path)
 
 
-class ReduceOnPlateau(_Watching):
+class ReduceOnPlateau(Watching):
     """A callback: multiply the learning rate by `factor` once history[monitor] has not improved for `patience` epochs.
 
     The epochs are counted anew after that.  It does not fall below `least`.  fit refuses it together with a `schedule`,
-    which sets the rate before every step.  mode as in EarlyStopping.
+    which sets the rate before every step.  mode and min_delta as in EarlyStopping.
     """
 
     def __init__(
@@ -215,8 +118,9 @@ class ReduceOnPlateau(_Watching):
         patience: int = 5,
         least: float = 0.0,
         mode: Mode = None,
+        min_delta: float = 0.0,
     ) -> None:
-        super().__init__(monitor, None, mode)
+        super().__init__(monitor, None, mode, min_delta)
         self.factor = number_within(factor, "ReduceOnPlateau: factor", 0, 1)
         self.patience = positive_int(patience, "ReduceOnPlateau: patience")
         self.least = number_within(least, "ReduceOnPlateau: least")

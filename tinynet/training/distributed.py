@@ -10,8 +10,8 @@ A rank is one of the processes that mpiexec starts.  Of a batch of N samples, ra
 so the gradient of the batch is the sum of the ranks' gradients: one Allreduce over model.flat_grads, after which every
 rank takes the same step.  What else a rank must know of the others' samples:
 
-    the loss        means over what counts in the batch, with ignore_index or class weights, too: rank r's mean, over a
-                    count c_r, and its gradient weigh c_r / sum_r c_r
+    the loss        means over what counts in the batch, with ignore_index or weights of classes or samples, too: rank
+                    r's mean, over a count c_r, and its gradient weigh c_r / sum_r c_r
     BatchNorm       merges its moments and its sums over the ranks, forward and backward: mu and v are the whole
                     batch's, and so are M, db and dw where dx is made of them.  As parameters' gradients, db and dw stay
                     those of the share, as other layers' do
@@ -232,9 +232,9 @@ class Ranks(OneProcess):
         for layer in self._dropouts:
             layer.first_row = part(n, *self.shard).start
 
-    def share(self, x, y):
+    def share(self, x, y, weights):
         share = part(count(x), *self.shard)
-        return rows(x, share), y[share]
+        return rows(x, share), y[share], None if weights is None else weights[share]
 
     def judging(self, judge, counts, flags, scale):
         """judge for the whole batch: its loss and metrics, and this rank's part of the loss's gradient.
@@ -243,27 +243,27 @@ class Ranks(OneProcess):
         """
         is_sum = counts[0] is None
 
-        def judge_together(prediction, y):
+        def judge_together(prediction, y, weights=None):
             n, gradient, means = len(prediction), prediction, [0.0] * len(counts)
             if n == 0:
                 scale(0.0)
             else:
-                gradient, means = judge(prediction, y)
-            weights = [n if how_many is None else how_many(y, n) if n else 0 for how_many in counts]
-            sums = [mean * weight for mean, weight in zip(means, weights, strict=True)]
+                gradient, means = judge(prediction, y, weights)
+            counted = [n if how_many is None else how_many(y, n, weights) if n else 0 for how_many in counts]
+            sums = [mean * count for mean, count in zip(means, counted, strict=True)]
             if is_sum:
                 sums[0] = means[0]
-            mine = np.array([*flags(), *sums, *weights], float)
+            mine = np.array([*flags(), *sums, *counted], float)
             whole = np.empty_like(mine)
             self.communicator.Allreduce(mine, whole)
             asked, due, *whole = whole.tolist()
             sums, totals = whole[: len(counts)], whole[len(counts) :]
-            means = [total / (weight or 1.0) for total, weight in zip(sums, totals, strict=True)]
+            means = [total / (count or 1.0) for total, count in zip(sums, totals, strict=True)]
             if is_sum:
                 means[0] = sums[0]
             elif totals[0]:
-                gradient = gradient * gradient.dtype.type(weights[0] / totals[0])
-                scale(weights[0] / totals[0])
+                gradient = gradient * gradient.dtype.type(counted[0] / totals[0])
+                scale(counted[0] / totals[0])
             self._flags = asked > 0, due > 0
             return gradient, means, totals
 

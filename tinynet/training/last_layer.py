@@ -37,6 +37,12 @@ def with_last_layer(model, loss, metrics):
             "fit: linear_cross_entropy makes the logits itself, with the weights of the last layer, which must be a"
             f" Dense without activation or a TiedDense; the model ends in {last.label}{advice}"
         )
+    for name, metric in metrics.items():
+        if metric.of_epoch:
+            raise ValueError(
+                f"fit: the metric {name!r} is of all logits of an epoch, and linear_cross_entropy never stores them; "
+                "give softmax_cross_entropy"
+            )
     body = object.__new__(type(model))
     vars(body).update(vars(model), layers=Fixed(model.layers[:-1] or [_Input(last)]), output_shape=last.input_shape)
     vars(body).pop("_at_once", None)
@@ -54,16 +60,16 @@ class LastLayerAndLoss:
         _, self.options = without_options(loss)
         self.parameters = [*layer.parameters, *(layer.tied.parameters if layer.tied is not None else ())]
 
-    def __call__(self, h, targets):
+    def __call__(self, h, targets, **weights):
         dw, db = self.layer.linear_gradients()
-        value, dh, _, _ = losses.into(h, *self.layer.linear(), targets, dw, db, **self.options)
+        value, dh, _, _ = losses.into(h, *self.layer.linear(), targets, dw, db, **weights, **self.options)
         for parameter in self.parameters:
             if not parameter.trainable:
                 parameter.grad[...] = 0
         return value, dh
 
-    def without_gradient(self, h, targets):
-        return losses.into(h, *self.layer.linear(), targets, grad=False, **self.options)[:2]
+    def without_gradient(self, h, targets, **weights):
+        return losses.into(h, *self.layer.linear(), targets, grad=False, **weights, **self.options)[:2]
 
     def scale(self, factor):
         """Multiply the gradients of the last layer by a factor, as others' are that follow from dh; 0: none is left."""
@@ -107,24 +113,25 @@ def _of_hidden(layer, metric):
         """Of h (N, T, D), or of some positions (M, D) by themselves, which are sequences of one."""
         return layer.forward(h) if h.ndim > len(layer.input_shape) else layer.forward(h[:, None])[:, 0]
 
-    def at_once(h, targets):
-        return metric(logits(h), targets)
+    def at_once(h, targets, weights=None):
+        return metric(logits(h), targets, weights)
 
-    at_once.given = metric.given
+    at_once.given, at_once.of_epoch = metric.given, False
     if not is_mean or options.get("reduction") == "sum":
         return at_once
     count = counting(metric.given)
 
-    def in_pieces(h, targets):
+    def in_pieces(h, targets, weights=None):
         total = counted = 0.0
         for some in _pieces(h, layer):
-            weight = count(targets[some], targets[some].size)
+            of_some = None if weights is None else weights[some]
+            weight = count(targets[some], targets[some].size, of_some)
             if weight:
-                total += weight * at_once(h[some], targets[some])
+                total += weight * at_once(h[some], targets[some], of_some)
                 counted += weight
         return total / counted if counted else at_once(h[:1], targets[:1])
 
-    in_pieces.given = metric.given
+    in_pieces.given, in_pieces.of_epoch = metric.given, False
     return in_pieces
 
 

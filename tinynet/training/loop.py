@@ -20,18 +20,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
-from tinynet.data.sequences import count
+from tinynet.data.batches import checked_weights
+from tinynet.data.sequences import count, split
 from tinynet.losses.by_name import loss_function
 from tinynet.training import arguments
 from tinynet.training.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
+from tinynet.training.class_weights import with_class_weight
 from tinynet.training.distributed import Ranks
+from tinynet.training.held_out import hold_out, is_share
 from tinynet.training.history import History, Training
 from tinynet.training.last_layer import with_last_layer
+from tinynet.training.metrics import check_whole, checked_metrics
 from tinynet.training.moving_average import MovingAverage
 from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
-from tinynet.training.run import Data, Run
+from tinynet.training.run import Run
+from tinynet.training.samples import Data, Stream
 from tinynet.training.schedules import Schedule
 
 __all__ = [
@@ -52,15 +57,18 @@ OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other 
 def fit(
     model: Any,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     loss: Callable[..., Any] | str,
     optimizer: Any,
     epochs: int,
     batch_size: int = 64,
     similar_length: bool = False,
-    validation: tuple[Any, Any] | None = None,
+    drop_last: bool = False,
+    validation: Any = None,
     metrics: Any = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
     augment: Callable[..., Any] | None = None,
     schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
@@ -68,6 +76,7 @@ def fit(
     resume: bool = False,
     seed: int = 0,
     progress: bool = True,
+    prefetch: bool = True,
     communicator: Any = None,
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
@@ -75,17 +84,33 @@ def fit(
     x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
                 time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows
+                given the other positions alone, as rows.  Without y, x makes the batches: a PyTorch DataLoader, a list,
+                or a function that returns an iterator, of (x, y) or (x, y, sample_weight) each, with channels last.  A
+                resumed run then goes on with whatever comes next, and only its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
                 logits: for large vocabularies.  Metrics other than accuracies and losses are given the logits, though
     optimizer   made for this very model: Adam(model, lr=1e-3)
-    validation  a pair (x, y), judged after every epoch
-    metrics     a function (prediction, target) -> number, or the name "accuracy" or "top_k_accuracy", or a loss of this
-                package for its value, or a list or dict of those
+    drop_last   whether the samples that are left over after the last whole batch of an epoch are left out
+    validation  a pair (x, y), or (x, y, sample_weight), judged after every epoch; or a share of the samples, 0.2 say,
+                drawn by the seed, of each class the same share if y is labels: those are not trained on.  Of samples
+                that come in time, such as prices, rather give the last ones yourself.  Or batches, as x may be
+    metrics     names ("accuracy", "top_5", "precision", "recall", "f1", "auc", "average_precision", "r2", "rmse"),
+                losses for their value ("mae"), functions (prediction, target) -> number of yours, or a list or dict of
+                those.  This package's know from the loss and the last layer what the outputs are.  Accuracies, losses
+                and functions of yours are means over the batches of an epoch; the others, and yours with an attribute
+                of_epoch = True, are of all its predictions at once.  An attribute better = "max" or "min" of yours
+                tells callbacks which way is better
+    sample_weight  (N,), one number of at least 0 for each sample: the loss is the weighted mean, and twice the weight
+                is the same as twice the sample.  All positions of a sequence have its weight.  Whatever metric has an
+                argument `sample_weight` is weighted, too, as this package's are; a loss needs it
+    class_weight  what a class counts for in the loss, here and in the validation: "balanced" by how rare it is in y
+                (tn.balanced_class_weights), {class: number}, others being 1, or an array (C,).  It is the loss's option
+                `weight`, or of a yes or no `weight` and `pos_weight`; metrics are not weighted by it
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
-                overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs
+                overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs.
+                What is sample n after it has the weight that sample n had before
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
     callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
                 step(training) is called by it after every step, too, in which it may read.  One that watches a metric
@@ -97,6 +122,8 @@ def fit(
     seed        of the order of the samples, and of augment's rng: the same seed gives the same result, to the bit
     progress    a line an epoch, and on a terminal a bar until it is there; False for silence.  Where it can't be
                 written, the training goes on without
+    prefetch    whether a thread reads the next two batches while the model is trained on one, of data that are no
+                arrays in memory; False if they must be read in the thread that calls fit
     communicator  one of mpi4py, such as MPI.COMM_WORLD, whose ranks all call fit with the same arguments: each takes
                 its share of every batch, and the result is that of one process, but for rounding (tinynet.distributed
                 tells how).  Rank 0 alone prints, writes files and calls the callbacks, and what these do to the model,
@@ -117,25 +144,49 @@ def fit(
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():
-        loss = loss_function(loss, "fit", with_layer=True)
-        metrics = arguments.metric_functions(metrics, loss)
         epochs, seed = positive_int(epochs, "fit: epochs"), positive_int(seed, "fit: seed", 0)
-        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_model(model, optimizer)
+        loss = loss_function(loss, "fit", with_layer=True, model=model)
+        metrics = checked_metrics(metrics, loss, model)
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
-        arguments.check_validation(validation, model)
+        share, numbers = validation if is_share(validation) else None, None
+        if y is None:
+            arguments.check_stream(
+                x, epochs, "fit", sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
+                communicator=communicator, **{"a share as validation": share},
+            )  # fmt: skip
+        else:
+            arguments.check_batches(x, y, batch_size, similar_length, drop_last)
+            arguments.check_samples(x, y, model, augment)
+        if sample_weight is not None:
+            sample_weight = checked_weights(sample_weight, count(x), "fit")
+        if share is not None:
+            (x, y, sample_weight, numbers), validation = hold_out(x, y, sample_weight, share, seed)
+        validation = arguments.checked_validation(validation, model)
+        if sample_weight is not None or len(validation or ()) > 2:
+            arguments.check_takes_weights(loss, "fit")
+        loss = with_class_weight(loss, class_weight, y, model)
         arguments.check_monitors(callbacks, metrics, validation)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
-        data = Data(x, y, batch_size, similar_length, augment, seed, ranks)
-        arguments.check_samples(x, y, model, augment)
-        arguments.check_last_batch(model, count(x), batch_size, augment)
+        if y is None:
+            data = Stream(x, augment, seed)
+        else:
+            data = Data(
+                x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
+            )
+            arguments.check_last_batch(model, data.samples, batch_size, augment)
+        if split(x)[1] is None and augment is None:
+            check_whole(metrics, model, y, sample_weight, where="the targets")
+        if len(validation or ()) > 1 and split(validation[0])[1] is None:
+            check_whole(metrics, model, *validation[1:], where="validation's targets")
         body, judge, metrics = with_last_layer(model, loss, metrics)
         same = None
         if checkpoint is not None or not ranks.alone:
             same = settings(
-                model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule,
-                callbacks, seed,
+                model, data, loss, optimizer, validation, metrics, augment, schedule, callbacks,
+                {"validation's share": share, "class_weight": class_weight},
             )  # fmt: skip
     if same is not None:
         ranks.compare({name: value for name, value in same.items() if name not in OF_RANK_0} | {"epochs": epochs})

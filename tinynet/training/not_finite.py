@@ -33,9 +33,9 @@ class NonFiniteError(ArithmeticError):
         self.rows, self.samples = rows, samples
 
 
-def not_finite(what, model, loss, x, y, numbers, epoch, step):
+def not_finite(what, model, loss, x, y, weights, numbers, epoch, step):
     """The NonFiniteError, after a look for where it began.  `numbers` are those of the batch's samples in the data."""
-    where, layer, rows = first_not_finite(model, x, y, loss)
+    where, layer, rows = first_not_finite(model, x, y, loss, weights)
     # augment may have returned more or fewer rows than it was given
     samples = tuple(int(numbers[row]) for row in rows) if len(numbers) == count(x) else ()
     if 1 < len(rows) == count(x):
@@ -52,7 +52,7 @@ def _listed(numbers, most=8):
     return ", ".join(map(str, numbers[:most])) + (f" and {more} more" if more > 0 else "")
 
 
-def first_not_finite(model, x, y, loss):
+def first_not_finite(model, x, y, loss, weights=None):
     """In words, the layer's label, and which rows of the batch, as far as that can be said."""
     inputs, lengths = split(x)
     rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
@@ -71,6 +71,7 @@ def first_not_finite(model, x, y, loss):
     if layer is not None:
         return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
     rows = rows_of_loss(loss, prediction, y, model.output_lengths(lengths))
+    rows = tuple(row for row in rows if weights is None or weights[row] > 0)
     largest = np.abs(prediction).max()
     look = "look at the targets"
     if largest > HUGE:

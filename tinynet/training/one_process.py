@@ -36,25 +36,26 @@ class OneProcess(contextlib.nullcontext):
     def place(self, n):
         """A batch of n rows comes: which of its rows are this process's share."""
 
-    def share(self, x, y):
+    def share(self, x, y, weights):
         """This process's share of a batch."""
-        return x, y
+        return x, y, weights
 
     def judging(self, judge, counts, flags, scale):
-        """A function (prediction, y) -> (gradient, means, weights), for whole batches given by their shares.
+        """A function (prediction, y, weights) -> (gradient, means, counts), for whole batches given by their shares.
 
-        judge(prediction, y) gives the gradient, and the means: the loss and the metrics.  `counts` are functions
-        (y, rows) -> what each of these is a mean over, its weight; None for a sum.  flags() is what flags(flags) is to
-        tell after the call; scale(factor) is called with what the gradient is multiplied by.
+        judge(prediction, y, weights) gives the gradient, and the means: the loss and the metrics.  `weights` are those
+        of the rows, or None.  `counts` are functions (y, rows, weights) -> what each of the means is a mean over; None
+        for a sum.  flags() is what flags(flags) is to tell after the call; scale(factor) is called with what the
+        gradient is multiplied by.
         """
 
-        def judge_all(prediction, y):
+        def judge_all(prediction, y, weights=None):
             n = len(prediction)
             if n == 0:  # sequences without any position
                 scale(0.0)
                 return prediction, [0.0] * len(counts), [0] * len(counts)
-            gradient, means = judge(prediction, y)
-            return gradient, means, [n if how_many is None else how_many(y, n) for how_many in counts]
+            gradient, means = judge(prediction, y, weights)
+            return gradient, means, [n if how_many is None else how_many(y, n, weights) for how_many in counts]
 
         return judge_all
 

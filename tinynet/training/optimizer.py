@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from tinynet.checks import copy_into, number_within, positive_int, view_of
-from tinynet.checks.assignments import Guarded
+from tinynet.checks.assignments import AssignmentError, Guarded
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.kernels.compile import chunk_count, sized_kernel
 from tinynet.layers.parameter import Parameter
@@ -26,6 +26,7 @@ HEAVY = 16 * PIECE  # elements from which threads pay: SGD's whole step takes 7 
 RANGES = {  # what a setting may be: from the least, to just below the most
     "lr": (0, math.inf),
     "momentum": (0, 1),
+    "dampening": (0, 1),
     "alpha": (0, 1),
     "beta1": (0, 1),
     "beta2": (0, 1),
@@ -33,6 +34,9 @@ RANGES = {  # what a setting may be: from the least, to just below the most
     "weight_decay": (0, math.inf),
     "clip_norm": (0, math.inf),
 }
+FLAGS = {"nesterov", "centered", "amsgrad", "maximize"}
+# Settings that states of version 0.1 lack, and what they are there.  As long as they are that, no state has them.
+SINCE = {"dampening": 0.0, "centered": False, "amsgrad": False, "maximize": False}
 
 
 @sized_kernel(HEAVY // PIECE, fast=True)
@@ -51,6 +55,7 @@ class Optimizer(Guarded):
     """What all optimizers share.  A subclass gives its settings to __init__, and has
 
     vectors           the names of what it remembers, each shaped like model.flat_values
+    optional          of some of them, the setting that must be True; else they are empty
     _kernel           a function (gradients, *vectors, pieces, factors, numbers, values) that changes the values ...
     _numbers(scale)   ... and the numbers that it takes, of which the last is what to multiply the gradients by
 
@@ -59,11 +64,13 @@ class Optimizer(Guarded):
     """
 
     vectors: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[dict[str, str]] = {}
     _kernel: ClassVar[Callable[..., None]]
 
     lr: float
     weight_decay: float
     clip_norm: float | None
+    maximize: bool = False
     steps: int
 
     def __init__(self, model: Any, **settings: Any) -> None:
@@ -82,7 +89,10 @@ class Optimizer(Guarded):
         self.model = model
         vars(self).update(self._checked(settings), _settings=tuple(settings))
         self.steps = 0
-        self._vectors = {name: vector_of_zeros(values.size, values.dtype) for name in self.vectors}
+        self._vectors = {}
+        for name in self.vectors:
+            needed = name not in self.optional or getattr(self, self.optional[name])
+            self._vectors[name] = vector_of_zeros(values.size if needed else 0, values.dtype)
         self._look_at(model)
         self._sums = np.empty(chunk_count(values.size, PIECE))
 
@@ -95,6 +105,7 @@ class Optimizer(Guarded):
         if self._pieces_of != Parameter.changes:  # some parameter's decay, say, was set, or this is a copy
             self._look_at(self.model)
         scale = 1.0 if self.clip_norm is None else self._clipping()
+        scale = -scale if self.maximize else scale
         vars(self)["steps"] += 1
         values, grads = self._flat
         type(self)._kernel(grads, *self._vectors.values(), *self._pieces, self._numbers(scale), values)
@@ -119,9 +130,13 @@ class Optimizer(Guarded):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later run needs to go on from here: settings, the count of steps, copies of the vectors."""
-        vectors = {name: vector.copy() for name, vector in self._vectors.items()}
+        vectors = {name: vector.copy() for name, vector in self._vectors.items() if vector.size}
+        return {"optimizer": type(self).__name__, "steps": self.steps, **self._told(), **vectors}
+
+    def _told(self):
+        """The settings, but for later ones that are as they were before there was a choice."""
         settings = {name: getattr(self, name) for name in self._settings}
-        return {"optimizer": type(self).__name__, "steps": self.steps, **settings, **vectors}
+        return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state_dict() of the same optimizer on a model of the same size.
@@ -133,13 +148,18 @@ class Optimizer(Guarded):
             raise TypeError(f"{who}: load_state_dict takes what state_dict() returned, got {type(state).__name__}")
         if state.get("optimizer") != who:
             raise ValueError(f"{who}: the state is that of {state.get('optimizer')!r}")
-        expected = {"optimizer", "steps", *self._settings, *self.vectors}
+        state = {**{name: SINCE[name] for name in self._settings if name in SINCE}, **state}
+        for flag in self.optional.values():
+            if state[flag] != getattr(self, flag):
+                raise ValueError(f"{who}: the state is that of {flag}={state[flag]}; make the optimizer with it, too")
+        kept = {name: vector for name, vector in self._vectors.items() if vector.size}
+        expected = {"optimizer", "steps", *self._settings, *kept}
         if set(state) != expected:
             wrong = ", ".join(sorted(map(str, set(state) ^ expected)))
             raise ValueError(f"{who}: the state lacks, or has too many, of these entries: {wrong}")
         settings = self._checked({key: state[key] for key in self._settings})
         settings["steps"] = positive_int(state["steps"], f"{who}: the state's count of steps", 0)
-        for key, mine in self._vectors.items():
+        for key, mine in kept.items():
             other = np.asarray(state[key])
             if other.shape != mine.shape or other.dtype != mine.dtype:
                 raise ValueError(
@@ -147,11 +167,11 @@ class Optimizer(Guarded):
                     f"the model has {mine.dtype} of shape {mine.shape}"
                 )
         vars(self).update(settings)
-        for key, mine in self._vectors.items():
+        for key, mine in kept.items():
             mine[...] = state[key]
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._settings)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._told().items())})"
 
     # --- attributes: settings, steps and vectors are checked when they are set ------------------------------
 
@@ -160,6 +180,9 @@ class Optimizer(Guarded):
             copy_into(self._vectors[name], value, f"{type(self).__name__}: {name}")
         elif name == "steps":
             vars(self)[name] = positive_int(value, f"{type(self).__name__}: steps", 0)
+        elif name in self.optional.values():
+            who = type(self).__name__
+            raise AssignmentError(f"{who}: {name} can't be set any more; make a new {who} with another {name}")
         elif name in vars(self).get("_settings", ()):
             vars(self)[name] = self._checked({name: value})[name]
         else:
@@ -181,7 +204,7 @@ class Optimizer(Guarded):
         who, result = type(self).__name__, {}
         for name, value in settings.items():
             what = f"{who}: {name}"
-            if name == "nesterov":
+            if name in FLAGS:
                 if not isinstance(value, (bool, np.bool_)):
                     raise TypeError(f"{what} must be True or False, got {value!r}")
                 result[name] = bool(value)
@@ -191,9 +214,13 @@ class Optimizer(Guarded):
                 result[name] = number_within(value, what, *RANGES[name])
         if result.get("clip_norm") == 0:
             raise ValueError(f"{who}: clip_norm must be above 0, or None for no clipping")
-        nesterov, momentum = (result.get(name, vars(self).get(name)) for name in ("nesterov", "momentum"))
+        nesterov, momentum, dampening = (
+            result.get(name, vars(self).get(name)) for name in ("nesterov", "momentum", "dampening")
+        )
         if nesterov and momentum == 0:
             raise ValueError(f"{who}: nesterov=True needs a momentum above 0")
+        if nesterov and dampening:
+            raise ValueError(f"{who}: nesterov=True needs a dampening of 0, got {dampening}")
         return result
 
 

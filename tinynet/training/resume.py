@@ -17,8 +17,7 @@ import zlib
 import numpy as np
 
 from tinynet.checkpoint import described, load_run, save_run
-from tinynet.checks import positive_int
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import count
 from tinynet.data.writing import target
 from tinynet.losses.by_name import without_options
 
@@ -31,6 +30,7 @@ class Epoch:
     number             of the epoch, from 1
     batches, samples   how many of each are done
     totals, weights    name -> the sum over all that counts, and how much that is, for the loss and each metric
+    kept               the predictions, targets and weights of the batches, for metrics of the whole epoch
     seconds            how long they took, until the last save
     rng                augment's
     """
@@ -39,7 +39,7 @@ class Epoch:
         self.number = number
         self.batches = self.samples = 0
         self.totals, self.weights = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        self.seconds = 0.0
+        self.kept, self.seconds = ([], [], []), 0.0
         self.rng = np.random.default_rng((seed, number, 1))
 
     def add(self, n, means, weights):
@@ -50,17 +50,28 @@ class Epoch:
             self.totals[name] += weight * float(mean)
             self.weights[name] += weight
 
+    def keep(self, *batch):
+        """Keep a batch's predictions, targets and weights, which may be None."""
+        for kept, part in zip(self.kept, batch, strict=True):
+            if part is not None:
+                kept.append(np.asarray(part))
+
+    def whole(self):
+        """What was kept, each in one array; None where there is nothing."""
+        return [np.concatenate(parts) if parts else None for parts in self.kept]
+
     def means(self):
         """The mean of each name so far; 0 where nothing counted."""
         return {name: total / (self.weights[name] or 1.0) for name, total in self.totals.items()}
 
     def state_dict(self):
-        return {**vars(self), "rng": self.rng.bit_generator.state}
+        return {**vars(self), "kept": self.whole(), "rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state):
         self.rng.bit_generator.state = state["rng"]
         for name in ("number", "batches", "samples", "totals", "seconds"):
             setattr(self, name, state[name])
+        self.kept = tuple([] if whole is None else [whole] for whole in state.get("kept", (None,) * 3))
         self.weights = state.get("weights", dict.fromkeys(self.totals, float(self.samples)))  # 0.1 had none
 
 
@@ -150,25 +161,22 @@ def with_state(callbacks):
     return [c for c in callbacks if hasattr(c, "state_dict") and hasattr(c, "load_state_dict")]
 
 
-def settings(
-    model, x, y, loss, optimizer, batch_size, similar_length, validation, metrics, augment, schedule, callbacks, seed
-):
-    """What must be the same for a run to be resumed: names -> strings, numbers or None."""
+def settings(model, data, loss, optimizer, validation, metrics, augment, schedule, callbacks, others):
+    """What must be the same for a run to be resumed: names -> strings, numbers or None.
+
+    Of what was added to fit later, and of `others`, those that are None are left out, as in files of earlier versions.
+    """
     of_optimizer = {
         f"optimizer's {name}": value
         for name, value in getattr(optimizer, "state_dict", dict)().items()
         if not isinstance(value, np.ndarray) and name != "steps" and not (name == "lr" and schedule is not None)
     }
     loss, _ = without_options(loss)
-    targets = np.asarray(y) if hasattr(y, "__array__") else np.empty(0, object)
-    known = targets.dtype.kind in "fiub"
     return {
-        "fit's seed": seed,
-        "batch_size": positive_int(batch_size, "fit: batch_size"),
-        "the number of samples": count(x),
-        "the checksum of y": zlib.crc32(np.ascontiguousarray(targets)) if known else None,
-        **_of_sequences(x, similar_length),
-        "validation's number of samples": None if validation is None else count(validation[0]),
+        **data.settings(),
+        **{name: str(value) for name, value in others.items() if value is not None},
+        "validation's number of samples": count(validation[0]) if validation and len(validation) > 1 else None,
+        **({"the checksum of validation's weights": checksum(validation[2])} if len(validation or ()) > 2 else {}),
         "the loss": getattr(loss, "__name__", type(loss).__name__),
         "the list of metrics": ", ".join(map(str, metrics)) or "empty",
         "augment": augment is not None,
@@ -182,10 +190,6 @@ def settings(
     }
 
 
-def _of_sequences(x, similar_length):
-    """The settings that only a pair (x, lengths) has."""
-    _, lengths = split(x)
-    if lengths is None:
-        return {}
-    checksum = zlib.crc32(np.ascontiguousarray(lengths, np.int64))
-    return {"the checksum of the lengths": checksum, "similar_length": bool(similar_length)}
+def checksum(array):
+    """Of an array's numbers."""
+    return zlib.crc32(np.ascontiguousarray(array))

@@ -12,16 +12,14 @@ anything, and distributed.py where there are several.
 
 import math
 import time
-from itertools import islice
 
 import numpy as np
 
-from tinynet.data.batches import batches
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import split
 from tinynet.layers.along_time import in_place
 from tinynet.losses.by_name import checked_result
-from tinynet.training import arguments
-from tinynet.training.counting import counting, positions
+from tinynet.training.counting import as_option, counting, positions, row_weights
+from tinynet.training.evaluation import judged, predicted
 from tinynet.training.not_finite import not_finite
 from tinynet.training.progress import Interrupt, Progress
 from tinynet.training.resume import Epoch, Keeper, with_state
@@ -43,10 +41,12 @@ class Run:
         self.called = callbacks if ranks.first else []
         steps = [getattr(callback, "step", None) for callback in self.called]
         self.after_steps = [step for step in steps if callable(step)]
-        self.bar = Progress(progress and ranks.first, epochs, count(data.x))
+        self.bar = Progress(progress and ranks.first, epochs, data.samples)
         self.keeper = Keeper(checkpoint if ranks.first else None, settings, training, epochs, self.called)
         self.interrupt = Interrupt(ranks.first)
-        counts = [counting(getattr(loss, "apart", loss)), *(counting(metric.given) for metric in metrics.values())]
+        self.of_batches = {name: metric for name, metric in metrics.items() if not metric.of_epoch}
+        means = [metric.given for metric in self.of_batches.values()]
+        counts = [counting(each) for each in (getattr(loss, "apart", loss), *means)]
         self.judge = ranks.judging(self._judge, counts, self._flags, getattr(loss, "scale", _nothing))
         self.epoch, self.asked = None, False  # the epoch under way; whether Ctrl-C was pressed
 
@@ -67,7 +67,7 @@ class Run:
         training, ranks = self.training, self.ranks
         self.epoch = ranks.spread(training, self.epoch)
         while training.epoch < self.last_epoch and not training.stop and not self.asked:
-            self.epoch = self.epoch or Epoch(training.epoch + 1, self.seed, ["loss", *self.metrics])
+            self.epoch = self.epoch or Epoch(training.epoch + 1, self.seed, ["loss", *self.of_batches])
             yield self.epoch
             ranks.leave()
             if not self._finite():
@@ -100,12 +100,15 @@ class Run:
 
         Of sequences with lengths, what lies behind them does not count: the loss is given the other positions alone.
         """
-        ends = self.body.output_lengths(self.data.lengths())
+        ends = self.body.output_lengths(split(self.data.given.x)[1])
         counted, targets = positions(prediction, y, ends)
-        gradient, means, weights = self.judge(counted, targets)
+        weights = row_weights(self.data.given.weights, prediction, ends)
+        gradient, means, counts = self.judge(counted, targets, weights)
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
-        self.measured, self.training.loss = (means, weights), float(means[0])
+        self.measured, self.training.loss = (means, counts), float(means[0])
+        if len(self.of_batches) < len(self.metrics):
+            self.epoch.keep(*map(self.ranks.whole, (counted, targets, weights)))
         return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)
 
     def end(self):
@@ -123,9 +126,10 @@ class Run:
     def _finish_epoch(self):
         """Into the history with it; then it is the callbacks' turn, and the checkpoint's."""
         training, ranks, epoch = self.training, self.ranks, self.epoch
-        results = epoch.means()
+        results = self._of_epoch(epoch)
         if self.validation is not None:
-            results |= self._evaluated(*self.validation)
+            found = self._evaluated(*self.validation)
+            results |= {f"val_{name}": result for name, result in found.items()}
         seconds = time.perf_counter() - self.began
         results, seconds = ranks.from_first((results, seconds))
         for name, result in (results | {"lr": training.optimizer.lr, "seconds": seconds}).items():
@@ -138,11 +142,20 @@ class Run:
         self.keeper.save()
         self.asked = ranks.any(self.interrupt.asked)
 
-    def _judge(self, prediction, y):
+    def _of_epoch(self, epoch):
+        """The loss and the metrics of an epoch: means over its batches, or of all its predictions at once."""
+        means, where = epoch.means(), f"epoch {epoch.number}"
+        whole = epoch.whole() if len(self.of_batches) < len(self.metrics) else ()
+        metrics = self.metrics.items()
+        found = {n: means[n] if n in means else metric.of_all(*whole, where) for n, metric in metrics}
+        return {"loss": means["loss"], **found}
+
+    def _judge(self, prediction, y, weights):
         """The gradient, and the loss and the metrics."""
-        value, gradient = checked_result(self.given_loss(prediction, y), prediction, "fit")
+        value, gradient = checked_result(self.given_loss(prediction, y, **as_option(weights)), prediction, "fit")
         finite = math.isfinite(value)
-        return gradient, [value, *(metric(prediction, y) if finite else 0.0 for metric in self.metrics.values())]
+        metrics = self.of_batches.values()
+        return gradient, [value, *(metric(prediction, y, weights) if finite else 0.0 for metric in metrics)]
 
     def _flags(self):
         return self.interrupt.asked, self.keeper.due()
@@ -156,17 +169,13 @@ class Run:
         loss = getattr(self.given_loss, "apart", self.given_loss)
         return self.ranks.known(not_finite(what, self.training.model, loss, *batch, self.epoch.number, step))
 
-    def _evaluated(self, x, y):
-        prediction = self.ranks.predict(self.body, x)
-        if not self.ranks.first:
-            return {}
+    def _evaluated(self, *validation):
         try:
-            prediction, y = positions(prediction, y, self.body.output_lengths(split(x)[1]))
-            if len(prediction) == 0:
-                return dict.fromkeys(["val_loss", *(f"val_{name}" for name in self.metrics)], 0.0)
+            rows = predicted(self.body, validation, self.ranks.predict)
+            if not self.ranks.first:
+                return {}
             loss = getattr(self.given_loss, "without_gradient", self.given_loss)
-            results = {"val_loss": float(loss(prediction, y)[0])}
-            return results | {f"val_{name}": float(metric(prediction, y)) for name, metric in self.metrics.items()}
+            return judged(rows, loss, self.metrics, "the validation set")
         except Exception as error:
             error.add_note("fit: this is about the validation set")
             raise
@@ -174,41 +183,3 @@ class Run:
 
 def _nothing(training):
     pass
-
-
-class Data:
-    """The training set, in the order that each epoch has."""
-
-    def __init__(self, x, y, batch_size, similar_length, augment, seed, ranks):
-        batches(x, y, batch_size, shuffle=False, similar_length=similar_length)  # complains about all of these now
-        self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
-        self.similar_length = similar_length
-        self.augment = None if augment is None else arguments.augmentation(augment)
-
-    def left(self, epoch):
-        """Each batch that the epoch still has, and its number of rows: (x, y, n)."""
-        shard = self.ranks.shard if self.augment is None else None
-        order = self._order(epoch, self.x, self.y, shard)
-        for index, (x, y) in enumerate(islice(order, epoch.batches, None), epoch.batches):
-            n = min(self.batch_size, count(self.x) - epoch.samples)
-            if self.augment is not None:
-                x, y = self.augment(x, y, epoch.rng)
-                n = count(x)
-                x, y = self.ranks.share(x, y)
-            self.ranks.place(n)
-            self.given = index, x, y
-            yield x, y, n
-
-    def last(self, epoch):
-        """The batch given last, with all ranks' shares, and the numbers of the samples that it was made of."""
-        index, x, y = self.given
-        order = self._order(epoch, self.x, np.arange(count(self.x)), None)
-        return self.ranks.whole(x), self.ranks.whole(y), next(islice(order, index, None))[1]
-
-    def lengths(self):
-        """Those of the batch given last, or None."""
-        return split(self.given[1])[1]
-
-    def _order(self, epoch, x, y, shard):
-        seed = self.seed, epoch.number
-        return batches(x, y, self.batch_size, seed=seed, shard=shard, similar_length=self.similar_length)

@@ -1,6 +1,6 @@
 """How a learning rate is found: let it grow while training, and look where the loss falls and where it breaks out.
 
-    python examples/30_learning_rate.py          reads MNIST (example 08 says from where)
+    python examples/32_learning_rate.py          reads MNIST (example 08 says from where)
 
 The learning rate decides more than most other choices, and there is no formula for it: too small, and nothing is learnt
 in the time that there is; too large, and each step leaps over the valley, higher up the other side.  The largest that

@@ -1,6 +1,6 @@
 """The fused cross-entropies on a GPU, beside PyTorch (eager and compiled) and Liger-Kernel, loss and gradient together.
 
-    python benchmarks/cuda.py [--rounds 9]
+    python benchmarks/gpu.py [--rounds 9]
 
 First the values and gradients are compared with PyTorch's in float64.  Then each side is timed with the device's own
 events, over inputs that rotate through more memory than any cache has, in turn with the others, since clocks drift; the
@@ -11,14 +11,10 @@ what a copy from device to device reaches in the same run.  Without a GPU this s
 import argparse
 import statistics
 import sys
-from pathlib import Path
 
 import numpy as np
 
 import tinynet as tn
-
-# Python looks for modules beside this script first, where its name would hide NVIDIA's package `cuda`.
-sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent.resolve()]
 
 try:
     from tinynet.cuda import device as cuda_device

@@ -1,0 +1,94 @@
+"""A training step and inference of the networks that people know, those of tn.zoo: tinynet beside PyTorch.
+
+    python benchmarks/networks.py [--only NAME ...] [--headlines] [--rounds 9] [--vectors both] [--threads both]
+                                  [--quick] [--json PATH]
+
+Times are measured and values compared as training.py does it; PyTorch's networks have torchvision's modules.  Then a
+process of its own for each side measures how far the peak of its memory in two training steps goes beyond what is there
+before them, weights among it (on Linux, which keeps that figure); PyTorch's is that of its eager mode.
+"""
+
+import argparse
+import subprocess
+import sys
+
+import numpy as np
+import side_by_side as side
+from side_by_side import torch
+from training import rows_of, step_of, torch_steps
+
+import tinynet as tn
+
+CIFAR, IMAGENET = (32, 32, 3), (224, 224, 3)
+NETWORKS = {  # name: how it is built, and the batch
+    "ResNet-18, CIFAR-10, batch 32": (lambda: tn.zoo.resnet(18, 10, CIFAR, small_images=True), 32),
+    "ResNet-50, 224x224, batch 4": (lambda: tn.zoo.resnet(50, 10, IMAGENET), 4),
+    "DenseNet-121, 224x224, batch 4": (lambda: tn.zoo.densenet(classes=10, input_shape=IMAGENET), 4),
+    "MobileNetV2, 224x224, batch 8": (lambda: tn.zoo.mobilenet_v2(10, IMAGENET, dropout=0), 8),
+    "AlexNet, 224x224, batch 16": (lambda: tn.zoo.alexnet(10, IMAGENET, dropout=0), 16),
+}
+QUICK = {"DenseNet, small": (lambda: tn.zoo.densenet((2, 2), 8, 10, CIFAR, small_images=True), 2)}
+PREDICTED = {"ResNet-18, CIFAR-10, batch 32": (1, 8)}  # how many samples predict is given at once; elsewhere 1
+HEADLINES = "ResNet-18", "DenseNet-121"
+
+
+def memory_of(name, which, quick):
+    """Bytes, from a process of its own; None where they are not known."""
+    command = [sys.executable, __file__, "--memory", name, which, *(["--quick"] if quick else [])]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"{name}: measuring the memory of {which} failed:\n{found.stderr}")
+    print(found.stderr, end="", file=sys.stderr)
+    return int(found.stdout) if found.stdout.strip() else None
+
+
+def print_memory(name, which, quick):
+    build, batch = (QUICK if quick else NETWORKS)[name]
+    model, rng = build(), np.random.default_rng(0)
+
+    def batches(N):
+        return [(rng.random((N, *model.input_shape), np.float32), rng.integers(0, 10, N))]
+
+    def steps(N):
+        if which == "tinynet":
+            return step_of(model, batches(N))
+        return torch_steps(model, batches(N), ["eager"])[which][0]
+
+    steps(2)()  # loads code and starts threads: no cost of the step
+    step = steps(batch)
+    side.print_peak(lambda: [step() for _ in range(2)])
+
+
+def run(name, build, batch, options, most):
+    """Rows: a training step, with its memory, and inference."""
+    sizes = () if options.headlines or options.quick else PREDICTED.get(name, (1,))
+    step, *predictions = rows_of(name, build(), batch, sizes, options, most)
+    step["headline"] = name.startswith(HEADLINES)
+    if not options.headlines:
+        sides = "tinynet", *(["PyTorch eager"] if torch else [])
+        found = {which: memory_of(name, which, options.quick) for which in sides}
+        step["memory"] = {which: peak for which, peak in found.items() if peak is not None}
+        for which, peak in step["memory"].items():
+            print(f"    peak of memory in training, {which}: {peak / 1e6:.0f} MB", flush=True)
+    return [step, *predictions]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="networks whose name contains one of these")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what memory_of starts
+    options = side.options(parser)
+    if options.memory:
+        print_memory(*options.memory, options.quick)
+        return
+    print(side.machine(), side.setting(), sep=", ")
+    most, rows = side.ceilings(), []
+    for name, (build, batch) in (QUICK if options.quick else NETWORKS).items():
+        left_out = options.headlines and not name.startswith(HEADLINES)
+        if not left_out and any(part.lower() in name.lower() for part in options.only):
+            rows += run(name, build, batch, options, most)
+    side.save(options.json, rows, ceilings=most)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A model's layers as JSON, and the model made of it again: what a file needs to be read by tn.load(path) alone.
+
+    {"layer": "Dense", "options": {"units": 10, "activation": "relu"}}     a layer: its class, what __init__ was given
+    {"own layer": "Swirl", "options": {...}}                               one of a class that is not this package's
+    {"same": 0}                                                            the first of the layers written so far
+    {"tuple": [...]}   {"dict": {...}}   [...]   numbers, texts, None      options
+    {"array": "options/0"}                                                 an array, by its name in the file
+    {"named": "norm"}                                                      a function or a class, by its name
+    {"unknown": "..."}                                                     what JSON can't hold, in words
+
+A file names classes and never says what they do: reading one makes layers of this package, and of the classes and
+functions that the caller passes by name, and runs nothing else.
+"""
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from tinynet.layers.base import Layer
+from tinynet.layers.options import made_by, options, set_again, settings
+from tinynet.model import Sequential
+
+ARRAYS = "options/"
+
+
+def packed(model: Sequential, arrays: dict) -> dict:
+    """What `made` takes, as JSON can hold it; arrays among the options go to `arrays`, by the names it has for them."""
+    packer = _Packer(arrays)
+    return {
+        "layers": [packer.pack(layer) for layer in model.layers],
+        "input_shape": list(model.input_shape),
+        "dtype": str(model.dtype),
+        "seed": model.seed,
+        "settings": settings(model.layers),
+    }
+
+
+class _Packer:
+    def __init__(self, arrays):
+        self.arrays, self.seen = arrays, []
+
+    def pack(self, value):
+        if isinstance(value, Layer):
+            return self._layer(value)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if type(value) is list:
+            return list(map(self.pack, value))
+        if type(value) is tuple:
+            return {"tuple": list(map(self.pack, value))}
+        if type(value) is dict and all(isinstance(key, str) for key in value):
+            return {"dict": {key: self.pack(item) for key, item in value.items()}}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
+            name = f"{ARRAYS}{len(self.arrays)}"
+            self.arrays[name] = value.astype(value.dtype.newbyteorder("="))
+            return {"array": name}
+        if isinstance(value, type) or inspect.isroutine(value):
+            return {"named": value.__name__}
+        return {"unknown": f"a {type(value).__name__}"}
+
+    def _layer(self, layer):
+        if any(layer is other for other in self.seen):
+            return {"same": next(i for i, other in enumerate(self.seen) if layer is other)}
+        self.seen.append(layer)
+        options = {name: self.pack(value) for name, value in _options(layer).items()}
+        own = not type(layer).__module__.startswith("tinynet.")
+        return {"own layer" if own else "layer": type(layer).__name__, "options": options}
+
+
+def _options(layer):
+    """What its __init__ was given, or would be now."""
+    given = options(layer)
+    if callable(given.get("init")):  # how weights start does not matter to those that are read from a file
+        del given["init"]
+    return given
+
+
+def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
+    """The model that `about`, which `packed` returned, tells of; its numbers are those that it starts with.
+
+    read   name -> the array of that name in the file
+    own    {name: class or function}, for what is not of this package
+    path   for messages: a ValueError says what is missing in `own`, or that the file is damaged
+    """
+    missing = sorted(set(_missing(about["layers"], own)))
+    if missing:
+        word = ", ".join(f'"{name}": {name}' for name in missing)
+        raise ValueError(
+            f"load: {path} has {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not this package's:"
+            f" pass them by name, tn.load(path, layers={{{word}}})"
+        )
+    unpacker = _Unpacker(read, own, path)
+    layers = [unpacker.unpack(layer) for layer in about["layers"]]
+    model = Sequential(layers, tuple(about["input_shape"]), about["seed"], about["dtype"])
+    set_again(model.layers, about["settings"])
+    return model
+
+
+def _missing(value, own):
+    """The names that the caller must pass, and hasn't."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _missing(item, own)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("own layer", "named") and isinstance(item, str):
+                yield from () if item in own or (key == "named" and item in _ours()) else (item,)
+            else:
+                yield from _missing(item, own)
+
+
+def _ours():
+    """The layers of this package, by name."""
+    import tinynet
+
+    found = {name: getattr(tinynet, name) for name in tinynet.__all__}
+    return {name: thing for name, thing in found.items() if isinstance(thing, type) and issubclass(thing, Layer)}
+
+
+class _Unpacker:
+    def __init__(self, read, own, path):
+        self.read, self.own, self.path, self.seen, self.ours = read, own, path, [], _ours()
+
+    def unpack(self, value):
+        if isinstance(value, list):
+            return list(map(self.unpack, value))
+        if not isinstance(value, dict):
+            return value
+        if "tuple" in value:
+            return tuple(map(self.unpack, value["tuple"]))
+        if "dict" in value:
+            return {key: self.unpack(item) for key, item in value["dict"].items()}
+        if "array" in value:
+            return self.read(value["array"])
+        if "named" in value:
+            return self.own.get(value["named"]) or self.ours[value["named"]]
+        if "same" in value:
+            return self.seen[value["same"]]
+        if "unknown" in value:
+            raise ValueError(
+                f"load: {self.path} can't say how a layer is made, of which an option is {value['unknown']}; build the"
+                " model and read its numbers: tn.load(model, path)"
+            )
+        return self._layer(value)
+
+    def _layer(self, value):
+        kind = self.own[value["own layer"]] if "own layer" in value else self.ours[value["layer"]]
+        place = len(self.seen)
+        self.seen.append(None)  # its number, which layers among its options come behind
+        options = {name: self.unpack(item) for name, item in value["options"].items()}
+        bound = inspect.BoundArguments(inspect.Signature(made_by(kind)), options)
+        self.seen[place] = kind(*bound.args, **bound.kwargs)
+        return self.seen[place]

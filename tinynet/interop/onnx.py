@@ -1,0 +1,214 @@
+"""A model as an ONNX file, which onnxruntime and many other programs run: in phones, browsers, C++, C#, Java.
+
+An ONNX graph is a list of nodes.  Each is an operator, "Conv" or "MatMul", with names for what it takes and for what it
+puts out, and constants, which are weights here.  Every layer says itself of which nodes it is made, in its method
+`onnx(graph, x)`.  Where the axes lie depends on the operator:
+
+    last     x (N, ..., C)        as everywhere in tinynet: MatMul, Gemm, LayerNormalization
+    first    x (N, C, ...)        convolutions and pooling
+    time     x (T, N, ...)        LSTM and GRU
+
+A Value knows in which of these it is there already, and makes a Transpose where another one is asked for: so a row of
+convolutions has one at its beginning and one at its end, and a row of LSTMs likewise.
+"""
+
+import os
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from tinynet.data.writing import as_text, write_whole
+from tinynet.layers.along_time import check_along_time
+from tinynet.model import Sequential
+
+OPSET = 20  # Gelu came with this one
+IR_VERSION = 9  # the file format's that came with it
+LARGEST = 2**31 - 1  # bytes, of the format
+
+
+def to_onnx(model: Sequential, path: str | bytes | os.PathLike, lengths: bool = False) -> None:
+    """Write the model as an ONNX file that computes what `predict` does: its input "x", its output "y".
+
+    lengths   True for a second input, "lengths" (N,): what lies behind a sequence's length changes nothing, and y is 0
+              there; False: all positions count
+
+    Batches may be of any size, and their sequences of any length that the model takes.  (A Conv1D with padding="same"
+    and a stride, or pooling with ceil_mode, is written for the length that the model was built for.)  The file's
+    numbers are float32, those of a float64 model rounded; whole numbers are int64.
+
+        tn.interop.to_onnx(model, "model.onnx")
+        session = onnxruntime.InferenceSession("model.onnx")
+        (y,) = session.run(None, {"x": x})
+
+    A layer of your own needs a method onnx(graph, x); that of tn.Dense is an example.  Raises ImportError without the
+    package onnx, TypeError for what is no model, and ValueError for a layer that has no such method or minds no
+    lengths, or a model of more than two gigabytes.
+    """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"to_onnx: expected a tinynet Sequential, got {type(model).__name__}")
+    try:
+        onnx = import_module("onnx")
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise ImportError("to_onnx needs the package onnx: pip install 'tinynet-numba[onnx]'") from None
+    path = as_text(path, "to_onnx")
+    content = _proto(onnx, model, lengths)
+    if content.ByteSize() > LARGEST:
+        raise ValueError(
+            f"to_onnx: the model is of {content.ByteSize():,} bytes, and an ONNX file of at most {LARGEST:,}"
+        )
+    write_whole(path, content.SerializeToString(), who="to_onnx")
+
+
+def _proto(onnx, model, lengths):
+    from tinynet import __version__
+
+    graph, kinds, whole = Graph(onnx), onnx.TensorProto, model.layers[0].takes_integers
+    x = graph.value("x", len(model.input_shape) + 1)
+    if lengths:
+        check_along_time(model.layers, model.input_shape[0])
+        x.lengths = "lengths"
+        x = x.filled(0 if whole else 0.0)
+    y = graph.through(model.layers, x).filled(0.0).last()
+    graph.nodes.append(onnx.helper.make_node("Identity", [y], ["y"]))
+    takes, gives = _shapes(model)
+    ends = [("x", kinds.INT64 if whole else kinds.FLOAT, takes), ("y", kinds.FLOAT, gives)]
+    ends += [("lengths", kinds.INT64, ["N"])] if lengths else []
+    x, y, *more = (onnx.helper.make_tensor_value_info(*end) for end in ends)
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "tinynet", [x, *more], [y], graph.arrays),
+        producer_name="tinynet", producer_version=__version__,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+    )  # fmt: skip
+
+
+def _shapes(model):
+    """Those of x and y: a name stands for any number."""
+    takes, gives = ["N", *model.input_shape], ["N", *model.output_shape]
+    if all(layer.any_length for layer in model.walk()):
+        try:
+            T = check_along_time(model.layers, model.input_shape[0])
+        except ValueError:  # its input is no sequence, or one layer has it whole: a Flatten
+            return takes, gives
+        takes[1] = "T"
+        if T is not None:
+            gives[1] = "T" if model.input_shape[0] == T else "T_out"
+    return takes, gives
+
+
+class Graph:
+    """Nodes and constants, to which layers add theirs."""
+
+    def __init__(self, onnx: Any) -> None:
+        self.nodes: list = []
+        self.arrays: list = []
+        self._onnx, self._seen = onnx, {}
+
+    def add(self, kind: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
+        """A node of names, arrays or numbers; returns the name of its output, or a list of `outputs` names."""
+        number = len(self.nodes)
+        names = [f"{number}_{kind}_{k}" if outputs > 1 else f"{number}_{kind}" for k in range(outputs)]
+        inputs = [given if isinstance(given, str) else self.array(given) for given in inputs]
+        self.nodes.append(self._onnx.helper.make_node(kind, inputs, names, name=names[0], **attributes))
+        return names if outputs > 1 else names[0]
+
+    def array(self, value: Any) -> str:
+        """The name of a constant: floats become float32, whole numbers int64."""
+        value = np.asarray(value)
+        key = value.ctypes.data, value.shape, value.strides, value.dtype
+        if key not in self._seen:
+            kept = value.astype(np.int64 if value.dtype.kind in "iu" else np.float32, order="C")
+            name = f"constant_{len(self.arrays)}"
+            self.arrays.append(self._onnx.numpy_helper.from_array(kept, name))
+            self._seen[key] = name, value  # the array, so that no other one gets its place in memory
+        return self._seen[key][0]
+
+    def value(self, name: str, axes: int, layout: str = "last") -> "Value":
+        """The output of a node, as a Value of so many axes."""
+        return Value(self, name, axes, layout)
+
+    def windows(self, lengths: str | None, more: int, stride: int) -> str | None:
+        """How many windows lie in sequences of these lengths: (length + more) // stride, and none where that is 0."""
+        if lengths is None:
+            return None
+        count = self.add("Div", self.add("Max", self.add("Add", lengths, more), 0), stride)
+        return self.add("Where", self.add("Less", 0, lengths), count, 0)
+
+    def through(self, layers: Any, x: "Value") -> "Value":
+        """What layers in a row make of x; sequences stay as long as they are, where a layer says nothing else."""
+        for layer in layers:
+            lengths, x = x.lengths, layer.onnx(self, x)
+            if x.lengths is None and layer.output_lengths(np.ones(1, int)) is not None:
+                x.lengths = lengths
+        return x
+
+
+class Value:
+    """A tensor (N, ...) of so many axes, in one layout or in several."""
+
+    lengths: str | None = None  # the name of those of its sequences (N,), where not all positions count
+
+    def __init__(self, graph: Graph, name: str, axes: int, layout: str = "last") -> None:
+        self.graph, self.axes, self.layout, self._names = graph, axes, layout, {layout: name}
+
+    def last(self) -> str:
+        """Its name as (N, ..., C)."""
+        return self.named("last")
+
+    def first(self) -> str:
+        """Its name as (N, C, ...)."""
+        return self.named("first")
+
+    def time(self) -> str:
+        """Its name as (T, N, ...)."""
+        return self.named("time")
+
+    def named(self, layout: str) -> str:
+        """Its name in a layout, "last", "first" or "time"."""
+        if layout not in self._names:
+            here, there = self._order(self.layout), self._order(layout)
+            name = self._names[self.layout]
+            if here != there:
+                name = self.graph.add("Transpose", name, perm=[here.index(axis) for axis in there])
+            self._names[layout] = name
+        return self._names[layout]
+
+    def inside(self) -> str:
+        """Which positions are within the lengths, (N, T)."""
+        T = self.graph.add("Squeeze", self.graph.add("Shape", self.last(), start=1, end=2))
+        ends = self.graph.add("Unsqueeze", self.lengths, [1])
+        return self.graph.add("Less", self.graph.add("Range", 0, T, 1), ends)
+
+    def filled(self, number: float) -> "Value":
+        """The same with this number behind the lengths, where there are any."""
+        if self.lengths is None:
+            return self
+        inside = self.inside()
+        if self.axes > 2:
+            inside = self.graph.add("Unsqueeze", inside, list(range(2, self.axes)))
+        found = Value(self.graph, self.graph.add("Where", inside, self.last(), number), self.axes)
+        found.lengths = self.lengths
+        return found
+
+    def rows(self) -> tuple[str, str]:
+        """Its name and layout with channels on the last axis."""
+        layout = "last" if self.layout == "first" else self.layout
+        return self.named(layout), layout
+
+    def map(self, kind: str, *more: Any, **attributes: Any) -> "Value":
+        """A node that takes each number by itself, and so is done in the layout that x is in."""
+        name = self.graph.add(kind, self.named(self.layout), *more, **attributes)
+        return Value(self.graph, name, self.axes, self.layout)
+
+    def channels(self) -> int:
+        """The axis of the channels in the layout that it is in."""
+        return 1 if self.layout == "first" else self.axes - 1
+
+    def _order(self, layout):
+        """Which of the axes (N, ..., C) is where."""
+        axes = list(range(self.axes))
+        if layout == "first" and axes[1:]:
+            return [0, axes[-1], *axes[1:-1]]
+        return [1, 0, *axes[2:]] if layout == "time" else axes
