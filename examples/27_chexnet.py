@@ -15,7 +15,7 @@ So the last layer still sees what the first one made.  Backward, x has touched y
 copy, and what comes back through f, added up; no layer is far from the loss.  Four such layers are a block; between
 blocks, a transition mixes the channels by a convolution of 1 x 1 and halves height and width.  CheXNet's DenseNet-121
 has 58 such layers of 32 channels each, 7 million weights, and was trained on photographs beforehand; this one has 12
-of 8 channels, 34,000 weights, and starts from nothing.
+of 8 channels, 34,000 weights, and starts from nothing.  (tn.zoo.densenet builds the large one.)
 
 The loss.  Of the images that one trains on, n+ have pneumonia and n- have not.  CheXNet weighs yes and no,
 
@@ -89,10 +89,6 @@ def mirrored_and_moved(x, rng):
     return tn.data.random_shift(tn.data.random_flip(x, rng), rng, pixels=2)
 
 
-def f1(said, t):
-    return 2 * (said & t).sum() / (said.sum() + t.sum())
-
-
 def f1_of_thresholds(z, t):
     """Each threshold that a logit makes, and the F1 of saying yes from there on."""
     precision, recall, thresholds = tn.metrics.precision_recall_curve(z, t)
@@ -114,10 +110,10 @@ def judge(z_validation, t_validation, z, t, repeats):
         "AUROC interval": interval(tn.metrics.auroc, z, t),
         "AUROC, validation": tn.metrics.auroc(z_validation, t_validation),
         "threshold": threshold,
-        "F1": f1(said, t),
-        "F1 interval": interval(f1, said, t),
-        "F1, validation": f1(z_validation >= threshold, t_validation),
-        "F1 at 0.5": f1(z > 0, t),
+        "F1": tn.metrics.f1(said, t),
+        "F1 interval": interval(tn.metrics.f1, said, t),
+        "F1, validation": tn.metrics.f1(z_validation >= threshold, t_validation),
+        "F1 at 0.5": tn.metrics.f1(z > 0, t),
         "healthy recognised": (z[~t] <= 0).mean(),
     }
 
