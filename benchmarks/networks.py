@@ -9,6 +9,7 @@ Linux, which keeps that figure): weights, gradients, what layers keep, and machi
 """
 
 import argparse
+import sys
 
 import numpy as np
 import side_by_side as side

@@ -64,7 +64,7 @@ def main():
     left.suptitle(f"{epochs} epochs of training")
     tn.plots.training_curves(history, on=left)
     right.suptitle(f"Test digits as the network reads them: {wrong.sum()} of {len(wrong)} wrong, shown first")
-    tn.plots.image_grid(x_test[shown], y_test[shown], logits[shown], on=right)
+    tn.plots.image_grid(logits[shown], x_test[shown], y_test[shown], on=right)
     gallery.finish(picture, options)
 
     accuracy, least = tn.metrics.accuracy(logits, y_test), 0.9 if options.quick else 0.98

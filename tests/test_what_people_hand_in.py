@@ -223,8 +223,8 @@ DOORS = {
     "mixup": (lambda x: tn.data.mixup(x, [0], np.random.default_rng(0)), "mixup: x"),
     "gradcheck": (lambda x: tn.gradcheck.check(tn.Dense(2), x), "gradcheck.check: x"),
     "explain": (lambda x: tn.explain(dense(), x, [0], "softmax_cross_entropy"), "explain: x"),
-    "plots": (lambda x: tn.plots.image_grid(x, [0, 1, 2]), "image_grid: images"),
-    "plots of labels": (lambda t: tn.plots.image_grid(EYE[None], t), "image_grid: labels"),
+    "plots": (lambda x: tn.plots.image_grid(None, x, [0, 1, 2]), "image_grid: images"),
+    "plots of labels": (lambda t: tn.plots.image_grid(None, EYE[None], t), "image_grid: labels"),
     "plots of activations": (lambda x: tn.plots.activations(dense(), x), "activations: x"),
     "initial weights": (
         lambda w: tn.Sequential([tn.Dense(3, init=lambda *_: w)], 3),
