@@ -28,7 +28,7 @@ from tinynet.data.sequences import split
 from tinynet.layers.along_time import checked_lengths, in_place, within
 from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
-from tinynet.pages import walk
+from tinynet.pages import sliders, walk
 from tinynet.training.counting import positions
 
 WIDTH = 120  # columns of text, at most
@@ -103,6 +103,14 @@ class Explanation:
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
         Path(path).write_text(walk.page(self.title, self._walk, repr(self)), "utf-8")
+
+    def save_sliders_html(self, path: str | os.PathLike) -> None:
+        """Write a page where every weight can be moved: the loss, the gradient, and steps of descent follow.
+
+        It is for networks of at most 500 numbers made of Dense, without an activation or with "sigmoid", and Sigmoid,
+        with softmax_cross_entropy of labels; ValueError for others.
+        """
+        Path(path).write_text(sliders.page(self.title, self._walk), "utf-8")
 
     def __repr__(self):
         return _table(self)
@@ -193,7 +201,7 @@ def explain(
     title = f"{type(model).__name__}, {_called(loss)}, one training step of {len(x)} samples in {model.dtype}"
     result = Explanation(title, rows, repeats)
     if lengths is None:
-        result._walk = walk.look(model, x, y, loss, (formula, backward_formula))
+        result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
     if show:
         print(result)
     return result

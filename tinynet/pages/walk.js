@@ -179,8 +179,10 @@ function line(from, to, derivative, strong) {
 function drawLines() {
   const svg = $("lines");
   svg.replaceChildren();
+  svg.style.display = "none"; // as large as what else is there, not as it was itself
   svg.setAttribute("width", $("graph").scrollWidth);
   svg.setAttribute("height", $("graph").scrollHeight);
+  svg.style.display = "";
   cells.forEach((cell) => cell.classList.remove("here", "source", "touched"));
   for (const [a, step] of maker) {
     step.links.forEach((row, k) => row.forEach(([i, j, d]) => {

@@ -21,7 +21,6 @@ from tinynet.layers.activated import Activated
 from tinynet.layers.activations import LAYERS
 from tinynet.layers.elementwise import ActivationLayer
 from tinynet.layers.options import options
-from tinynet.losses.by_name import checked_result
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 
 MOST = 500  # numbers that a page shows one by one: the input, all parameters, and what each layer computes
@@ -30,10 +29,10 @@ FAR = 100  # how far a random number is moved to see what it touches: the larges
 CLOSE = 1e-4  # of float32: as near as a derivative and a number must be to count as the same
 
 
-def look(model, x, targets, loss, formulas):
+def look(model, x, targets, loss, found, formulas):
     """What the page shows, for JSON: a training step of a copy of the model on the batch x.
 
-    `formulas` are the loss's, forward and backward.
+    `found` are the loss's value and gradient in this step, `formulas` its formulas, forward and backward.
     """
     layers = _in_parts(copy.deepcopy(model))
     sizes = [len(x) * math.prod(layer.output_shape) for layer, _ in layers]
@@ -55,7 +54,7 @@ def look(model, x, targets, loss, formulas):
         kept = (np.array(x), np.array(y)) if small else ()  # a layer may write into what the one before it made
         steps.append({"name": f"{name[1:]} {type(layer).__name__}", "inputs": inputs, "output": len(arrays) - 1})
         steps[-1] |= {"formula": layer.formula(), "backward": layer.backward_formula(), "kept": kept}
-    value, dy = checked_result(loss(y, targets), y, "explain")
+    value, dy = found
     written = _softmax_with_numbers(y, targets, loss) if small else None
     arrays[-1]["grads"] = shown(dy)
     for (layer, _), step in zip(reversed(layers), reversed(steps), strict=True):
@@ -68,21 +67,24 @@ def look(model, x, targets, loss, formulas):
             dy = None if dy is None else np.array(dy)
             step["form"], step["links"] = _links(layer, *kept, step["inputs"])
     its = {"value": _numbers(value)[0], "formula": formulas[0], "backward": formulas[1], "lines": written}
+    its["labels"] = np.asarray(targets).tolist() if written else None
     its["targets"] = np.array2string(np.asarray(targets), separator=", ", threshold=60)
     return {"small": small, "arrays": arrays, "steps": steps, "loss": its}
 
 
 def page(title, data, table):
-    """The page as text: its template with the data in it, and the table, which stands there for larger networks."""
+    """The page as text; the table stands there for larger networks."""
+    return filled("walk", {"title": title, **data, "table": table})
+
+
+def filled(name, data):
+    """A page's template with its script, the style of all pages, and the data in it."""
     here = files("tinynet.pages")
-    text = here.joinpath("walk.html").read_text("utf-8")
-    data = json.dumps({"title": title, **data, "table": table}, allow_nan=False, separators=(",", ":"))
+    text = here.joinpath(f"{name}.html").read_text("utf-8")
+    data = json.dumps(data, allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c")  # so that no name can end the script
-    for mark, content in (
-        ("/* walk.css */", here.joinpath("walk.css").read_text("utf-8")),
-        ("/* walk.js */", here.joinpath("walk.js").read_text("utf-8")),
-        ('"the step"', data),
-    ):
+    style, script = (here.joinpath(file).read_text("utf-8") for file in ("pages.css", f"{name}.js"))
+    for mark, content in (("/* the style */", style), ("/* the script */", script), ('"the step"', data)):
         before, after = text.split(mark)
         text = before + content + after
     return text
