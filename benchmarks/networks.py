@@ -9,7 +9,6 @@ Linux, which keeps that figure): weights, gradients, what layers keep, and machi
 """
 
 import argparse
-import subprocess
 import sys
 
 import numpy as np
@@ -32,16 +31,6 @@ PREDICTED = {"ResNet-18, CIFAR-10, batch 32": (1, 8)}  # how many samples predic
 HEADLINES = "ResNet-18", "DenseNet-121"
 
 
-def memory_of(name, which, quick):
-    """Bytes, from a process of its own; None where they are not known."""
-    command = [sys.executable, __file__, "--memory", name, which, *(["--quick"] if quick else [])]
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode:
-        sys.exit(f"{name}: measuring the memory of {which} failed:\n{found.stderr}")
-    print(found.stderr, end="", file=sys.stderr)
-    return int(found.stdout) if found.stdout.strip() else None
-
-
 def print_memory(name, which, quick):
     build, batch = (QUICK if quick else NETWORKS)[name]
     before = side.resident("VmRSS") if sys.platform == "linux" else 0
@@ -59,18 +48,13 @@ def run(name, build, batch, options, most):
     step, *predictions = rows_of(name, build(), batch, sizes, options, most)
     step["headline"] = name.startswith(HEADLINES)
     if not options.headlines:
-        sides = "tinynet", *(["PyTorch eager"] if torch else [])
-        found = {which: memory_of(name, which, options.quick) for which in sides}
-        step["memory"] = {which: peak for which, peak in found.items() if peak is not None}
-        for which, peak in step["memory"].items():
-            print(f"    peak of memory in training, {which}: {peak / 1e6:.0f} MB", flush=True)
+        step["memory"] = side.peaks(name, ["tinynet", *(["PyTorch eager"] if torch else [])])
     return [step, *predictions]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="networks whose name contains one of these")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what memory_of starts
     options = side.options(parser)
     if options.memory:
         print_memory(*options.memory, options.quick)
