@@ -48,7 +48,8 @@ def run(name, build, batch, options, most):
     step, *predictions = rows_of(name, build(), batch, sizes, options, most)
     step["headline"] = name.startswith(HEADLINES)
     if not options.headlines:
-        step["memory"] = side.peaks(name, ["tinynet", *(["PyTorch eager"] if torch else [])])
+        sides = "tinynet", *(["PyTorch eager"] if torch else [])
+        step["memory"] = side.peaks(name, sides)
     return [step, *predictions]
 
 

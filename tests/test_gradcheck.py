@@ -14,6 +14,7 @@ from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
+from tinynet.layers.parameter import Parameter
 from tinynet.layers.shape import Flatten
 from tinynet.layers.softmax import Softmax
 from tinynet.losses.linear_cross_entropy import linear_cross_entropy
@@ -229,7 +230,7 @@ REFUSED = [
     (lambda: check(small_model(), np.zeros((2, 6, 6, 1)), np.zeros(2)), TypeError, "got 2 arrays and no loss"),
     (lambda: check(softmax_cross_entropy, np.zeros((2, 3))), TypeError, "targets"),
     (lambda: check(softmax_cross_entropy, np.zeros((2, 3)), [0, 1], loss=abs), TypeError, "goes with a model"),
-    (lambda: check(small_model(), [], [], loss="softmax"), ValueError, "gradcheck.check: there is no loss 'softmax'"),
+    (lambda: check(small_model(), [], [], loss="sofmax"), ValueError, "gradcheck.check: there is no loss 'sofmax'"),
     (lambda: check(Dense(3), np.array([["a"]])), TypeError, "real numbers"),
 ]
 
@@ -250,3 +251,94 @@ def test_losses_of_one_array_partial_ones_and_missing_biases_can_be_checked():
     x, w, t = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), np.array([0, 4, 2, 1])
     assert set(check(linear_cross_entropy, x, w, None, t).errors) == {"input 0", "input 1"}
     assert check(linear_cross_entropy, x, w, np.zeros(5), t).passed
+
+
+class Linear(Layer):
+    """y = x w + b, whose gradients `mistake` spoils."""
+
+    def __init__(self, units, mistake):
+        super().__init__()
+        self.units, self.mistake = units, mistake
+
+    def build(self, input_shape, dtype, rng):
+        super().build(input_shape, dtype, rng)
+        weight = rng.standard_normal((*input_shape, self.units)).astype(dtype)
+        self.parameters = [Parameter("weight", weight), Parameter("bias", np.ones(self.units, dtype))]
+        self.output_shape = (self.units,)
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        self._x = x
+        return x @ self.parameters[0].value + self.parameters[1].value
+
+    def backward(self, dy, input_grad=True):
+        weight, bias = self.parameters
+        gradients = {"weight": self._x.T @ dy, "bias": dy.sum(axis=0), "input": dy @ weight.value.T}
+        self.mistake(gradients, self._x, dy)
+        weight.grad, bias.grad = gradients["weight"], gradients["bias"]
+        return gradients["input"]
+
+
+def spoiled(name, change):
+    def mistake(gradients, x, dy):
+        gradients[name] = change(gradients[name], x, dy)
+
+    return mistake
+
+
+def without_last_row(g, x, dy):
+    return np.concatenate([g[:-1], 0 * g[-1:]])
+
+
+MISTAKES = {  # what backward does wrong -> which gradient is, and what the check says about it
+    "a sign": (spoiled("weight", lambda g, x, dy: -g), "weight", "the sign is wrong everywhere"),
+    "a mean in place of a sum": (
+        spoiled("bias", lambda g, x, dy: g / len(dy)),
+        "bias",
+        "1/5 of what it should be, and there are 5 samples: is it divided by N twice?",
+    ),
+    "a mean's 1/N is missing": (spoiled("weight", lambda g, x, dy: g * 5), "weight", "is the 1/N of a mean missing?"),
+    "a factor": (spoiled("input", lambda g, x, dy: 2 * g), "input", "it is 2 times what it should be everywhere"),
+    "a transpose": (spoiled("weight", lambda g, x, dy: g.T), "weight", "in the order of the transposed array"),
+    "never written": (spoiled("bias", lambda g, x, dy: 0 * g), "bias", "is this gradient ever written?"),
+    "a loop that ends early": (spoiled("weight", without_last_row), "weight", "the first at [3, 0]: are they left out"),
+    "a NaN": (spoiled("bias", lambda g, x, dy: g * np.nan), "bias", "backward gives NaN or infinity"),
+    "a forgotten term": (spoiled("weight", lambda g, x, dy: g - x[:1].T @ dy[:1]), "weight", "a term is missing"),
+    "another array in a factor": (spoiled("weight", lambda g, x, dy: dy.T @ dy), "weight", "the ratio varies"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_likely_cause_of_a_wrong_gradient_is_named(mistake):
+    spoil, name, said = MISTAKES[mistake]
+    found = check(Linear(4, spoil), (5, 4))
+    assert not found.passed
+    assert list(found.causes) == [name]
+    assert said in found.causes[name]
+    assert said in str(found)
+
+
+def test_the_worst_entry_is_shown_with_both_sides():
+    found = check(Linear(2, spoiled("weight", lambda g, x, dy: g + np.eye(3, 2))), (5, 3))
+    worst = found.worst["weight"]
+    assert worst.index in ((0, 0), (1, 1))
+    assert worst.backward - worst.quotient == pytest.approx(1, abs=1e-7)
+    assert f"worst at [{worst.index[0]}, {worst.index[1]}]: backward says {worst.backward:.6g}" in str(found)
+    assert worst.ratio == pytest.approx(worst.backward / worst.quotient)
+
+
+def test_a_layer_that_passes_is_told_no_cause():
+    found = check(Linear(2, lambda *_: None), (5, 3))
+    assert found.passed
+    assert not found.causes
+    assert "worst" not in str(found)
+    assert set(found.worst) == {"input", "weight", "bias"}
+
+
+def test_a_loss_without_its_1_over_N_is_told_so():
+    def my_loss(prediction, target):
+        return ((prediction - target) ** 2).mean(), 2 * (prediction - target) / prediction.shape[1]
+
+    rng = np.random.default_rng(0)
+    found = check(my_loss, rng.standard_normal((6, 3)), rng.standard_normal((6, 3)))
+    assert found.causes["prediction"].startswith("it is 6 times too large everywhere, as many as there are samples")

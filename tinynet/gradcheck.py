@@ -7,15 +7,17 @@ gradient dL/dy = g is what backward is given.  (The plain sum of y will not do: 
 input, and any nonsense that adds up to 0 would pass.)  Everything runs in float64, where rounding leaves about
 1e-16 / h of noise; with h = 1e-5 both errors are near 1e-10.
 
-The error of an array of gradients is its largest difference, divided by its largest entry.
+The error of an array of gradients is its largest difference, divided by its largest entry.  Where that is too large,
+the check says at which entry, what both sides say there, and what the likely cause is (causes.py).
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tinynet.causes import Worst, likely_cause
 from tinynet.checks import numbers, real_array
 from tinynet.checks.assignments import of_package
 from tinynet.data.sequences import is_pair
@@ -36,6 +38,8 @@ class GradientCheck:
 
     errors      name of an input or parameter -> its error
     max_error   the largest of them
+    worst       name -> the entry where the two sides are farthest apart: its index, backward, quotient and ratio
+    causes      name -> a sentence on the likely cause, for each whose error is above `tolerance`
     problems    sentences about what else is wrong, of a layer that adds to its gradients, say
     passed      whether there are none, and the largest error is at most `tolerance`
     """
@@ -47,14 +51,16 @@ class GradientCheck:
         counts: dict[str, str],
         tolerance: float,
         problems: Iterable[str] = (),
+        worst: Mapping[str, Worst] | None = None,
+        causes: Mapping[str, str] | None = None,
     ) -> None:
         self.title, self.errors, self.counts, self.tolerance = title, errors, counts, tolerance
-        self.problems = list(problems)
+        self.problems, self.worst, self.causes = list(problems), dict(worst or {}), dict(causes or {})
 
     @property
     def max_error(self) -> float:
-        """The largest of the errors."""
-        return max(self.errors.values())
+        """The largest of the errors, NaN if one is."""
+        return float(np.max(list(self.errors.values())))
 
     @property
     def passed(self) -> bool:
@@ -66,6 +72,8 @@ class GradientCheck:
         lines = [f"gradient check: {self.title}"]
         for name, error in self.errors.items():
             lines.append(f"  {name:<{width}}  error {error:.1e}  ({self.counts[name]})")
+            if name in self.causes:
+                lines += [f"  {'':<{width}}  {self.worst[name]}", f"  {'':<{width}}  {self.causes[name]}"]
         lines += [f"  {problem}" for problem in self.problems]
         verdict = "passed" if self.passed else "FAILED"
         lines.append(f"{verdict}: largest error {self.max_error:.1e}, tolerance {self.tolerance:.0e}")
@@ -102,7 +110,8 @@ def check(
     if samples is not None and (not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1):
         raise ValueError(f"gradcheck.check: samples must be a whole number above 0, or None for all, got {samples!r}")
     rng = np.random.default_rng(seed)
-    loss = None if loss is None else loss_function(loss, "gradcheck.check")
+    model = what if hasattr(what, "flat_values") else None
+    loss = None if loss is None else loss_function(loss, "gradcheck.check", model=model)
     if isinstance(what, Layer) or hasattr(what, "flat_values"):
         if options:
             raise TypeError(f"gradcheck.check: unknown arguments {sorted(options)}; only a loss takes options")
@@ -114,7 +123,7 @@ def check(
     else:
         raise TypeError(f"gradcheck.check takes a layer, a model or a loss, got {what!r}")
 
-    chosen, differences, largest = {}, {}, {}
+    chosen, differences, largest, quotients, worst = {}, {}, {}, {}, {}
     for name, array in arrays.items():
         everything = samples is None or array.size <= samples
         chosen[name] = np.arange(array.size) if everything else rng.choice(array.size, samples, replace=False)
@@ -124,18 +133,30 @@ def check(
         difference = np.abs(found - slopes)
         for k in np.flatnonzero(~(difference <= tolerance * largest[name])):
             again = _slope(output, array, chosen[name][k], g, KINK_STEP)
-            difference[k] = min(difference[k], abs(found[k] - again))
-        differences[name] = difference.max(initial=0)
+            if abs(found[k] - again) < difference[k]:
+                difference[k], slopes[k] = abs(found[k] - again), again
+        differences[name], quotients[name] = difference.max(initial=0), slopes
+        if len(difference):
+            k = int(np.argmax(difference))  # of a NaN, where there is one
+            index = tuple(int(axis) for axis in np.unravel_index(chosen[name][k], array.shape))
+            worst[name] = Worst(index, float(found[k]), float(slopes[k]))
     # A gradient that is zero by nature, such as that of a bias before a softmax, is all rounding: its error is
     # seen against the other gradients, and where all are zero, against what rounding of y makes of a slope.
     rounding = 4 * np.finfo(np.float64).eps * float(np.linalg.norm(np.ravel(output() * g))) / STEP
     floor = max(1e-3 * max(largest.values()), rounding / tolerance if tolerance > 0 else 0.0)
     errors = {name: float(d / max(largest[name], floor)) if d else 0.0 for name, d in differences.items()}
+    first = next(iter(arrays))
+    N = len(arrays[first]) if first in ("input", "prediction", "input 0") and arrays[first].ndim else 0
+    causes = {
+        name: likely_cause(gradients[name], chosen[name], quotients[name], N)
+        for name, error in errors.items()
+        if not error <= tolerance
+    }
     counts = {
         name: f"all {array.size}" if len(chosen[name]) == array.size else f"{len(chosen[name])} of {array.size}"
         for name, array in arrays.items()
     }
-    return GradientCheck(title, errors, counts, tolerance, problems)
+    return GradientCheck(title, errors, counts, tolerance, problems, worst, causes)
 
 
 def _close(a, b, tolerance):
