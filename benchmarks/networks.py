@@ -4,12 +4,11 @@
                                   [--quick] [--json PATH]
 
 Times are measured and values compared as training.py does it; PyTorch's networks have torchvision's modules.  Then a
-process of its own for each side measures how far the peak of its memory in two training steps goes beyond what is there
-before them, weights among it (on Linux, which keeps that figure); PyTorch's is that of its eager mode.
+process of its own for each side measures the peak of its memory in two training steps, beyond what importing took (on
+Linux, which keeps that figure): weights, gradients, what layers keep, and machine code.  PyTorch's is its eager mode.
 """
 
 import argparse
-import subprocess
 import sys
 
 import numpy as np
@@ -32,31 +31,15 @@ PREDICTED = {"ResNet-18, CIFAR-10, batch 32": (1, 8)}  # how many samples predic
 HEADLINES = "ResNet-18", "DenseNet-121"
 
 
-def memory_of(name, which, quick):
-    """Bytes, from a process of its own; None where they are not known."""
-    command = [sys.executable, __file__, "--memory", name, which, *(["--quick"] if quick else [])]
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode:
-        sys.exit(f"{name}: measuring the memory of {which} failed:\n{found.stderr}")
-    print(found.stderr, end="", file=sys.stderr)
-    return int(found.stdout) if found.stdout.strip() else None
-
-
 def print_memory(name, which, quick):
     build, batch = (QUICK if quick else NETWORKS)[name]
+    before = side.resident("VmRSS") if sys.platform == "linux" else 0
     model, rng = build(), np.random.default_rng(0)
-
-    def batches(N):
-        return [(rng.random((N, *model.input_shape), np.float32), rng.integers(0, 10, N))]
-
-    def steps(N):
-        if which == "tinynet":
-            return step_of(model, batches(N))
-        return torch_steps(model, batches(N), ["eager"])[which][0]
-
-    steps(2)()  # loads code and starts threads: no cost of the step
-    step = steps(batch)
-    side.print_peak(lambda: [step() for _ in range(2)])
+    batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch))]
+    step = step_of(model, batches) if which == "tinynet" else torch_steps(model, batches, ["eager"])[which][0]
+    del model  # of which PyTorch's has copied the weights
+    built = side.resident("VmRSS") - before if sys.platform == "linux" else 0
+    side.print_peak(lambda: [step() for _ in range(2)], outputs=-built)
 
 
 def run(name, build, batch, options, most):
@@ -66,17 +49,13 @@ def run(name, build, batch, options, most):
     step["headline"] = name.startswith(HEADLINES)
     if not options.headlines:
         sides = "tinynet", *(["PyTorch eager"] if torch else [])
-        found = {which: memory_of(name, which, options.quick) for which in sides}
-        step["memory"] = {which: peak for which, peak in found.items() if peak is not None}
-        for which, peak in step["memory"].items():
-            print(f"    peak of memory in training, {which}: {peak / 1e6:.0f} MB", flush=True)
+        step["memory"] = side.peaks(name, sides)
     return [step, *predictions]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="networks whose name contains one of these")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what memory_of starts
     options = side.options(parser)
     if options.memory:
         print_memory(*options.memory, options.quick)

@@ -175,22 +175,6 @@ def measure_several(sides, rounds, at_least):
     return times
 
 
-def peak_memory(run):
-    """What run() returns, and by how many bytes its peak of memory went beyond what was there; OSError if unknown."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-    before = _resident("VmRSS")
-    found = run()
-    return found, max(0, _resident("VmHWM") - before)
-
-
-def _resident(which):
-    """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(which):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{which} is not in /proc/self/status")
-
-
 def ratio(times, name, ours):
     """How many times longer `name` took than `ours`."""
     return statistics.median(a / b for a, b in zip(times[name], times[ours], strict=True))
@@ -291,11 +275,20 @@ def print_peak(function, outputs=0):
     Nothing is printed where that is unknown: only Linux keeps the figure.
     """
     try:
-        _, peak = peak_memory(function)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
+        before = resident("VmRSS")
+        function()
+        print(max(0, resident("VmHWM") - before - outputs))
     except OSError as error:
         print(f"memory is not measured: {error}", file=sys.stderr)
-        return
-    print(max(0, peak - outputs))
+
+
+def resident(which):
+    """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(which):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{which} is not in /proc/self/status")
 
 
 # --- numbers in words ---------------------------------------------------------------------------------------
