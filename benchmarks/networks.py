@@ -4,11 +4,12 @@
                                   [--quick] [--json PATH]
 
 Times are measured and values compared as training.py does it; PyTorch's networks have torchvision's modules.  Then a
-process of its own for each side measures how far the peak of its memory in two training steps goes beyond what is there
-before them, weights among it (on Linux, which keeps that figure); PyTorch's is that of its eager mode.
+process of its own for each side measures the peak of its memory in two training steps, beyond what importing took (on
+Linux, which keeps that figure): weights, gradients, what layers keep, and machine code.  PyTorch's is its eager mode.
 """
 
 import argparse
+import sys
 
 import numpy as np
 import side_by_side as side
@@ -32,19 +33,13 @@ HEADLINES = "ResNet-18", "DenseNet-121"
 
 def print_memory(name, which, quick):
     build, batch = (QUICK if quick else NETWORKS)[name]
+    before = side.resident("VmRSS") if sys.platform == "linux" else 0
     model, rng = build(), np.random.default_rng(0)
-
-    def batches(N):
-        return [(rng.random((N, *model.input_shape), np.float32), rng.integers(0, 10, N))]
-
-    def steps(N):
-        if which == "tinynet":
-            return step_of(model, batches(N))
-        return torch_steps(model, batches(N), ["eager"])[which][0]
-
-    steps(2)()  # loads code and starts threads: no cost of the step
-    step = steps(batch)
-    side.print_peak(lambda: [step() for _ in range(2)])
+    batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch))]
+    step = step_of(model, batches) if which == "tinynet" else torch_steps(model, batches, ["eager"])[which][0]
+    del model  # of which PyTorch's has copied the weights
+    built = side.resident("VmRSS") - before if sys.platform == "linux" else 0
+    side.print_peak(lambda: [step() for _ in range(2)], outputs=-built)
 
 
 def run(name, build, batch, options, most):

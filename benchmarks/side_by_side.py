@@ -276,14 +276,14 @@ def print_peak(function, outputs=0):
     """
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         function()
-        print(max(0, _resident("VmHWM") - before - outputs))
+        print(max(0, resident("VmHWM") - before - outputs))
     except OSError as error:
         print(f"memory is not measured: {error}", file=sys.stderr)
 
 
-def _resident(which):
+def resident(which):
     """VmRSS or VmHWM of this process, in bytes: what it has in memory, and the most it had."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(which):

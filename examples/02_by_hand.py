@@ -34,6 +34,22 @@ Write dz for dL/dz, an array like z, and so on:
     dw1 = x.T da                   as dw2 and db2: x is to a what h is to z
     db1 = column sums of da
 
+In full, the second line is the chain rule, a sum over all the ways in which w2[i,o] reaches L:
+
+    dL/dw2[i,o] = sum over n and k of dL/dz[n,k] dz[n,k]/dw2[i,o],     z[n,k] = sum_j h[n,j] w2[j,k] + b2[k]
+
+where dz[n,k]/dw2[i,o] is h[n,i] for k = o, and 0 for the other k.  What is left, sum_n h[n,i] dz[n,o], is the number at
+[i,o] of the product h.T dz.
+
+Is it right?  A derivative is what a small change of a number does to L, divided by that change.  So move one weight by
+a tiny e up and down: (L(w + e) - L(w - e)) / 2e must be nearly what the formulas say.  The program does that first, for
+some weights.  (It is called a gradient check; tn.gradcheck does it for any layer.)
+
+Two things are chosen, not derived.  The weights start random: if all were alike, the hidden numbers would be 32 copies
+of one, with the same derivatives at every step, and would stay alike for ever.  And they start small, so that no score
+is sure of anything yet.  (The biases may start at 0.)  How far a step goes, the learning rate, is found by trying: here
+0.03 gets there too, in many more steps, and with 3 the loss jumps about and the network learns nothing.
+
 That is all of backpropagation.  The classes do the same, compiled: Dense is a weighted sum, and relu is max(a, 0).  So
 every number must agree at every step, apart from rounding.  The picture shows the loss from both; below it, how far
 apart any loss, derivative or parameter was at each step; and what some of the hidden numbers have learnt to look for.
@@ -65,6 +81,22 @@ def loss_and_gradients(x, t, w1, b1, w2, b2):
     return loss, (x.T @ da, da.sum(axis=0), h.T @ dz, dz.sum(axis=0))
 
 
+def check_by_small_changes(x, t, parameters, e=1e-5):
+    """What the formulas say of three numbers of each parameter, beside what a small change of them does to the loss."""
+    _, gradients = loss_and_gradients(x, t, *parameters)
+    for name, value, gradient in zip(("w1", "b1", "w2", "b2"), parameters, gradients, strict=True):
+        for index in np.argsort(-np.abs(gradient), axis=None)[:3]:  # where it is largest
+            kept, losses = value.flat[index], []
+            for changed in (kept + e, kept - e):
+                value.flat[index] = changed
+                losses.append(loss_and_gradients(x, t, *parameters)[0])
+            value.flat[index] = kept
+            slope = (losses[0] - losses[1]) / (2 * e)
+            where = ", ".join(str(axis) for axis in np.unravel_index(index, value.shape))
+            print(f"dL/d{name}[{where}]  by the formulas {gradient.flat[index]:.10f}  by a small change {slope:.10f}")
+            assert abs(slope - gradient.flat[index]) < 1e-7
+
+
 def main():
     options = gallery.options(__doc__)
     epochs, lr = 5 if options.quick else 30, 0.3  # an epoch shows every image once; lr, how far a step goes
@@ -74,6 +106,7 @@ def main():
     model = tn.Sequential([tn.Dense(32, activation="relu"), tn.Dense(10)], input_shape=64, seed=0, dtype="float64")
     optimizer = tn.SGD(model, lr)
     parameters = [p.value.copy() for p in model.parameters()]  # the same start: small random weights
+    check_by_small_changes(x[:32], t[:32], parameters)
     by_hand, by_classes, differences = [], [], []
     for epoch in range(epochs):
         for x_batch, t_batch in tn.batches(x, t, batch_size=32, seed=epoch):

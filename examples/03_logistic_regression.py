@@ -33,16 +33,22 @@ t[n]) / N once more, by w[j], which touches p[n] times p[n] (1 - p[n]) x[n,j]:
 
     H[i,j] = sum_n x[n,i] p[n] (1 - p[n]) x[n,j] / N        H (I + 1, I + 1)
 
-The quadratic with the value, the gradient dw and these second derivatives at the present w has the gradient dw + H u at
-w + u.  That is 0, and the quadratic at its lowest point, where u = -H^-1 dw, and there Newton's method jumps.
+Near the present w, the loss is nearly the quadratic that has the same value, first and second derivatives there:
+
+    L(w + u)  ~  L(w) + sum_i dw[i] u[i] + 1/2 sum_i sum_j u[i] H[i,j] u[j]        u (I + 1,), a step from w
+
+Its derivative by u[i] is dw[i] + sum_j H[i,j] u[j].  All of them are 0, and the quadratic is at its lowest point, where
+H u = -dw; Newton's method solves this for u, jumps to w + u, and begins again from there.
 
 How many valleys are there?  Along a line in the direction u, the second derivative of the loss is u.T H u =
 sum_n p[n] (1 - p[n]) (x u)[n]^2 / N.  That is above 0, unless x u is 0 for every image: the loss is convex, a single
 bowl without side valleys, and whoever goes downhill ends at its lowest point.  So the two methods must agree, and do.
 
-But a lowest point has to exist.  Weights of all 64 pixels can tell every 3 from every 8 here, and then the likelihood
-comes ever nearer to 1 as w grows, and w grows without end.  So there the loss gets an extra term, decay/2 times the sum
-of the squared weights, which prefers small weights and gives the bowl a lowest point again.
+But a lowest point has to exist.  Weights of all 64 pixels can tell every 3 from every 8 here: there is a w with z > 0
+for every 8 and z < 0 for every 3.  Twice that w makes every z twice as large and every answer surer, so the likelihood
+is higher still; and so on, ever nearer to 1, which no w reaches.  Descent would let w grow without end.  So there the
+loss gets an extra term, decay/2 times the sum of the squared weights, which prefers small weights and gives the bowl a
+lowest point again.
 """
 
 import gallery

@@ -6,9 +6,11 @@ A pixel of the handwritten digits has one of 17 values, 0 (paper) to 16 (ink).  
 0s and 1s: short words for frequent values, so that the whole is short.  (No word may be the beginning of another one,
 or nobody could tell where a word ends.)  What is the shortest that the whole can be?
 
-P(x) is the share of the pixels with value x.  2^k values that come equally often, each with probability 1/2^k, take
-words of k bits; the other way round, a value of probability P(x) deserves a word of log2 1/P(x) = -log2 P(x) bits, its
-surprise.  (log2 is the logarithm to base 2.)  The mean of that over all pixels is
+P(x) is the share of the pixels with value x.  Short words are scarce: of k bits there are 2^k words, and who takes the
+word 0 can have no other one that begins with 0, half of all there are.  So a word of k bits uses up 1/2^k of what is
+there.  The best one can do is to give each value as much of that as its share of the pixels: 1/2^k = P(x), so that its
+word has k = log2 1/P(x) = -log2 P(x) bits, its surprise.  (log2 is the logarithm to base 2.)  Two values that come
+equally often get 1 bit each, eight of them 3 bits.  The mean over all pixels is
 
     H(P) = -sum_x P(x) log2 P(x)              the entropy.  No code with a word for each value takes fewer bits a value
                                               (Shannon 1948)

@@ -16,8 +16,9 @@ that of z[t] is 1 for c = t and 0 for the others.  So
     dL/dz[c] = p[c] - onehot(t)[c]                 onehot(t) (10,), 1 at t and 0 elsewhere
 
 Each wrong digit's logit is pushed down by just the probability that it took, and the true digit's is pushed up by what
-it lacks, 1 - p[t].  The ten pushes cancel: softmax depends only on the differences of logits, so adding one number to
-all of them can't change the loss.  A hesitant prediction is still pushed, away from its rivals; a sure one is left
+it lacks, 1 - p[t].  The ten pushes sum to zero, since the probabilities sum to 1: sum_c p[c] - 1 = 0.  It must be so:
+a number added to all logits multiplies all exp(z[c]) alike, which changes no probability, so the loss doesn't move when
+all logits move together.  A hesitant prediction is still pushed, away from its rivals; a sure one is left
 alone; a wrong and sure one gets the largest push there is, nearly 1 down and nearly 1 up.
 
 Here are all three kinds, from a network that was trained on 1,437 digits and has not seen these.  "Sure" of a right

@@ -14,15 +14,21 @@ import numpy as np
 import tinynet as tn
 
 
-def options(doc, **numbers):
-    """The command line's out, show and quick, and one whole number for each of `numbers`: options(__doc__, seed=0)."""
+def options(doc, **more):
+    """The command line's out, show and quick, and what `more` gives a default: a whole number, or words to choose from.
+
+    options(__doc__, seed=0, data=("digits", "clothes")): --seed 3 and --data clothes; without these, 0 and "digits".
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     picture = Path(sys.argv[0]).with_suffix(".png").name
     parser.add_argument("--out", default=picture, help="where the picture goes (default: %(default)s)")
     parser.add_argument("--show", action="store_true", help="open a window with the picture")
     parser.add_argument("--quick", action="store_true", help="less of everything: some seconds, for tests")
-    for name, default in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
+    for name, default in more.items():
+        kind = {"type": int, "default": default}
+        if isinstance(default, tuple):
+            kind = {"choices": default, "default": default[0]}
+        parser.add_argument(f"--{name}", **kind, help="(default: %(default)s)")
     return parser.parse_args()
 
 
@@ -38,8 +44,12 @@ def plain(panel, title="", **labels):
 
 
 def finish(figure, options):
-    """Save the picture, and show it if that is wished."""
+    """Save the picture, a PNG with 256 colours to keep it small, and show it if that is wished."""
     figure.savefig(options.out)
+    if options.out.endswith(".png"):
+        from PIL import Image  # which matplotlib has brought along
+
+        Image.open(options.out).convert("RGB").quantize(256).save(options.out, optimize=True)
     print(f"saved {options.out}")
     if options.show:
         from matplotlib import pyplot

@@ -55,7 +55,7 @@ def test_a_model_is_made_of_its_file_alone(case, path):
 @every_case
 def test_a_layer_shows_itself_as_it_is_written(case):
     layer = case.layer()
-    again = eval(repr(layer), vars(tn))
+    again = eval(repr(layer), {**vars(tn), "array": np.array})
     assert type(again) is type(layer)
     assert repr(again) == repr(layer)
     shapes = [each.build(case.shape[1:], "float32", np.random.default_rng(0)) for each in (layer, again)]
@@ -216,7 +216,7 @@ def double(y):
 def test_layers_and_activations_of_ones_own_are_passed_by_name(path):
     table = np.arange(6, dtype=np.int16).reshape(2, 3)
     options = {"table": [table, (1, [2.5, None])], "function": double, "inner": tn.Dense(4, activation="relu")}
-    first = Scale(np.float32(0.5), 7, "text", **options, rate=math.inf, names={"a": (1, True)})
+    first = Scale(np.float32(0.5), 7, "text", **options, rate=math.inf, named={"named": (1, True)})
     model = with_numbers([first, Swirl(), Dense(4)], 4)
     x = np.random.default_rng(0).standard_normal((3, 4))
     own = {"Scale": Scale, "Swirl": Swirl, "Dense": Dense, "double": double}
@@ -225,7 +225,11 @@ def test_layers_and_activations_of_ones_own_are_passed_by_name(path):
     assert repr(found.layers[0]) == repr(model.layers[0])
     assert "7, 'text', table=" in repr(first)
     again = found.layers[0]
-    assert (again.factor, again.more, again.others) == (0.5, (7, "text"), {"rate": math.inf, "names": {"a": (1, True)}})
+    assert (again.factor, again.more, again.others) == (
+        0.5,
+        (7, "text"),
+        {"rate": math.inf, "named": {"named": (1, True)}},
+    )
     assert again.table[0].dtype == np.int16
     np.testing.assert_array_equal(again.table[0], table)
     assert again.table[1] == (1, [2.5, None])

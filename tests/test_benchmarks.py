@@ -56,6 +56,36 @@ def test_every_script_runs_without_peers_and_writes_rows(script, tmp_path):
         assert row["peers"].keys() <= {"NumPy OpenBLAS"}
 
 
+def test_the_gpus_benchmark_predicts_what_it_can_not_measure():
+    pytest.importorskip("numba_cuda")
+    finished = run("gpu")
+    assert finished.returncode == 0, finished.stderr
+    rows = [line.split() for line in finished.stdout.splitlines() if line.startswith(("softmax", "sigmoid"))][-2:]
+    assert [row[:3] for row in rows] == [["softmax", "(400000,", "10)"], ["sigmoid", "(40000,", "100)"]]
+    for row in rows:
+        memory, instructions = map(float, row[3:5])
+        assert 0 < memory < 1
+        assert 0 < instructions < 1
+
+
+def test_every_instruction_has_a_unit_and_a_row_costs_what_was_counted(module, monkeypatch):
+    paper = module("on_paper")
+    assert paper.units("ex2.approx.ftz.f32") == {"special": 1}
+    assert paper.units("fma.rn.f32") == {"float32": 1}
+    assert paper.units("add.s64") == {"integer": 2}
+    assert paper.units("mov.b32") == {}
+    assert paper.units("ld.global.v4.f32") == {"memory": 4}
+    with pytest.raises(KeyError, match="no unit is known for wmma"):
+        paper.units("wmma.load")
+    counted = {"fma.rn.f32": 2000.0, "ex2.approx.ftz.f32": 100.0}, 8e6
+    monkeypatch.setattr(paper, "a_row", lambda loss, C: counted)
+    found = paper.predicted("softmax", 1000, 10**6)
+    assert found.memory == pytest.approx(1e3 * 8e9 / 3.35e12)
+    clocks = max(2100 / 4, 2000 * 32 / 128, 100 * 32 / 16)
+    assert found.instructions == pytest.approx(1e3 * 1000 * clocks / (132 * paper.CLOCK))
+    assert found.unit == "issue"
+
+
 def test_the_benchmark_of_a_busy_machine_tells_each_side_alone_and_in_company(tmp_path):
     path = tmp_path / "rows.json"
     finished = run("busy", "--only", "MLP", "--json", path)

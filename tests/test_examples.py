@@ -18,6 +18,7 @@ FOLDERS = {
     "mnist": "mnist",
     "fashion_mnist": "fashion-mnist",
     "cifar10": "cifar-10-batches-bin",
+    "pneumonia_mnist": "pneumoniamnist",
     "movie_reviews": "sentiment",
     "imdb": "imdb",
     "sst": "sst",
@@ -76,6 +77,21 @@ def test_without_its_data_the_example_says_what_is_missing(example, tmp_path):
     assert any(str(tmp_path / FOLDERS[name]) in result.stderr for name in data_sets(example)), line
 
 
+def test_the_reader_of_x_rays_takes_fourteen_labels_too(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "chestmnist"
+    folder.mkdir()
+    arrays = {f"{part}_images": rng.integers(0, 256, (130, 28, 28), np.uint8) for part in ("train", "val", "test")}
+    labels = {f"{part}_labels": rng.integers(0, 2, (130, 14), np.uint8) for part in ("train", "val", "test")}
+    labels["test_labels"][:, 13] = 0  # of a label that no test image has, there is nothing to tell
+    np.savez(folder / "chestmnist.npz", **arrays, **labels)
+    result = run(FOLDER / "27_chexnet.py", tmp_path, "--quick", "--data", "chest", TINYNET_DATA=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.startswith(("atelectasis", "pleural", "hernia"))]
+    assert [row.split("  ")[0] for row in rows] == 2 * ["atelectasis", "pleural thickening"]
+    refused = run(FOLDER / "27_chexnet.py", tmp_path, "--data", "feet")
+    assert "invalid choice: 'feet' (choose from " in refused.stderr
+
+
 def test_out_and_show_decide_where_the_picture_goes(tmp_path):
     code = f"""
 import sys
@@ -84,19 +100,19 @@ import gallery
 from matplotlib import pyplot
 import tinynet as tn
 
-options = gallery.options("text", seed=3)
+options = gallery.options("text", seed=3, data=("digits", "clothes"))
 figure = tn.plots.figure()
 pyplot.show = lambda: print(len(pyplot.get_fignums()), pyplot.gcf() is figure)
 gallery.plain(figure.subplots(), "a title", xlabel="x")
 gallery.finish(figure, options)
-print(options.quick, options.seed)
+print(options.quick, options.seed, options.data)
 """
     program = tmp_path / "04_program.py"
     program.write_text(code)
-    assert run(program, tmp_path).stdout.splitlines() == ["saved 04_program.png", "False 3"]
+    assert run(program, tmp_path).stdout.splitlines() == ["saved 04_program.png", "False 3 digits"]
     assert size(tmp_path / "04_program.png") == (960, 540)
-    shown = run(program, tmp_path, "--out", "other.svg", "--show", "--quick", "--seed", "5")
-    assert shown.stdout.splitlines() == ["saved other.svg", "1 True", "True 5"]
+    shown = run(program, tmp_path, "--out", "other.svg", "--show", "--quick", "--seed", "5", "--data", "clothes")
+    assert shown.stdout.splitlines() == ["saved other.svg", "1 True", "True 5 clothes"]
     assert "a title" in (tmp_path / "other.svg").read_text()
 
 

@@ -13,6 +13,7 @@ from tinynet.metrics import (
     confusion_matrix,
     expected_calibration_error,
     precision_recall_f1,
+    report,
     temperature_scaling,
     top_k_accuracy,
 )
@@ -57,6 +58,38 @@ def test_a_class_that_does_not_occur_has_0_and_no_part_in_the_mean():
     )
     precision, recall, f1 = precision_recall_f1([0, 0], [0, 1])  # class 1 is never predicted
     assert (precision[1], recall[1], f1[1]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 1, 7])
+def test_ignored_labels_are_as_if_their_samples_were_not_there(ignore_index):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(2)
+    scores, labels = rng.standard_normal((4, 50, 3)), rng.integers(0, 3, (4, 50))
+    labels[rng.random((4, 50)) < 0.3] = ignore_index
+    scores[labels == ignore_index] = np.nan  # what was predicted there tells nothing
+    options, counts = {"ignore_index": ignore_index}, labels != ignore_index
+    predicted, known = scores[counts].argmax(axis=1), labels[counts]
+    expected = sklearn.confusion_matrix(known, predicted, labels=range(3))
+    np.testing.assert_array_equal(confusion_matrix(scores, labels, **options), expected)
+    *expected, _ = sklearn.precision_recall_fscore_support(known, predicted, labels=range(3), zero_division=0)
+    np.testing.assert_allclose(precision_recall_f1(scores, labels, **options), expected)
+    assert report(scores, labels, **options) == report(predicted, known, classes=3)
+    classes = np.where(counts, scores.argmax(axis=-1), 99)  # nor does a class that there is not
+    assert confusion_matrix(classes, labels, **options).sum() == counts.sum()
+
+
+def test_where_all_labels_are_ignored_the_table_is_empty_and_the_means_are_0():
+    assert confusion_matrix([0, 1], [-100, -100], classes=2).tolist() == [[0, 0], [0, 0]]
+    assert precision_recall_f1(np.eye(3), [-100] * 3, average="macro") == (0, 0, 0)
+
+
+def test_names_of_classes_that_do_not_occur_have_a_line_too():
+    lines = report([0, 1], [0, 0], names=["cat", "dog", "horse"]).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["cat", "dog", "horse", "mean"]
+    assert lines[3].split() == ["horse", "0.000", "0.000", "0.000", "0"]
+    assert lines[4].split() == ["mean", "0.500", "0.250", "0.333", "2"]  # of the two that occur
+    lines = report([0, 1], [0, 0], names=["cat", "dog", "horse"], classes=2).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["cat", "dog", "mean"]
 
 
 def test_a_label_counts_if_it_is_among_the_k_highest():
@@ -219,6 +252,9 @@ HALF = np.full((2, 2), 0.5)
             ValueError,
             r"labels must be from 0 to 1, got -1 at position \(1,\)",
         ),
+        (lambda: confusion_matrix([0, 1], [-100, -100]), ValueError, "all labels are ignored.*give the number of"),
+        (lambda: confusion_matrix([0, 1], [0, -100], ignore_index=None), ValueError, "got -100 at position"),
+        (lambda: report([0, 2], [0, 1], names="ab"), ValueError, "report: names must have a word for each of the 3"),
         (lambda: confusion_matrix([0, 1], [0, 1], classes=0), ValueError, "classes must be at least 1"),
         (lambda: confusion_matrix(S * np.nan, T), ValueError, "scores of row 0 have a NaN"),
         (

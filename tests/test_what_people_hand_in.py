@@ -119,7 +119,7 @@ REFUSED = {
     "a masked array": (masked(EYE, EYE), ValueError, ["masked", "3 of its 9", "x.filled(value)"]),
     "a list of masked rows": ([EYE[0], masked(EYE[0], EYE[0])], ValueError, ["at 1", "masked", "1 of its 3"]),
     "one masked number": ([1.0, np.ma.masked], ValueError, ["at 1", "masked"]),
-    "a table with words": (TABLE, TypeError, ["column 'colour', row 0", "'red'", "np.unique", "get_dummies"]),
+    "a table with words": (TABLE, TypeError, ["column 'colour', row 0", "'red'", "np.unique", "tn.data.Table(x)"]),
     "a table without names": (pandas.DataFrame([[1, "red"]]), TypeError, ["column 1, row 0", "'red'"]),
     "a table with a missing integer": (
         pandas.DataFrame({"n": pandas.array([1, None], "Int64"), "x": 0.5}),
@@ -223,8 +223,8 @@ DOORS = {
     "mixup": (lambda x: tn.data.mixup(x, [0], np.random.default_rng(0)), "mixup: x"),
     "gradcheck": (lambda x: tn.gradcheck.check(tn.Dense(2), x), "gradcheck.check: x"),
     "explain": (lambda x: tn.explain(dense(), x, [0], "softmax_cross_entropy"), "explain: x"),
-    "plots": (lambda x: tn.plots.image_grid(x, [0, 1, 2]), "image_grid: images"),
-    "plots of labels": (lambda t: tn.plots.image_grid(EYE[None], t), "image_grid: labels"),
+    "plots": (lambda x: tn.plots.image_grid(None, x, [0, 1, 2]), "image_grid: images"),
+    "plots of labels": (lambda t: tn.plots.image_grid(None, EYE[None], t), "image_grid: labels"),
     "plots of activations": (lambda x: tn.plots.activations(dense(), x), "activations: x"),
     "initial weights": (
         lambda w: tn.Sequential([tn.Dense(3, init=lambda *_: w)], 3),

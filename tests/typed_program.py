@@ -28,7 +28,7 @@ assert_type(adam.betas, tuple[float, float])
 
 # fit, with callbacks.
 def watch(training: tn.training.Training) -> None:
-    training.stop = training.history["loss"][-1] < 0.01
+    training.stop = training.history["loss"][-1] < 0.01 or training.loss > 10.0
 
 
 def augment(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -66,6 +66,8 @@ vocabulary = tn.data.Vocabulary(sentences, min_count=2)
 assert_type(vocabulary.encode(sentences, length=32), np.ndarray)
 (texts, stars), _ = tn.data.imdb()
 assert_type(texts, list[str])
+_, (x_validation, y_validation), _ = tn.data.pneumonia_mnist()
+assert_type(x_validation, np.ndarray)
 pieces = tn.data.BPE(texts, size=8000, lower=True, special=["<mask>"])
 assert_type(pieces.sequences(texts), list[np.ndarray])
 assert_type(pieces.special["<mask>"], int)

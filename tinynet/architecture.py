@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynet.checks.assignments import of_package
 from tinynet.layers.base import Layer
 from tinynet.layers.options import made_by, options, set_again, settings
 from tinynet.model import Sequential
@@ -63,17 +64,11 @@ class _Packer:
         if any(layer is other for other in self.seen):
             return {"same": next(i for i, other in enumerate(self.seen) if layer is other)}
         self.seen.append(layer)
-        options = {name: self.pack(value) for name, value in _options(layer).items()}
-        own = not type(layer).__module__.startswith("tinynet.")
-        return {"own layer" if own else "layer": type(layer).__name__, "options": options}
-
-
-def _options(layer):
-    """What its __init__ was given, or would be now."""
-    given = options(layer)
-    if callable(given.get("init")):  # how weights start does not matter to those that are read from a file
-        del given["init"]
-    return given
+        given = options(layer)
+        if callable(given.get("init")):  # how weights start does not matter to those that are read from a file
+            del given["init"]
+        kind = "layer" if of_package(type(layer)) else "own layer"
+        return {kind: type(layer).__name__, "options": {name: self.pack(value) for name, value in given.items()}}
 
 
 def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
@@ -83,7 +78,7 @@ def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
     own    {name: class or function}, for what is not of this package
     path   for messages: a ValueError says what is missing in `own`, or that the file is damaged
     """
-    missing = sorted(set(_missing(about["layers"], own)))
+    missing = sorted(set(_own_names(about["layers"])) - own.keys())
     if missing:
         word = ", ".join(f'"{name}": {name}' for name in missing)
         raise ValueError(
@@ -97,17 +92,17 @@ def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
     return model
 
 
-def _missing(value, own):
-    """The names that the caller must pass, and hasn't."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _missing(item, own)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key in ("own layer", "named") and isinstance(item, str):
-                yield from () if item in own or (key == "named" and item in _ours()) else (item,)
-            else:
-                yield from _missing(item, own)
+def _own_names(value):
+    """The names of classes and functions that are not this package's in what `pack` returned."""
+    if isinstance(value, dict):
+        if "own layer" in value:
+            yield value["own layer"]
+        if "named" in value and value["named"] not in _ours():
+            yield value["named"]
+        inside = value.get("options") or value.get("dict")
+        value = list(inside.values()) if inside else value.get("tuple")
+    for item in value if isinstance(value, list) else ():
+        yield from _own_names(item)
 
 
 def _ours():

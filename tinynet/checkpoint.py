@@ -29,6 +29,7 @@ from tinynet.data.writing import as_text
 from tinynet.model import Sequential
 from tinynet.model_file import VERSION, opened, write
 
+Path = str | bytes | os.PathLike
 TRAINING = "training/"
 NOT_OPTIONS = ("place", "flops", "input_shape", "output_shape", "first_row", "parameters", "layers", "branches")
 DTYPES = {
@@ -47,7 +48,7 @@ DTYPES = {
 }
 
 
-def save(model: Any, path: str | bytes | os.PathLike) -> None:
+def save(model: Any, path: Path) -> None:
     """Write the model to the file `path`, in place of what is there: its layers, their options and their numbers.
 
     Also which layers and parameters are frozen, and their lr_factor.
@@ -73,9 +74,6 @@ class Loaded:
         return f"read {len(self.read)} arrays: {', '.join(self.read)}\nleft {len(self.left)}{':' if left else ''}{left}"
 
     __repr__ = __str__
-
-
-Path = str | bytes | os.PathLike
 
 
 @overload
@@ -240,9 +238,8 @@ def _about(model, arrays):
     from tinynet import __version__
 
     about = {"version": VERSION, "tinynet": __version__, "dtype": str(model.dtype), "input_shape": model.input_shape}
-    takes = (
-        f"{'whole' if model.layers[0].takes_integers else 'real'} numbers (N, {', '.join(map(str, model.input_shape))})"
-    )
+    kind = "whole" if model.layers[0].takes_integers else "real"
+    takes = f"{kind} numbers (N, {', '.join(map(str, model.input_shape))})"
     about |= {"takes": takes, "output_shape": model.output_shape, "layers": described(model)}
     return {**about, "model": architecture.packed(model, arrays)}
 

@@ -115,11 +115,14 @@ def top_k_accuracy(
     return _mean(right, counts, sample_weight, name, labels.shape)
 
 
-def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, *, classes: int | None = None) -> np.ndarray:
+def confusion_matrix(
+    predictions: ArrayLike, labels: ArrayLike, *, classes: int | None = None, ignore_index: int | None = -100
+) -> np.ndarray:
     """How many samples of class i (row) were taken for class j (column): an array (C, C) of int64.
 
-    predictions and labels are as in accuracy.  C is `classes`, or else the number of scores, or one above the highest
-    class that occurs.  Raises ValueError for a class outside of them and for scores with a NaN.
+    predictions and labels are as in accuracy, and labels of `ignore_index` do not count, whatever was predicted there.
+    C is `classes`, or else the number of scores, or one above the highest class that occurs.  Raises ValueError for a
+    class outside of them and for scores with a NaN.
 
     >>> tn.metrics.confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1])
     array([[1, 1],
@@ -127,16 +130,19 @@ def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, *, classes: int 
     """
     name = "confusion_matrix"
     predictions, labels, scores = predicted(predictions, labels, name)
-    no_nan(scores, name)
+    counts = labels != ignore_index  # all differ from None
+    no_nan(scores, name, counts)
     if classes is not None:
         C = positive_int(classes, f"{name}: classes")
     elif scores is not None:
         C = scores.shape[-1]
+    elif counts.any():
+        C = int(max(predictions[counts].max(), labels[counts].max())) + 1
     else:
-        C = int(max(predictions.max(), labels.max())) + 1
+        raise ValueError(f"{name}: all labels are ignored, so that no class is known; give the number of classes")
     for what, values in (("predictions", predictions), ("labels", labels)):
-        from_0_to(C, values, name, what)
-    pairs = labels.ravel().astype(np.int64) * C + predictions.ravel().astype(np.int64)
+        from_0_to(C, values, name, what, counts)
+    pairs = labels[counts].astype(np.int64) * C + predictions[counts].astype(np.int64)
     return np.bincount(pairs, minlength=C * C).reshape(C, C).astype(np.int64)
 
 
@@ -194,13 +200,15 @@ def f1(
 
 @overload
 def precision_recall_f1(
-    predictions: ArrayLike, labels: ArrayLike, *, average: None = None, classes: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    predictions: ArrayLike, labels: ArrayLike, *, average: None = None, classes: int | None = None,
+    ignore_index: int | None = -100,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...  # fmt: skip
 @overload
 def precision_recall_f1(
-    predictions: ArrayLike, labels: ArrayLike, *, average: Literal["macro"], classes: int | None = None
-) -> tuple[float, float, float]: ...
-def precision_recall_f1(predictions, labels, *, average=None, classes=None):
+    predictions: ArrayLike, labels: ArrayLike, *, average: Literal["macro"], classes: int | None = None,
+    ignore_index: int | None = -100,
+) -> tuple[float, float, float]: ...  # fmt: skip
+def precision_recall_f1(predictions, labels, *, average=None, classes=None, ignore_index=-100):
     """The precision, recall and F1 of each class: three arrays (C,) of float64; 0 where nothing is divided by nothing.
 
     With average="macro", three floats: the means over the classes that occur among the predictions or the labels, each
@@ -213,22 +221,27 @@ def precision_recall_f1(predictions, labels, *, average=None, classes=None):
     name = "precision_recall_f1"
     if average not in (None, "macro"):
         raise ValueError(f'{name}: average must be None or "macro", got {average!r}')
-    table = confusion_matrix(predictions, labels, classes=classes)
+    table = confusion_matrix(predictions, labels, classes=classes, ignore_index=ignore_index)
+    results, means = _precision_recall_f1(table)
+    return results if average is None else means
+
+
+def _precision_recall_f1(table):
+    """Of a confusion matrix, three arrays, and their means over the classes that occur."""
     right, predicted, labelled = table.diagonal(), table.sum(axis=0), table.sum(axis=1)
     results = (
         right / np.maximum(predicted, 1),
         right / np.maximum(labelled, 1),
         2 * right / np.maximum(predicted + labelled, 1),  # the harmonic mean of the two
     )
-    if average is None:
-        return results
     occurs = predicted + labelled > 0
-    return tuple(float(result[occurs].mean()) for result in results)
+    return results, tuple(float(result[occurs].mean()) if occurs.any() else 0.0 for result in results)
 
 
 def report(
-    predictions: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None, classes: int | None = None
-) -> str:
+    predictions: ArrayLike, labels: ArrayLike, *, names: Sequence[str] | None = None, classes: int | None = None,
+    ignore_index: int | None = -100,
+) -> str:  # fmt: skip
     """A table in text: precision, recall, F1 and the number of samples of each class, and the means over the classes.
 
     `names` gives each class a word instead of its number; the other arguments are those of confusion_matrix.
@@ -239,21 +252,28 @@ def report(
     dog        0.667   1.000  0.800        2
     mean       0.833   0.750  0.733        4
     """
-    if names is not None:
-        names = list(map(str, names))
-        classes = len(names) if classes is None else classes
-    table = confusion_matrix(predictions, labels, classes=classes)
-    if names is not None and len(names) < len(table):
-        raise ValueError(f"report: names must have a word for each of the {len(table)} classes, got {len(names)}")
-    results = precision_recall_f1(predictions, labels, classes=classes)
-    means = precision_recall_f1(predictions, labels, classes=classes, average="macro")
-    rows = [(str(c) if names is None else names[c], *found) for c, found in enumerate(zip(*results, strict=True))]
+    table, words = named_confusion_matrix(predictions, labels, names, classes, ignore_index, "report")
+    results, means = _precision_recall_f1(table)
+    rows = [*zip(words, *results, strict=True), ("mean", *means)]
     counts = [*table.sum(axis=1).tolist(), int(table.sum())]
-    width = max(len(row[0]) for row in [*rows, ("mean",)])
+    width = max(len(row[0]) for row in rows)
     lines = [f"{'':{width}}   precision  recall     F1  samples"]
-    for (word, precision, recall, f1), count in zip([*rows, ("mean", *means)], counts, strict=True):
+    for (word, precision, recall, f1), count in zip(rows, counts, strict=True):
         lines.append(f"{word:{width}}   {precision:9.3f}  {recall:6.3f}  {f1:5.3f}  {count:7,}")
     return Text("\n".join(lines))
+
+
+def named_confusion_matrix(predictions, labels, names, classes, ignore_index, who):
+    """confusion_matrix, and a word for each class; where there are more names than classes occur, all of them."""
+    table = confusion_matrix(predictions, labels, classes=classes, ignore_index=ignore_index)
+    if names is None:
+        return table, [str(c) for c in range(len(table))]
+    words, C = list(map(str, names)), len(table)
+    if len(words) < C:
+        raise ValueError(f"{who}: names must have a word for each of the {C} classes, got {len(words)}")
+    if classes is None:
+        table = np.pad(table, (0, len(words) - C))
+    return table, words[: len(table)]
 
 
 # Which way is better, for each function here that returns one number to judge a model by.

@@ -43,7 +43,7 @@ def roc_curve(
     >>> fpr, tpr, thresholds
     (array([0. , 0. , 0.5, 1. ]), array([0. , 0.5, 1. , 1. ]), array([inf, 0.9, 0.8, 0.1]))
     """
-    found, wrong, thresholds = _counts(*_checked(scores, labels, sample_weight, "roc_curve", 1))
+    found, wrong, thresholds = _counts(*checked(scores, labels, sample_weight, "roc_curve", 1))
     return (
         np.concatenate([[0.0], wrong / wrong[-1]]),
         np.concatenate([[0.0], found / found[-1]]),
@@ -62,7 +62,7 @@ def precision_recall_curve(
     >>> precision.round(2), recall
     (array([1.  , 0.5 , 0.67, 0.5 ]), array([0.5, 0.5, 1. , 1. ]))
     """
-    found, wrong, thresholds = _counts(*_checked(scores, labels, sample_weight, "precision_recall_curve", 1))
+    found, wrong, thresholds = _counts(*checked(scores, labels, sample_weight, "precision_recall_curve", 1))
     return found / (found + wrong), found / found[-1], thresholds
 
 
@@ -154,7 +154,7 @@ def _of_each(measure, name, scores, labels, average, sample_weight):
     if average not in (None, "macro"):
         raise ValueError(f'{name}: average must be None or "macro", got {average!r}')
     of = "label" if np.ndim(labels) == 2 else "class"
-    scores, labels, weight, _ = _checked(scores, labels, sample_weight, name, 2)
+    scores, labels, weight, _ = checked(scores, labels, sample_weight, name, 2)
     if scores.ndim == 1:
         return measure(*_counts(scores, labels, weight, name))
     results = [
@@ -163,7 +163,7 @@ def _of_each(measure, name, scores, labels, average, sample_weight):
     return np.array(results) if average is None else float(np.mean(results))
 
 
-def _checked(scores, labels, sample_weight, name, most):
+def checked(scores, labels, sample_weight, name, most):
     """Scores and booleans of the same shape, (N,) or if `most` is 2 (N, L), the weights (N,), and the name."""
     z, t = numbers(scores, f"{name}: scores"), numbers(labels, f"{name}: labels")
     if not 1 <= z.ndim <= most or z.size == 0:

@@ -100,7 +100,9 @@ class Launch:
         self.warp = self.block * self.warps_of_block + inside // WARP
         self.first_block = first
         self.intervals = np.zeros(blocks, int)  # barriers that a block has passed
-        self.warp_intervals = np.zeros(blocks * self.warps_of_block, int)
+        self.warps = blocks * self.warps_of_block
+        self.lane_intervals = np.zeros(self.count, int)  # barriers of some lanes of a warp that a thread has passed
+        self.masks = np.zeros(self.count, "u4")  # of which lanes
         self.gone = np.zeros(self.count, bool)
         self.counts = Counts()
         static = program.shared_size
@@ -129,9 +131,13 @@ class Launch:
         executed, executed_by_warps = Counter(), Counter()
         standing = {0: self.thread}  # block of the program -> the threads that stand at its start
         waiting = {}
+        turns = 0
         while standing or waiting:
             if not standing:
                 raise PtxError(self.stuck(waiting))
+            turns += 1
+            if turns > self.machine.patience:
+                raise PtxError(f"the kernel still runs after {turns} basic blocks")
             at = min(standing)
             threads = standing.pop(at)
             block = self.program.blocks[at]
@@ -173,10 +179,13 @@ class Launch:
 
 
 class Machine:
-    """Global memory, and kernels that run on it.  `seed` decides how approximate instructions err."""
+    """Global memory, and kernels that run on it.
 
-    def __init__(self, seed=0):
-        self.seed = seed
+    `seed` decides how approximate instructions err, and `patience` how many basic blocks are too many.
+    """
+
+    def __init__(self, seed=0, patience=1_000_000):
+        self.seed, self.patience = seed, patience
         self.memory = GlobalMemory()
         self.placed = {}
 

@@ -161,8 +161,9 @@ class Log:
     def __init__(self):
         self.entries = []
 
-    def add(self, kind, offsets, width, threads, blocks, warps, intervals, warp_intervals, line):
-        self.entries.append((kind, width, line, offsets, threads, blocks, warps, intervals, warp_intervals))
+    def add(self, kind, offsets, width, threads, blocks, teams, intervals, lane_intervals, line):
+        """`teams` is called at the end, when it is known which lanes wait for one another."""
+        self.entries.append((kind, width, line, offsets, threads, blocks, teams, intervals, lane_intervals))
 
     def columns(self):
         """One row for each access to each cell, a cell being as wide as the narrowest access."""
@@ -170,7 +171,7 @@ class Log:
         parts = []
         for kind, width, line, offsets, *others in self.entries:
             cells = (offsets[:, None] + np.arange(0, width, cell)).ravel() // cell
-            parts.append([np.repeat(x, width // cell) for x in others])
+            parts.append([np.repeat(x() if callable(x) else x, width // cell) for x in others])
             parts[-1] = [cells, *parts[-1], np.full(len(cells), kind), np.full(len(cells), line)]
         return [np.concatenate(column) for column in zip(*parts, strict=True)], cell
 
@@ -191,8 +192,8 @@ def race(log):
     """A sentence about two accesses that nothing puts in order, or None.
 
     Threads of two blocks are never in an order, those of one block are by the bar.sync between them, and those of one
-    warp also by a bar.warp.sync.  (That a warp runs in step, or meets in a shuffle, promises nothing about memory.)
-    Each access carries the number of barriers that its block, and its warp, had passed before.
+    warp also by a bar.warp.sync of their lanes, a team.  (That a warp runs in step, or meets in a shuffle, promises
+    nothing about memory.)  Each access carries the number of barriers that its block, and its team, had passed before.
     """
     if not any(kind != READ for kind, *_ in log.entries):
         return None
@@ -202,11 +203,11 @@ def race(log):
     keep = written[columns[0]]
     columns = [x[keep] for x in columns]
     order = np.lexsort([columns[k] for k in (5, 3, 4, 2, 0)])
-    cells, threads, blocks, warps, intervals, warp_intervals, kinds, lines = (x[order] for x in columns)
+    cells, threads, blocks, teams, intervals, lane_intervals, kinds, lines = (x[order] for x in columns)
     group = (
         disordered([cells], blocks, kinds)
-        or disordered([cells, blocks, intervals], warps, kinds)
-        or disordered([cells, blocks, intervals, warps, warp_intervals], threads, kinds)
+        or disordered([cells, blocks, intervals], teams, kinds)
+        or disordered([cells, blocks, intervals, teams, lane_intervals], threads, kinds)
     )
     if group is None:
         return None

@@ -1,5 +1,7 @@
 """What threads do together in ptx_machine.py: barriers, shuffles, votes, and how a warp's accesses fall into memory."""
 
+from functools import partial
+
 import numpy as np
 from ptx_memory import LOCAL, READ, SHARED
 from ptx_parser import PtxError
@@ -18,7 +20,7 @@ def all_of_block(launch, threads, count):
 
 def lanes_of(launch, threads):
     """For each warp, one bit for each lane that is among `threads`."""
-    bits = np.bincount(launch.warp[threads], 2.0 ** launch.lane[threads], len(launch.warp_intervals))
+    bits = np.bincount(launch.warp[threads], 2.0 ** launch.lane[threads], launch.warps)
     return bits.astype("u4")
 
 
@@ -40,11 +42,20 @@ def pass_barrier(registers):
 
 
 def pass_warp_barrier(registers, mask):
+    """What the lanes of the mask did before is in an order with what they do now."""
     launch, threads = registers.launch, registers.threads
-    wanted = np.zeros(len(launch.warp_intervals), "u4")
-    wanted[launch.warp[threads]] = np.broadcast_to(mask, len(threads))
-    still = lanes_of(launch, launch.thread[~launch.gone])
-    launch.warp_intervals += (wanted & still == still) & (still != 0)
+    before = launch.masks[threads]
+    if ((before != 0) & (before != mask)).any():
+        raise PtxError("a thread waits for other lanes than it did before: the order of memory is not known then")
+    launch.masks[threads] = mask
+    launch.lane_intervals[threads] += 1
+
+
+def teams(launch, threads):
+    """Who waits for one another within a warp: the number of the first of those lanes, among all of the grid's."""
+    lowest = launch.masks[threads] & (~launch.masks[threads] + np.uint32(1))
+    first = np.log2(np.maximum(lowest, 1)).astype(int)
+    return (launch.warp[threads] + launch.first_block * launch.warps_of_block) * WARP + first
 
 
 # --- what they exchange -------------------------------------------------------------------------------------------
@@ -64,7 +75,7 @@ def shuffle(registers, mode, values, b, c, mask):
     source = {"up": lane - b, "down": lane + b, "bfly": lane ^ b, "idx": first | (b & ~segment)}[mode]
     inside = source >= last if mode == "up" else source <= last
     source = np.where(inside, source, lane)
-    position = np.full((len(launch.warp_intervals), WARP), -1)
+    position = np.full((launch.warps, WARP), -1)
     position[launch.warp[threads], lane] = np.arange(len(threads))
     position = position[launch.warp[threads], source]
     if (position < 0).any() or not (mask >> source.astype("u4") & 1).all():
@@ -99,16 +110,16 @@ def located(registers, space, addresses, width, state, kind, line):
     rows = {"global": 0, "shared": launch.block[threads], "local": threads}[space]
     offsets = memory.offsets(addresses, rows, width, state)
     if space != "local" and launch.logs is not None:
-        block, warp = launch.block[threads], launch.warp[threads]
+        block = launch.block[threads]
         launch.logs[space].add(
             kind,
             offsets + (launch.first_block * memory.stride if space == "shared" else 0),
             width,
             threads + launch.first_block * launch.block_size,
             block + launch.first_block,
-            warp + launch.first_block * launch.warps_of_block,
+            partial(teams, launch, threads),
             launch.intervals[block],
-            launch.warp_intervals[warp],
+            launch.lane_intervals[threads],
             line,
         )
     counts = launch.counts

@@ -1,9 +1,11 @@
 """Readers of data sets: what they give, and how a broken file is named before it can do harm."""
 
 import gzip
+import io
 import os
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +33,34 @@ def idx(values, magic=None, sizes=None):
     return magic + b"".join(n.to_bytes(4, "big") for n in sizes or values.shape) + values.tobytes()
 
 
+def npz(arrays, **members):
+    """A file of NumPy's with these arrays, and raw bytes as members beside them or in their place."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            if name not in members:
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.save(stream, array)
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 rng = np.random.default_rng(0)
 IMAGES, LABELS = rng.integers(0, 256, (7, 28, 28), dtype=np.uint8), np.array([0, 9, 3, 3, 5, 1, 2], np.uint8)
 RECORDS = rng.integers(0, 256, (4, RECORD), dtype=np.uint8)
 RECORDS[:, 0] = [9, 0, 4, 4]
+XRAYS = {}
+for part, N in (("train", 5), ("val", 2), ("test", 3)):
+    XRAYS[f"{part}_images"] = rng.integers(0, 256, (N, 28, 28), dtype=np.uint8)
+    XRAYS[f"{part}_labels"] = np.asfortranarray(rng.integers(0, 2, (N, 14), dtype=np.uint8))
+HEALTHY_OR_NOT = {name: array[:, :1] if "labels" in name else array for name, array in XRAYS.items()}
 TREES = b"(4 (2 Not) (3 (1 bad) (2 ,)))\n\n(2 (0 -LRB-) (4 good\\/bad))\n(2 so-so)\n"
 TEXTS = {
     "imdb": {
@@ -64,6 +90,9 @@ def root(tmp_path):
     (tmp_path / "sentiment").mkdir()
     (tmp_path / "sentiment" / "rt-polarity.pos").write_bytes(b"good \n a caf\xe9 , good\x85 better\n\n")
     (tmp_path / "sentiment" / "rt-polarity.neg").write_bytes(b"bad\r\nworse\nbad , bad\nworst")
+    for name, arrays in (("pneumoniamnist", HEALTHY_OR_NOT), ("chestmnist", XRAYS)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.npz").write_bytes(npz(arrays))
     for name, files in TEXTS.items():
         (tmp_path / name).mkdir()
         for file, data in files.items():
@@ -117,6 +146,22 @@ def test_cifar_files_may_have_different_numbers_of_records(root):
     (x, y), _ = tn.data.cifar10(root)
     assert y.tolist() == np.repeat([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]).tolist()
     np.testing.assert_array_equal(x[:, 0, 0, 0], y.astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_x_rays_come_in_three_parts_with_one_label_or_fourteen(root, layout, compressed):
+    save = np.savez_compressed if compressed else np.savez
+    for name, arrays in (("pneumoniamnist", HEALTHY_OR_NOT), ("chestmnist", XRAYS)):
+        save(root / name / f"{name}.npz", **{key: layout(array) for key, array in arrays.items()})
+    for read, arrays in ((tn.data.pneumonia_mnist, HEALTHY_OR_NOT), (tn.data.chest_mnist, XRAYS)):
+        for part, (x, y) in zip(("train", "val", "test"), read(root), strict=True):
+            np.testing.assert_array_equal(x[..., 0], arrays[f"{part}_images"] / np.float32(255))
+            np.testing.assert_array_equal(y.reshape(len(x), -1), arrays[f"{part}_labels"])
+            assert (x.dtype, y.dtype, y.ndim) == (np.float32, np.int64, 1 if arrays is HEALTHY_OR_NOT else 2)
+            for array in (x, y):
+                assert array.flags.c_contiguous
+                assert array.flags.writeable
 
 
 def test_reviews_are_lines_of_latin_1_and_take_turns(root):
@@ -243,9 +288,15 @@ MAGIC3, MAGIC1 = bytes([0, 0, 8, 3]), bytes([0, 0, 8, 1])
 BOMB = gzip.compress(idx(IMAGES) + bytes(50_000_000))
 HONEST_BOMB = gzip.compress(idx(np.zeros(0, np.uint8), MAGIC3, (2**21, 28, 28)) + bytes(3_000_000))
 
+XRAY_FILE = npz(HEALTHY_OR_NOT)
+ROW = np.zeros((5, 1), np.uint8)
+HUGE = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+HUGE += b"{'descr': '|u1', 'fortran_order': False, 'shape': (9000000000, 28, 28), }".ljust(117) + b"\n"
+
 # name: file, its bytes, what the message says
 IMAGES_GZ, LABELS_RAW = "mnist/train-images-idx3-ubyte.gz", "mnist/t10k-labels-idx1-ubyte"
 CIFAR, REVIEWS = "cifar-10-batches-bin/data_batch_3.bin", "sentiment/rt-polarity.neg"
+XRAY, CHEST = "pneumoniamnist/pneumoniamnist.npz", "chestmnist/chestmnist.npz"
 IMDB, SST = "imdb/train-neg.txt.gz", "sst/dev.txt"
 BROKEN = {
     "empty images": (IMAGES_GZ, b"", "an empty file"),
@@ -289,6 +340,57 @@ BROKEN = {
     "a cut record": (CIFAR, RECORDS.tobytes()[:-1], "found 12,291 bytes, beginning with the bytes 09"),
     "a gzipped batch": (CIFAR, gzip.compress(RECORDS.tobytes()), "beginning with gzip data"),
     "a batch's label of 10": (CIFAR, RECORDS.tobytes() + bytes([10]) * RECORD, "found 10 at position 4"),
+    "no X-rays": (XRAY, b"", "an empty file"),
+    "a web page for X-rays": (XRAY, PAGE, "a file of NumPy's, with several arrays, found a web page"),
+    "a single array": (XRAY, npy(ROW), "found the bytes 93 4e 55 4d"),
+    "a cut archive": (XRAY, XRAY_FILE[:-30], "found an error in it: File is not a zip file"),
+    "a flipped bit in an archive": (XRAY, flipped(XRAY_FILE, 2000), "found an error in it"),
+    "an archive without validation": (
+        XRAY,
+        npz({name: array for name, array in HEALTHY_OR_NOT.items() if "val" not in name}),
+        "an array val_images in it, found train_images.npy, train_labels.npy, test_images.npy",
+    ),
+    "an archive of nothing": (XRAY, npz({}), "train_images in it, found nothing"),
+    "fewer labels than X-rays": (
+        XRAY,
+        npz(HEALTHY_OR_NOT | {"train_labels": ROW[:4]}),
+        "5 train_labels, as many as train_images, found 4",
+    ),
+    "a label of 2": (XRAY, npz(HEALTHY_OR_NOT | {"train_labels": ROW + 2}), "0 to 1, found 2 at position 0"),
+    "fourteen labels for one": (XRAY, npz(XRAYS), r"train_labels of shape \(N > 0, 1\).*found \(5, 14\) of uint8"),
+    "one label for fourteen": (CHEST, XRAY_FILE, r"train_labels of shape \(N > 0, 14\).*found \(5, 1\) of uint8"),
+    "X-rays of 64 x 64": (
+        XRAY,
+        npz(HEALTHY_OR_NOT | {"train_images": np.zeros((5, 64, 64), np.uint8)}),
+        r"train_images of shape \(N > 0, 28, 28\) and unsigned bytes, found \(5, 64, 64\) of uint8",
+    ),
+    "X-rays of floats": (
+        XRAY,
+        npz(HEALTHY_OR_NOT | {"train_images": np.zeros((5, 28, 28))}),
+        "found .* of float64",
+    ),
+    "no X-ray to train on": (
+        XRAY,
+        npz(HEALTHY_OR_NOT | {"train_images": np.zeros((0, 28, 28), np.uint8)}),
+        r"found \(0, 28, 28\)",
+    ),
+    "an object that would be unpickled": (
+        XRAY,
+        npz(HEALTHY_OR_NOT, train_images=npy(np.zeros((5, 28, 28), np.uint8)).replace(b"'|u1'", b"'|O' ")),
+        "of object",
+    ),
+    "cut X-rays": (
+        XRAY,
+        npz(HEALTHY_OR_NOT, train_images=npy(HEALTHY_OR_NOT["train_images"])[:-9]),
+        "3,920 bytes that the header of train_images announces, found 3,911",
+    ),
+    "bytes after the X-rays": (
+        XRAY,
+        npz(HEALTHY_OR_NOT, train_images=npy(HEALTHY_OR_NOT["train_images"]) + bytes(50_000_000)),
+        "3,920 bytes that the header of train_images announces, found more",
+    ),
+    "an absurd number of X-rays": (XRAY, npz(HEALTHY_OR_NOT, train_images=HUGE), "7,056,000,000,000 bytes.*at most"),
+    "X-rays that are text": (XRAY, npz(HEALTHY_OR_NOT, train_images=b"text"), "found an error in it"),
     "no reviews": (REVIEWS, b"", "an empty file"),
     "nothing but empty lines": (REVIEWS, b"\n \n\r\n", "lines of text, found none"),
     "a web page for reviews": (REVIEWS, PAGE, "found a web page"),
@@ -316,6 +418,8 @@ BROKEN = {
 READERS = {
     "mnist": tn.data.mnist,
     "cifar-10-batches-bin": tn.data.cifar10,
+    "pneumoniamnist": tn.data.pneumonia_mnist,
+    "chestmnist": tn.data.chest_mnist,
     "sentiment": tn.data.movie_reviews,
     "imdb": tn.data.imdb,
     "sst": tn.data.sst,
@@ -341,7 +445,7 @@ def test_a_broken_file_is_named_with_what_was_expected_and_found(root, case):
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("name", [IMAGES_GZ, LABELS_RAW, CIFAR, REVIEWS, IMDB, SST])
+@pytest.mark.parametrize("name", [IMAGES_GZ, LABELS_RAW, CIFAR, XRAY, REVIEWS, IMDB, SST])
 def test_a_folder_in_a_file_s_place_is_named(root, name):
     (root / name).unlink()
     (root / name).mkdir()
@@ -367,7 +471,7 @@ def test_a_file_that_cannot_be_reached_is_named_with_the_cause(root):
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize("name", [IMAGES_GZ, CIFAR, REVIEWS])
+@pytest.mark.parametrize("name", [IMAGES_GZ, CIFAR, XRAY, REVIEWS])
 def test_a_file_that_may_not_be_read_is_named_with_the_cause(root, name, monkeypatch):
     def refuse(path, *args):
         raise PermissionError(13, "Permission denied", str(path))
@@ -379,7 +483,7 @@ def test_a_file_that_may_not_be_read_is_named_with_the_cause(root, name, monkeyp
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs sparse files")
-@pytest.mark.parametrize("name", [IMAGES_GZ, CIFAR, REVIEWS])
+@pytest.mark.parametrize("name", [IMAGES_GZ, CIFAR, XRAY, REVIEWS])
 def test_a_file_too_large_for_the_memory_is_refused_unread(root, name):
     with open(root / name, "r+b") as file:
         file.truncate(RECORD * 2**26)
@@ -429,6 +533,15 @@ def test_the_movie_reviews_are_read():
     same = sum(tokenize(word) == [word] for word in given)
     assert same > 0.997 * len(given)  # tokenizing finds the tokens that the file's authors made
     assert 18_000 < len(Vocabulary(sentences)) < 22_000
+
+
+def test_x_rays_are_read():
+    parts = tn.data.pneumonia_mnist(real("pneumoniamnist"))
+    assert [x.shape for x, _ in parts] == [(N, 28, 28, 1) for N in (4708, 524, 624)]
+    assert [int(y.sum()) for _, y in parts] == [3494, 389, 390]
+    for x, _ in parts:  # the lungs are darker than what is between them, and neighbouring pixels are alike
+        assert x[:, 10:18, 12:16].mean() > x[:, 10:18, 6:10].mean()
+        assert np.abs(np.diff(x, axis=1)).mean() < 0.06
 
 
 def test_the_reviews_of_imdb_are_read():

@@ -513,6 +513,30 @@ def test_a_missing_text_is_downloaded_once(server, tmp_path, monkeypatch, name, 
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "labels"), [("pneumonia_mnist", "PNEUMONIA", 1), ("chest_mnist", "CHEST", 14)]
+)
+def test_missing_x_rays_are_downloaded_once_and_compared_with_the_checksum_that_there_is(
+    server, tmp_path, monkeypatch, name, table, labels
+):
+    module, buffer = sys.modules["tinynet.data.medmnist"], io.BytesIO()
+    parts = {f"{part}_images": np.full((2, 28, 28), k, np.uint8) for k, part in enumerate(module.PARTS)}
+    np.savez(buffer, **parts, **{f"{part}_labels": np.ones((2, labels), np.uint8) for part in module.PARTS})
+    file, size, checksum = getattr(module, table)
+    assert (size is None) == checksum.startswith("md5:")
+    server.contents[file] = content = buffer.getvalue()
+    digest = f"md5:{hashlib.md5(content).hexdigest()}" if size is None else hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(module, table, (file, size and len(content), digest))
+    monkeypatch.setattr(module, "MIRRORS", (f"{server.url}/corrupt/",))
+    with pytest.raises(tn.data.DatasetError, match="hash of downloaded file"):
+        getattr(tn.data, name)(tmp_path)
+    assert list((tmp_path / file.removesuffix(".npz")).iterdir()) == []
+    monkeypatch.setattr(module, "MIRRORS", (f"{server.url}/good/",))
+    for _ in range(2):
+        assert [x.max() * 255 for x, _ in getattr(tn.data, name)(tmp_path)] == [0, 1, 2]
+    assert server.requests == [f"/corrupt/{file}", f"/good/{file}"]
+
+
 def test_without_a_network_the_message_says_where_the_files_belong(server, tmp_path, monkeypatch):
     module = sys.modules["tinynet.data.cifar10"]
     monkeypatch.setattr(module, "MIRRORS", ("http://127.0.0.1:1/",))

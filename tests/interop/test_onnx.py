@@ -245,6 +245,14 @@ def test_a_layer_that_does_not_say_it_is_named_and_nothing_is_written(path):
     assert path.read_bytes() == b"old"
 
 
+def test_an_activation_of_ones_own_is_refused(path):
+    class Wave(tn.layers.elementwise.ActivationLayer):
+        activation = tn.layers.elementwise.Activation("wave", "Wave", "", "", None, None)
+
+    with pytest.raises(ValueError, match="to_onnx: the activation 'wave' has no form in ONNX"):
+        to_onnx(tn.Sequential([Wave()], 2), path)
+
+
 def test_what_is_no_model_is_refused(path):
     with pytest.raises(TypeError, match="to_onnx: expected a tinynet Sequential, got Dense"):
         to_onnx(tn.Dense(3), path)

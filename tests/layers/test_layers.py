@@ -291,12 +291,12 @@ def larger_image_cases():
             channels_first(lambda x, factor=factor: F.interpolate(x, scale_factor=factor)),
         )
     for shape in ((5, 3), (2, 4, 5, 3), (2, 7, 3)):
-        mean, std = np.array([0.5, -2.0, 3.0]), np.array([2.0, 0.1, 1.0])
+        mean, std = [0.5, -2.0, 3.0], [2.0, 0.1, 1.0]
         yield Case(
             f"Normalize {shape}",
             lambda mean=mean, std=std: tn.Normalize(mean, std),
             shape,
-            lambda x, mean=mean, std=std: (x - torch.tensor(mean)) / torch.tensor(std),
+            lambda x, mean=mean, std=std: (x - torch.tensor(mean, dtype=x.dtype)) / torch.tensor(std, dtype=x.dtype),
         )
 
 

@@ -349,6 +349,7 @@ def compiled_for():
 def test_inputs_compile_no_further_kernels():
     z, t = random_rows(4, 3, np.float32)
     softmax_cross_entropy(z, t)
+    softmax_cross_entropy(z, np.eye(3)[t])
     before = compiled_for()
     z.flags.writeable = t.flags.writeable = False
     softmax_cross_entropy(np.asfortranarray(z), t.astype(np.uint8), weight=[1, 2, 3], reduction="none")

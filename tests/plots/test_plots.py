@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 import tinynet as tn
 from tinynet import metrics, plots
@@ -45,6 +46,10 @@ DRAWN = {
     "saliency": lambda path=None, **on: plots.saliency(network(), IMAGES[:2], [0, 1], LOSS, path, **on),
     "attention": lambda path=None, **on: plots.attention(np.full((3, 4, 4), 0.25), "abcd", path, **on),
     "worst": lambda path=None, **on: plots.worst(network(), IMAGES[:2], [0, 1], path, **on),
+    "image_grid": lambda path=None, **on: plots.image_grid(network(), IMAGES, LABELS, path, **on),
+    "grad_cam": lambda path=None, **on: plots.grad_cam(network(), IMAGES[:2], 1, path=path, **on),
+    "roc_curve": lambda path=None, **on: plots.roc_curve(PREDICTED, LABELS > 0, path, **on),
+    "precision_recall_curve": lambda path=None, **on: plots.precision_recall_curve(PREDICTED, LABELS > 0, path, **on),
 }
 
 
@@ -106,6 +111,58 @@ def test_a_confusion_matrix_has_its_counts_in_its_cells():
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["cat", "dog", "horse"]
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["cat", "dog", "horse"]
     assert (panel.get_xlabel(), panel.get_ylabel(), panel.get_title()) == ("predicted", "true", "4 of 6 right")
+
+
+def test_a_confusion_matrix_leaves_out_what_is_ignored_and_names_all_classes_that_have_a_name():
+    (panel,) = plots.confusion_matrix(PREDICTED, np.where(LABELS == 1, -100, LABELS), names=list("abcd")).axes
+    assert {tuple(map(int, text.get_position())): text.get_text() for text in panel.texts} == {
+        (0, 0): "2", (1, 0): "1", (2, 2): "1",
+    }  # fmt: skip
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == list("abcd")
+    assert panel.get_title() == "3 of 4 right"
+
+
+@pytest.mark.parametrize(
+    ("draw", "display", "area"),
+    [
+        (plots.roc_curve, RocCurveDisplay, metrics.auroc),
+        (plots.precision_recall_curve, PrecisionRecallDisplay, metrics.average_precision),
+    ],
+)
+def test_the_curves_of_a_ranking_are_those_that_scikit_learn_draws(draw, display, area):
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal(200).round(1)
+    t = z + rng.standard_normal(200) > 0.5
+    panel, theirs = draw(z, t).axes[0], Figure().subplots()
+    display.from_predictions(t, z, ax=theirs, drop_intermediate=False)
+    (curve,) = lines(panel).values()
+    expected = np.array(theirs.lines[0].get_data())
+    if draw is plots.precision_recall_curve:
+        # Both draw steps; theirs from the right, and up to a precision of 1 where nothing is found.
+        curve, expected = curve[:, 1:], expected[:, -2::-1]
+        assert (panel.lines[0].get_drawstyle(), theirs.lines[0].get_drawstyle()) == ("steps-pre", "steps-post")
+        assert panel.lines[1].get_ydata()[0] == t.mean()
+    np.testing.assert_allclose(curve, expected)
+    assert list(lines(panel)) == [f"{'AUROC' if area is metrics.auroc else 'AP'} {area(z, t):.3f}"]
+    assert (panel.get_xlim(), panel.get_ylim()) == ((-0.01, 1.01), (0, 1.01))
+
+
+@pytest.mark.parametrize("draw", [plots.roc_curve, plots.precision_recall_curve])
+def test_each_label_or_class_has_a_curve_with_its_name_and_area(draw):
+    rng = np.random.default_rng(1)
+    z, t = rng.standard_normal((90, 3)), rng.integers(0, 3, 90)
+    area, word = (metrics.auroc, "AUROC") if draw is plots.roc_curve else (metrics.average_precision, "AP")
+    several = t[:, None] == np.arange(3)
+    for labels in (t, several):
+        panel = draw(z, labels, names=["cat", "dog", "horse"]).axes[0]
+        legend = [text.get_text() for text in panel.get_legend().get_texts()]
+        areas = area(z, labels, average=None)
+        assert legend == [f"{n}: {word} {a:.3f}" for n, a in zip(["cat", "dog", "horse"], areas, strict=True)]
+        for k, curve in enumerate(lines(panel).values()):
+            np.testing.assert_array_equal(curve, np.array(draw(z[:, k], several[:, k]).axes[0].lines[0].get_data()))
+    assert list(lines(draw(z[:, 0], t == 0, names=["cat"]).axes[0])) == [legend[0]]
+    many = draw(np.tile(z, 5), np.tile(several, 5)).axes[0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in many.lines}) >= 15  # none is like another
 
 
 def test_right_is_blue_wrong_is_red_and_never_is_white():
@@ -424,6 +481,24 @@ def test_the_worst_may_be_asked_of_a_model_with_or_without_a_softmax():
     assert drawn_of[0][0][0].startswith(f"is {LABELS[losses.argmax()]}: ")
 
 
+def test_a_grid_takes_the_model_or_what_it_predicts_first_and_the_order_of_old_too():
+    model = network()
+    logits = model.predict(IMAGES)
+    titles = [
+        [panel.get_title() for panel in figure.axes]
+        for figure in (
+            plots.image_grid(model, IMAGES, LABELS),
+            plots.image_grid(logits, IMAGES, LABELS),
+            plots.image_grid(logits.argmax(axis=1).tolist(), IMAGES, LABELS),
+            plots.image_grid(IMAGES, LABELS, logits),
+        )
+    ]
+    assert titles[0] == titles[1] == titles[2] == titles[3]
+    assert any(", is " in title for title in titles[0])
+    for alone in (plots.image_grid(None, IMAGES, LABELS), plots.image_grid(IMAGES, LABELS)):
+        assert [panel.get_title() for panel in alone.axes] == ["0", "0", "0", "1", "1", "2"]
+
+
 def test_attention_is_a_table_for_each_head_with_the_tokens_beside_it():
     weights = np.random.default_rng(0).dirichlet(np.ones(4), (3, 4))
     *panels, empty, _ = plots.attention(weights, ["a", " b", "\n", "$c"], columns=2).axes
@@ -513,6 +588,12 @@ assert "matplotlib.pyplot" not in sys.modules
         (lambda: plots.worst(np.eye(3)[LABELS][:5], IMAGES, LABELS), ValueError, r"expected logits \(6, C\)"),
         (lambda: plots.worst(network(), IMAGES, LABELS + 1), ValueError, "the 3 classes are from 0 to 2"),
         (lambda: plots.worst(network(), IMAGES, LABELS, count=0), ValueError, "count must be at least 1"),
+        (lambda: plots.image_grid([0, 1], IMAGES, LABELS), ValueError, r"predictions must be \(6,\) or \(N, C\), got"),
+        (lambda: plots.image_grid(None, IMAGES), TypeError, "image_grid: labels"),
+        (lambda: plots.roc_curve([0.1, 0.2], [1, 1]), ValueError, "roc_curve: there are no negatives"),
+        (lambda: plots.roc_curve([0.1, 0.2], [1, 2]), ValueError, "roc_curve: labels must be 0 or 1, got 2"),
+        (lambda: plots.precision_recall_curve(np.eye(3), np.eye(3), names="ab"), ValueError, "names must be 3, one"),
+        (lambda: plots.precision_recall_curve([], []), ValueError, "precision_recall_curve: scores must be"),
         (lambda: plots.attention(np.ones((1, 2, 3, 3))), ValueError, r"got \(1, 2, 3, 3\); those of one sample"),
         (lambda: plots.attention(np.ones((2, 3))), ValueError, r"\(T, T\) or \(heads, T, T\), got \(2, 3\)"),
         (lambda: plots.attention(np.eye(3) * 2), ValueError, "weights must be from 0 to 1, got 0.0 to 2.0"),

@@ -54,6 +54,10 @@ def test_whatever_makes_the_batches_they_are_trained_on_in_its_order(source):
     assert len(history["val_f1"]) == 3
 
 
+def test_a_list_of_two_is_still_a_pair():
+    assert trained(X, Y, validation=[X, Y])[1] == trained(X, Y, validation=(X, Y))[1]
+
+
 def test_weights_come_with_the_batches():
     found, history = trained(WEIGHED, validation=WEIGHED, metrics="accuracy")
     np.testing.assert_array_equal(found, by_hand(WEIGHED))
@@ -119,7 +123,8 @@ def test_a_run_goes_on_with_whatever_comes_next(tmp_path):
         (([(X, Y[:3])],), {}, ValueError, "batch 0 has 50 samples and 3 targets"),
         (([(X, Y, -S)],), {}, ValueError, "fit: x: batch 0: sample_weight must be finite and at least 0"),
         (([],), {}, ValueError, "epoch 1 has no batches; what is used up"),
-        ((BATCHES,), {"validation": []}, ValueError, "fit: validation has no batches"),
+        ((BATCHES,), {"validation": []}, ValueError, r"validation must be a pair .* got a list of 0"),
+        ((BATCHES,), {"validation": lambda: iter([])}, ValueError, "fit: validation has no batches"),
         ((BATCHES,), {"validation": iter(BATCHES)}, TypeError, "fit: validation: the list_iterator is used up"),
         ((BATCHES,), {"validation": [BATCHES[0], WEIGHED[1]]}, ValueError, "some batches have a sample_weight, and ot"),
     ],

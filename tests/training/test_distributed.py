@@ -620,6 +620,7 @@ COUNTED = {
     "sigmoid": (partial(tn.sigmoid_cross_entropy, weight=FOUR, pos_weight=2.0, ignore_index=-1), SOME_BINARY),
     "sigmoid, all": (tn.sigmoid_cross_entropy, BINARY),
     "sigmoid focal": (partial(tn.sigmoid_focal, ignore_index=-1), SOME_BINARY),
+    "sigmoid focal, weighted": (partial(tn.sigmoid_focal, weight=FOUR, ignore_index=-1), SOME_BINARY),
     "focal, probabilities": (partial(tn.softmax_focal, weight=FOUR), SHARES),
     "multiclass hinge": (partial(tn.multiclass_hinge, ignore_index=-1), SOME),
     "multiclass hinge, weighted": (partial(tn.multiclass_hinge, p=2, weight=FOUR, ignore_index=-1), SOME),

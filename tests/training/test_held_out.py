@@ -41,7 +41,7 @@ def test_every_class_is_held_out_by_the_same_share_and_every_sample_is_on_one_si
 
 
 def test_the_seed_alone_says_which_samples_are_held_out():
-    found = [hold_out(X, Y, None, 0.2, seed)[0][3] for seed in (0, 0, 1)]
+    found = [hold_out(X, y, None, 0.2, seed)[0][3] for y, seed in ((Y, 0), (Y.tolist(), 0), (Y, 1))]
     np.testing.assert_array_equal(found[0], found[1])
     assert (found[0] != found[2]).any()
 

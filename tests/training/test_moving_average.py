@@ -38,6 +38,29 @@ def test_a_callback_s_step_is_called_after_each_step():
     assert seen.epochs == [(1, 3), (2, 6)]
 
 
+def test_in_each_step_there_is_the_loss_of_its_batch():
+    found, asked = [], []
+
+    class Noting:
+        def start(self, training):
+            assert np.isnan(training.loss)
+
+        def step(self, training):
+            found.append(training.loss)
+
+        def __call__(self, training):
+            assert training.loss == found[-1]
+
+    def loss(z, t):
+        asked.append(tn.softmax_cross_entropy(z, t))
+        return asked[-1]
+
+    _, history = fitted([Noting()], epochs=2, loss=loss)
+    assert found == [value for value, _ in asked]
+    rows = np.array([16, 16, 8])  # an epoch's loss is the mean over its samples
+    np.testing.assert_allclose(history["loss"], np.reshape(found, (2, 3)) @ rows / 40)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_the_mean_is_the_formula_of_weights_and_buffers(decay):
     seen, average = Recorder(), tn.MovingAverage(decay)

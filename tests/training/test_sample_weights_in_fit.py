@@ -29,6 +29,8 @@ def trained(x=X, y=Y, **options):
         ("softmax_cross_entropy", Y, ["accuracy", partial(tn.metrics.top_k_accuracy, k=2)]),
         (partial(tn.softmax_cross_entropy, weight=[1, 2, 3], ignore_index=1, label_smoothing=0.1), Y, "accuracy"),
         ("softmax_focal", Y, tn.softmax_cross_entropy),
+        ("linear_cross_entropy", Y, "accuracy"),
+        ("poisson_nll", np.column_stack([Y, Y, Y]), None),
         (partial(tn.sigmoid_cross_entropy, ignore_index=0), np.eye(3)[Y], tn.mean_squared_error),
         ("huber", NUMBERS, "mean_absolute_error"),
         ("kl_divergence", NUMBERS / NUMBERS.sum(axis=1, keepdims=True), None),

@@ -534,7 +534,6 @@ REFUSED = [
     ({"class_weight": [1, 2, -1]}, ValueError, "3 finite numbers of at least 0"),
     ({"class_weight": {3: 1.0}}, ValueError, "class_weight has 3, and the classes are whole numbers below 3"),
     ({"class_weight": {"cat": 1.0}}, ValueError, "class_weight has 'cat'"),
-    ({"class_weight": "balanced", "data": (X, Y.tolist())}, TypeError, "needs the labels y as an array, got list"),
     ({"class_weight": "balanced", "loss": "mse"}, TypeError, "mean_squared_error has not"),
     ({"class_weight": "balanced", "loss": "sigmoid_focal"}, TypeError, "sigmoid_focal has not; it has alpha"),
     ({"class_weight": "balanced", "loss": lambda p, t: (0.0, p)}, TypeError, "<lambda> has not"),

@@ -352,7 +352,7 @@ def _advice_on_text(texts, given=None):
     except ValueError:
         pass
     advice = "; number the categories: np.unique(x, return_inverse=True)[1]"
-    return f"{advice}, or give each a column: pandas.get_dummies(x)" if hasattr(given, "columns") else advice
+    return f"{advice}, or give each a column: tn.data.Table(x).encode(x)" if hasattr(given, "columns") else advice
 
 
 def _advice_on_dtype(array):

@@ -56,17 +56,18 @@ def scores_and_labels(scores, labels, name, what, ignore_index=None):
     return scores.reshape(-1, scores.shape[-1]), labels.reshape(-1).astype(np.int64)
 
 
-def from_0_to(C, values, name, what):
-    outside = (values < 0) | (values >= C)
+def from_0_to(C, values, name, what, counts=True):
+    outside = ((values < 0) | (values >= C)) & counts
     if outside.any():
         where = tuple(int(axis) for axis in np.argwhere(outside)[0])
         raise ValueError(f"{name}: {what} must be from 0 to {C - 1}, got {values[where]} at position {where}")
 
 
-def no_nan(scores, name):
-    """A ValueError for scores (..., C) with a NaN; None is fine."""
-    if scores is not None and np.isnan(scores).any():
-        row = tuple(int(axis) for axis in np.argwhere(np.isnan(scores))[0][:-1])
+def no_nan(scores, name, counts=True):
+    """A ValueError for scores (..., C) with a NaN in a row that counts; None is fine."""
+    rows = scores is not None and np.isnan(scores).any(axis=-1) & counts
+    if np.any(rows):
+        row = tuple(int(axis) for axis in np.argwhere(rows)[0])
         raise ValueError(f"{name}: the scores of row {', '.join(map(str, row))} have a NaN, so they predict no class")
 
 

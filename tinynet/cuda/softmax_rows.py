@@ -74,7 +74,7 @@ def numbers_of_row(dtype, group, wide, C):
 
 @cache
 def gradient_scales(dtype):
-    """A function: two numbers whose product is 1 / divisor, or 0 for a divisor of 0; total[0] stands in for `divisor` = 0.
+    """A function: two numbers whose product is 1 / divisor, or 0 where that is 0; total[0] stands in for `divisor` = 0.
 
     Gradients are weights times the first, then times the second.  Of weights of 1e-39 each, whose sum is the divisor,
     1 / divisor would be infinite; so where the divisor is small, both weights and divisor are multiplied by 2^POWER.
@@ -95,7 +95,7 @@ def gradient_scales(dtype):
 
 @cache
 def one_row(dtype, group, wide, smooth, soft, few=None):
-    """A function for the threads of a group: the loss of a row z[base : base + C], and its gradient times both `scales`.
+    """A function for the threads of a group: the loss of a row z[base : base + C], and its gradient, times `scales`.
 
     The row's target is its label, or if `soft` the probabilities q[base : base + C]; `smooth` if epsilon > 0.  A group
     of one thread has C = `few`.

@@ -9,20 +9,24 @@ from tinynet.data.digits import digits
 from tinynet.data.files import DatasetError
 from tinynet.data.image_folder import image_folder
 from tinynet.data.imdb import imdb
+from tinynet.data.medmnist import chest_mnist, pneumonia_mnist
 from tinynet.data.mnist import fashion_mnist, mnist
 from tinynet.data.movie_reviews import movie_reviews
 from tinynet.data.sequences import pad
 from tinynet.data.shakespeare import names, shakespeare
 from tinynet.data.sst import sst
+from tinynet.data.table import Table
 from tinynet.data.vocabulary import Characters, Vocabulary, tokenize
 
 __all__ = [
     "BPE",
     "Characters",
     "DatasetError",
+    "Table",
     "Vocabulary",
     "balanced_class_weights",
     "batches",
+    "chest_mnist",
     "cifar10",
     "cutout",
     "digits",
@@ -34,6 +38,7 @@ __all__ = [
     "movie_reviews",
     "names",
     "pad",
+    "pneumonia_mnist",
     "random_crop",
     "random_flip",
     "random_shift",

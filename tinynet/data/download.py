@@ -1,6 +1,6 @@
 """Downloads: a file comes whole and checked, or not at all.
 
-pooch fetches it, with a progress bar, and compares its SHA-256.  This file adds what pooch leaves to its callers: the
+pooch fetches it, with a progress bar, and compares its checksum.  This file adds what pooch leaves to its callers: the
 mirrors that are tried in turn, an end to what is longer than it should be or is a web page, and a message that says
 what to fetch by hand.  Each process works in a temporary folder of its own beside the place where the file will lie,
 and moves it there in one step: nobody, another process with the same wish included, ever sees half of it.
@@ -30,22 +30,25 @@ OWN = ".tinynet-download-"  # a process's temporary folder
 HEADERS = {"User-Agent": "tinynet", "Accept-Encoding": "identity"}  # a file that is gzipped stays so
 
 
-def download(path: Path, mirrors: Iterable[str], size: int, sha256: str) -> None:
+def download(path: Path, mirrors: Iterable[str], size: int | None, checksum: str) -> None:
     """Put the file called path.name, of `size` bytes, at `path`.  Mirrors are URLs that end in a slash.
+
+    size       None where nobody says how large it is: then of any size that memory has room for
+    checksum   a SHA-256, or "md5:" and an MD5
 
     Raises DatasetError, which says what every mirror answered, and what to fetch by hand and where to put it.
     """
-    with _fetched(path.name, path.parent, mirrors, size, sha256, f"put it at {path}") as file:
+    with _fetched(path.name, path.parent, mirrors, size, checksum, f"put it at {path}") as file:
         os.replace(file, path)
 
 
-def download_members(paths: Sequence[Path], archive: str, mirrors: Sequence[str], size: int, sha256: str) -> None:
+def download_members(paths: Sequence[Path], archive: str, mirrors: Sequence[str], size: int, checksum: str) -> None:
     """Put the files with the names of `paths`, which share a folder, there, from an archive that is then deleted.
 
     It is a zip archive if its name says so, and else a gzipped tar archive.
     """
     places = "".join(f"\n  {path}" for path in paths)
-    with _fetched(archive, paths[0].parent, mirrors, size, sha256, f"unpack it so that there are{places}") as file:
+    with _fetched(archive, paths[0].parent, mirrors, size, checksum, f"unpack it so that there are{places}") as file:
         try:
             _unpack(file, paths)
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -53,7 +56,9 @@ def download_members(paths: Sequence[Path], archive: str, mirrors: Sequence[str]
 
 
 @contextmanager
-def _fetched(name: str, folder: Path, mirrors: Iterable[str], size: int, sha256: str, advice: str) -> Iterator[Path]:
+def _fetched(
+    name: str, folder: Path, mirrors: Iterable[str], size: int | None, checksum: str, advice: str
+) -> Iterator[Path]:
     """A temporary file beside its later place with what the mirrors have under `name`, whole and checked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def _fetched(name: str, folder: Path, mirrors: Iterable[str], size: int, sha256:
                 if time.time() - old.stat().st_mtime > DAY:
                     shutil.rmtree(old, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=OWN, dir=folder) as own:
-            failures = _fetch(Path(own), name, mirrors, size, sha256)
+            failures = _fetch(Path(own), name, mirrors, size, checksum)
             if failures:
                 answers = "".join(f"\n  {url}: {_reason(failure)}" for url, failure in failures)
                 message = f"{name} could not be downloaded:{answers}\nFetch it by hand from one of these, and {advice}"
@@ -72,18 +77,19 @@ def _fetched(name: str, folder: Path, mirrors: Iterable[str], size: int, sha256:
         raise DatasetError(f"{name} could not be written into {folder}: {error.strerror or error}") from error
 
 
-def _fetch(folder, name, mirrors, size, sha256):
+def _fetch(folder, name, mirrors, size, checksum):
     """Put the file into the folder.  Returns what failed, as a list of (url, error), if no mirror has it."""
     import pooch
     from requests.exceptions import ChunkedEncodingError, RequestException
 
+    checksum = checksum if ":" in checksum else f"sha256:{checksum}"
     failures = []
     for url in (mirror + name for mirror in mirrors):
         for _ in range(TRIES):
             try:
-                pooch.retrieve(url, f"sha256:{sha256}", name, folder, downloader=partial(_transfer, size=size))
+                pooch.retrieve(url, checksum, name, folder, downloader=partial(_transfer, size=size))
                 return []
-            except (RequestException, ValueError) as error:  # ValueError: another SHA-256
+            except (RequestException, ValueError) as error:  # ValueError: another checksum
                 failures.append((url, error))
                 if not isinstance(error, ChunkedEncodingError):  # which says that the connection broke off
                     break
@@ -109,7 +115,7 @@ def _transfer(url, path, _, size):
             answers.callback(answer.close)
 
         fetch = HTTPDownloader(chunk_size=2**16, timeout=TIMEOUT, headers=HEADERS, hooks={"response": close_later})
-        fetch(url, _Watched(file, size, bar), None)
+        fetch(url, _Watched(file, LIMIT if size is None else size, bar), None)
         file.flush()
         os.fsync(file.fileno())
     os.chmod(path, 0o644)  # a temporary file is its owner's alone, but many may share a folder of data sets

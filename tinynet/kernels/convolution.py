@@ -2,10 +2,12 @@
 
 winograd      a window of 3 x 3, stride 1, from 32 channels and filters on: up to 4 times fewer multiplications;
               winograd_whole where the transformed kernel stays in the cache
+dense         a window of one pixel, stride 1: a product of matrices, pixels x channels by channels x filters
 few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
 conv2d        everything else; conv2d_rows where the kernel is small and rows of positions are long
 
-All make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows ("im2col").
+All but dense make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows
+("im2col").
 """
 
 from functools import lru_cache
@@ -17,6 +19,7 @@ from numba import prange
 from tinynet.kernels import conv2d, conv2d_rows, few_filters, winograd, winograd_whole
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.conv2d_backward import conv2d_backward as windows_backward
+from tinynet.kernels.dense import dense_backward, dense_forward
 
 
 @lru_cache(1024)
@@ -44,9 +47,16 @@ def in_a_row(x, w, y, stride, before):
             (1, stride[0]),
             (0, before[0]),
         )
-    if I == J == 1 < P and stride == (1, 1) and before == (0, 0) and (P, Q) == (H, W):
-        return x.reshape(-1, 1, H * W, C), w, y.reshape(-1, 1, H * W, K), stride, before
     return x, w, y, stride, before
+
+
+def is_one_pixel(x, w, y, stride, before):
+    """Whether the window is the pixel at the position itself."""
+    return w.shape[:2] == stride == (1, 1) and before == (0, 0) and x.shape[1:3] == y.shape[1:3]
+
+
+def rows_of(array):
+    return array.reshape(-1, array.shape[-1])
 
 
 def conv2d_forward(x, w, b, stride, before, size, floor, y):
@@ -55,6 +65,9 @@ def conv2d_forward(x, w, b, stride, before, size, floor, y):
     stride is (s, r); before is (top, left), the rows and columns of zeros there; size is (P, Q).
     """
     if not len(x):
+        return
+    if is_one_pixel(x, w, y, stride, before):
+        dense_forward(rows_of(x), w[0, 0], b, floor, rows_of(y))
         return
     x, w, y, stride, before = in_a_row(x, w, y, stride, before)
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
@@ -72,6 +85,10 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0."""
     if not len(x):
         dw[...], db[...] = 0, 0
+        return
+    if is_one_pixel(x, w, dy, stride, before):
+        drows = rows_of(dx) if input_grad else rows_of(x)[:0]
+        dense_backward(rows_of(x), w[0, 0], rows_of(dy), rows_of(y), is_relu, input_grad, dw[0, 0], db, drows)
         return
     x, w, dy, stride, before = in_a_row(x, w, dy, stride, before)
     y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx

@@ -10,9 +10,9 @@ A number of the image meets I J weights alone, 9 mostly: what there is to do is 
 is a task; four positions side by side are summed at once, so that a weight is read once for the four, and their sums
 do not wait for each other.  With stride 1, dx is the same convolution again, of dz by the kernel turned around.
 
-dw is summed over a row of positions in registers, four columns of the window at once, goes on for TERMS positions in
-the images' dtype, and into float64 then, where no digits are lost however large the batch or the image.  Chunks of rows
-have sums of their own, which are added in order: so the bits are the same for any number of threads.
+dw is summed over a row of positions in registers, up to four columns of the window at once, goes on for TERMS positions
+in the images' dtype, and into float64 then, where no digits are lost however large the batch or the image.  Chunks of
+rows have sums of their own, which are added in order: so the bits are the same for any number of threads.
 """
 
 import numpy as np
@@ -135,24 +135,46 @@ def forward_of_rows(x, w, b, stride, before, dilation, floor, y):
 
 
 @kernel()
-def add_products(x, at, step, dz, to, count, columns, right, C, c, sums, place):
-    """sums.flat[place + j C] += the sum of x.flat[at + j right + q step] dz.flat[to + q C], of four columns j at once.
+def add_products(x, at, right, dz, to, positions, column, columns, C, c, sums, place):
+    """sums.flat[place + j C] += the sum over a row's positions q of x.flat[at + q r C + j right] dz.flat[to + q C].
 
-    q < count; of fewer columns, the last one again, whose sum is not kept.
+    Up to four columns of the window, j < `columns`, at once.  positions is (Q, q0, q1, r): from q0 to q1 all of the
+    window is inside; elsewhere, what is outside the W columns of x is left out: column is (that of q = j = 0, e, W).
     """
-    rest = C - c
-    j1, j2, j3 = min(1, columns - 1), min(2, columns - 1), min(3, columns - 1)
-    s0, s1 = load_some(sums, place, rest, 0), load_some(sums, place + j1 * C, rest, 0)
-    s2, s3 = load_some(sums, place + j2 * C, rest, 0), load_some(sums, place + j3 * C, rest, 0)
-    for q in range(count):
-        pixel, gradient = at + q * step, load_some(dz, to + q * C, rest, 0)
+    (Q, q0, q1, r), (first, e, W), rest = positions, column, C - c
+    s0 = s1 = s2 = s3 = load_some(sums, place, rest, 0)
+    if columns > 1:
+        s1 = load_some(sums, place + C, rest, 0)
+    if columns > 2:
+        s2 = load_some(sums, place + 2 * C, rest, 0)
+    if columns > 3:
+        s3 = load_some(sums, place + 3 * C, rest, 0)
+    for q in range(q0, q1):
+        pixel, gradient = at + q * r * C, load_some(dz, to + q * C, rest, 0)
         s0 = fma(load_some(x, pixel, rest, 0), gradient, s0)
-        s1 = fma(load_some(x, pixel + j1 * right, rest, 0), gradient, s1)
-        s2 = fma(load_some(x, pixel + j2 * right, rest, 0), gradient, s2)
-        s3 = fma(load_some(x, pixel + j3 * right, rest, 0), gradient, s3)
-    store_some(s3, sums, place + j3 * C, rest)
-    store_some(s2, sums, place + j2 * C, rest)
-    store_some(s1, sums, place + j1 * C, rest)
+        if columns > 1:
+            s1 = fma(load_some(x, pixel + right, rest, 0), gradient, s1)
+        if columns > 2:
+            s2 = fma(load_some(x, pixel + 2 * right, rest, 0), gradient, s2)
+        if columns > 3:
+            s3 = fma(load_some(x, pixel + 3 * right, rest, 0), gradient, s3)
+    for edge in range(q0 + Q - q1):
+        q = edge if edge < q0 else edge - q0 + q1
+        g, pixel, gradient = first + q * r, at + q * r * C, load_some(dz, to + q * C, rest, 0)
+        if 0 <= g < W:
+            s0 = fma(load_some(x, pixel, rest, 0), gradient, s0)
+        if columns > 1 and 0 <= g + e < W:
+            s1 = fma(load_some(x, pixel + right, rest, 0), gradient, s1)
+        if columns > 2 and 0 <= g + 2 * e < W:
+            s2 = fma(load_some(x, pixel + 2 * right, rest, 0), gradient, s2)
+        if columns > 3 and 0 <= g + 3 * e < W:
+            s3 = fma(load_some(x, pixel + 3 * right, rest, 0), gradient, s3)
+    if columns > 3:
+        store_some(s3, sums, place + 3 * C, rest)
+    if columns > 2:
+        store_some(s2, sums, place + 2 * C, rest)
+    if columns > 1:
+        store_some(s1, sums, place + C, rest)
     store_some(s0, sums, place, rest)
 
 
@@ -168,19 +190,10 @@ def add_row(x, dz, n, p, window, stride, before, dilation, sums):
     x, dz = memory.piece(x, 0, x.size), memory.piece(dz, 0, dz.size)
     for c in range(0, C, width(x)):
         for i in range(i0, i1):
-            at = first + i * d * W * C + c
             for j in range(0, J, 4):
-                pixels, place, columns = at + j * e * C, (i * J + j) * C + c, min(4, J - j)
-                add_products(
-                    x, pixels + q0 * r * C, r * C, dz, to + q0 * C + c, q1 - q0, columns, e * C, C, c, sums, place
-                )
-            for q in range(Q):
-                if q0 <= q < q1:
-                    continue
-                j0, j1 = inside(q * r - left, J, e, W)
-                for j in range(j0, j1):
-                    pixels, place = at + (q * r + j * e) * C, (i * J + j) * C + c
-                    add_products(x, pixels, r * C, dz, to + q * C + c, 1, 1, e * C, C, c, sums, place)
+                at, place = first + (i * d * W + j * e) * C + c, (i * J + j) * C + c
+                positions, column = (Q, q0, q1, r), (j * e - left, e, W)
+                add_products(x, at, e * C, dz, to + c, positions, column, min(4, J - j), C, c, sums, place)
         total = load_some(sums, I * J * C + c, C - c, 0)
         for q in range(Q):
             total = total + load_some(dz, to + q * C + c, C - c, 0)
@@ -208,9 +221,24 @@ def gradients_of_rows(x, dz, window, stride, before, dilation, parts):
         memory.add_to(wide, sums, False)
 
 
+@kernel()
+def gather(dz, w, taps, rows, columns, C, out, to):
+    """out.flat[to + c] = the sum of dz w over some rows and columns of the window, for c < C.
+
+    taps (4, .): of each row where its position begins in dz, and its weights in w; of each column likewise.
+    """
+    for c in range(0, C, width(dz)):
+        total, rest = splat(dz, 0), C - c
+        for i in range(rows):
+            for j in range(columns):
+                gradient = load_some(dz, taps[0, i] + taps[2, j] + c, rest, 0)
+                total = fma(gradient, load_some(w, taps[1, i] + taps[3, j] + c, rest, 0), total)
+        store_some(total, out, to + c, rest)
+
+
 @sized_kernel(THREADS_FROM)
 def input_gradient_of_rows(dz, w, stride, before, dilation, dx):
-    """dx for any stride: a pixel asks each number (i, j) of the window which position has it there, if one has."""
+    """dx for any stride: a pixel asks each row and column of the window which position has it there, if one has."""
     _, P, Q, C = dz.shape
     _, H, W, _ = dx.shape
     I, J, _ = w.shape
@@ -218,15 +246,17 @@ def input_gradient_of_rows(dz, w, stride, before, dilation, dx):
     for row in prange(dx.shape[0] * H):
         n, h = row // H, row % H
         gradients, weights = memory.piece(dz, 0, dz.size), memory.piece(w, 0, w.size)
-        out = memory.piece(dx, row * W * C, W * C)
+        out, taps, rows = memory.piece(dx, row * W * C, W * C), np.empty((4, max(I, J)), np.int64), 0
+        for i in range(I):
+            p, over = (h + top - i * d) // s, (h + top - i * d) % s
+            if over == 0 and 0 <= p < P:
+                taps[0, rows], taps[1, rows] = (n * P + p) * Q * C, i * J * C
+                rows += 1
         for g in range(W):
-            for c in range(0, C, width(dz)):
-                total, rest = splat(dz, 0), C - c
-                for i in range(I):
-                    p, over = (h + top - i * d) // s, (h + top - i * d) % s
-                    for j in range(J if over == 0 and 0 <= p < P else 0):
-                        q, over = (g + left - j * e) // r, (g + left - j * e) % r
-                        if over == 0 and 0 <= q < Q:
-                            gradient = load_some(gradients, ((n * P + p) * Q + q) * C + c, rest, 0)
-                            total = fma(gradient, load_some(weights, (i * J + j) * C + c, rest, 0), total)
-                store_some(total, out, g * C + c, rest)
+            columns = 0
+            for j in range(J):
+                q, over = (g + left - j * e) // r, (g + left - j * e) % r
+                if over == 0 and 0 <= q < Q:
+                    taps[2, columns], taps[3, columns] = q * C, j * C
+                    columns += 1
+            gather(gradients, weights, taps, rows, columns, C, out, g * C)

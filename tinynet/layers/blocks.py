@@ -34,6 +34,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tinynet.kernels.columns import add_to, added, copy_columns
 from tinynet.layers.base import Layer
 from tinynet.layers.in_a_row import (
     backward_in_a_row,
@@ -95,7 +96,7 @@ class _Branches(Layer):
         if any(value.shape[ends] != values[0].shape[ends] for value in values):  # at the length they were built for: no
             shapes = ", ".join(str(value.shape) for value in values)
             raise ValueError(f"{self.label}: of sequences {np.shape(x)}, its branches make {shapes}, which don't fit")
-        y = self._joined(values)
+        y = self._joined([np.ascontiguousarray(value, self.dtype) for value in values])
         if training:
             self._shape = y.shape
         return y
@@ -103,9 +104,12 @@ class _Branches(Layer):
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         self.check_input_grad(input_grad)
         dy = self.checked_gradient(dy, *self.kept("_shape")[:2])
-        given = self._shares(dy)
-        shares = [backward_in_a_row(branch, g, input_grad) for branch, g in zip(self.branches, given, strict=True)]
-        return _sum(shares) if input_grad else None
+        shares = [
+            backward_in_a_row(branch, self._share(dy, number), input_grad)
+            for number, branch in enumerate(self.branches)
+            if branch
+        ]
+        return self._sum_of(shares, dy) if input_grad else None
 
     # What others ask of it.
 
@@ -175,14 +179,30 @@ class Parallel(_Branches):
             raise ValueError(
                 f"{self.label}: what stands side by side must have one shape, but for the last axis; got {given}"
             )
-        self._ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
-        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+        widths = [shape[-1] for shape in shapes]
+        self._columns = [(sum(widths[:number]), width) for number, width in enumerate(widths)]  # first, how many
+        return (*shapes[0][:-1], sum(widths))
 
     def _joined(self, values):
-        return np.concatenate(values, axis=-1)
+        y = np.empty((*values[0].shape[:-1], self.output_shape[-1]), self.dtype)
+        for value, (first, width) in zip(values, self._columns, strict=True):
+            copy_columns(value.reshape(-1, width), 0, _rows(y), first, width, False)
+        return y
 
-    def _shares(self, dy):
-        return np.split(dy, self._ends, axis=-1)
+    def _share(self, dy, number):
+        first, width = self._columns[number]
+        share = np.empty((*dy.shape[:-1], width), self.dtype)
+        copy_columns(_rows(dy), first, share.reshape(-1, width), 0, width, False)
+        return share
+
+    def _sum_of(self, shares, dy):
+        dx = np.ascontiguousarray(shares[0]) if shares else np.zeros((*dy.shape[:-1], self._columns[0][1]), self.dtype)
+        for share in shares[1:]:
+            add_to(_flat(share), _flat(dx))
+        for branch, (first, width) in zip(self.branches, self._columns, strict=True):
+            if not branch:  # x itself
+                copy_columns(_rows(dy), first, _rows(dx), 0, width, True)
+        return dx
 
     def formula(self):
         return f"y = [{', '.join(name if name == 'x' else f'{name} of x' for name in self._names())}]"
@@ -258,10 +278,19 @@ class Residual(_Branches):
         return shapes[0]
 
     def _joined(self, values):
-        return _sum(values)
+        y = np.empty_like(values[0])
+        added(*map(_flat, (*values, y)))
+        return y
 
-    def _shares(self, dy):
-        return [dy, dy]
+    def _share(self, dy, number):
+        return dy
+
+    def _sum_of(self, shares, dy):
+        dx, other = [*shares, dy][:2]
+        if np.may_share_memory(dx, dy) or not dx.flags.c_contiguous:  # dy is the caller's
+            dx = dx.copy()
+        add_to(_flat(other), _flat(dx))
+        return dx
 
     def formula(self):
         _, shortcut = self._names()
@@ -280,11 +309,9 @@ class Residual(_Branches):
         return next((each for each in found if each and each[0] == "logits"), None)
 
 
-def _sum(arrays):
-    """Their sum, a fresh array: one of them may be x, kept by a layer, or a view of the caller's dy."""
-    if len(arrays) == 1:
-        return arrays[0].copy()
-    total = arrays[0] + arrays[1]
-    for array in arrays[2:]:
-        total += array
-    return total
+def _rows(array):
+    return array.reshape(-1, array.shape[-1])
+
+
+def _flat(array):
+    return np.ascontiguousarray(array).reshape(-1)

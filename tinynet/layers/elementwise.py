@@ -8,6 +8,10 @@ from numpy.typing import ArrayLike
 from tinynet.checks.assignments import Guarded
 from tinynet.layers.base import Layer
 
+ONNX_NAMES = {"relu": "Relu", "leaky_relu": "LeakyRelu", "relu6": "Clip", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+ONNX_NAMES |= {"gelu": "Gelu", "gelu_tanh": "Gelu", "swish": "Sigmoid", "elu": "Elu", "selu": "Selu"}
+ONNX_NAMES |= {"softplus": "Softplus"}
+
 
 class Activation(Guarded):
     """An activation as functions of arrays of any shape, float32 or float64 and C-contiguous.
@@ -65,13 +69,16 @@ class Activation(Guarded):
     # ONNX's.
 
     def onnx(self, graph, x):
+        if self.name not in ONNX_NAMES:
+            raise ValueError(f"to_onnx: the activation {self.name!r} has no form in ONNX that tinynet knows of")
         if self.name == "swish":
             return x.map("Mul", x.map("Sigmoid").named(x.layout))
-        kinds = {"leaky_relu": "LeakyRelu", "gelu_tanh": "Gelu"}
-        options = dict(zip(("alpha",), self.constants, strict=False))  # of LeakyRelu and Elu
-        if self.name == "gelu_tanh":
-            options = {"approximate": "tanh"}
-        return x.map(kinds.get(self.name, self.name.capitalize()), **options)
+        if self.name == "relu6":
+            return x.map("Clip", 0.0, 6.0)
+        options = {"approximate": "tanh"} if self.name == "gelu_tanh" else {}
+        if self.constants:
+            (options["alpha"],) = self.constants
+        return x.map(ONNX_NAMES[self.name], **options)
 
 
 class ActivationLayer(Layer):

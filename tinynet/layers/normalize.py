@@ -135,11 +135,15 @@ class Normalize(Layer):
                 raise ValueError(f"{self.label}: {name} has {given.size} numbers, and its input {C} channels")
             self.buffers[name][...] = given
 
-    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
-        x = self.checked(x)
+    def _known(self):
         mean, std = self.buffers["mean"], self.buffers["std"]
         if np.isnan(std).any():
             raise RuntimeError(f"{self.label}: its mean and std are not known; find them first: .fit(x_train)")
+        return mean, std
+
+    def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
+        x = self.checked(x)
+        mean, std = self._known()
         y = np.empty_like(x)
         normalize_forward(x.reshape(-1, mean.size), mean, std, y.reshape(-1, mean.size))
         if training:
@@ -164,3 +168,8 @@ class Normalize(Layer):
 
     any_scale = True
     of_time = "apart"
+
+    def onnx(self, graph, x):
+        mean, std = self._known()
+        name, layout = x.rows()
+        return graph.value(graph.add("Div", graph.add("Sub", name, mean), std), x.axes, layout)

@@ -17,16 +17,14 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.layers import along_time
 from tinynet.layers.base import Layer
+from tinynet.layers.onnx_pooling import avg_pool, max_pool, plain_avg_pool
 from tinynet.layers.padding import reach
 from tinynet.layers.pooling import (
-    avg_pool,
     avg_pool_backward,
     avg_pool_forward,
     count_of_windows,
-    max_pool,
     max_pool_backward,
     max_pool_forward,
-    plain_avg_pool,
     windows_along,
 )
 

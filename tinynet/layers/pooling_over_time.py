@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from tinynet.kernels import pooling_over_time as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers.base import Layer
-from tinynet.layers.pooling import whole_pool
+from tinynet.layers.onnx_pooling import whole_pool
 
 
 def mean_over_time_forward_plain(x, lengths):

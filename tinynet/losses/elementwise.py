@@ -90,7 +90,8 @@ def elementwise(
         others = (t,)
         if weighted:
             a, b, size = block_weights(weight, pos_weight, y.shape, dtype, name)
-            others = t, a, b
+            if weight is not None or pos_weight is not None:
+                others = t, a, b
         gradient = checks.gradient(grad, out, prediction, y, others, name)
         losses = np.empty(y.size, dtype) if reduction == "none" else checks.NOTHING[dtype, 1]
 

@@ -76,7 +76,7 @@ def multiclass_hinge(
     if p not in (1, 2) or isinstance(p, (bool, np.bool_)):
         raise ValueError(f"{name}: p must be 1 or 2, got {p!r}")
     margin = checks.number(margin, f"{name}: margin")
-    if not np.isfinite(margin):
+    if not -np.inf < margin < np.inf:
         raise ValueError(f"{name}: margin must be finite, got {margin}")
     options = int(p), margin
     return loss(scores, targets, reduction, denominator, grad, out, sample_weight, options, weight, ignore_index)

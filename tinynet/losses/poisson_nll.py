@@ -132,9 +132,9 @@ def poisson_nll(
 
     For the other options and what is returned, see tinynet.losses.
 
-    >>> loss, gradient = tn.poisson_nll(np.log([2.0, 5.0]), [2, 4])  # of the second, one less came than expected
+    >>> loss, gradient = tn.poisson_nll(np.array([0.0, 1.0]), [1, 3])  # rates of 1 and 2.718: as expected, and more
     >>> round(loss, 4), gradient.round(4)
-    (-0.4121, array([0. , 0.5]))
+    (0.3591, array([ 0.    , -0.1409]))
     """
     name = "poisson_nll"
     for what, flag in (("log_input", log_input), ("full", full)):

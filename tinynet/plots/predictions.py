@@ -20,18 +20,26 @@ from tinynet.plots.canvas import (
 )
 
 
-def image_grid(images, labels, predictions=None, path=None, *, on=None, columns=8, names=None):
+def image_grid(predictions, x, y=None, path=None, *, on=None, columns=8, names=None):
     """Images in rows, each with its predicted label above; where that is wrong, in red, with the true one.
 
-    images (N, H, W), (N, H, W, 1) or (N, H, W, 3), floats in [0, 1] or bytes: grey ones are drawn as ink on paper, dark
-    where the value is high.  labels (N,) are whole numbers; predictions (N,) too, or scores (N, C), or None to show the
-    labels alone.  `names` gives each class a word instead of its number.
+    predictions  whole numbers (N,), scores (N, C), a model, which is asked, or None to show the labels alone
+    x            images (N, H, W), (N, H, W, 1) or (N, H, W, 3), floats in [0, 1] or bytes: grey ones are drawn as ink
+                 on paper, dark where the value is high
+    y            labels (N,), whole numbers
+    names        gives each class a word instead of its number
+
+    The order of 0.1, image_grid(images, labels, predictions), is still taken: images have more axes.
     """
-    images, labels = checked_images(images, "image_grid"), numbers(labels, "image_grid: labels")
+    if not hasattr(predictions, "predict") and np.ndim(predictions) > 2:
+        predictions, x, y = y, predictions, x
+    images, labels = checked_images(x, "image_grid"), numbers(y, "image_grid: labels")
     if labels.shape != (len(images),):
         raise ValueError(f"image_grid: labels must be ({len(images)},), one for each image, got {labels.shape}")
     positive_int(columns, "image_grid: columns")
     if predictions is not None:
+        if hasattr(predictions, "predict"):
+            predictions = predictions.predict(x)
         predictions = numbers(predictions, "image_grid: predictions")
         if predictions.ndim == 2:
             predictions = predictions.argmax(axis=1)
@@ -111,20 +119,17 @@ def _percent(probability):
     return f"{percent:.1f} %" if percent < 1 or percent > 99 else f"{percent:.0f} %"
 
 
-def confusion_matrix(predictions, labels, path=None, *, on=None, names=None, classes=None):
+def confusion_matrix(predictions, labels, path=None, *, on=None, names=None, classes=None, ignore_index=-100):
     """What was taken for what: a row for each true class, a column for each predicted one, a number in each cell.
 
-    predictions, labels and classes are as in metrics.confusion_matrix.  The darker a cell, the larger its share of the
-    row: blue where the prediction is right, red where it is wrong.  `names` gives each class a word instead of its
-    number.  Above 25 classes the numbers are left out.
+    predictions, labels, classes and ignore_index are as in metrics.confusion_matrix.  The darker a cell, the larger its
+    share of the row: blue where the prediction is right, red where it is wrong.  `names` gives each class a word
+    instead of its number.  Above 25 classes the numbers are left out.
     """
     from matplotlib.colors import to_rgb
 
-    table = metrics.confusion_matrix(predictions, labels, classes=classes)
+    table, words = metrics.named_confusion_matrix(predictions, labels, names, classes, ignore_index, "confusion_matrix")
     C = len(table)
-    if names is not None and len(names) < C:
-        raise ValueError(f"confusion_matrix: names must have a word for each of the {C} classes, got {len(names)}")
-    words = [str(names[c]) if names is not None else str(c) for c in range(C)]
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 0.42 * C if C <= 25 else 7
     on = drawing_on(on, (side + 1.6, side + 1.2))

@@ -2,7 +2,7 @@
 
 A function will do.  An object may have more, each of which fit uses if it is there:
 
-    step(training)           called after each step
+    step(training)           called after each step; training.loss is that of its batch
     start(training)          called before the first step, and in a resumed run after all was restored
     finish(training)         called before fit returns, after Ctrl-C too
     monitor                  the name in the history that it reads: fit refuses one that the run won't have

@@ -33,7 +33,9 @@ def with_class_weight(loss, class_weight, y, model):
             "its pos_weight, one number for each"
         )
     C = 2 if one else model.output_shape[-1]
-    weight = _weights(class_weight, y, C, options.get("ignore_index", accepted["ignore_index"].default))
+    weight = _weights(
+        class_weight, y, C, options.get("ignore_index", getattr(accepted.get("ignore_index"), "default", None))
+    )
     if not one:
         return partial(loss, weight=weight)
     if weight[0] == 0:
@@ -46,7 +48,7 @@ def _weights(given, y, C, ignored):
     if isinstance(given, str):
         if given != "balanced":
             raise ValueError(f'fit: class_weight must be "balanced", a dict, an array ({C},) or None, got {given!r}')
-        if not hasattr(y, "__array__"):
+        if not hasattr(y, "__array__") and not isinstance(y, (list, tuple)):
             raise TypeError(f'fit: class_weight="balanced" needs the labels y as an array, got {type(y).__name__}')
         labels = numbers(y, "fit: y")
         if labels.dtype.kind == "f" and (labels == np.round(labels)).all():

@@ -79,8 +79,8 @@ def counting(loss):
     names = inspect.signature(loss).parameters if ours else {}
     if "ignore_index" not in names:
         return lambda targets, rows, weights=None: rows if weights is None or not weighted else float(weights.sum())
-    ignored = options.get("ignore_index", names["ignore_index"].default)
-    weight = options.get("weight") if "pos_weight" not in names else None  # else the mean is one over numbers
+    usual = names["ignore_index"].default  # None where the mean is one over numbers, whatever their weight
+    ignored, weight = options.get("ignore_index", usual), None if usual is None else options.get("weight")
 
     def count(targets, rows, weights=None):
         targets = np.asarray(targets)

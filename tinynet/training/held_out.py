@@ -7,7 +7,7 @@ ones, the seed says alone, so a resumed run holds out the same, and so does ever
 
 import numpy as np
 
-from tinynet.checks import number
+from tinynet.checks import WHOLE, number
 from tinynet.data.batches import subset
 from tinynet.data.sequences import count
 
@@ -26,7 +26,8 @@ def hold_out(x, y, sample_weight, share, seed):
         raise ValueError("fit: of one sample, none can be held out for the validation")
     m = min(max(1, round(share * N)), N - 1)
     rng = np.random.default_rng((seed, 2))
-    labels = np.asarray(y) if hasattr(y, "__array__") else np.empty(N)
+    is_list = isinstance(y, (list, tuple)) and all(isinstance(label, WHOLE) for label in y)
+    labels = np.asarray(y) if hasattr(y, "__array__") or is_list else np.empty(N)
     labels = labels[:, 0] if labels.shape == (N, 1) else labels
     held = np.sort(_of_classes(labels, m, rng) if labels.ndim == 1 and labels.dtype.kind in "iub" else _any(N, m, rng))
     kept = np.setdiff1d(np.arange(N), held, assume_unique=True)

@@ -1,5 +1,6 @@
 """What fit records, and what its callbacks are given of it."""
 
+import math
 import os
 from typing import Any
 
@@ -32,15 +33,18 @@ class Training:
 
     model, optimizer, history    as given to fit, and as it will return
     epoch, step                  how many of each are done
+    loss                         of the last step's batch, before that step; NaN where there was none yet
     """
 
     epoch: int
     step: int
+    loss: float
     stop: bool
 
     def __init__(self, model: Any, optimizer: Any) -> None:
         self._model, self._optimizer, self._history = model, optimizer, History()
         self.epoch = self.step = 0
+        self.loss = math.nan
         self.stop = False
 
     @property

@@ -72,6 +72,7 @@ ELSEWHERE = {  # names in other libraries, without _ and -
     )
     for other in names.split()
 }
+MOST = 2**24  # numbers of predictions that are made up to find out whether a metric has a value
 YES_OR_NO = (sigmoid_cross_entropy, sigmoid_focal, binary_cross_entropy, hinge)
 
 
@@ -114,17 +115,18 @@ class Metric:
 
     def __init__(self, name, given, who, meant):
         function, options = without_options(given)
+        known = next((each for each in BETTER if each is function), None)
         self.name, self.who, self.loss = name, who, hasattr(function, "declaration")
-        self.ours = self.loss or function in BETTER
-        self.better = "min" if self.loss else BETTER.get(function, getattr(given, "better", None))
-        self.of_epoch = function not in MEANS if function in BETTER else bool(getattr(given, "of_epoch", False))
+        self.ours = self.loss or known is not None
+        self.better = "min" if self.loss else BETTER.get(known, getattr(given, "better", None))
+        self.of_epoch = known not in MEANS if known is not None else bool(getattr(given, "of_epoch", False))
         if self.ours:
-            accepted, known = signature(function).parameters, {"ignore_index": meant.ignored}
-            known["threshold"] = meant.threshold
-            known = {k: v for k, v in known.items() if k in accepted and k not in options and v is not None}
-            given = partial(given, **known) if known else given
+            told = {"ignore_index": meant.ignored, "threshold": meant.threshold}
+            told = {name: value for name, value in told.items() if value is not None and name not in options}
+            told = {name: value for name, value in told.items() if name in signature(function).parameters}
+            given = partial(given, **told) if told else given
         self.given, self._weighted = given, takes_weights(given)
-        self._call = partial(_of_whole, given, function, meant) if function in BETTER and self.of_epoch else given
+        self._call = partial(_of_whole, given, known, meant) if known is not None and self.of_epoch else given
 
     def __call__(self, prediction, target, weights=None):
         result = self._call(prediction, target, **as_option(weights if self._weighted else None))
@@ -177,6 +179,8 @@ def check_whole(metrics, model, y, weights=None, *, where, who="fit"):
     for name, metric in metrics.items():
         if metric.ours and metric.of_epoch:
             shape = len(y), *model.output_shape
+            if np.prod(shape) > MOST:
+                continue
             try:
                 metric(np.full(shape, 1 / shape[-1]), np.asarray(y), weights)
             except ValueError as error:

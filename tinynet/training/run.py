@@ -106,7 +106,7 @@ class Run:
         gradient, means, counts = self.judge(counted, targets, weights)
         if not math.isfinite(means[0]):
             raise self._broken(f"the loss is {means[0]}", self.training.step + 1)
-        self.measured = means, counts
+        self.measured, self.training.loss = (means, counts), float(means[0])
         if len(self.of_batches) < len(self.metrics):
             self.epoch.keep(*map(self.ranks.whole, (counted, targets, weights)))
         return means[0], gradient if ends is None else in_place(gradient, ends, prediction.shape)

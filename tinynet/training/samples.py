@@ -134,9 +134,11 @@ class Stream:
 
 
 def is_stream(data):
-    """Whether data are batches that somebody else makes, and no array, pair or data set."""
+    """Whether data are batches that somebody else makes, and no array, pair or data set.  A list may be either."""
     if callable(data):
         return True
+    if isinstance(data, list):
+        return bool(data) and all(isinstance(batch, tuple) for batch in data)
     return hasattr(data, "__iter__") and not isinstance(data, (tuple, str, bytes, dict)) and not hasattr(data, "shape")
 
 
