@@ -176,7 +176,7 @@ def _draw_mosaic(panel, tiles, columns, limits, colours):
     picture, (H, W) = mosaic(tiles, columns), tiles.shape[1:3]
     if picture.ndim == 3:  # colours have no NaN
         picture = np.where(np.isnan(picture), to_rgb(PALE), picture)
-    colours = colormaps[colours].with_extremes(bad=PALE)
+    colours = colormaps.get_cmap(colours).with_extremes(bad=PALE)
     image = draw_image(panel, picture, cmap=colours, vmin=limits[0], vmax=limits[1])
     panel.spines[:].set_visible(False)
     if len(tiles) % columns:
