@@ -110,6 +110,14 @@ def test_data_without_a_mean_are_refused(x, error, message):
         tn.Normalize().fit(x)
 
 
+def test_it_does_not_show_a_mean_that_it_no_longer_has(tmp_path):
+    model = built(tn.Normalize(0, 1), 3)
+    assert repr(model.layers[0]) == "Normalize(mean=0, std=1)"
+    assert repr(model.layers[0].fit(X)) == "Normalize()"
+    tn.save(model, tmp_path / "model")
+    np.testing.assert_array_equal(tn.load(tmp_path / "model").predict(X), model.predict(X))
+
+
 def test_other_channels_are_refused():
     message = r"Normalize \(layer 0\): mean and std have 3 numbers, and its input 4 channels"
     with pytest.raises(ValueError, match=message):

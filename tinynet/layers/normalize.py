@@ -116,6 +116,7 @@ class Normalize(Layer):
             raise ValueError(f"{self.label}: x has no numbers")
         std = np.sqrt(S / M)  # of equal numbers rounding may leave some, as their mean is not quite what they are
         self._keep(mean, np.where((low < high) & (std > 0), std, 1.0))
+        vars(self)["_given"] = {}  # so that it shows no other mean
         return self
 
     def _keep(self, mean, std):
