@@ -14,6 +14,7 @@ import numpy as np
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import own_threads
 from tinynet.kernels.matmul import TILE
+from tinynet.notebook import table
 
 
 def set_num_threads(n: int) -> None:
@@ -40,6 +41,9 @@ class Config(dict[str, str]):
     def __repr__(self):
         width = max(map(len, self), default=0)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
+
+    def _repr_html_(self):
+        return table("", ("", ""), self.items(), words=2)
 
 
 @overload

@@ -4,6 +4,8 @@ import math
 import os
 from typing import Any
 
+from tinynet.notebook import table
+
 
 class History(dict[str, list[float]]):
     """What fit recorded: a name -> a list with one number an epoch.
@@ -26,6 +28,14 @@ class History(dict[str, list[float]]):
         from tinynet.plots import training_curves
 
         return training_curves(self, path)
+
+    def _repr_html_(self):
+        epochs = max(map(len, self.values()), default=0)
+        rows = [
+            (epoch + 1, *(f"{values[epoch]:.4g}" if epoch < len(values) else "" for values in self.values()))
+            for epoch in range(epochs)
+        ]
+        return table("", ("epoch", *self), rows, words=0, after="ended by Ctrl-C" if self.interrupted else "")
 
 
 class Training:
