@@ -21,6 +21,12 @@ def set_num_threads(n: int) -> None:
     """Let kernels that are called from this thread of Python use n threads, from 1 to the number of CPUs.
 
     Results do not depend on it, to the bit.  The environment variable NUMBA_NUM_THREADS sets the most there can be.
+
+    >>> before = tn.get_num_threads()
+    >>> tn.set_num_threads(1)
+    >>> tn.get_num_threads()
+    1
+    >>> tn.set_num_threads(before)
     """
     most = numba.config.NUMBA_NUM_THREADS
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
@@ -31,7 +37,11 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads kernels use."""
+    """How many threads kernels use.
+
+    >>> tn.get_num_threads() >= 1
+    True
+    """
     return numba.get_num_threads()
 
 
@@ -57,6 +67,9 @@ def show_config(mode=None):
 
     Versions, processor, vector width and tile of the SIMD kernels, caches, threads, and what there is of CUDA.
     mode="print" prints it and returns None; mode="dict" returns a dict that is nothing else.
+
+    >>> tn.show_config()["numpy"] == np.__version__
+    True
     """
     if mode not in (None, "print", "dict"):
         raise ValueError(f'show_config: mode must be "print" or "dict", or left out, got {mode!r}')

@@ -13,6 +13,11 @@ class History(dict[str, list[float]]):
     "loss" and each metric are means over the epoch's batches, as they were while the model was changing; "val_loss"
     and "val_" + metric are of the whole validation set after the epoch; "lr" is the learning rate of the last
     step; "seconds" is how long the epoch took.  `interrupted` is whether Ctrl-C ended the training.
+
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> history = tn.fit(model, x, y, loss="cross_entropy", optimizer=tn.SGD(model), epochs=3, progress=False)
+    >>> list(history), len(history["loss"])
+    (['loss', 'lr', 'seconds'], 3)
     """
 
     interrupted = False
