@@ -95,6 +95,21 @@ def test_only_what_needs_downloads_or_several_processes_is_not_run():
     assert rooms == {f"tinynet.data.{room}" for room in sets} | {"tinynet.training.distributed"}
 
 
+@pytest.mark.slow
+def test_the_reference_has_a_page_for_every_module_and_every_public_name_without_a_warning(tmp_path):
+    guide = (ROOT / ".github" / "CONTRIBUTING.md").read_text().replace("\\\n", "")
+    [command] = re.findall(r"^python (-m pdoc .*)$", guide, flags=re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command.split(), "-o", tmp_path],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = {page.relative_to(tmp_path).with_suffix(""): page.read_text() for page in tmp_path.rglob("*.html")}
+    anchors = {name for page in pages.values() for name in re.findall(r'id="(\w+)"', page)}
+    assert {name.rpartition(".")[2] for name, thing in OFFERED.items() if callable(thing)} <= anchors
+    assert "\n&gt;&gt;&gt; tn.gradcheck.check(tn.Dense(3), (5, 4)).passed\nTrue" in pages[Path("tinynet/gradcheck")]
+
+
 def test_the_code_in_the_readme_runs_and_its_loop_learns(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     reviews = '((["good film", "a bad film"] * 8, [1, 0] * 8),) * 2'  # in place of 50,000 that are downloaded
