@@ -83,6 +83,17 @@ def image_folder(
     all images.  Photographs are turned as their camera notes it.  Needs Pillow, which matplotlib brings along.
 
     Raises DatasetError, naming the folder or the file, where there are no images, or one can't be read.
+
+    >>> import pathlib
+    >>> import tempfile
+    >>> from matplotlib.image import imsave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         pathlib.Path(folder, name).mkdir()
+    ...         imsave(pathlib.Path(folder, name, "1.png"), np.zeros((6, 9, 3)))
+    ...     x, y = tn.data.image_folder(folder)
+    ...     x.names, x[:].shape, y.tolist()
+    (['cat', 'dog'], (2, 6, 9, 3), [0, 1])
     """
     root = Path(path)
     if not root.is_dir():
