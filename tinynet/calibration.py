@@ -33,6 +33,10 @@ class CalibrationBins(NamedTuple):
 
     edges (B+1,) go from 0 to 1; count (B,) of int64; confidence (B,) and accuracy (B,) are the means there, NaN where
     a bin is empty.
+
+    >>> found = tn.metrics.calibration_bins([[0.9, 0.1], [0.2, 0.8]], [0, 0], bins=2)
+    >>> found.count.tolist(), found.accuracy.tolist()
+    ([0, 2], [nan, 0.5])
     """
 
     edges: np.ndarray

@@ -57,6 +57,14 @@ def save(model: Any, path: Path) -> None:
     new one, whole.  A file that is replaced keeps its mode and its owner; a link stays, and what it points to is
     replaced.  Raises TypeError for what is no model, OSError where nothing can be written or nothing should be: a
     folder, a device, a pipe, a file that is read-only.
+
+    >>> import tempfile
+    >>> model = tn.Sequential([tn.Dense(2)], 3, seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tn.save(model, f"{folder}/model.safetensors")
+    ...     again = tn.load(f"{folder}/model.safetensors")
+    >>> bool((again.flat_values == model.flat_values).all())
+    True
     """
     arrays = _arrays(model, "save")
     write(path, arrays, _about(model, arrays), "save")
@@ -95,6 +103,14 @@ def load(model, path=None, *, layers=None, strict=True, only=None):
     A file of float32 fits a float64 model, which can hold those numbers exactly; the other way is refused.  Raises
     FileNotFoundError, and ValueError for a file that is damaged, from elsewhere or of another model, saying what
     differs: the model is unchanged then.
+
+    >>> import tempfile
+    >>> model, other = tn.Sequential([tn.Dense(2)], 3), tn.Sequential([tn.Dense(2), tn.Dense(5)], 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tn.save(model, f"{folder}/model.safetensors")
+    ...     found = tn.load(other, f"{folder}/model.safetensors", strict=False)
+    >>> found.read
+    ['0.weight', '0.bias']
     """
     if path is None and isinstance(model, Path):
         if not strict or only is not None:

@@ -14,12 +14,19 @@ import numpy as np
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import own_threads
 from tinynet.kernels.matmul import TILE
+from tinynet.notebook import table
 
 
 def set_num_threads(n: int) -> None:
     """Let kernels that are called from this thread of Python use n threads, from 1 to the number of CPUs.
 
     Results do not depend on it, to the bit.  The environment variable NUMBA_NUM_THREADS sets the most there can be.
+
+    >>> before = tn.get_num_threads()
+    >>> tn.set_num_threads(1)
+    >>> tn.get_num_threads()
+    1
+    >>> tn.set_num_threads(before)
     """
     most = numba.config.NUMBA_NUM_THREADS
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
@@ -30,7 +37,11 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads kernels use."""
+    """How many threads kernels use.
+
+    >>> tn.get_num_threads() >= 1
+    True
+    """
     return numba.get_num_threads()
 
 
@@ -40,6 +51,9 @@ class Config(dict[str, str]):
     def __repr__(self):
         width = max(map(len, self), default=0)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
+
+    def _repr_html_(self):
+        return table("", ("", ""), self.items(), words=2)
 
 
 @overload
@@ -53,6 +67,9 @@ def show_config(mode=None):
 
     Versions, processor, vector width and tile of the SIMD kernels, caches, threads, and what there is of CUDA.
     mode="print" prints it and returns None; mode="dict" returns a dict that is nothing else.
+
+    >>> tn.show_config()["numpy"] == np.__version__
+    True
     """
     if mode not in (None, "print", "dict"):
         raise ValueError(f'show_config: mode must be "print" or "dict", or left out, got {mode!r}')

@@ -28,6 +28,7 @@ from tinynet.data.sequences import split
 from tinynet.layers.along_time import checked_lengths, in_place, within
 from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
+from tinynet.notebook import table
 from tinynet.pages import sliders, walk
 from tinynet.training.counting import positions
 
@@ -72,7 +73,7 @@ class Row(NamedTuple):
 
 
 class Explanation:
-    """What explain found: str() and repr() of it are the table.
+    """What explain found: str() and repr() of it are the table, and a notebook shows it as one.
 
     rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
     """
@@ -114,6 +115,9 @@ class Explanation:
 
     def __repr__(self):
         return _table(self)
+
+    def _repr_html_(self):
+        return _html(self)
 
 
 def explain(
@@ -342,13 +346,31 @@ def _table(explanation):
     backward = sum(row.backward_us or 0 for row in rows if row.depth == 0)
     lines.append(rule)
     line("all", f"{_time(forward):>{left}}", f"{_time(backward):>24}")
-    notes = (
+    return "\n".join([explanation.title, "", *lines, "", *textwrap.wrap(_notes(explanation), WIDTH)])
+
+
+def _notes(explanation):
+    return (
         "norm: Euclidean, of the whole batch.  time: the best of "
         f"{explanation.repeats} training steps, in microseconds; a step leaves out the gradient of the input.  "
         "check: the largest difference of gradients from central differences, as a part of the largest gradient, with "
         "each layer alone, in float64, at random inputs; beside y, that of the dx which the layer makes of dy."
     )
-    return "\n".join([explanation.title, "", *lines, "", *textwrap.wrap(notes, WIDTH)])
+
+
+def _html(explanation):
+    """The same as an HTML table, with a layer's formulas beside the numbers of its y."""
+    header = ("", "values flow down", "gradients flow up", "shape", "norm", "time, us", "norm", "time, us", "check")
+    rows = []
+    for row in explanation.rows:
+        indent = "    " * row.depth
+        numbers = _number(row.norm), _time(row.forward_us), _number(row.gradient_norm), _time(row.backward_us)
+        rows.append((indent + row.name, row.formula, row.backward_formula, row.shape, *numbers, _error(row.error)))
+        for p in row.parameters:
+            numbers = _number(p.norm), "", _number(p.gradient_norm), ""
+            rows.append((f"{indent}    {p.name}", "", "", p.shape, *numbers, _error(p.error)))
+    notes = "The norm and the time after the shape are those of the values, the next ones those of the gradients.  "
+    return table(explanation.title, header, rows, 4, notes + _notes(explanation))
 
 
 def _wrapped(formula, width):

@@ -25,6 +25,7 @@ from tinynet.layers.along_time import check_along_time, checked_lengths, in_plac
 from tinynet.layers.base import Layer
 from tinynet.layers.in_a_row import forward_in_a_row
 from tinynet.losses.by_name import loss_function
+from tinynet.notebook import table
 from tinynet.training.counting import positions
 
 __all__ = ["GradientCheck", "check"]
@@ -42,6 +43,10 @@ class GradientCheck:
     causes      name -> a sentence on the likely cause, for each whose error is above `tolerance`
     problems    sentences about what else is wrong, of a layer that adds to its gradients, say
     passed      whether there are none, and the largest error is at most `tolerance`
+
+    >>> found = tn.gradcheck.check(tn.Dense(3), (5, 4))
+    >>> list(found.errors), found.max_error < 1e-8
+    (['input', 'weight', 'bias'], True)
     """
 
     def __init__(
@@ -75,9 +80,19 @@ class GradientCheck:
             if name in self.causes:
                 lines += [f"  {'':<{width}}  {self.worst[name]}", f"  {'':<{width}}  {self.causes[name]}"]
         lines += [f"  {problem}" for problem in self.problems]
+        return "\n".join([*lines, self._verdict()])
+
+    def _verdict(self):
         verdict = "passed" if self.passed else "FAILED"
-        lines.append(f"{verdict}: largest error {self.max_error:.1e}, tolerance {self.tolerance:.0e}")
-        return "\n".join(lines)
+        return f"{verdict}: largest error {self.max_error:.1e}, tolerance {self.tolerance:.0e}"
+
+    def _repr_html_(self):
+        rows = []
+        for name, error in self.errors.items():
+            why = f"{self.worst[name]}\n{self.causes[name]}" if name in self.causes else ""
+            rows.append((name, self.counts[name], why, f"{error:.1e}"))
+        after = "\n".join([*self.problems, self._verdict()])
+        return table(f"gradient check: {self.title}", ("", "checked", "", "error"), rows, 3, after)
 
 
 def check(

@@ -20,7 +20,7 @@ from tinynet.calibration import CalibrationBins, calibration_bins, expected_cali
 from tinynet.checks import positive_int
 from tinynet.checks.losses import sample_weight as checked_sample_weight
 from tinynet.checks.metrics import from_0_to, no_nan, predicted, scores_and_labels, yes_or_no
-from tinynet.model import Text
+from tinynet.notebook import Text
 from tinynet.ranking import auroc, average_precision, bootstrap_interval, precision_recall_curve, roc_curve
 from tinynet.regression import r2, root_mean_squared_error
 

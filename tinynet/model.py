@@ -33,6 +33,7 @@ from tinynet.layers.in_a_row import (
 )
 from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
+from tinynet.notebook import Text, table
 
 
 class Sequential(Guarded):
@@ -260,9 +261,7 @@ class Sequential(Guarded):
 
         Layers inside another one are indented below it, and their numbers are left out of its own.
         """
-        rows = [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers)]
-        flops = sum(layer.flops for layer in self.layers)
-        rows.append(("total", "", "", f"{self._flat_values.size:,}", f"{flops:,}"))
+        rows = self._table()
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = []
         for row in rows:
@@ -272,17 +271,19 @@ class Sequential(Guarded):
         rule = "-" * max(map(len, lines))
         return Text("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
 
+    def _table(self):
+        flops = sum(layer.flops for layer in self.layers)
+        total = ("total", "", "", f"{self._flat_values.size:,}", f"{flops:,}")
+        return [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers), total]
+
+    def _repr_html_(self):
+        header, *rows = self._table()
+        return table(repr(self), header, rows, words=3)
+
     def __repr__(self):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
-
-
-class Text(str):
-    """A text that a notebook or an interactive Python shows as print does, and not in quotes with \\n between lines."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
 
 
 def _rows(layers, number="", indent=""):

@@ -36,6 +36,10 @@ def cifar10(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part]:
     whole number of records.  `root` is the environment variable TINYNET_DATA by default, else tinynet in the user's
     cache folder.  Files that are there are read as they are; if one is missing, the archive of all is downloaded (170
     MB) and its checksum verified.  Raises DatasetError, naming the file, if it is broken or cannot be had.
+
+    >>> (x_train, y_train), (x_test, y_test) = tn.data.cifar10()  # doctest: +SKIP
+    >>> x_train.shape, y_test.shape  # doctest: +SKIP
+    ((50000, 32, 32, 3), (10000,))
     """
     folder = data_root(root) / "cifar-10-batches-bin"
     paths = [folder / name for name in NAMES]

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tinynet.data.files import LIMIT, DatasetError, described
+from tinynet.notebook import progress_bar, shows_bars
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 3  # of one mirror, whose connection broke off
@@ -103,12 +104,12 @@ def _reason(error):
 
 
 def _transfer(url, path, _, size):
-    """What pooch calls to put what is at the URL into the file `path`, with a bar on a terminal."""
+    """What pooch calls to put what is at the URL into the file `path`, with a bar where one can move."""
     from pooch import HTTPDownloader
-    from tqdm import tqdm
 
-    # disable=None: no bar where there is no terminal, and pooch's line, which names URL and file, is all there is
-    bar = tqdm(total=size, desc=url.rpartition("/")[2], unit="B", unit_scale=True, disable=None if sys.stderr else True)
+    # Where no bar can move, pooch's line, which names URL and file, is all there is.
+    name, disable = url.rpartition("/")[2], not shows_bars(sys.stderr)
+    bar = progress_bar(sys.stderr, total=size, desc=name, unit="B", unit_scale=True, disable=disable)
     with bar, open(path, "wb") as file, ExitStack() as answers:
 
         def close_later(answer, **_):

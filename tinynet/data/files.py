@@ -20,6 +20,12 @@ class DatasetError(Exception):
     """A data set's file is missing, broken or could not be downloaded.  The message names it and says what is wrong.
 
     Not a ValueError, since the file is at fault and no argument.
+
+    >>> try:
+    ...     tn.data.image_folder("nowhere")
+    ... except tn.data.DatasetError as error:
+    ...     print(error)
+    nowhere is no folder; image_folder reads a folder that has one for each class
     """
 
 

@@ -83,6 +83,17 @@ def image_folder(
     all images.  Photographs are turned as their camera notes it.  Needs Pillow, which matplotlib brings along.
 
     Raises DatasetError, naming the folder or the file, where there are no images, or one can't be read.
+
+    >>> import pathlib
+    >>> import tempfile
+    >>> from matplotlib.image import imsave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "dog"):
+    ...         pathlib.Path(folder, name).mkdir()
+    ...         imsave(pathlib.Path(folder, name, "1.png"), np.zeros((6, 9, 3)))
+    ...     x, y = tn.data.image_folder(folder)
+    ...     x.names, x[:].shape, y.tolist()
+    (['cat', 'dog'], (2, 6, 9, 3), [0, 1])
     """
     root = Path(path)
     if not root.is_dir():
@@ -114,6 +125,8 @@ def _opened(file):
 
     try:
         with Image.open(file) as image:
+            if image.mode == "F":
+                raise ValueError("its pixels are real numbers, and nobody says which of them is white")
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file} cannot be read as an image: {error}") from None
@@ -130,4 +143,5 @@ def _pixels(image, size, grey):
     if (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1])
     pixels = np.asarray(image, np.float32).reshape(*size, -1) / np.float32(highest)
+    pixels = np.clip(pixels, 0, 1)  # of 16 bits, what is between pixels may lie beyond both
     return pixels if grey else np.broadcast_to(pixels, (*size, 3))

@@ -44,6 +44,10 @@ def imdb(root: str | os.PathLike[str] | None = None) -> tuple[Reviews, Reviews]:
     else tinynet in the user's cache folder.  Files that are there are read as they are; if one is missing, they are
     made from the archive aclImdb_v1.tar.gz, which is looked for in the same folder, or else downloaded (84 MB), its
     checksum verified.  Raises DatasetError, naming the file, if it is broken or cannot be had.
+
+    >>> (texts, y), (texts_test, y_test) = tn.data.imdb()  # doctest: +SKIP
+    >>> len(texts), y_test.shape  # doctest: +SKIP
+    (25000, (25000,))
     """
     folder = data_root(root) / "imdb"
     paths = [_packed_or_not(folder / name) for name in NAMES]

@@ -40,6 +40,10 @@ def pneumonia_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, P
     default, else tinynet in the user's cache folder.  A file that is there is read as it is; if it is missing, it is
     downloaded (4 MB) and its checksum verified.  Raises DatasetError, naming the file, if it is broken or cannot be
     had.
+
+    >>> (x, y), (x_validation, y_validation), (x_test, y_test) = tn.data.pneumonia_mnist()  # doctest: +SKIP
+    >>> x.shape, y_test.shape  # doctest: +SKIP
+    ((4708, 28, 28, 1), (624,))
     """
     train, validation, test = _read_set(data_root(root) / "pneumoniamnist", PNEUMONIA, 1)
     return _with_one_label(train), _with_one_label(validation), _with_one_label(test)
@@ -54,6 +58,10 @@ def chest_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part,
     half of the images have none.
 
     The file chestmnist.npz (some 80 MB) lies in `root`/chestmnist; all else is as for pneumonia_mnist.
+
+    >>> (x, y), (x_validation, y_validation), (x_test, y_test) = tn.data.chest_mnist()  # doctest: +SKIP
+    >>> x.shape, y_test.shape  # doctest: +SKIP
+    ((78468, 28, 28, 1), (22433, 14))
     """
     return _read_set(data_root(root) / "chestmnist", CHEST, 14)
 

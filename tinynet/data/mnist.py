@@ -54,6 +54,10 @@ def mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Part]:
     is the environment variable TINYNET_DATA by default, else tinynet in the user's cache folder.  A file that is there
     is read as it is; one that is missing is downloaded and its checksum verified.  Raises DatasetError, naming the
     file, if it is broken or cannot be had.
+
+    >>> (x_train, y_train), (x_test, y_test) = tn.data.mnist()  # doctest: +SKIP
+    >>> x_train.shape, y_test.shape  # doctest: +SKIP
+    ((60000, 28, 28, 1), (10000,))
     """
     return _read_set(data_root(root) / "mnist", MNIST_MIRRORS, MNIST)
 
@@ -62,6 +66,10 @@ def fashion_mnist(root: str | os.PathLike[str] | None = None) -> tuple[Part, Par
     """Fashion-MNIST, pictures of clothes, in `root`/fashion-mnist: shapes, files and errors are those of mnist().
 
     The classes are T-shirt or top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
+
+    >>> (x_train, y_train), (x_test, y_test) = tn.data.fashion_mnist()  # doctest: +SKIP
+    >>> x_train.shape, y_test.shape  # doctest: +SKIP
+    ((60000, 28, 28, 1), (10000,))
     """
     return _read_set(data_root(root) / "fashion-mnist", FASHION_MIRRORS, FASHION)
 

@@ -31,6 +31,10 @@ def movie_reviews(root: str | os.PathLike[str] | None = None) -> tuple[list[str]
     TINYNET_DATA by default, else tinynet in the user's cache folder.  A file that is there is read as it is; if one is
     missing, their archive is downloaded (0.5 MB) and its checksum verified.  Raises DatasetError, naming the file, if
     it is broken or cannot be had.
+
+    >>> texts, y = tn.data.movie_reviews()  # doctest: +SKIP
+    >>> len(texts), y.shape  # doctest: +SKIP
+    (10662, (10662,))
     """
     folder = data_root(root) / "sentiment"
     paths = [folder / name for name in NAMES]

@@ -27,6 +27,10 @@ def shakespeare(root: str | os.PathLike[str] | None = None) -> tuple[str, str]:
     The file input.txt lies in `root`/shakespeare.  `root` is the environment variable TINYNET_DATA by default, else
     tinynet in the user's cache folder.  A file that is there is read as it is; one that is missing is downloaded (1
     MB) and its checksum verified.  Raises DatasetError, naming the file, if it is broken or cannot be had.
+
+    >>> text, text_validation = tn.data.shakespeare()  # doctest: +SKIP
+    >>> text[:14]  # doctest: +SKIP
+    'First Citizen:'
     """
     text = read_text(_present(data_root(root) / "shakespeare" / "input.txt", *SHAKESPEARE))
     cut = len(text) * 9 // 10
@@ -39,6 +43,9 @@ def names(root: str | os.PathLike[str] | None = None) -> list[str]:
     They were given most often in the United States in 2018: the girls', the most frequent first, then the boys' (A.
     Karpathy 2022, makemore, from the Social Security Administration).  The file names.txt, a name on each line, lies in
     `root`/names; root, download and errors are those of shakespeare().
+
+    >>> tn.data.names()[:3]  # doctest: +SKIP
+    ['emma', 'olivia', 'ava']
     """
     return read_lines(_present(data_root(root) / "names" / "names.txt", *NAMES))
 

@@ -49,6 +49,10 @@ def sst(
     default, else tinynet in the user's cache folder.  A file that is there is read as it is; if one is missing, their
     archive is downloaded (0.8 MB) and its checksum verified.  Raises DatasetError, naming the file, if it is broken or
     cannot be had.
+
+    >>> (texts, y), (texts_dev, y_dev), (texts_test, y_test) = tn.data.sst(classes=2)  # doctest: +SKIP
+    >>> len(texts), len(texts_test)  # doctest: +SKIP
+    (6920, 1821)
     """
     if not isinstance(phrases, (bool, np.bool_)):
         raise TypeError(f"sst: phrases must be True or False, got {phrases!r}")

@@ -13,6 +13,10 @@ from tinynet.interop.torch_side import torch_side
 if TYPE_CHECKING:
     from tinynet.interop.torch_linear import torch_linear_cross_entropy
     from tinynet.interop.torch_losses import TorchCrossEntropyLoss, torch_cross_entropy
+else:  # what __getattr__ finds, for programs that list what there is
+    TorchCrossEntropyLoss: type
+    torch_cross_entropy: Any
+    torch_linear_cross_entropy: Any
 
 __all__ = [
     "TorchCrossEntropyLoss",

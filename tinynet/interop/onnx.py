@@ -44,6 +44,14 @@ def to_onnx(model: Sequential, path: str | bytes | os.PathLike, lengths: bool = 
     A layer of your own needs a method onnx(graph, x); that of tn.Dense is an example.  Raises ImportError without the
     package onnx, TypeError for what is no model, and ValueError for a layer that has no such method or minds no
     lengths, or a model of more than two gigabytes.
+
+    >>> import tempfile
+    >>> import onnx
+    >>> model = tn.Sequential([tn.Dense(2)], 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tn.interop.to_onnx(model, f"{folder}/model.onnx")
+    ...     [value.name for value in onnx.load(f"{folder}/model.onnx").graph.input]
+    ['x']
     """
     if not isinstance(model, Sequential):
         raise TypeError(f"to_onnx: expected a tinynet Sequential, got {type(model).__name__}")

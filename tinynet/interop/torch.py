@@ -245,6 +245,10 @@ def to_torch(model: Sequential, like: Any = None, order: list[str] | None = None
     arrays behind a Flatten are in the order of PyTorch's, which is fed images (N, C, H, W).  Raises ImportError without
     PyTorch, and ValueError for a layer that PyTorch doesn't have, where `like` has other arrays or options, can't be
     matched, or has one array for two of ours that differ.
+
+    >>> model = tn.Sequential([tn.Dense(2)], 3)
+    >>> {name: tuple(tensor.shape) for name, tensor in tn.interop.to_torch(model).items()}
+    {'0.weight': (2, 3), '0.bias': (2,)}
     """
     name = "to_torch"
     _checked_model(model, name)
@@ -314,6 +318,11 @@ def from_torch(model: Sequential, state_dict: Any, order: list[str] | None = Non
 
     Raises ValueError for the first layer that has no counterpart, with both sides' names and shapes, for options that
     differ and for modules that can't be told apart, and TypeError for what is no array; then nothing has changed.
+
+    >>> model = tn.Sequential([tn.Dense(2)], 3)
+    >>> tn.interop.from_torch(model, {"fc.weight": np.arange(6.0).reshape(2, 3), "fc.bias": np.ones(2)})
+    >>> model.predict(np.eye(3))[:, 1].tolist()
+    [4.0, 5.0, 6.0]
     """
     name = "from_torch"
     _checked_model(model, name)
@@ -356,6 +365,10 @@ def to_torch_module(model: Sequential) -> Any:
     Its modules are named by the numbers of the layers, so that its state dict has the names of `to_torch`, and can come
     back by `from_torch`.  What takes several modules there has more of them, named "0_relu" or "2_flatten".  As any new
     module it is in training mode: call its eval() to predict.  Raises as `to_torch` does.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3, activation="relu"), tn.Flatten(), tn.Dense(2)], (5, 5, 1))
+    >>> list(tn.interop.to_torch_module(model).state_dict())
+    ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     _checked_model(model, "to_torch_module")
     build = torch_side("to_torch_module").sequential

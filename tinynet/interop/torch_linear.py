@@ -49,6 +49,10 @@ def torch_linear_cross_entropy(
     linear_cross_entropy does; on a GPU 1,024 rows of logits, and for 16 bits and more rows a float32 copy of
     linear_weight's gradient, since sums of 16 bits lose digits.  What the options do differently from PyTorch's is what
     torch_cross_entropy does.  Raises as that does.
+
+    >>> import torch
+    >>> tn.interop.torch_linear_cross_entropy(torch.ones(2, 3), torch.zeros(4, 3), torch.tensor([0, 1]))
+    tensor(1.3863)
     """
     check_tensors(NAME, input=input, linear_weight=linear_weight, target=target, linear_bias=linear_bias, weight=weight)
     check_constant(NAME, target=target, weight=weight)

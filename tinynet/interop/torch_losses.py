@@ -57,6 +57,12 @@ def torch_cross_entropy(
 
     Raises TypeError and ValueError for what it can't use, a target or weight that requires a gradient too, RuntimeError
     where a second derivative is asked for (or one of torch.func's), and ImportError without PyTorch.
+
+    >>> import torch
+    >>> logits = torch.zeros(1, 4, requires_grad=True)
+    >>> tn.interop.torch_cross_entropy(logits, torch.tensor([3])).backward()
+    >>> logits.grad
+    tensor([[ 0.2500,  0.2500,  0.2500, -0.7500]])
     """
     check_tensors(NAME, input=input, target=target, weight=weight)
     check_constant(NAME, target=target, weight=weight)
@@ -71,7 +77,12 @@ def torch_cross_entropy(
 
 
 class TorchCrossEntropyLoss(nn.CrossEntropyLoss):
-    """torch_cross_entropy as a module, in place of torch.nn.CrossEntropyLoss; its options are the function's."""
+    """torch_cross_entropy as a module, in place of torch.nn.CrossEntropyLoss; its options are the function's.
+
+    >>> import torch
+    >>> tn.interop.TorchCrossEntropyLoss()(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+    tensor(1.3863)
+    """
 
     def __init__(
         self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0,

@@ -36,6 +36,15 @@ class Layer(Declared, Guarded):
 
     Once built, a layer's options are fixed, and so are the places of its arrays: assigning to a parameter's value or
     to a buffer copies into it.
+
+    >>> class Halve(tn.Layer):
+    ...     def forward(self, x, training=False):
+    ...         return x / 2
+    ...
+    ...     def backward(self, dy, input_grad=True):
+    ...         return dy / 2
+    >>> tn.gradcheck.check(Halve(), (5, 4)).passed
+    True
     """
 
     settable = MappingProxyType({"place": lambda layer, place: _checked_place(layer, place)})

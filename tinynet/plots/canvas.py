@@ -13,10 +13,18 @@ GREY, PALE = "#8b8f97", "#e2e5e9"
 
 
 def figure(width=8.0, height=4.5):
-    """An empty Figure of so many inches, whose parts make room for each other's labels."""
-    from matplotlib.figure import Figure
+    """An empty Figure of so many inches, whose parts make room for each other's labels.
 
-    result = Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
+    At the end of a notebook's cell it shows itself, with `%matplotlib inline` or without.
+
+    >>> left, right = tn.plots.figure(12, 4).subfigures(1, 2)
+    >>> picture = tn.plots.training_curves({"loss": [2.0, 1.0]}, on=left)
+    >>> picture is tn.plots.confusion_matrix([0, 1, 1], [0, 0, 1], on=right)
+    True
+    """
+    from tinynet.plots.picture import Picture
+
+    result = Picture(figsize=(width, height), layout="constrained", facecolor="white", dpi=120)
     result.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
     return result
 

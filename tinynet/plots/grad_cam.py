@@ -27,6 +27,11 @@ def class_activation(model, x, class_index, layer=None):
 
     The model is taken as it predicts (Dropout drops nothing, BatchNorm uses its running statistics), and stays as it
     was.  Its output must be (N, outputs).
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> tn.plots.class_activation(model, x, 1).shape
+    (6, 6, 6)
     """
     name = "grad_cam"
     check_model(model, name)
@@ -52,6 +57,10 @@ def grad_cam(model, x, class_index, layer=None, path=None, *, on=None, columns=4
 
     The other arguments are those of class_activation.  Every image has a scale of colours of its own, up to its
     maximum.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> picture = tn.plots.grad_cam(model, x, 1)
     """
     x = numbers(x, "grad_cam: x")
     if x.ndim == 3:

@@ -36,6 +36,11 @@ def filters(what, path=None, *, on=None, columns=8):
     above; of others, each channel so, a row for each of the first filters.  All share one scale.
 
     Raises TypeError for anything else, and ValueError for a layer that is not built or has no such weights.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> len(tn.plots.filters(model).axes)
+    2
     """
     name, w = _filters_of(what)
     columns = positive_int(columns, "filters: columns")
@@ -79,6 +84,11 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
     columns  how many channels there are in a row
 
     Images are white at 0 and dark or, where a layer has values of both signs, orange above and blue below.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> len(tn.plots.activations(model, x).axes)
+    5
     """
     check_model(model, "activations")
     x, lengths, layer = _checked(model, x, layer, sample, columns, "activations")
@@ -91,6 +101,11 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
 
     loss is a function (prediction, target) -> (value, gradient); the other arguments are those of activations, and
     the first row is dL/dx.  The step is made on a copy of the model, which stays as it was.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> len(tn.plots.gradients(model, x, y, tn.softmax_cross_entropy).axes)
+    5
     """
     check_model(model, "gradients")
     _check_loss(loss, "gradients")
@@ -120,6 +135,10 @@ def saliency(model, x, target, loss, path=None, *, on=None, columns=4, names=Non
     running statistics.  That is done on a copy; the model stays as it was.
 
     Source: Simonyan et al. 2014, "Deep inside convolutional networks", section 3; they take a class's score for L.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> picture = tn.plots.saliency(model, x, y, tn.softmax_cross_entropy)
     """
     check_model(model, "saliency")
     _check_loss(loss, "saliency")

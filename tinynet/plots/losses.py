@@ -17,6 +17,9 @@ def loss_and_gradient(path=None, *, on=None):
     Left, -log p is steep where the model is confidently wrong and flat where it is right.  Right, its gradient with
     respect to the logit is p - 1: the larger the mistake, the stronger the pull.  The squared error (1 - p)^2, dashed,
     passes through the sigmoid's slope p (1 - p), and pulls least where the model is most wrong.
+
+    >>> len(tn.plots.loss_and_gradient().axes)
+    2
     """
     z = np.linspace(-9, 9, 361)
     p, yes = 1 / (1 + np.exp(-z)), np.ones_like(z)
@@ -50,6 +53,9 @@ def losses_by_margin(path=None, *, on=None):
     """The losses of a yes-or-no question against the margin, and their gradients.
 
     The margin is the score's distance to the right side of 0: the logit z where yes is true, -z where it is no.
+
+    >>> len(tn.plots.losses_by_margin().axes)
+    2
     """
     margin = np.linspace(-3, 3, 601)
     yes = np.ones_like(margin)

@@ -30,6 +30,11 @@ def image_grid(predictions, x, y=None, path=None, *, on=None, columns=8, names=N
     names        gives each class a word instead of its number
 
     The order of 0.1, image_grid(images, labels, predictions), is still taken: images have more axes.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> len(tn.plots.image_grid(model, x, y).axes)
+    6
     """
     if not hasattr(predictions, "predict") and np.ndim(predictions) > 2:
         predictions, x, y = y, predictions, x
@@ -72,6 +77,11 @@ def worst(predictions, x, y, path=None, *, on=None, count=16, columns=8, names=N
 
     Above each image stands what it is, with the probability that the model gave to that, and below it, in red, what the
     model said instead, with the probability of that.
+
+    >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
+    >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
+    >>> len(tn.plots.worst(model, x, y, count=4).axes)
+    4
     """
     images = checked_images(x, "worst")
     count, columns = positive_int(count, "worst: count"), positive_int(columns, "worst: columns")
@@ -125,6 +135,9 @@ def confusion_matrix(predictions, labels, path=None, *, on=None, names=None, cla
     predictions, labels, classes and ignore_index are as in metrics.confusion_matrix.  The darker a cell, the larger its
     share of the row: blue where the prediction is right, red where it is wrong.  `names` gives each class a word
     instead of its number.  Above 25 classes the numbers are left out.
+
+    >>> len(tn.plots.confusion_matrix([0, 1, 1], [0, 0, 1]).axes)
+    1
     """
     from matplotlib.colors import to_rgb
 
@@ -160,6 +173,9 @@ def reliability_diagram(probabilities, labels, path=None, *, on=None, bins=15):
     probabilities, labels and bins are as in metrics.calibration_bins.  A calibrated model's bars end on the diagonal.
     Red is what is missing where the model is too confident, pale blue what is beyond its confidence; the expected
     calibration error is their mean length over all predictions.
+
+    >>> len(tn.plots.reliability_diagram([[0.9, 0.1], [0.2, 0.8]], [0, 0]).axes)
+    2
     """
     edges, confidence, right, count = metrics.calibration_bins(probabilities, labels, bins=bins)
     error = metrics.expected_calibration_error(probabilities, labels, bins=bins)

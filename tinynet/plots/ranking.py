@@ -11,6 +11,9 @@ def roc_curve(scores, labels, path=None, *, on=None, names=None):
 
     scores and labels are as in metrics.auroc: one question, several, or several classes, each against all others; each
     has a curve, named by its number or its word in `names`, with the area below it.  Dashed is what chance gives.
+
+    >>> len(tn.plots.roc_curve([0.1, 0.7, 0.9], [0, 0, 1]).axes)
+    1
     """
     panel, on = _panel(on)
     for k, (word, z, t) in enumerate(_each(scores, labels, names, "roc_curve")):
@@ -27,6 +30,9 @@ def precision_recall_curve(scores, labels, path=None, *, on=None, names=None):
     The arguments are those of roc_curve.  The curve has steps, since no threshold gives a point between two others, and
     the area below it is the average precision.  Dashed, where there is one curve, is what chance gives: the share of
     positives.
+
+    >>> len(tn.plots.precision_recall_curve([0.1, 0.7, 0.9], [0, 0, 1]).axes)
+    1
     """
     panel, on = _panel(on)
     each = _each(scores, labels, names, "precision_recall_curve")

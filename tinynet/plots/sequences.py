@@ -15,6 +15,9 @@ def attention(weights, tokens=None, path=None, *, on=None, columns=4, titles=Non
     titles   a word for each head, instead of its number
 
     The darker, the more weight; all share one scale, from 0 to 1.  Raises ValueError for other shapes.
+
+    >>> len(tn.plots.attention(np.full((2, 3, 3), 1 / 3), "abc").axes)
+    3
     """
     weights = numbers(weights, "attention: weights")
     heads = weights[None] if weights.ndim == 2 else weights

@@ -35,6 +35,15 @@ class EarlyStopping(Watching):
     min_delta      by how much a value must be better than the best so far: less is no improvement
 
     `best` and `best_epoch` are the best value and the epoch that had it.  Prechelt 1998, "Early stopping - but when?".
+
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> stop = tn.EarlyStopping("loss", patience=3)
+    >>> history = tn.fit(
+    ...     model, x, y, loss="cross_entropy", optimizer=tn.SGD(model, lr=0.0), epochs=50, callbacks=[stop],
+    ...     progress=False,
+    ... )
+    >>> len(history["loss"]), stop.best_epoch  # nothing improves after the first epoch
+    (4, 1)
     """
 
     def __init__(
@@ -85,14 +94,28 @@ class Checkpoint(Watching):
     mode   "max" if higher is better, "min" if lower is, as in EarlyStopping
 
     tn.load reads the file.  It holds the model alone; to resume a run, give fit a `checkpoint`.
+
+    >>> import tempfile
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     keep = tn.Checkpoint(f"{folder}/best.safetensors", monitor="loss")
+    ...     history = tn.fit(
+    ...         model, x, y, loss="cross_entropy", optimizer=tn.SGD(model), epochs=2, callbacks=[keep], progress=False
+    ...     )
+    ...     again = tn.load(f"{folder}/best.safetensors")
+    >>> bool((again.predict(x) == model.predict(x)).all())
+    True
     """
 
     def __init__(self, path: Path, monitor: str | None = None, maximize: bool | None = None, mode: Mode = None) -> None:
         self.path, self.always = absolute(path, "Checkpoint"), monitor is None
         if monitor is None:
-            if mode is not None:
-                raise ValueError(f"Checkpoint: mode={mode!r} needs a monitor, the name in the history to look at")
-            monitor, maximize = "loss", None
+            for name, given in (("mode", mode), ("maximize", maximize)):
+                if given is not None:
+                    raise ValueError(
+                        f"Checkpoint: {name}={given!r} needs a monitor, the name in the history to look at"
+                    )
+            monitor = "loss"
         super().__init__(monitor, maximize, mode)
 
     def start(self, training: Training) -> None:
@@ -109,6 +132,14 @@ class ReduceOnPlateau(Watching):
 
     The epochs are counted anew after that.  It does not fall below `least`.  fit refuses it together with a `schedule`,
     which sets the rate before every step.  mode and min_delta as in EarlyStopping.
+
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> slower, still = tn.ReduceOnPlateau("loss", factor=0.5, patience=2, min_delta=9.0), tn.SGD(model, lr=1.0)
+    >>> history = tn.fit(
+    ...     model, x, y, loss="cross_entropy", optimizer=still, epochs=6, callbacks=[slower], progress=False
+    ... )
+    >>> history["lr"]
+    [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
     def __init__(
@@ -155,6 +186,17 @@ class CSVLog:
     that was restored, and then new ones.  Any other run starts the file anew; and a file that is not as this callback
     left it, removed or replaced meanwhile, is written anew as well.  To a terminal, another character device or
     /dev/stdout, whatever that is, lines are written through.
+
+    >>> import tempfile
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = tn.CSVLog(f"{folder}/log.csv")
+    ...     history = tn.fit(
+    ...         model, x, y, loss="cross_entropy", optimizer=tn.SGD(model), epochs=2, callbacks=[log], progress=False
+    ...     )
+    ...     lines = np.loadtxt(f"{folder}/log.csv", dtype=str)
+    >>> len(lines), str(lines[0])
+    (3, 'epoch,loss,lr,seconds')
     """
 
     def __init__(self, path: Path) -> None:

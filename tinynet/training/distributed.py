@@ -58,8 +58,8 @@ from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
 from tinynet.data.sequences import count, is_pair, rows
 from tinynet.kernels.batchnorm import merge_moments
+from tinynet.layers.options import set_again, settings
 from tinynet.training.one_process import OneProcess
-from tinynet.training.resume import freeze_as, freezing
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -67,7 +67,11 @@ __all__ = ["broadcast", "share_threads", "sum_gradients", "synchronized"]
 
 
 def broadcast(model, communicator):
-    """Give every rank the parameters, the buffers and Dropout's state that rank 0 has.  All ranks must call this."""
+    """Give every rank the parameters, the buffers and Dropout's state that rank 0 has.  All ranks must call this.
+
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> tn.distributed.broadcast(model, MPI.COMM_WORLD)  # doctest: +SKIP
+    """
     _check_communicator(communicator, "broadcast")
     for array in (model.flat_values, *model.buffers().values()):
         communicator.Bcast(array)
@@ -77,7 +81,13 @@ def broadcast(model, communicator):
 
 
 def sum_gradients(model, communicator):
-    """Make model.flat_grads the sum over the ranks, in one Allreduce.  All ranks must call this."""
+    """Make model.flat_grads the sum over the ranks, in one Allreduce.  All ranks must call this.
+
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> model.backward(dlogits)  # doctest: +SKIP
+    >>> tn.distributed.sum_gradients(model, MPI.COMM_WORLD)  # doctest: +SKIP
+    >>> optimizer.step()  # doctest: +SKIP
+    """
     _check_communicator(communicator, "sum_gradients")
     from mpi4py import MPI  # here, so that importing tinynet starts no MPI
 
@@ -93,6 +103,11 @@ def synchronized(model, communicator):
     """Within this context, BatchNorm takes the moments of all ranks' shares: each must run the same passes.
 
     An empty share is one too.
+
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> with tn.distributed.synchronized(model, MPI.COMM_WORLD):  # doctest: +SKIP
+    ...     logits = model.forward(x, training=True)
+    ...     model.backward(tn.softmax_cross_entropy(logits, y)[1])
     """
     _check_communicator(communicator, "synchronized")
     layers = [layer for layer in model.walk() if layer.of_batch]
@@ -131,6 +146,10 @@ def share_threads(communicator):
     By default each rank's kernels use every core that it may run on, and ranks on one machine get into each other's
     way.  Where the environment variable NUMBA_NUM_THREADS is set, its number of threads stays.  All ranks must call
     this.
+
+    >>> from mpi4py import MPI  # doctest: +SKIP
+    >>> tn.distributed.share_threads(MPI.COMM_WORLD)  # doctest: +SKIP
+    4
     """
     _check_communicator(communicator, "share_threads")
     from mpi4py import MPI
@@ -290,12 +309,13 @@ class Ranks(OneProcess):
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
-        found = training.epoch, training.step, training.stop, training.history, state, epoch, freezing(training.model)
-        training.epoch, training.step, training.stop, history, state, epoch, frozen = self.from_first(
+        of_layers = settings(training.model.layers)
+        found = training.epoch, training.step, training.stop, training.history, state, epoch, of_layers
+        training.epoch, training.step, training.stop, history, state, epoch, of_layers = self.from_first(
             found if self.first else None
         )
         if not self.first:
-            freeze_as(training.model, frozen)
+            set_again(training.model.layers, of_layers)
             training.history.update(history)
             if has_state:
                 optimizer.load_state_dict(state)

@@ -4,6 +4,8 @@ import math
 import os
 from typing import Any
 
+from tinynet.notebook import table
+
 
 class History(dict[str, list[float]]):
     """What fit recorded: a name -> a list with one number an epoch.
@@ -11,6 +13,11 @@ class History(dict[str, list[float]]):
     "loss" and each metric are means over the epoch's batches, as they were while the model was changing; "val_loss"
     and "val_" + metric are of the whole validation set after the epoch; "lr" is the learning rate of the last
     step; "seconds" is how long the epoch took.  `interrupted` is whether Ctrl-C ended the training.
+
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> history = tn.fit(model, x, y, loss="cross_entropy", optimizer=tn.SGD(model), epochs=3, progress=False)
+    >>> list(history), len(history["loss"])
+    (['loss', 'lr', 'seconds'], 3)
     """
 
     interrupted = False
@@ -26,6 +33,14 @@ class History(dict[str, list[float]]):
         from tinynet.plots import training_curves
 
         return training_curves(self, path)
+
+    def _repr_html_(self):
+        epochs = max(map(len, self.values()), default=0)
+        rows = [
+            (epoch + 1, *(f"{values[epoch]:.4g}" if epoch < len(values) else "" for values in self.values()))
+            for epoch in range(epochs)
+        ]
+        return table("", ("epoch", *self), rows, words=0, after="ended by Ctrl-C" if self.interrupted else "")
 
 
 class Training:

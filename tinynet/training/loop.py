@@ -141,6 +141,15 @@ def fit(
     every checkpoint.  Raises ValueError or TypeError, before anything is trained, for arguments that do not fit
     together, such as a model that ends in probabilities with a loss that expects logits, and for a checkpoint of
     another run, saying what differs.
+
+    >>> (x, y), (x_test, y_test) = tn.data.digits()
+    >>> model = tn.Sequential([tn.Flatten(), tn.Dense(10)], input_shape=(8, 8, 1), seed=0)
+    >>> history = tn.fit(
+    ...     model, x, y, loss="cross_entropy", optimizer=tn.Adam(model, 0.01), epochs=3, metrics="accuracy",
+    ...     progress=False,
+    ... )
+    >>> tn.accuracy(model.predict(x_test), y_test) > 0.9
+    True
     """
     ranks = OneProcess() if communicator is None else Ranks(communicator)
     with ranks.agreeing():

@@ -25,6 +25,14 @@ class NonFiniteError(ArithmeticError):
     `epoch` and `step` count from 1 and over the whole training; `layer` is the label of the one where it began,
     such as "Dense (layer 3)", or None.  `rows` are those of the batch whose input, output or loss is not finite, where
     that can be said, and `samples` the same ones as they are numbered in x.
+
+    >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
+    >>> x[2, 1] = np.nan
+    >>> try:
+    ...     tn.fit(model, x, y, loss="cross_entropy", optimizer=tn.SGD(model), epochs=1, progress=False)
+    ... except tn.NonFiniteError as error:
+    ...     print(error.step, error.samples)
+    1 (2,)
     """
 
     def __init__(self, message, *, epoch=None, step=None, layer=None, rows=(), samples=()):

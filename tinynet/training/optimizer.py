@@ -61,6 +61,13 @@ class Optimizer(Guarded):
 
     `steps` is how many there were so far.  Settings, steps and vectors may be set at any time, and are checked as at
     the start; a vector is copied into.
+
+    >>> model = tn.Sequential([tn.Dense(2, bias=False)], 1)
+    >>> optimizer = tn.SGD(model, lr=0.5)
+    >>> model.flat_values, model.flat_grads = [1.0, 2.0], [1.0, -1.0]
+    >>> optimizer.step()
+    >>> model.flat_values.tolist(), optimizer.steps
+    ([0.5, 2.5], 1)
     """
 
     vectors: ClassVar[tuple[str, ...]] = ()

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+from tinynet.notebook import progress_bar, shows_bars
+
 HEARD = (
     "\nCtrl-C: the training stops after the current step (while kernels are compiled, that can take a minute); "
     "Ctrl-C again stops it at once\n"
@@ -18,17 +20,17 @@ HEARD = (
 
 
 class Progress:
-    """A line for each epoch, and on a terminal a bar in its place until then; or nothing.
+    """A line for each epoch, and on a terminal or in a notebook a bar in its place until then; or nothing.
 
     Where it can't be shown, standard error says so once, and the training goes on without.
     """
 
     def __init__(self, wanted, epochs, samples):
         self.wanted, self.epochs, self.samples = bool(wanted) and sys.stdout is not None, epochs, samples
-        self.bar, self.terminal, self.first = None, False, True
+        self.bar, self.bars, self.first = None, False, True
         if self.wanted:
             with self._showing():
-                self.terminal = bool(getattr(sys.stdout, "isatty", bool)())
+                self.bars = shows_bars(sys.stdout)
 
     def __enter__(self):
         return self
@@ -43,7 +45,7 @@ class Progress:
         except Exception as error:
             if self.bar is not None:
                 self.bar.disable = True  # it would try to write once more when it is collected
-            self.wanted, self.terminal, self.bar = False, False, None
+            self.wanted, self.bars, self.bar = False, False, None
             reason = f"{type(error).__name__}: {error}"
             _say(f"fit: the progress can't be shown any more, and the training goes on ({reason})\n")
 
@@ -56,17 +58,15 @@ class Progress:
     def start(self, epoch, seen):
         """`seen` samples of the epoch are done already, in a run that was resumed."""
         self.title = f"epoch {epoch:{len(str(self.epochs))}}/{self.epochs}"
-        if self.terminal:
-            from tqdm import tqdm
-
+        if self.bars:
             with self._showing():
-                self.bar = tqdm(
+                self.bar = progress_bar(
+                    sys.stdout,
                     total=self.samples,
                     initial=seen,
                     desc=self.title,
                     unit=" samples",
                     leave=False,
-                    file=sys.stdout,
                     bar_format="{desc} {bar:20} {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}",
                 )
             self.drawn = time.perf_counter()
