@@ -146,7 +146,8 @@ def main():
         print(f"{name:15}{end}{accuracy[-1]:16.1%} ({accuracy[0]:.1%})", flush=True)
         curves.plot(50 * np.arange(len(looks)), accuracy, color=colour, lw=2, label=name)
         plane.plot(unsure, used, ".-", color=colour)
-        plane.plot(unsure[-1], used[-1], "o", ms=9, color=colour)
+        plane.plot(unsure[0], used[0], "o", ms=7, mec=colour, mfc="white", zorder=3)
+        plane.plot(unsure[-1], used[-1], "o", ms=9, color=colour, label=name)
         if all(forces):
             draw_kinds(right, P, x_test)
 
@@ -164,7 +165,8 @@ def main():
     gallery.plain(curves, "Nearest neighbours, with 200 labels", xlabel="steps", ylabel="test accuracy")
     plane.plot([0, most], [0, most], color="black", lw=0.8)
     plane.text(1.45, 1.32, "collapse: P the same for all", rotation=45, rotation_mode="anchor", ha="center", va="top")
-    gallery.plain(plane, "What the teacher says, from the start to the end (large)", aspect="equal")
+    plane.legend(frameon=False, loc="upper left", fontsize=9)
+    gallery.plain(plane, "The teacher, from the start (white) to the end", aspect="equal", ylim=(None, 6))
     plane.set(xlabel="mean entropy of P", ylabel="entropy of the mean P")
     gallery.finish(figure, options)
 
