@@ -16,7 +16,6 @@ import re
 import textwrap
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import ArrayLike
 from tinynet import gradcheck
 from tinynet.checks import numbers, positive_int
 from tinynet.data.sequences import split
+from tinynet.data.writing import write_whole
 from tinynet.layers.along_time import checked_lengths, in_place, within
 from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
@@ -103,7 +103,7 @@ class Explanation:
         """
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
-        Path(path).write_text(walk.page(self.title, self._walk, repr(self)), "utf-8")
+        write_whole(path, walk.page(self.title, self._walk, repr(self)).encode(), who="save_html")
 
     def save_sliders_html(self, path: str | os.PathLike) -> None:
         """Write a page where every weight can be moved: the loss, the gradient, and steps of descent follow.
@@ -111,7 +111,7 @@ class Explanation:
         It is for networks of at most 500 numbers made of Dense, without an activation or with "sigmoid", and Sigmoid,
         with softmax_cross_entropy of labels; ValueError for others.
         """
-        Path(path).write_text(sliders.page(self.title, self._walk), "utf-8")
+        write_whole(path, sliders.page(self.title, self._walk).encode(), who="save_sliders_html")
 
     def __repr__(self):
         return _table(self)

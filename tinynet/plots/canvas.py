@@ -30,10 +30,16 @@ def figure(width=8.0, height=4.5):
 
 
 def signed_colours():
-    """A colour map for numbers of both signs: BLUE below 0, white at 0, ORANGE above, darker towards the ends."""
+    """A colour map for numbers of both signs: BLUE below 0, white at 0, ORANGE above, darker towards the ends.
+
+    >>> tn.plots.signed_colours()([0.0, 0.5, 1.0])[:, :3].round(2)
+    array([[0.09, 0.2 , 0.36],
+           [1.  , 1.  , 1.  ],
+           [0.48, 0.24, 0.02]])
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("signed", ["#16335c", BLUE, "#ffffff", ORANGE, "#7a3d04"])
+    return LinearSegmentedColormap.from_list("signed", ["#16335c", BLUE, "#ffffff", ORANGE, "#7a3d04"], N=257)
 
 
 def plain(panel):
