@@ -109,6 +109,13 @@ def test_explaining_leaves_the_model_and_numpys_random_numbers_alone():
     np.testing.assert_array_equal(model.buffers()["1.running_mean"], before[1])
 
 
+def test_tied_weights_are_shown_by_histograms(tmp_path):
+    embedding = tn.Embedding(4, 2)
+    model = tn.Sequential([embedding, tn.TiedDense(embedding)], input_shape=3)
+    found = tn.explain(model, np.array([[1, 2, 0]]), [[2, 0, 3]], tn.softmax_cross_entropy, samples=0)
+    assert not saved(found, tmp_path)["small"]
+
+
 def test_sequences_with_lengths_have_no_page(tmp_path):
     model = tn.Sequential([tn.LSTM(2, return_sequences=False)], input_shape=(3, 2))
     found = tn.explain(model, (np.ones((2, 3, 2)), [3, 1]), [0, 1], tn.softmax_cross_entropy, samples=0)

@@ -334,7 +334,7 @@ function bars({ low, high, counts, norm }, title, parent) {
 function startLarge() {
   document.body.classList.add("large");
   document.querySelector("h1").textContent = "One training step, layer by layer";
-  make("p", $("all"), "This network has too many numbers to show each: here are their norms and histograms.");
+  make("p", $("all"), "A network of many numbers, or with tied weights, is shown by norms and histograms.");
   make("pre", $("all"), data.table);
   for (const array of arrays) {
     make("h2", $("all"), `${array.name} (${array.shape.join(", ")})`);

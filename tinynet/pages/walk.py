@@ -37,6 +37,8 @@ def look(model, x, targets, loss, found, formulas):
     layers = _in_parts(copy.deepcopy(model))
     sizes = [len(x) * math.prod(layer.output_shape) for layer, _ in layers]
     small = x.size + sum(sizes) + sum(p.value.size for layer, _ in layers for p in layer.parameters) <= MOST
+    # A TiedDense multiplies by another layer's weights, which the Jacobian of either layer alone does not see.
+    small = small and all(layer.tied is None for layer in model.walk())
     shown = _numbers if small else _histogram
 
     def array(name, values, kind):
