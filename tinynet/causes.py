@@ -16,14 +16,15 @@
 These are guesses: gradcheck prints them as such.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 CLOSE = 1e-4  # of the largest entry: as near as two sides must be to count as the same here
 
 
-class Worst(NamedTuple):
+@dataclass(frozen=True)
+class Worst:
     """The entry of an array where backward and the difference quotient are farthest apart.
 
     index     where it is: a tuple of whole numbers

@@ -52,9 +52,13 @@ def pass_warp_barrier(registers, mask):
 
 
 def teams(launch, threads):
-    """Who waits for one another within a warp: the number of the first of those lanes, among all of the grid's."""
-    lowest = launch.masks[threads] & (~launch.masks[threads] + np.uint32(1))
-    first = np.log2(np.maximum(lowest, 1)).astype(int)
+    """Who waits for one another within a warp: the number of the first of those lanes, among all of the grid's.
+
+    A lane that never waited is alone.
+    """
+    masks = launch.masks[threads]
+    first = np.log2(np.maximum(masks & (~masks + np.uint32(1)), 1)).astype(int)
+    first = np.where(masks == 0, launch.lane[threads], first)
     return (launch.warp[threads] + launch.first_block * launch.warps_of_block) * WARP + first
 
 

@@ -96,7 +96,7 @@ def test_a_deleted_barrier_is_caught(size, kernel):
 def test_a_deleted_warp_barrier_is_caught(size):
     """In place, every lane reads the label's logit before one lane writes there.  One barrier of several suffices."""
     with pytest.raises(PtxError, match="a race"):
-        run(size, lambda ptx: re.sub(r"\tbar\.warp\.sync \t-1;", "", ptx))
+        run(size, lambda ptx: re.sub(r"\tbar\.warp\.sync \t[^;]*;", "", ptx))
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,12 @@ def test_a_deleted_warp_barrier_is_caught(size):
     [
         (WARP, "rows_by_groups"),
         (WARP_PACKS, "rows_by_groups"),
-        (THREAD, "count_labels"),
     ],
 )
 def test_a_wrong_lane_in_a_shuffle_is_caught(size, kernel):
     """Each shuffle reads its own lane in place of a neighbour's."""
     total, unnoticed = survivors(size, kernel, r"(shfl\.sync\.bfly\.b32 \t%r\d+\|%p\d+, %r\d+), %r\d+", r"\1, 0")
-    assert total >= 15
+    assert total >= 9
     assert not unnoticed
 
 

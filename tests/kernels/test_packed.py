@@ -65,6 +65,11 @@ def test_packed_has_the_bits_of_in_place_for_every_length_of_the_sum(dtype, K):
     assert_same_bits(dtype, max(ROWS, FEW) + 1, 33, K)
 
 
+@pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (40, 3, 0), (0, 0, 0)])
+def test_of_nothing_there_is_nothing_and_of_no_terms_the_start(M, N, K):
+    assert_same_bits(np.float32, M, N, K)
+
+
 @pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000)])
 def test_packed_has_the_bits_of_in_place_over_several_blocks(M, N, K):
     assert_same_bits(np.float32, M, N, K)

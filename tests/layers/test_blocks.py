@@ -564,3 +564,24 @@ def test_inputs_and_gradients_that_do_not_fit_are_refused_by_the_blocks_name(blo
     y = layer.forward(np.ones((2, 4)), training=True)
     with pytest.raises(ValueError, match=f"^{block.__name__}: expected the gradient of its output"):
         layer.backward(y[:1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tn.Residual([tn.Dense(4)]),
+        lambda: tn.Residual([tn.Flatten()], shortcut=[tn.Flatten()]),
+        lambda: tn.Concat([tn.Dense(3)]),
+        lambda: tn.Parallel([[tn.Flatten()], [], [tn.Dense(2)]]),
+    ],
+)
+def test_backward_leaves_the_gradient_that_it_is_given_alone(make):
+    model = tn.Sequential([make()], 4, dtype="float64")
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    dy = np.random.default_rng(1).standard_normal(model.forward(x, training=True).shape)
+    before = dy.copy()
+    dx = model.backward(dy, input_grad=True)
+    np.testing.assert_array_equal(dy, before)
+    assert not np.may_share_memory(dx, dy)
+    np.testing.assert_array_equal(model.backward(dy, input_grad=True), dx)
+    assert tn.gradcheck.check(model, x).passed

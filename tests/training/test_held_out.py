@@ -187,8 +187,8 @@ class Training:
 
     def __init__(self, values):
         self.values, self.epoch, self.stop, self.history = values, 0, False, {}
-        self.optimizer, self.model = tn.SGD(m := tn.Sequential([tn.Dense(1)], 1), 1.0), None
-        self.model = m
+        self.model = tn.Sequential([tn.Dense(1)], 1)
+        self.optimizer = tn.SGD(self.model, 1.0)
 
     def run(self, callback):
         callback.start(self)

@@ -187,6 +187,7 @@ def sigmoid_cross_entropy(
 ):
     """tinynet.sigmoid_cross_entropy for device arrays: see there for the options, which are the same.
 
+    But weight and pos_weight have a number for each index of the last axis, none for each element.
     logits may also be float16 or bfloat16; everything is computed in float32 then, and losses are float32.
     Returns Numba device arrays: the value (), or like logits for "none", and the gradient; or `out`, if it was given.
     """

@@ -257,8 +257,9 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
         _gathered((M, N, K), arrays, (0, 0, 0, 0), lines, floor)
         return
     panels = way != AS_THEY_LIE
-    C = VECTORS * width(given) if panels else N
-    step, high, wide = C if panels else b_k, rows_at_a_time(M, K, given.itemsize) if panels else M, together(C)
+    C = VECTORS * width(given) if panels else max(1, N)  # a step of 0 is none, also through nothing
+    step, wide = C if panels else b_k, together(C)
+    high = max(1, rows_at_a_time(M, K, given.itemsize) if panels else M)
     size, panel, terms = K * C, given, array_at(b, M)
     if panels:  # else no memory is asked for: that takes as long as a small product
         panel, terms = scratch((wide * size,), given), places(b_k, K)

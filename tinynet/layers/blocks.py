@@ -196,7 +196,7 @@ class Parallel(_Branches):
         return share
 
     def _sum_of(self, shares, dy):
-        dx = np.ascontiguousarray(shares[0]) if shares else np.zeros((*dy.shape[:-1], self._columns[0][1]), self.dtype)
+        dx = np.ascontiguousarray(shares[0])
         for share in shares[1:]:
             add_to(_flat(share), _flat(dx))
         for branch, (first, width) in zip(self.branches, self._columns, strict=True):
