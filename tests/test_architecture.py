@@ -257,6 +257,22 @@ def test_an_option_that_no_file_can_hold_leaves_the_numbers(path):
     assert state(other) == state(model)
 
 
+def test_two_things_of_one_name_are_not_taken_for_one_another(path):
+    twice, thrice = (lambda y: 2 * y), (lambda y: 3 * y)
+    model, other = (
+        tn.Sequential([Scale(1, function=twice), Scale(1, function=thrice), Swirl()], 2, seed) for seed in (1, 2)
+    )
+    tn.save(model, path)
+    with pytest.raises(ValueError, match="an option is a second <lambda>; build the model"):
+        tn.load(path, layers={"Scale": Scale, "Swirl": Swirl, "<lambda>": twice})
+    tn.load(other, path)
+    assert state(other) == state(model)
+    same = tn.Sequential([Scale(1, function=twice), Scale(1, function=twice)], 2)
+    x = np.ones((1, 2))
+    found = saved_and_loaded(same, path, layers={"Scale": Scale, "<lambda>": twice})
+    assert found.predict(x).tobytes() == same.predict(x).tobytes()
+
+
 def test_a_file_runs_nothing_that_it_names(path, monkeypatch):
     model = tn.Sequential([Scale(1, function=print)], 2)
     tn.save(model, path)

@@ -342,3 +342,12 @@ def test_a_loss_without_its_1_over_N_is_told_so():
     rng = np.random.default_rng(0)
     found = check(my_loss, rng.standard_normal((6, 3)), rng.standard_normal((6, 3)))
     assert found.causes["prediction"].startswith("it is 6 times too large everywhere, as many as there are samples")
+
+
+def test_a_forward_that_gives_no_number_is_not_blamed_on_backward():
+    def my_loss(prediction, target):
+        return np.log(prediction - target).sum(), np.ones_like(prediction)
+
+    with np.errstate(all="ignore"):
+        found = check(my_loss, np.array([[2.0, 3.0]]), np.array([[1.0, 3.0]]))
+    assert found.causes["prediction"].startswith("the difference quotient is NaN or infinite")

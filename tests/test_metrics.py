@@ -286,3 +286,13 @@ HALF = np.full((2, 2), 0.5)
 def test_what_cannot_be_judged_is_refused(call, error, message):
     with pytest.raises(error, match=message if "\\" in message or ".*" in message else re.escape(message)):
         call()
+
+
+def test_targets_that_are_all_alike_have_no_variance_to_explain():
+    for targets, options in (
+        (np.full(1000, 0.1), {}),  # of which the mean is not quite 0.1
+        (np.column_stack([np.arange(1000.0), np.full(1000, 0.1)]), {}),
+        (np.append(np.full(999, 0.1), 5), {"sample_weight": np.append(np.ones(999), 0)}),
+    ):
+        with pytest.raises(ValueError, match="r2: all targets are the same"):
+            tn.metrics.r2(targets + 1, targets, **options)

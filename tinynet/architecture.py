@@ -39,7 +39,7 @@ def packed(model: Sequential, arrays: dict) -> dict:
 
 class _Packer:
     def __init__(self, arrays):
-        self.arrays, self.seen = arrays, []
+        self.arrays, self.seen, self.named = arrays, [], {}
 
     def pack(self, value):
         if isinstance(value, Layer):
@@ -57,7 +57,7 @@ class _Packer:
             self.arrays[name] = value.astype(value.dtype.newbyteorder("="))
             return {"array": name}
         if isinstance(value, type) or inspect.isroutine(value):
-            return {"named": value.__name__}
+            return self._of_one_name(value, {"named": value.__name__})
         return {"unknown": f"a {type(value).__name__}"}
 
     def _layer(self, layer):
@@ -68,7 +68,14 @@ class _Packer:
         if callable(given.get("init")):  # how weights start does not matter to those that are read from a file
             del given["init"]
         kind = "layer" if of_package(type(layer)) else "own layer"
-        return {kind: type(layer).__name__, "options": {name: self.pack(value) for name, value in given.items()}}
+        about = {kind: type(layer).__name__, "options": {name: self.pack(value) for name, value in given.items()}}
+        return about if kind == "layer" else self._of_one_name(type(layer), about)
+
+    def _of_one_name(self, thing, about):
+        """`about` the thing; but a second one of the same name could not be told from the first."""
+        if self.named.setdefault(thing.__name__, thing) is thing:
+            return about
+        return {"unknown": f"a second {thing.__name__}"}
 
 
 def made(about: Any, read: Any, own: dict, path: str) -> Sequential:

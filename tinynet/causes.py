@@ -58,6 +58,8 @@ def likely_cause(gradient, entries, quotients, N):
     found = gradient.reshape(-1)[entries]
     if not np.isfinite(found).all():
         return "backward gives NaN or infinity: a division by 0, a logarithm of 0, or memory that was never written"
+    if not np.isfinite(quotients).all():
+        return "the difference quotient is NaN or infinite: forward gives no number there, or near it"
     most = max(np.abs(found).max(), np.abs(quotients).max())
 
     def same(a, b):

@@ -11,10 +11,12 @@ The step is made by a copy of the model whose layers note what passes through th
 
 import copy
 import math
+import os
 import re
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ from tinynet.layers.along_time import checked_lengths, in_place, within
 from tinynet.losses.by_name import checked_result, loss_function, without_options
 from tinynet.model import Sequential
 from tinynet.notebook import table
+from tinynet.pages import sliders, walk
 from tinynet.training.counting import positions
 
 WIDTH = 120  # columns of text, at most
@@ -75,6 +78,8 @@ class Explanation:
     rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
     """
 
+    _walk: dict | None = None  # what save_html shows
+
     def __init__(self, title: str, rows: list[Row], repeats: int) -> None:
         self.title, self.rows, self.repeats = title, rows, repeats
 
@@ -88,6 +93,25 @@ class Explanation:
         """The largest error of the gradient checks; NaN if one was, None where nothing was checked."""
         errors = [e for row in self.rows for e in (row.error, *(p.error for p in row.parameters)) if e is not None]
         return float(np.max(errors)) if errors else None
+
+    def save_html(self, path: str | os.PathLike) -> None:
+        """Write the step as one page for a browser, which needs nothing else.
+
+        Of a network of at most 500 numbers (the input, the parameters, and what each layer computes) it shows each:
+        forward and backward in steps, the formulas with the numbers in them, and of each number what it was made of
+        and what it touches, times what.  Of larger ones it shows this table, and histograms.
+        """
+        if self._walk is None:
+            raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
+        Path(path).write_text(walk.page(self.title, self._walk, repr(self)), "utf-8")
+
+    def save_sliders_html(self, path: str | os.PathLike) -> None:
+        """Write a page where every weight can be moved: the loss, the gradient, and steps of descent follow.
+
+        It is for networks of at most 500 numbers made of Dense, without an activation or with "sigmoid", and Sigmoid,
+        with softmax_cross_entropy of labels; ValueError for others.
+        """
+        Path(path).write_text(sliders.page(self.title, self._walk), "utf-8")
 
     def __repr__(self):
         return _table(self)
@@ -180,6 +204,8 @@ def explain(
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
     title = f"{type(model).__name__}, {_called(loss)}, one training step of {len(x)} samples in {model.dtype}"
     result = Explanation(title, rows, repeats)
+    if lengths is None:
+        result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
     if show:
         print(result)
     return result

@@ -41,8 +41,9 @@ def r2(predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike |
     0.5
     """
     y, t, weight = _checked(predictions, targets, sample_weight, "r2")
+    counted = t[weight > 0]
     spread = weight @ (t - np.average(t, axis=0, weights=weight)) ** 2
-    if not spread.all():
+    if (counted == counted[0]).all(axis=0).any() or not spread.all():  # of equal numbers rounding may leave a spread
         raise ValueError("r2: all targets are the same, so there is no variance to explain")
     return float((1 - weight @ (y - t) ** 2 / spread).mean())
 

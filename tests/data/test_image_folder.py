@@ -99,6 +99,18 @@ def test_grey_deep_and_transparent_images_are_read(tmp_path):
     np.testing.assert_allclose(x[:2][..., 0], [deep / 65535, grey / 255], atol=1e-6)
 
 
+def test_a_deep_image_of_another_size_stays_between_0_and_1(tmp_path):
+    save(tmp_path / "a" / "0.png", np.repeat([[0, 0, 65535, 65535, 0, 0]], 6, axis=0).astype(np.uint16))
+    x, _ = tn.data.image_folder(tmp_path, size=24)
+    assert (x[:].min(), x[:].max()) == (0, 1)
+
+
+def test_an_image_of_real_numbers_is_refused(tmp_path):
+    save(tmp_path / "a" / "0.tif", rng.random((4, 4), np.float32))
+    with pytest.raises(tn.data.DatasetError, match=r"0\.tif cannot be read as an image: its pixels are real numbers"):
+        tn.data.image_folder(tmp_path)
+
+
 def test_a_photograph_is_turned_as_its_camera_notes(tmp_path):
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:, :8] = 255

@@ -97,6 +97,7 @@ def test_a_network_learns_from_it():
         (lambda: tn.data.Table({}), ValueError, "a table must have columns"),
         (lambda: tn.data.Table({"a": [1], "b": [1, 2]}), ValueError, r"one length above 0, got \[1, 2\]"),
         (lambda: tn.data.Table({"a": []}), ValueError, "one length above 0"),
+        (lambda: tn.data.Table({1: [2], "1": [3]}), ValueError, "must have columns, with a name each, got .1, '1'."),
         (lambda: tn.data.Table({"a": [None]}), ValueError, "the column 'a' is missing in every row"),
         (lambda: tn.data.Table({"a": [1, np.inf]}), ValueError, "'a' must hold finite numbers, got inf"),
         (lambda: tn.data.Table({"a": [1, "x"]}), TypeError, "'a' must hold .* got both texts and numbers"),

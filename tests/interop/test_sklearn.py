@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,8 @@ def test_scores_of_a_margin_are_no_probabilities():
     estimator = Classifier(loss="multiclass_hinge", epochs=30, random_state=0).fit(X, Y)
     assert estimator.score(X, Y) > 0.9
     assert not hasattr(estimator, "predict_proba")
+    for loss in (tn.multiclass_hinge, partial(tn.multiclass_hinge, p=2), "multi_margin"):
+        assert not hasattr(Classifier(loss=loss), "predict_proba")
     assert hasattr(Classifier(loss="softmax_focal"), "predict_proba")
 
 

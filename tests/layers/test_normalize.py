@@ -63,9 +63,10 @@ def test_what_lies_behind_a_length_does_not_count():
 
 
 def test_a_channel_that_never_changes_is_0():
-    x = np.column_stack([X[:, 0], np.full(1000, 7.0)])
-    model = built(tn.Normalize().fit(x), 2)
-    assert (model.forward(x)[:, 1] == 0).all()
+    x = np.column_stack([X[:, 0], np.full(1000, 7.0), np.full(1000, 0.1)])  # of which the mean is not quite 0.1
+    model = built(tn.Normalize().fit(x), 3)
+    assert (model.layers[0].buffers["std"][1:] == 1).all()
+    np.testing.assert_allclose(model.forward(x)[:, 1:], 0, atol=1e-7)
     assert np.isfinite(model.forward(x)).all()
 
 
@@ -109,9 +110,22 @@ def test_data_without_a_mean_are_refused(x, error, message):
         tn.Normalize().fit(x)
 
 
+def test_it_does_not_show_a_mean_that_it_no_longer_has(tmp_path):
+    model = built(tn.Normalize(0, 1), 3)
+    assert repr(model.layers[0]) == "Normalize(mean=0, std=1)"
+    assert repr(model.layers[0].fit(X)) == "Normalize()"
+    tn.save(model, tmp_path / "model")
+    np.testing.assert_array_equal(tn.load(tmp_path / "model").predict(X), model.predict(X))
+
+
 def test_other_channels_are_refused():
-    with pytest.raises(ValueError, match=r"Normalize \(layer 0\): mean has 3 numbers, and its input 4 channels"):
+    message = r"Normalize \(layer 0\): mean and std have 3 numbers, and its input 4 channels"
+    with pytest.raises(ValueError, match=message):
         built(tn.Normalize().fit(X), 4)
+    model = built(tn.Normalize(0, 2), 4)
+    with pytest.raises(ValueError, match=message):
+        model.layers[0].fit(X)
+    np.testing.assert_array_equal(tn.Sequential(model.layers, 4).forward(np.ones((1, 4))), 0.5)  # as it was
 
 
 def fitted(layers, x, input_shape=(4, 5, 3)):

@@ -126,6 +126,7 @@ def test_a_run_goes_on_with_whatever_comes_next(tmp_path):
         ((BATCHES,), {"validation": []}, ValueError, r"validation must be a pair .* got a list of 0"),
         ((BATCHES,), {"validation": lambda: iter([])}, ValueError, "fit: validation has no batches"),
         ((BATCHES,), {"validation": iter(BATCHES)}, TypeError, "fit: validation: the list_iterator is used up"),
+        (([BATCHES[0], WEIGHED[1]],), {}, ValueError, "fit: x: some batches have a sample_weight, and others have"),
         ((BATCHES,), {"validation": [BATCHES[0], WEIGHED[1]]}, ValueError, "some batches have a sample_weight, and ot"),
     ],
 )

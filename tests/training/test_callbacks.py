@@ -143,6 +143,8 @@ def test_a_mode_that_contradicts_is_refused():
             tn.EarlyStopping("val_auc", **options)
     with pytest.raises(ValueError, match="Checkpoint: mode='max' needs a monitor"):
         tn.Checkpoint("unused", mode="max")
+    with pytest.raises(ValueError, match="Checkpoint: maximize=True needs a monitor"):
+        tn.Checkpoint("unused", maximize=True)
     for options in ({"mode": "min"}, {"maximize": False}):
         callback = tn.EarlyStopping("val_acc", **options)
         message = "mode='min', but 'val_acc' is better the higher it is: leave mode out, or watch a function of your"

@@ -254,6 +254,10 @@ def loop_of_ones_own(world, folder):
     return {"worst": float(np.abs(found - alone).max()), "left": repr(left)}
 
 
+def dropout_of(model):
+    return next(layer for layer in model.walk() if isinstance(layer, tn.Dropout))
+
+
 def callbacks_of_rank_0(world, folder):
     called = []
 
@@ -261,6 +265,7 @@ def callbacks_of_rank_0(world, folder):
         called.append(world.rank)
         training.optimizer.lr /= 2
         training.model.flat_values[0] = 7
+        dropout_of(training.model).rate = 0.125
         training.model.forward(X[:4], training=True)  # on one rank alone: nobody is waited for
         training.stop = training.epoch == 3
 
@@ -283,6 +288,7 @@ def callbacks_of_rank_0(world, folder):
         "best": world.allgather(stopping.best_epoch),
         "best of history": 1 + int(np.argmin(run[2]["val_loss"])),
         "saved first weight": own.flat_values[0],
+        "rates": world.allgather(dropout_of(run[0]).rate),
     }
 
 
@@ -492,6 +498,7 @@ def test_rank_0_prints_and_calls_callbacks_and_what_they_do_reaches_all(found):
     best = result["best of history"]
     assert result["best"] == [best, None, best]
     assert result["saved first weight"] == 7
+    assert result["rates"] == [0.125] * 3
     assert [line[:9] for line in found["out"].splitlines()] == ["epoch 1/9", "epoch 2/9", "epoch 3/9"]
 
 

@@ -173,6 +173,28 @@ def test_a_resumed_run_has_frozen_what_it_had(batch, tmp_path):
     np.testing.assert_array_equal(resumed.flat_values, straight.flat_values)
 
 
+def test_a_resumed_run_has_set_of_layers_and_parameters_what_it_had(batch, tmp_path):
+    def set_some(training):
+        if training.epoch == 2:
+            training.model.layers[1].rate = 0.75
+            training.model.parameters()[1].decay = True
+
+    def run(epochs, resume):
+        model = tn.Sequential([tn.Dense(8, "relu"), tn.Dropout(0.25), tn.Dense(3)], batch[0].shape[1:])
+        options = {"loss": "softmax_cross_entropy", "optimizer": tn.Adam(model, 0.01, weight_decay=0.1)}
+        tn.fit(
+            model, *batch, **options, batch_size=4, epochs=epochs, callbacks=[set_some], progress=False,
+            checkpoint=tmp_path / str(resume), resume=resume,
+        )  # fmt: skip
+        return model
+
+    straight = run(5, False)
+    run(3, True)
+    resumed = run(5, True)
+    assert resumed.layers[1].rate == 0.75
+    np.testing.assert_array_equal(resumed.flat_values, straight.flat_values)
+
+
 def test_a_gradient_check_leaves_out_what_is_frozen():
     model = model_of()
     model.layers[0].trainable = False

@@ -217,6 +217,31 @@ def test_evaluate_takes_one_unit_for_a_yes_or_no_and_sequences_by_their_position
     assert list(found.values()) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("units", "loss"), [(3, "cross_entropy"), (1, "bce"), (2, "bce"), (1, "mse")])
+def test_of_sequences_and_images_each_position_is_a_row(units, loss):
+    model = tn.Sequential([tn.Dense(units)], (5, 6, 4))
+    x, s = rng.standard_normal((7, 5, 6, 4)), rng.integers(0, 3, 7)
+    targets = rng.integers(0, 3, (7, 5, 6)) if loss == "cross_entropy" else rng.integers(0, 2, (7, 5, 6, units))
+    names = ["r2", "rmse"] if loss == "mse" else ["precision", "f1", "auc", "average_precision"]
+    z, t = model.predict(x).reshape(-1, units), targets.reshape(-1, *targets.shape[3:])
+    z = tn.softmax(z) if units == 3 else z
+    for weights in (None, s):
+        found = tn.evaluate(model, x, targets, loss=loss, metrics=names, sample_weight=weights)
+        w = None if weights is None else np.repeat(weights, 30)
+        if loss == "mse":
+            expected = [sk.r2_score(t, z, sample_weight=w), sk.root_mean_squared_error(t, z, sample_weight=w)]
+        else:
+            one_hot = np.eye(3)[t] if units == 3 else t
+            said, average = (z.argmax(1) if units == 3 else z > 0), "binary" if units == 1 else "macro"
+            expected = [
+                sk.precision_score(t, said, average=average, sample_weight=w),
+                sk.f1_score(t, said, average=average, sample_weight=w),
+                sk.roc_auc_score(one_hot, z, sample_weight=w),
+                sk.average_precision_score(one_hot, z, sample_weight=w),
+            ]
+        assert [found[name] for name in names] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [

@@ -125,6 +125,8 @@ def _opened(file):
 
     try:
         with Image.open(file) as image:
+            if image.mode == "F":
+                raise ValueError("its pixels are real numbers, and nobody says which of them is white")
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{file} cannot be read as an image: {error}") from None
@@ -141,4 +143,5 @@ def _pixels(image, size, grey):
     if (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1])
     pixels = np.asarray(image, np.float32).reshape(*size, -1) / np.float32(highest)
+    pixels = np.clip(pixels, 0, 1)  # of 16 bits, what is between pixels may lie beyond both
     return pixels if grey else np.broadcast_to(pixels, (*size, 3))

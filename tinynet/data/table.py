@@ -101,7 +101,7 @@ def _columns(frame, who):
     if not hasattr(frame, "columns") and not isinstance(frame, Mapping):
         raise TypeError(f"{who}: expected a DataFrame or a dict of columns, got {type(frame).__name__}")
     names = list(frame.columns if hasattr(frame, "columns") else frame)
-    if len(set(names)) < len(names) or not names:
+    if len(set(map(str, names))) < len(names) or not names:  # 1 and "1" would be one column here
         raise ValueError(f"{who}: a table must have columns, with a name each, got {names}")
     found = {}
     for name in names:

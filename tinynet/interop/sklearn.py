@@ -28,7 +28,9 @@ except ModuleNotFoundError as error:
     raise ImportError("tinynet.interop.sklearn needs scikit-learn: pip install 'tinynet-numba[sklearn]'") from None
 
 from tinynet.checks import float_dtype
+from tinynet.checks.other_names import run_together
 from tinynet.layers.dense import Dense
+from tinynet.losses.by_name import LOSSES, OTHER_NAMES, without_options
 from tinynet.model import Sequential
 from tinynet.probabilities import softmax
 from tinynet.training import optim
@@ -218,8 +220,10 @@ class Classifier(ClassifierMixin, _Network):
         return self.classes_[scores.argmax(axis=1)]
 
     def _has_probabilities(self):
-        if self.loss == "multiclass_hinge":
-            raise AttributeError("the scores of loss='multiclass_hinge' are no logits: no probabilities follow")
+        loss, _ = without_options(self.loss or self._loss)
+        loss = LOSSES.get(OTHER_NAMES.get(run_together(loss), loss)) if isinstance(loss, str) else loss
+        if hasattr(loss, "declaration") and loss.declaration.expects != "logits":
+            raise AttributeError(f"the scores of loss={loss.__name__!r} are no logits: no probabilities follow")
         return True
 
     @available_if(_has_probabilities)

@@ -82,7 +82,7 @@ class Normalize(Layer):
         C = input_shape[-1]
         self.buffers = {"mean": np.full(C, np.nan), "std": np.full(C, np.nan)}
         if self._found is not None:
-            self._fill()
+            self._fill(*self._found)
         self.flops = 2 * math.prod(input_shape)
         return input_shape
 
@@ -95,7 +95,7 @@ class Normalize(Layer):
         from tinynet.data.batches import batches  # which needs the layers
         from tinynet.data.sequences import count, split
 
-        M, mean, S = 0, np.zeros(1), np.zeros(1)
+        M, mean, S, low, high = 0, np.zeros(1), np.zeros(1), np.inf, -np.inf
         for some, _ in batches(x, range(count(x)), SAMPLES, shuffle=False):
             some, lengths = split(some)
             some = numbers(some, f"{self.label}: x")
@@ -111,10 +111,12 @@ class Normalize(Layer):
             k, d = len(rows), rows.mean(axis=0) - mean
             S = S + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0) + d**2 * (M * k / (M + k))
             mean, M = mean + d * (k / (M + k)), M + k
+            low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
         if M == 0:
             raise ValueError(f"{self.label}: x has no numbers")
-        std = np.sqrt(S / M)
-        self._keep(mean, np.where(std > 0, std, 1.0))
+        std = np.sqrt(S / M)  # of equal numbers rounding may leave some, as their mean is not quite what they are
+        self._keep(mean, np.where((low < high) & (std > 0), std, 1.0))
+        vars(self)["_given"] = {}  # so that it shows no other mean
         return self
 
     def _keep(self, mean, std):
@@ -124,16 +126,15 @@ class Normalize(Layer):
                 f"{self.label}: mean and std must be one number, or one a channel, finite, and std above 0; "
                 f"got {mean} and {std}"
             )
-        vars(self)["_found"] = mean, std
         if self.buffers:
-            self._fill()
+            self._fill(mean, std)
+        vars(self)["_found"] = mean, std
 
-    def _fill(self):
+    def _fill(self, mean, std):  # two of one shape
         C = len(self.buffers["mean"])
-        for name, given in zip(("mean", "std"), self._found, strict=True):
-            if given.shape not in ((), (1,), (C,)):
-                raise ValueError(f"{self.label}: {name} has {given.size} numbers, and its input {C} channels")
-            self.buffers[name][...] = given
+        if mean.shape not in ((), (1,), (C,)):
+            raise ValueError(f"{self.label}: mean and std have {mean.size} numbers, and its input {C} channels")
+        self.buffers["mean"][...], self.buffers["std"][...] = mean, std
 
     def _known(self):
         mean, std = self.buffers["mean"], self.buffers["std"]

@@ -113,7 +113,8 @@ def set_again(layers, settings):
                 setattr(part, name, value)
     parameters = [parameter for layer in layers for parameter in layer.parameters]
     for parameter, values in zip(parameters, of_parameters, strict=True):
-        parameter.trainable, parameter.lr_factor, parameter.decay = values
+        if [parameter.trainable, parameter.lr_factor, parameter.decay] != values:
+            parameter.trainable, parameter.lr_factor, parameter.decay = values
 
 
 # --- a layer of one model in another ------------------------------------------------------------------------------

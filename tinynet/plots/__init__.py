@@ -9,7 +9,7 @@ Figure or a SubFigure to draw on, so that several make one picture.  pyplot is n
 no backend is chosen or changed, and it works without a display.  matplotlib is imported when first needed.
 """
 
-from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure
+from tinynet.plots.canvas import BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, figure, signed_colours
 from tinynet.plots.curves import training_curves
 from tinynet.plots.grad_cam import class_activation, grad_cam
 from tinynet.plots.inside import activations, filters, gradients, saliency
@@ -41,6 +41,7 @@ __all__ = [
     "reliability_diagram",
     "roc_curve",
     "saliency",
+    "signed_colours",
     "training_curves",
     "worst",
 ]

@@ -29,6 +29,13 @@ def figure(width=8.0, height=4.5):
     return result
 
 
+def signed_colours():
+    """A colour map for numbers of both signs: BLUE below 0, white at 0, ORANGE above, darker towards the ends."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", ["#16335c", BLUE, "#ffffff", ORANGE, "#7a3d04"])
+
+
 def plain(panel):
     panel.grid(color=PALE, lw=0.8)
     panel.set_axisbelow(True)

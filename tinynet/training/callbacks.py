@@ -110,9 +110,12 @@ class Checkpoint(Watching):
     def __init__(self, path: Path, monitor: str | None = None, maximize: bool | None = None, mode: Mode = None) -> None:
         self.path, self.always = absolute(path, "Checkpoint"), monitor is None
         if monitor is None:
-            if mode is not None:
-                raise ValueError(f"Checkpoint: mode={mode!r} needs a monitor, the name in the history to look at")
-            monitor, maximize = "loss", None
+            for name, given in (("mode", mode), ("maximize", maximize)):
+                if given is not None:
+                    raise ValueError(
+                        f"Checkpoint: {name}={given!r} needs a monitor, the name in the history to look at"
+                    )
+            monitor = "loss"
         super().__init__(monitor, maximize, mode)
 
     def start(self, training: Training) -> None:

@@ -58,8 +58,8 @@ from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
 from tinynet.data.sequences import count, is_pair, rows
 from tinynet.kernels.batchnorm import merge_moments
+from tinynet.layers.options import set_again, settings
 from tinynet.training.one_process import OneProcess
-from tinynet.training.resume import freeze_as, freezing
 
 NEEDED = ("Get_rank", "Get_size", "Allreduce", "Allgather", "Bcast", "allgather", "bcast", "gather", "Abort")
 
@@ -309,12 +309,13 @@ class Ranks(OneProcess):
         optimizer = training.optimizer
         has_state = hasattr(optimizer, "state_dict") and hasattr(optimizer, "load_state_dict")
         state = optimizer.state_dict() if has_state else getattr(optimizer, "lr", None)
-        found = training.epoch, training.step, training.stop, training.history, state, epoch, freezing(training.model)
-        training.epoch, training.step, training.stop, history, state, epoch, frozen = self.from_first(
+        of_layers = settings(training.model.layers)
+        found = training.epoch, training.step, training.stop, training.history, state, epoch, of_layers
+        training.epoch, training.step, training.stop, history, state, epoch, of_layers = self.from_first(
             found if self.first else None
         )
         if not self.first:
-            freeze_as(training.model, frozen)
+            set_again(training.model.layers, of_layers)
             training.history.update(history)
             if has_state:
                 optimizer.load_state_dict(state)

@@ -75,10 +75,7 @@ def predicted(body, data, predict):
     if not parts:
         raise ValueError(f"{data[0].who} has no batches")
     predictions, y, weights = zip(*parts, strict=True)
-    weighted = [w for w in weights if w is not None]
-    if 0 < len(weighted) < len(weights):
-        raise ValueError(f"{data[0].who}: some batches have a sample_weight, and others have none")
-    return np.concatenate(predictions), np.concatenate(y), np.concatenate(weighted) if weighted else None
+    return np.concatenate(predictions), np.concatenate(y), None if weights[0] is None else np.concatenate(weights)
 
 
 def judged(rows, loss, metrics, where):

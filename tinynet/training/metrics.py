@@ -41,7 +41,7 @@ from tinynet.metrics import (
     top_k_accuracy,
 )
 from tinynet.probabilities import sigmoid, softmax
-from tinynet.training.counting import as_option, takes_weights
+from tinynet.training.counting import as_option, row_weights, takes_weights
 
 NAMES = {
     "accuracy": accuracy,
@@ -182,7 +182,8 @@ def check_whole(metrics, model, y, weights=None, *, where, who="fit"):
             if np.prod(shape) > MOST:
                 continue
             try:
-                metric(np.full(shape, 1 / shape[-1]), np.asarray(y), weights)
+                made_up = np.full(shape, 1 / shape[-1])
+                metric(made_up, np.asarray(y), row_weights(weights, made_up, None))
             except ValueError as error:
                 raise ValueError(f"{who}: there is no {name!r} of {where}: {error}") from None
 
@@ -204,7 +205,11 @@ def _named(name, model, who):
 
 def _of_whole(given, function, meant, prediction, target, sample_weight: Any = None):
     """given(prediction, target) in the form that the function takes, without the targets that do not count."""
-    p, t, weight = np.asarray(prediction), np.asarray(target), sample_weight
+    p, t = np.asarray(prediction), np.asarray(target)
+    weight = None if sample_weight is None else sample_weight.reshape(-1)
+    if p.ndim > 2:  # each position is a row
+        t = t.reshape(-1, p.shape[-1]) if t.shape == p.shape else t.reshape(-1) if t.shape == p.shape[:-1] else t
+        p = p.reshape(-1, p.shape[-1])
     if function in (r2, root_mean_squared_error):
         return given(p, t, **as_option(weight))
     if p.shape[-1] == 1:
@@ -213,8 +218,7 @@ def _of_whole(given, function, meant, prediction, target, sample_weight: Any = N
         t = t.argmax(axis=-1) if t.shape == p.shape else t
         p = softmax(p.astype(np.float64)) if meant.kind == "logits" else p
         p = np.exp(p) if meant.kind == "log-probabilities" else p
-        p, t = p.reshape(-1, p.shape[-1]), t.reshape(-1)
-        weight = None if weight is None else weight.reshape(-1)
+        t = t.reshape(-1)
         if p.shape[1] == 2 and function in (auroc, average_precision):
             p = p[:, 1]
         return _of_counted(given, p, t, weight, t != meant.ignored)

@@ -3,8 +3,8 @@
 checkpoint.py writes and reads the file.  In it, beside the model's arrays, are
 
     the settings     what the run was given, as names and short values: a resumed run must be given the same
-    the state        epochs and steps done, the history, the epoch under way, what is frozen, and what the optimizer,
-                     Dropout and the callbacks remember
+    the state        epochs and steps done, the history, the epoch under way, what was set of layers and parameters
+                     (what is frozen, say), and what the optimizer, Dropout and the callbacks remember
 
 The order of the samples needs no saving: an epoch's is drawn from the seed and its number alone, and the epoch under
 way knows how many batches of it are done.
@@ -19,6 +19,7 @@ import numpy as np
 from tinynet.checkpoint import described, load_run, save_run
 from tinynet.data.sequences import count
 from tinynet.data.writing import target
+from tinynet.layers import options
 from tinynet.losses.by_name import without_options
 
 SAVE_SECONDS = 60  # a checkpoint older than this is written anew in the middle of an epoch
@@ -104,7 +105,7 @@ class Keeper:
             "under way": None if epoch is None else epoch.state_dict(),
             "optimizer": training.optimizer.state_dict(),
             "layers": [layer.state for layer in self.random_layers],
-            "freezing": freezing(training.model),
+            "settings of layers": options.settings(training.model.layers),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
         save_run(training.model, self.path, self.settings, state)
@@ -134,27 +135,13 @@ class Keeper:
         fill()
         for layer, its in zip(self.random_layers, state["layers"], strict=True):
             layer.state = its
-        if "freezing" in state:  # it has none of version 0.1
-            freeze_as(training.model, state["freezing"])
+        if "settings of layers" in state:  # there are none of version 0.1
+            options.set_again(training.model.layers, state["settings of layers"])
         training.history.update(state["history"])
         training.epoch, training.step = state["epoch"], state["step"]
         training.stop = stop
         self.settings = settings  # with the learning rate that it began with
         return epoch
-
-
-def freezing(model):
-    """What is frozen, and the factors of learning rates: of the layers, of the parameters."""
-    layers = [(layer.trainable, layer.lr_factor) for layer in model.walk()]
-    return layers, [(parameter.trainable, parameter.lr_factor) for parameter in model.parameters()]
-
-
-def freeze_as(model, state):
-    """Freeze what was frozen when freezing() returned this."""
-    for owners, flags in zip((model.walk(), model.parameters()), state, strict=True):
-        for owner, (trainable, factor) in zip(owners, flags, strict=True):
-            if (owner.trainable, owner.lr_factor) != (trainable, factor):
-                owner.trainable, owner.lr_factor = trainable, factor
 
 
 def with_state(callbacks):

@@ -99,6 +99,7 @@ class Stream:
 
     def __iter__(self):
         """The batches (x, y, weights) of an epoch, as arrays; a TypeError for one that is none."""
+        weighted = None
         for index, batch in enumerate(self.source() if callable(self.source) else self.source):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 got = f"a {type(batch).__name__}"
@@ -108,6 +109,9 @@ class Stream:
             weights = batch[2] if len(batch) == 3 else None
             if count(x) != len(y) or len(y) == 0:
                 raise ValueError(f"{self.who}: batch {index} has {count(x)} samples and {len(y)} targets")
+            if weighted not in (None, weights is not None):
+                raise ValueError(f"{self.who}: some batches have a sample_weight, and others have none")
+            weighted = weights is not None
             yield x, y, None if weights is None else checked_weights(weights, len(y), f"{self.who}: batch {index}")
 
     def left(self, epoch):
