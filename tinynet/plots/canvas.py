@@ -30,7 +30,11 @@ def figure(width=8.0, height=4.5):
 
 
 def signed_colours():
-    """A colour map for numbers of both signs: BLUE below 0, white at 0, ORANGE above, darker towards the ends."""
+    """A colour map for numbers of both signs: BLUE below 0, white at 0, ORANGE above, darker towards the ends.
+
+    >>> tn.plots.signed_colours().name
+    'signed'
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("signed", ["#16335c", BLUE, "#ffffff", ORANGE, "#7a3d04"])
