@@ -146,11 +146,13 @@ def main():
     bottom.semilogy(np.arange(1, len(differences) + 1) * epochs / len(differences), differences, color=tn.plots.GREY)
     gallery.plain(top, title="The same numbers, apart from rounding", ylabel="mean loss of the epoch")
     gallery.plain(bottom, xlabel="epoch", ylabel="largest\ndifference", ylim=(1e-17, 1e-5))
-    images.suptitle("Weights w1 of 16 hidden numbers\nblue: ink adds to a    red: ink subtracts", size=11)
+    images.suptitle("Weights w1 of 16 hidden numbers\norange: ink adds to a    blue: ink subtracts", size=11)
     strongest = np.argsort(-np.linalg.norm(parameters[0], axis=0))[:16]
-    for panel, weights in zip(images.subplots(4, 4).ravel(), parameters[0].T[strongest], strict=True):
-        panel.imshow(weights.reshape(8, 8), cmap="RdBu", vmin=-1.2, vmax=1.2)
+    panels = images.subplots(4, 4)
+    for panel, weights in zip(panels.ravel(), parameters[0].T[strongest], strict=True):
+        image = panel.imshow(weights.reshape(8, 8), cmap=tn.plots.signed_colours(), vmin=-1.2, vmax=1.2)
         panel.set_axis_off()
+    images.colorbar(image, ax=panels, label="weight", extend="both")
     gallery.finish(figure, options)
 
 

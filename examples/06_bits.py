@@ -131,8 +131,8 @@ def main():
     left.plot(P, "s-", color=tn.plots.GREY, ms=8, lw=4, alpha=0.6, label="P: test images")
     for name, Q in beliefs.items():
         left.plot(Q, "o-", color=colours[name], ms=3, lw=1.2, label=f"Q: {name}")
-    left.legend(frameon=False, fontsize=9)
-    gallery.plain(left, "How often each value comes, or is believed to", ylabel="probability", ylim=(0.01, 1))
+    left.legend(frameon=False, fontsize=9, loc="lower left")
+    gallery.plain(left, "How often each value comes, or is believed to", ylabel="probability", ylim=(5e-6, 1))
     left.set(xlabel="value (0 paper, 16 ink)", yscale="log", xticks=range(0, VALUES, 4))
 
     names = ["P itself", *beliefs]

@@ -76,10 +76,10 @@ def main():
         pushes.bar(range(10), -gradients[n], color=colours)
         pushes.axhline(0, color=tn.plots.GREY, lw=0.8)
         gallery.plain(image, f"true {t[n]}, read as {p[n].argmax()}")
-        gallery.plain(
-            probabilities, f"p:  loss = -log {true[n]:.4f} = {losses[n]:.4f}", ylim=(0, 1.02), xticks=range(10)
-        )
-        gallery.plain(pushes, "push on each logit:  -dL/dz = onehot(t) - p", ylim=(-1.05, 1.05), xticks=range(10))
+        title = f"p:  loss = -log {true[n]:.4f} = {losses[n]:.4f}"
+        gallery.plain(probabilities, title, ylabel="probability", ylim=(0, 1.02), xticks=range(10))
+        title = "push on each logit:  -dL/dz = onehot(t) - p"
+        gallery.plain(pushes, title, ylabel="push", ylim=(-1.05, 1.05), xticks=range(10))
         image.grid(False)
     for panel in rows[-1, 1:]:
         panel.set_xlabel("digit (blue: the true one)")

@@ -108,7 +108,7 @@ def main():
     figure = tn.plots.figure(13, 4.2)
     left, middle, right = figure.subplots(1, 3)
     x = np.linspace(-5, 5, 201)
-    left.plot(x, np.maximum(x, 0), color=tn.plots.GREY, lw=1.2, ls="--", label="ReLU")
+    left.plot(x, np.maximum(x, 0), color="black", lw=1.2, ls=(0, (3, 4)), zorder=3, label="ReLU")
     for b, colour in ((0.2, tn.plots.ORANGE), (1, tn.plots.BLUE), (5, tn.plots.GREEN)):
         left.plot(x, x / (1 + np.exp(-b * x)), color=colour, label=f"b = {b:g}")
     left.legend(frameon=False)

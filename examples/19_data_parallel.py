@@ -92,12 +92,15 @@ def main():
         left.plot(steps, value, ".", ms=4, color=tn.plots.GREY, alpha=0.5, label="" if rank else "the share of a rank")
     left.plot(steps, together, color=tn.plots.BLUE, lw=2.5, label=f"the batch, {world.size} ranks")
     left.plot(steps, alone, "--", color=tn.plots.ORANGE, lw=1.2, label="the batch, one process")
-    gallery.plain(left, "Cross-entropy of each batch, and of its shares", xlabel="step", ylim=(0, None))
+    gallery.plain(
+        left, "Cross-entropy of each batch, and of its shares", xlabel="step", ylabel="cross-entropy", ylim=(0, None)
+    )
     left.legend(frameon=False)
     right.semilogy(steps, np.maximum(difference, 1e-17), ".", color=tn.plots.BLUE)
     right.axhline(1e-5, color=tn.plots.RED, lw=1)
     right.text(1, 1.2e-5, "allowed here", color=tn.plots.RED, fontsize=9)
     gallery.plain(right, "How far ranks and one process differ", xlabel="step", ylim=(5e-18, 1e-4))
+    right.set_ylabel("largest difference")
     gallery.finish(figure, options)
 
 

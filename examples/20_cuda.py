@@ -14,7 +14,7 @@ what they have found, and beyond 1,024 classes by several warps (a block).  So t
 and the gradients agree apart from rounding.  Nothing is copied between host and device without being asked: a call that
 mixes both kinds is refused.
 
-The picture shows dz, a column for each image: red at its true digit, whose logit is pushed up; pale blue elsewhere.
+The picture shows dz, a column for each image: blue at its true digit, whose logit is pushed up; pale orange elsewhere.
 
 Arrays come from PyTorch or CuPy if one of them is here and sees a GPU, else from Numba.  Without a GPU, the kernels run
 in Numba's simulator, where each GPU thread is a thread of Python: slow, but the same code.
@@ -92,7 +92,7 @@ def main():
     pictures = (("on the CPU", gradient), (f"with {name}", back), ("their difference", back - gradient))
     for panel, (title, values) in zip(figure.subplots(1, 3), pictures, strict=True):
         most = max(np.abs(values).max(), 1e-12)
-        image = panel.imshow(values.T, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+        image = panel.imshow(values.T, cmap=tn.plots.signed_colours(), vmin=-most, vmax=most, aspect="auto")
         panel.set(xlabel="image", ylabel="digit", yticks=range(10))
         panel.set_title(title, fontsize=11)
         bar = figure.colorbar(image, ax=panel, location="bottom")

@@ -138,9 +138,9 @@ def draw(options, model, x, t, right, parts, sizes, curves, counts, left):
         limit = np.abs(parts[n]).max()
         pictures = [
             (x[n], {"cmap": "Greys", "vmin": 0, "vmax": 1}),
-            (changed[n] - x[n], {"cmap": "RdBu_r", "vmin": -EPS, "vmax": EPS}),
+            (changed[n] - x[n], {"cmap": tn.plots.signed_colours(), "vmin": -EPS, "vmax": EPS}),
             (changed[n], {"cmap": "Greys", "vmin": 0, "vmax": 1}),
-            (parts[n], {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}),
+            (parts[n], {"cmap": tn.plots.signed_colours(), "vmin": -limit, "vmax": limit}),
         ]
         for panel, (picture, look) in zip(row, pictures, strict=True):
             panel.imshow(picture[..., 0], **look)

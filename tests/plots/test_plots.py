@@ -605,3 +605,11 @@ assert "matplotlib.pyplot" not in sys.modules
 def test_what_cannot_be_drawn_is_refused(draw, error, message):
     with pytest.raises(error, match=message):
         draw()
+
+
+def test_signs_have_the_packages_colours_and_0_is_white():
+    colours = plots.signed_colours()
+    np.testing.assert_allclose(colours([0.5])[0, :3], 1, atol=0.02)
+    low, high = colours([0.25, 0.75])[:, :3]
+    assert low[2] > low[0]  # blue
+    assert high[0] > high[2]  # orange

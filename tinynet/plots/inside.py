@@ -19,10 +19,10 @@ from tinynet.plots.canvas import (
     finished,
     in_unit_interval,
     plain,
+    signed_colours,
 )
 from tinynet.training.counting import positions
 
-SIGNED = "RdBu_r"  # blue below 0, white at 0, red above
 MOST_FILTERS, MOST_CHANNELS = 64, 16  # that one picture shows
 
 
@@ -32,7 +32,7 @@ def filters(what, path=None, *, on=None, columns=8):
     what  a Conv2D, whose filters (kh, kw, C) are drawn, or a model, of which the first Conv2D is taken; or, where a
           Dense comes first, over flattened images, the weights of each of its outputs, in the image's shape
 
-    Filters of 3 channels are drawn in colour, with 0 as the middle grey; those of one channel blue below 0 and red
+    Filters of 3 channels are drawn in colour, with 0 as the middle grey; those of one channel blue below 0 and orange
     above; of others, each channel so, a row for each of the first filters.  All share one scale.
 
     Raises TypeError for anything else, and ValueError for a layer that is not built or has no such weights.
@@ -58,7 +58,7 @@ def filters(what, path=None, *, on=None, columns=8):
     scale = min(7 / width, 7 / height)
     on = drawing_on(on, (max(width * scale, 4) + 1.3, height * scale + 0.9))
     panel = on.subplots()
-    image = _draw_mosaic(panel, tiles, columns, (-limit, limit), SIGNED)
+    image = _draw_mosaic(panel, tiles, columns, (-limit, limit), signed_colours())
     panel.set_title(title, fontsize=11, loc="left")
     if C not in (1, 3):
         panel.set(xlabel="channel", ylabel="filter")
@@ -83,7 +83,7 @@ def activations(model, x, path=None, *, on=None, layer=None, sample=0, columns=8
     sample   whose images are drawn; a histogram counts the values of all samples
     columns  how many channels there are in a row
 
-    Images are white at 0 and dark or, where a layer has values of both signs, red above and blue below.
+    Images are white at 0 and dark or, where a layer has values of both signs, orange above and blue below.
 
     >>> model = tn.Sequential([tn.Conv2D(4, 3), tn.Flatten(), tn.Dense(2)], (8, 8, 1), seed=0)
     >>> x, y = np.random.default_rng(0).random((6, 8, 8, 1)), np.arange(6) % 2
@@ -195,7 +195,7 @@ def _draw_mosaic(panel, tiles, columns, limits, colours):
     picture, (H, W) = mosaic(tiles, columns), tiles.shape[1:3]
     if picture.ndim == 3:  # colours have no NaN
         picture = np.where(np.isnan(picture), to_rgb(PALE), picture)
-    colours = colormaps[colours].with_extremes(bad=PALE)
+    colours = colormaps.get_cmap(colours).with_extremes(bad=PALE)
     image = draw_image(panel, picture, cmap=colours, vmin=limits[0], vmax=limits[1])
     panel.spines[:].set_visible(False)
     if len(tiles) % columns:
@@ -303,7 +303,7 @@ def _draw_layers(model, found, ends, layer, sample, columns, symbol, on, path):
             _histogram(panel, array, name)
             continue
         signed, limit = bool((tiles < 0).any()), largest(tiles)
-        limits, colours = ((-limit, limit), SIGNED) if signed else ((0, limit), "Greys")
+        limits, colours = ((-limit, limit), signed_colours()) if signed else ((0, limit), "Greys")
         if tiles.ndim == 2:
             image = panel.imshow(
                 tiles, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"

@@ -195,7 +195,8 @@ def reliability_diagram(probabilities, labels, path=None, *, on=None, bins=15):
     top.plot([0, 1], [0, 1], color=GREY, lw=1.2, ls="--")
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     top.set_title(f"expected calibration error {error:.3f}", fontsize=11, pad=26)
-    top.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9, handlelength=1.2)
+    spaces = {"handlelength": 1, "handletextpad": 0.4, "columnspacing": 0.9, "borderpad": 0}
+    top.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=3, fontsize=8, **spaces)
     bottom.bar(left, count[full] / count.sum(), color=GREY, **shape)
     bottom.set(xlabel="confidence", ylabel="share of\npredictions")
     for panel in (top, bottom):
