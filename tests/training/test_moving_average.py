@@ -140,3 +140,10 @@ def test_a_callback_may_have_a_step_that_is_no_function():
 def test_a_rate_that_the_schedule_sets_is_not_reduced():
     with pytest.raises(ValueError, match="ReduceOnPlateau would do nothing, since schedule sets the learning rate"):
         fitted([tn.ReduceOnPlateau("loss")], schedule=tn.constant(0.1))
+
+
+def test_of_two_callbacks_that_set_the_weights_at_the_end_none_undoes_the_other():
+    for pair in ([tn.EarlyStopping("loss"), tn.MovingAverage()], [tn.MovingAverage(), tn.MovingAverage(0.9)]):
+        with pytest.raises(ValueError, match="all set the model's weights at the end, and only one can"):
+            fitted(pair)
+    fitted([tn.EarlyStopping("loss", restore_best=False), tn.MovingAverage()])

@@ -178,6 +178,17 @@ def check_monitors(callbacks, metrics, validation):
             callback.watch(better)
 
 
+def check_last_words(callbacks):
+    """Only one callback may set the model's weights at the end: of two, the second would undo what the first did."""
+    setting = [callback for callback in callbacks if getattr(callback, "sets_weights", False)]
+    if len(setting) > 1:
+        names = " and ".join(type(callback).__name__ for callback in setting)
+        raise ValueError(
+            f"fit: {names} all set the model's weights at the end, and only one can; leave others out, or give"
+            " EarlyStopping restore_best=False"
+        )
+
+
 def checkpoint_path(checkpoint, resume, optimizer):
     """The checkpoint's path, whatever the working directory will be, or None."""
     if not isinstance(resume, (bool, np.bool_)):

@@ -66,6 +66,11 @@ class EarlyStopping(Watching):
         if self.best_epoch is None:
             self._values = self._buffers = None
 
+    @property
+    def sets_weights(self) -> bool:
+        """Whether it sets the model's weights at the end of fit."""
+        return self.restore_best
+
     def __call__(self, training: Training) -> None:
         if self.improved(training) and self.restore_best:
             self._values = training.model.flat_values.copy()

@@ -177,6 +177,7 @@ def fit(
             arguments.check_takes_weights(loss, "fit")
         loss = with_class_weight(loss, class_weight, y, model)
         arguments.check_monitors(callbacks, metrics, validation)
+        arguments.check_last_words(callbacks)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
         if y is None:

@@ -41,6 +41,8 @@ class MovingAverage:
         self._steps = 0
         self._means: Any = None
 
+    sets_weights = True  # at the end of fit
+
     def start(self, training: Training) -> None:
         """Called by fit before the first step."""
         if training.step == 0:
