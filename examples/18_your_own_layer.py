@@ -20,8 +20,19 @@ only; and backward, which fills the parameters' gradients and returns dx.  NumPy
 becomes the slow part, its loops can be compiled as those in tinynet/layers are.
 
 Is the derivation right?  tn.gradcheck moves every input and every b a little, and compares how the output changes with
-what backward says.  To see that it would notice, it also gets a layer with a forgotten term of the product rule, called
-Forgetful, and must print FAILED for that one's inputs.
+what backward says.  Where the two differ, it shows the entry that is worst, with both numbers, and what their ratio
+tells about the mistake.  So here it also gets layers with mistakes that people make, and must find each of them:
+
+    a forgotten term        s taken for a constant: dx = s dy
+    a sign                  dx = -(s + b x s (1 - s)) dy
+    dy left out             dx = s + b x s (1 - s): right only where dy is 1, as it is for the plain sum of y
+    a mean, not a sum       db divided by N.  The loss is a mean already and has divided dy by N; layers sum
+    never written           db left as it was
+
+If a parameter is used several times, in several places of forward, each use has touched the output, and the gradient is
+the sum over all uses.  If a layer gives another shape than it gets, build must set output_shape, and return it: that is
+what the next layer is built for.  And parameters of a weighted sum start random (example 02: all alike, they would stay
+alike); one slope for each input may start at 1, since the inputs differ.
 """
 
 import gallery
@@ -64,20 +75,46 @@ class Swish(tn.Layer):
         return "dx = (s + b x s (1 - s)) dy, db = sum x^2 s (1 - s) dy"
 
 
-class Forgetful(Swish):
-    """The same, but its backward pass takes s for a constant."""
+class Mistaken(Swish):
+    """The same, with a backward pass that `spoil` changes: it gets the layer, dy and the right dx, and returns dx."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
 
     def backward(self, dy, input_grad=True):
-        super().backward(dy)
-        return self._s * dy
+        return self.spoil(self, dy, super().backward(dy))
+
+
+def divided_by_N(layer, dy, dx):
+    layer.parameters[0].grad /= len(dy)
+    return dx
+
+
+def never_written(layer, dy, dx):
+    layer.parameters[0].grad[...] = 0
+    return dx
+
+
+MISTAKES = {  # what is wrong, and what the check says about it
+    "a forgotten term": (lambda layer, dy, dx: layer._s * dy, "the ratio varies from entry to entry"),
+    "a sign": (lambda layer, dy, dx: -dx, "the sign is wrong everywhere"),
+    "dy left out": (lambda layer, dy, dx: dx / dy, "the ratio varies from entry to entry"),
+    "a mean, not a sum": (divided_by_N, "is it divided by N twice?"),
+    "never written": (never_written, "is this gradient ever written?"),
+}
 
 
 def main():
     options = gallery.options(__doc__)
-    right, wrong = (tn.gradcheck.check(layer, (5, 4)) for layer in (Swish(), Forgetful()))
-    print(right, wrong, sep="\n")
+    right = tn.gradcheck.check(Swish(), (5, 4))
+    print(right)
     assert right.passed
-    assert not wrong.passed, "a forgotten term must be noticed"
+    for mistake, (spoil, said) in MISTAKES.items():
+        wrong = tn.gradcheck.check(Mistaken(spoil), (5, 4))
+        print(f"\n{mistake}: {wrong}")
+        assert not wrong.passed, f"{mistake} must be noticed"
+        assert any(said in cause for cause in wrong.causes.values())
 
     (x_train, y_train), (x_test, y_test) = tn.data.digits()
     epochs = 5 if options.quick else 30

@@ -46,7 +46,7 @@ class Worst:
         where = ", ".join(map(str, self.index))
         return (
             f"worst at [{where}]: backward says {self.backward:.6g}, the difference quotient {self.quotient:.6g},"
-            f" ratio {self.ratio:.4g}"
+            f" ratio {self.ratio + 0:.4g}"
         )
 
 
