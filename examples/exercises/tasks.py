@@ -29,7 +29,7 @@ def same(name, found, expected):
     assert found.shape == expected.shape, f"{name} has the shape {found.shape}, and should have {expected.shape}"
     worst = np.unravel_index(np.abs(found - expected).argmax(), expected.shape)
     assert abs(found[worst] - expected[worst]) <= 1e-6 * max(1, np.abs(expected).max()), (
-        f"{name}{[int(axis) for axis in worst]} is {found[worst]:.6g}, and a small change says {expected[worst]:.6g}"
+        f"{name}{[int(axis) for axis in worst]} is {found[worst]:.6g}, and should be {expected[worst]:.6g}"
     )
 
 
