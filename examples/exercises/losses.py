@@ -32,7 +32,7 @@ def gradient_with_smoothing(z, t, epsilon):
 
 
 def gradient_of_squared_probabilities(z, t):
-    """5.  L = mean sum_c (p[n,c] - [c = t])^2, p = softmax(z).  Every z touched every p.  This forgets that: mend it."""
+    """5.  L = mean sum_c (p[n,c] - [c = t])^2, p = softmax(z).  Every z touched every p; this forgets it.  Mend it."""
     p = softmax(z)
     return 2 * (p - np.eye(z.shape[1])[t]) * p * (1 - p) / len(z)
 

@@ -4,8 +4,10 @@
 
         da[t] = (g[t] + da[t+1] u.T) (1 - h[t]^2)              nothing comes after the last
 
-2.  w[c,k] touched a[t,k] of every t, times x[t,c]; u[j,k] touched a[t,k], times h[t-1,j], which is 0 for t = 0; b[k] times
-    1.  All steps add up:      dw = x.T da      du = sum_t h[t-1].T da[t]      db = sum_t da[t]
+2.  w[c,k] touched a[t,k] of every t, times x[t,c]; u[j,k] touched a[t,k], times h[t-1,j], which is 0 for t = 0; and
+    b[k] touched it times 1.  All steps add up:
+
+        dw = x.T da        du = sum_t h[t-1].T da[t]        db = sum_t da[t]
 
 3.  x[t] touched a[t] alone, times w:                          dx = da w.T
 
