@@ -40,7 +40,7 @@ def gradient_of_input(w, da):
 
 
 def clipped(gradients, most):
-    """4.  Long sequences make gradients explode.  Return them times one factor, so that the norm of all numbers is at most
+    """4.  Long sequences make gradients explode.  Return them times one factor, so that the norm of all is at most
     `most`; as they are where it is less.  This treats each array by itself, which turns the direction.  Mend it.
     """
     return [gradient * min(1, most / np.linalg.norm(gradient)) for gradient in gradients]
