@@ -432,7 +432,7 @@ NAMES = {
         ["last axis", "axis=1", "np.moveaxis(x, 1, -1)"],
     ),
     "bce without a model": (
-        lambda: tn.gradcheck.check(dense(), EYE, EYE[:, :2], loss="bce"),
+        lambda: tn.gradcheck.check(tn.Dense(2), EYE, EYE[:, :2], loss="bce"),
         ValueError,
         ["'bce' is 'sigmoid_cross_entropy', for logits, or 'binary_cross_entropy', for probabilities: give one"],
     ),
