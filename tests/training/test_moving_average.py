@@ -144,6 +144,6 @@ def test_a_rate_that_the_schedule_sets_is_not_reduced():
 
 def test_of_two_callbacks_that_set_the_weights_at_the_end_none_undoes_the_other():
     for pair in ([tn.EarlyStopping("loss"), tn.MovingAverage()], [tn.MovingAverage(), tn.MovingAverage(0.9)]):
-        with pytest.raises(ValueError, match="all set the model's weights at the end, and only one can"):
+        with pytest.raises(ValueError, match="would each set the model's weights at the end, and only one can"):
             fitted(pair)
     fitted([tn.EarlyStopping("loss", restore_best=False), tn.MovingAverage()])

@@ -184,8 +184,8 @@ def check_last_words(callbacks):
     if len(setting) > 1:
         names = " and ".join(type(callback).__name__ for callback in setting)
         raise ValueError(
-            f"fit: {names} all set the model's weights at the end, and only one can; leave others out, or give"
-            " EarlyStopping restore_best=False"
+            f"fit: {names} would each set the model's weights at the end, and only one can; leave the others out, or"
+            " give EarlyStopping restore_best=False"
         )
 
 

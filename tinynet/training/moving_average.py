@@ -25,6 +25,8 @@ class MovingAverage:
     It starts at the first step's values.  While the training goes on, `validation` and metrics are those of the model
     as it is trained; `with average.swapped(model):` puts the mean in its place for a while.
 
+    At its end fit gives the model the mean, so EarlyStopping beside it needs restore_best=False.
+
     >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4, seed=0)
     >>> average = tn.MovingAverage(0.99)
     >>> history = tn.fit(
