@@ -11,15 +11,15 @@ from tasks import call, derivatives, gap, run, same
 
 
 def lengths(P):
-    """1.  Words have whole numbers of bits.  Return lengths k (X,) of words that don't use up more than there is, so that
-    the sum of all 1/2^k is at most 1, and that take less than H(P) + 1 bits in the mean.  No P(x) is 0.
+    """1.  Words have whole numbers of bits.  Return lengths k (X,) of words that don't use up more than there is, that
+    is, whose sum of 1/2^k is at most 1, and that take less than H(P) + 1 bits in the mean.  No P(x) is 0.
     """
     gap()
 
 
 def words(k):
-    """2.  Whatever such lengths are, there are words for them.  Return a list of X words, that of x with k[x] bits, none
-    of which is the beginning of another one.  (Who takes a word takes an interval of the numbers from 0 to 1: 01 takes
+    """2.  Whatever such lengths are, there are words for them.  Return a list of X words, with k[x] bits for x, none of
+    which is the beginning of another one.  (Who takes a word takes an interval of the numbers from 0 to 1: 01 takes
     those that begin with 0.01 in binary, from 1/4 to 1/2.  Lay the intervals side by side, the widest first.)
     """
     gap()

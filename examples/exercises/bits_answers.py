@@ -3,17 +3,17 @@
 1.  -log2 P(x), rounded up.  Then 1/2^k <= P(x), and the P sum to 1; and rounding up adds less than 1 to each length, so
     less than 1 to the mean.
 
-2.  A word of k bits takes an interval of the width 1/2^k.  Widest first, each begins where the last one ends, which is a
-    multiple of its own width, since all before were as wide, or wider by a power of 2.  So the interval is that of all
-    numbers which begin with the same k bits after the point: these are the word.  No two intervals overlap, so no word
-    begins another one.
+2.  A word of k bits takes an interval of the width 1/2^k.  Widest first, each begins where the last one ends, which
+    is a multiple of its own width, since all before were as wide, or wider by a power of 2.  So the interval is that
+    of all numbers which begin with the same k bits after the point: these are the word.  No two intervals overlap, so
+    no word begins another one.
 
 3.  loss / log 2 bits a letter, and 8 bits a byte.  So who guesses a text well can store it in little: 1.5 nats are 2.16
     bits, where a file spends 8 on a letter.
 
 4.  Values come as P says, so P weighs what is paid: KL(P || Q) = sum_x P(x) log2(P(x) / Q(x)), to base 2 for bits.
-    Values with P(x) = 0 are left out: they never come.  Where P(x) > 0 and Q(x) = 0, the quotient is infinite, and so is
-    its logarithm.
+    Values with P(x) = 0 are left out: they never come.  Where P(x) > 0 and Q(x) = 0, the quotient is infinite, and its
+    logarithm, too.
 
 5.  g(y) = dL/dQ(y) = log(Q(y) / P(y)) + 1, by the product rule.  Then
 

@@ -32,8 +32,8 @@ def steps(z, lr):
 
 def loss_after_tanh(z, t):
     """3.  A network may answer with y = tanh(z), and t = 1 or -1.  There the squared error stalls, too: y has the slope
-    1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, which doesn't?  z, t (N,): return L, a mean; any
-    constant may be added.  For z = 1000 and above, mind that log(exp(z) + exp(-z)) = |z| + log(1 + exp(-2 |z|)).
+    1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, which doesn't?  z, t (N,): return L, a mean, up
+    to any constant; it must not overflow at z = 1000.
     """
     gap()
 
@@ -97,9 +97,10 @@ def tasks(written):
         ]
         same("the gradient of this loss", slopes, right, mistakes, "which function of z has the slope tanh(z)?")
         far = np.array([1000.0, -1000])
+        why = "log(exp(z) + exp(-z)) is |z| + log(1 + exp(-2 |z|)), where nothing overflows"
         with np.errstate(all="ignore"):
             change = call(written["loss_after_tanh"], far, -t[:2]) - call(written["loss_after_tanh"], far / 2, -t[:2])
-        same("how much L grows from z = 500 to z = 1000, where t = -1,", change, 1000, why="does exp overflow?")
+        same("how much L grows from z = 500 to z = 1000, where t = -1,", change, 1000, why=why)
 
     def bend():
         z = float(call(written["convex_up_to"]))
