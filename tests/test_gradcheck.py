@@ -292,6 +292,11 @@ def without_last_row(g, x, dy):
 
 MISTAKES = {  # what backward does wrong -> which gradient is, and what the check says about it
     "a sign": (spoiled("weight", lambda g, x, dy: -g), "weight", "the sign is wrong everywhere"),
+    "a sign of some": (
+        spoiled("weight", lambda g, x, dy: g * [1, -1, 1, -1]),
+        "weight",
+        "8 of 16 entries have the wrong sign, the first at [0, 1]",
+    ),
     "a mean in place of a sum": (
         spoiled("bias", lambda g, x, dy: g / len(dy)),
         "bias",

@@ -8,6 +8,7 @@
     always another number        a factor is missing, or stands twice
     the right numbers, in the order of the transposed array
                                  x.T dy instead of dy.T x, or an array in another layout than its parameter
+    -1 here and 1 there          the sign of some entries
     0 everywhere                 the gradient was never written
     the first entries right      a loop ends too early, or a piece is left out
     anything else                a term is missing (which outputs did this number touch, too?), or another array's
@@ -78,9 +79,11 @@ def likely_cause(gradient, entries, quotients, N):
         if same(turned, whole):
             return "these are the right numbers in the order of the transposed array: x.T dy, or dy.T x?"
     wrong = np.abs(found - quotients) > CLOSE * most
+    first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
+    where = ", ".join(str(int(axis)) for axis in first)
+    if same(np.abs(found), np.abs(quotients)):
+        return f"{wrong.sum()} of {len(found)} entries have the wrong sign, the first at [{where}]"
     if wrong.sum() <= len(found) // 2:
-        first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
-        where = ", ".join(str(int(axis)) for axis in first)
         return f"{wrong.sum()} of {len(found)} entries are wrong, the first at [{where}]: are they left out of a loop?"
     return (
         "the ratio varies from entry to entry: a term is missing (which outputs did this number touch, too?), or a"

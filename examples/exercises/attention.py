@@ -62,15 +62,16 @@ def tasks(written):
     q, k, v, do = rng.standard_normal((4, 5, 3))
 
     def deviation():
-        for d, a, b in ((64, 1.0, 1.0), (16, 0.5, 3.0)):
+        for d, a, b in ((16, 0.5, 3.0), (64, 1.0, 1.0)):
             right = 1 / (a * b * np.sqrt(d))
             mistakes = [
                 (1 / (a * b * d), "of independent terms the variances add up, not the standard deviations"),
                 (1 / np.sqrt(d), "a and b count, too"),
                 (1 / right, "that is the standard deviation without the factor"),
-                (right**2, "that is for a variance: the factor of a standard deviation is its root"),
+                (right**2, "that would be the factor of a variance: a standard deviation is its root"),
             ]
-            same(f"for d, a, b = {d}, {a}, {b}, it", call(written["scale"], d, a, b), right, mistakes)
+            why = "begin with the variance of one product, q[t,c] k[j,c]"
+            same(f"for d, a, b = {d}, {a}, {b}, it", call(written["scale"], d, a, b), right, mistakes, why)
 
     def nearness():
         found = call(written["backward_of_distances"], q, k, v, do, results=3)
@@ -90,14 +91,16 @@ def tasks(written):
         for t in range(4):
             expected[t, : t + 1] = softmax(S[t, : t + 1])
         found = call(written["causal_shares"], S)
+        assert found.shape == (4, 4), f"P has the shape {found.shape}, and should have (4, 4)"
         for t, row in enumerate(found):
+            assert not np.isnan(row).any(), f"row {t} has NaN: a position takes from itself, too"
             assert abs(row.sum() - 1) < 1e-9, f"row {t} sums to {row.sum():.4f}: the rest was given to the future"
-        same("P", found, expected)
-        S = np.array([[0.0, 5000], [0, 0]])
+        same("P", found, expected, why="row t is the softmax of S[t,0] to S[t,t] alone, and 0 from there on")
+        S = np.array([[-50000.0, 50000], [0, 0]])
         with np.errstate(all="ignore"):
             found = call(written["causal_shares"], S)
-        say = "a row's largest score is that of a later position, and exp(0 - 5000) is 0: leave the future out before"
-        same("P of scores up to 5000", found, np.array([[1, 0], [0.5, 0.5]]), why=say)
+        say = "the future must be left out before the softmax takes the largest score, and only -inf is below any score"
+        same("for scores of -50000 and 50000, P", found, np.array([[1, 0], [0.5, 0.5]]), why=say)
 
     def picking():
         x, g = rng.standard_normal((4, 2)), rng.standard_normal((5, 2))
@@ -115,15 +118,16 @@ def tasks(written):
     def writing():
         x, (wq, wk, wv) = rng.standard_normal((6, 3)), rng.standard_normal((3, 3, 3))
         queries, keys, values = x @ wq, x @ wk, x @ wv
+        why = "the new row's query, row @ wq, meets all keys, its own, too"
         for t in (3, 0, 5):
             o, *kept = call(written["one_more"], x[t], keys[:t], values[:t], wq, wk, wv, results=3)
             S = keys[: t + 1] @ queries[t]
             mistakes = [(softmax(S) @ values[: t + 1], "the scores are to be divided by sqrt(C)")]
             if t:
                 mistakes.append((softmax(S[:t] / np.sqrt(3)) @ values[:t], "a position takes from itself, too"))
-            same(f"o of row {t}", o, softmax(S / np.sqrt(3)) @ values[: t + 1], mistakes)
+            same(f"for row {t}, o", o, softmax(S / np.sqrt(3)) @ values[: t + 1], mistakes, why)
             for name, found, right in zip(("keys", "values"), kept, (keys, values), strict=True):
-                same(f"{name} after row {t}", found, right[: t + 1])
+                same(f"after row {t}, {name}", found, right[: t + 1])
 
     return {
         "1, scale": deviation,

@@ -63,13 +63,14 @@ def tasks(written):
             assert k.shape == P.shape, f"expected {len(P)} lengths, got {k}"
             assert (k == np.rint(k)).all(), f"{k} are not all whole numbers"
             used, mean, H = (0.5**k).sum(), P @ k, -P @ np.log2(P)
-            assert used <= 1, f"for P = {P.round(3)} the words use up {used:.4f} of what is there"
-            assert mean < H + 1, f"for P = {P.round(3)} they take {mean:.4f} bits, and H(P) + 1 is {H + 1:.4f}"
+            which = f"for P = {P}" if len(P) < 5 else f"for {len(P)} random P"
+            assert used <= 1, f"{which} the words use up {used:.4f} of what is there"
+            assert mean < H + 1, f"{which} they take {mean:.4f} bits in the mean, and H(P) + 1 is {H + 1:.4f}"
 
     def prefixes():
         for k in ([1, 2, 3, 3], [3, 1, 3, 3, 3], [2, 2, 2, 2], [4, 2, 6, 1, 5]):
             found = written["words"](np.array(k))
-            assert found is not None, "nothing is returned"
+            assert isinstance(found, list), f"expected a list of words, got {found!r}"
             assert [len(word) for word in found] == k, f"{found} don't have the lengths {k}"
             assert set("".join(found)) <= {"0", "1"}, f"{found}: only 0 and 1 are bits"
             for x, word in enumerate(found):
@@ -80,7 +81,8 @@ def tasks(written):
         right = 1.5 * 8000 / np.log(2) / 8
         mistakes = [
             (8 * right, "those are bits"),
-            (1.5 * 1000, "a nat is more than a bit"),
+            (1.5 * 8000, "those are nats: how many bits is one?"),
+            (1.5 * 1000, "a nat is not a bit"),
             (1.5 * 1000 * np.log(2), "a nat is more than a bit, not less"),
         ]
         same("the number of bytes", call(written["bytes_of"], 1.5, 8000), right, mistakes)
@@ -92,6 +94,7 @@ def tasks(written):
             (right * np.log(2), "it is in nats"),
             (turned * np.log(2), "Q is what is believed; but how often does each value come?  And it is in nats"),
             (turned, "Q is what is believed; but how often does each value come?"),
+            (-right, "what is paid too much is above 0"),
             (-P @ np.log2(Q), "that is all that the code pays, H(P) and the price"),
         ]
         same("the price", call(written["price"], P, Q), right, mistakes)
@@ -102,7 +105,9 @@ def tasks(written):
                 ("one that comes, and was not expected", [0.5, 0.25, 0.25], [0.5, 0.5, 0], np.inf),
             ):
                 found = call(written["price"], np.array(P), np.array(Q))
-                why = "0 times an infinite logarithm is NaN: leave out what never comes" if np.isnan(found) else ""
+                why = "a word for it would be infinitely long: leave it so, without a small number in place of 0"
+                if right < np.inf:
+                    why = "0 times an infinite logarithm is NaN: leave out what never comes"
                 same(f"with {name}, the price", found, right, why=why)
 
     def other():
@@ -112,6 +117,9 @@ def tasks(written):
             (Q - P, "that is the gradient of KL(P || Q)"),
             (np.log(Q / P) + 1, "that is dL/dQ; z touched all Q"),
             (Q * (1 - Q) * (np.log(Q / P) + 1), "z[x] touched the other Q, too"),
+            (Q * (np.log(Q / P) + 1), "z[x] touched the other Q, too"),
+            (Q * np.log(Q / P), "z[x] touched the other Q, too"),
+            (Q * (np.log(Q / P) - np.log(Q / P).sum()), "z[x] touched each Q(y) times -Q(y) Q(x), too: mind the Q(y)"),
         ]
         loss = lambda: softmax(z) @ np.log(softmax(z) / P)  # noqa: E731
         derivatives("dz", call(written["gradient_of_the_other"], z, P), z, loss, mistakes=mistakes)

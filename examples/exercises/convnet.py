@@ -90,21 +90,23 @@ def tasks(written):
                 (1 + sum(I - 1 for I, _ in layers), "behind a stride of s, a step is s of the steps before"),
                 (np.prod([I for I, _ in layers]), "the windows of neighbours overlap"),
             ]
-            same(f"for {layers} it", call(written["pixels_seen"], layers), len(pixels), mistakes)
+            why = "draw it: one number, the I numbers that it sees, what those see, and so on to the image"
+            same(f"for {layers} it", call(written["pixels_seen"], layers), len(pixels), mistakes, why)
 
     def lowest():
+        why = "it is lowest for the logits 1, 0, 0, ..., which are C"
         for C in (2, 10, 1000):
             mistakes = [
                 (0, "p of the true class is 1 at best: what does a softmax make of the logits 1, 0, 0, ...?"),
                 (np.log(np.e + C - 1), "from log of the sum of all exp(z[k]), the true logit is to be taken: 1"),
                 (np.log(C), "all alike is what it begins with"),
             ]
-            same(f"for C = {C} it", call(written["lowest_loss"], C), np.log(np.e + C - 1) - 1, mistakes)
+            same(f"for C = {C} it", call(written["lowest_loss"], C), np.log(np.e + C - 1) - 1, mistakes, why)
 
     def heart():
         (x, t), _ = tn.data.digits()
         losses = call(written["learn_by_heart"], 255 * x[:20], t[:20])
-        stuck = "it can't learn twenty digits by heart: how low can it become?  Remember 3"
+        stuck = "it can't learn twenty digits by heart.  How low can it get?  3 asks that, too"
         assert losses[-1] < 0.1, f"the last loss is {losses[-1]:.3f}: {stuck}"
         large = "logits that know nothing are small: how large are the numbers that go in?"
         assert losses[0] < 4, f"the first loss is {losses[0]:.1f}, and should be about log 10 = 2.3: {large}"

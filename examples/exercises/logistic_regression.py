@@ -65,8 +65,9 @@ def tasks(written):
         moved = call(written["loss_and_gradient_of_counts"], z + 1, t, results=2)[0]
         # The loss may have another constant, the mean of log t!, so its change is looked at.
         change = loss_of_counts(z + 1) - loss_of_counts(z)
+        mistakes = [(-change, "it has the wrong sign"), (8 * change, "it is a mean: divide the sum by N")]
         say = "the logarithm of a product is the sum of the logarithms; change its sign, divide by N"
-        same("how much L grows where all z grow by 1", moved - loss, change, [(-change, "it has the wrong sign")], say)
+        same("how much L grows where all z grow by 1", moved - loss, change, mistakes, say)
         derivatives("dz", dz, z, lambda: loss_of_counts(z), len(z))
 
     def newton():
@@ -84,8 +85,10 @@ def tasks(written):
                 "p (1 - p) is the slope of the sigmoid, not of exp",
             ),
             (-dw, "that is a step of gradient descent"),
+            (w + np.linalg.solve(H, -dw), "that is where the step ends, w + u"),
         ]
-        same("u", call(written["newton_step_of_counts"], x, w, t), np.linalg.solve(H, -dw), mistakes)
+        why = "H[i,j] is the derivative of dw[i] by w[j], which touched every m"
+        same("u", call(written["newton_step_of_counts"], x, w, t), np.linalg.solve(H, -dw), mistakes, why)
 
     def both():
         found = call(written["weights_for_and"])
@@ -113,7 +116,8 @@ def tasks(written):
             (mean + 0.3 * eye, "the second term is right; how does p change as z does?"),
             (mean + 0.3, "neither term is right yet"),
         ]
-        same("H", found, first + 0.3 * eye, mistakes)
+        why = "it is the derivative of dw[i] + decay w[i] by w[j]: of each term by itself"
+        same("H", found, first + 0.3 * eye, mistakes, why)
 
     return {
         "1, counts": counts,

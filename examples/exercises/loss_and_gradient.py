@@ -71,13 +71,16 @@ def tasks(written):
         p = np.linspace(0, 1, 1_000_001)[1:-1]
         for k in (0.25, 1.0):
             found = float(call(written["hardest"], k))
+            assert 0 < found < 1, f"for k = {k:g} it is {found:.6g}, which is no probability"
             expected = p[(p**k * (1 - p)).argmax()]
-            assert abs(found - expected) < 1e-4, f"for k = {k:g} it is {found:.6g}, and should be {expected:.4f}"
+            there, most = (at**k * (1 - at) for at in (found, expected))
+            weaker = f"|dL/dz| is {there:.4f} there, and elsewhere {most:.4f}"
+            assert abs(found - expected) < 1e-4, f"for k = {k:g} it is {found:.6g}: {weaker}"
 
     def row():
         cases = [
             ("small logits", [1.0, -2, 0.5], 2, "the loss is log of the sum of all exp(z[k]), minus z[t]"),
-            ("logits of 1000", [1000.0, 1000], 0, "exp(1000) is no number of a computer's: how large is exp(z - m)?"),
+            ("logits of 1000", [1000.0, 1000], 0, "exp(1000) is too large for any number: how large is exp(z - m)?"),
             (
                 "a true class 800 below",
                 [0.0, 800],
@@ -111,7 +114,7 @@ def tasks(written):
     def two():
         pairs, which = np.ascontiguousarray(z[:, :2]), t % 2
         loss, dz = call(written["softmax_of_two"], pairs, which, results=2)
-        say = "with the logit of class 0 taken away from both, p of class 1 is exp(u) / (1 + exp(u)) of u = ?"
+        say = "take z[n,0] away from both logits, which changes no p: what is left of z[n,1]?"
         other = cross_entropy(pairs, 1 - which).mean(), "that is the loss of the other class"
         same("L", loss, cross_entropy(pairs, which).mean(), [other], say)
         derivatives("dz", dz, pairs, lambda: cross_entropy(pairs, which).mean(), 6)

@@ -72,7 +72,7 @@ def tasks(written):
             found = tn.gradcheck.check(layer, (5, 6))
             assert found.passed, f"\n{found}"
             model = tn.Sequential([written[name](), tn.Softmax()], input_shape=6)
-            assert model.output_shape == (outputs,), f"output_shape is {model.output_shape}"
+            assert model.output_shape == (outputs,), f"output_shape is {model.output_shape}, and should be ({outputs},)"
 
         return check
 

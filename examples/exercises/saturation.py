@@ -64,11 +64,13 @@ def tasks(written):
     def ratio():
         for z in (-1.0, 0.0, 8.0):
             p = sigmoid(z)
-            mistakes = [(2 * p * (1 - p), "that is its inverse"), (1 / (p * (1 - p)), "the square has a 2")]
-            same(f"for z = {z:g}, it", call(written["times_as_large"], z), p / (2 * p * p * (1 - p)), mistakes)
+            mistakes = [(2 * p * (1 - p), "that is its inverse"), (1 / (p * (1 - p)), "the slope of a square has a 2")]
+            found = call(written["times_as_large"], z)
+            why = "1 / p is 1 + exp(-z); and 1 / (1 - p)?"
+            same(f"for z = {z:g}, it", found, p / (2 * p * p * (1 - p)), mistakes, why)
         with np.errstate(all="ignore"):
             found = call(written["times_as_large"], 40.0)
-        same("for z = 40, it", found / 1e17, 1.176926334, why="a number so small was lost when it was taken from 1")
+        same("for z = 40, it", found, 1.17692633418510e17, why="1 - p is rounded: do without p")
 
     def descent():
         def counted(gradient, z, lr):
@@ -82,11 +84,12 @@ def tasks(written):
             found = call(written["steps"], z, lr, results=2)
             for name, n, gradient in zip(names, found, (lambda p: p, lambda p: 2 * p * p * (1 - p)), strict=True):
                 made = counted(gradient, z, lr)
-                near = abs(n - made) <= 0.02 * made
-                assert near, f"from z = {z:g}, lr = {lr:g}, the {name} took {made} steps, and {n:.1f} is not within 2 %"
+                took = f"from z = {z:g}, lr = {lr:g}, the {name} took {made} steps, not {n:.1f}"
+                assert abs(n - made) <= 0.02 * made, f"{took}: integrate the whole of 1 / (dL/dz), the small terms, too"
 
     def tanh():
         z, t = 2 * rng.standard_normal(6), np.array([1.0, -1, -1, 1, 1, -1])
+        assert call(written["loss_after_tanh"], z, t).ndim == 0, "L is one number, the mean"
         slopes = by_small_changes(z, lambda: call(written["loss_after_tanh"], z, t))
         right = (np.tanh(z) - t) / 6
         mistakes = [
@@ -95,7 +98,7 @@ def tasks(written):
             (np.tanh(z) / 6, "which function of z has the slope -t?"),
             (2 * (np.tanh(z) - t) * (1 - np.tanh(z) ** 2) / 6, "that is the squared error"),
         ]
-        same("the gradient of this loss", slopes, right, mistakes, "which function of z has the slope tanh(z)?")
+        same("dL/dz", slopes, right, mistakes, "which function of z has the slope tanh(z)?")
         far = np.array([1000.0, -1000])
         why = "log(exp(z) + exp(-z)) is |z| + log(1 + exp(-2 |z|)), where nothing overflows"
         with np.errstate(all="ignore"):
@@ -104,10 +107,11 @@ def tasks(written):
 
     def bend():
         z = float(call(written["convex_up_to"]))
-        p = sigmoid(z)
-        second = 2 * p * p * (1 - p) * (2 - 3 * p)
-        assert abs(second) < 1e-6, f"at z = {z:.6g}, p = {p:.4f}, the second derivative by z is {second:.4f}, and not 0"
-        assert z < 5, f"at z = {z:.6g} the second derivative is nearly 0, but it changes its sign elsewhere"
+        assert abs(z - 2 / 3) > 0.01, "that is p there: of which z?"
+        steepness = [2 * sigmoid(at) ** 2 * (1 - sigmoid(at)) for at in (z - 1e-3, z, z + 1e-3)]
+        numbers = ", ".join(f"{number:.9f}" for number in steepness)
+        say = f"at z = {z:.6g}, and 0.001 before and behind it, dL/dz is {numbers}: it should rise, and then fall"
+        assert steepness[0] < steepness[1] > steepness[2], say
 
     def mended():
         x, t, w, b = rng.standard_normal((6, 3)), np.array([0.0, 1, 1, 0, 1, 0]), rng.standard_normal(3), np.array(0.3)
