@@ -17,12 +17,16 @@ from tasks import by_small_changes, call, derivatives, gap, run, same
 
 
 def loss_and_gradient_of_counts(z, t):
-    """1.  From the likelihood of N counts to a loss, their mean, without the t!, which no z changes.  Return L, dz."""
+    """1.  From the likelihood of N counts, make a loss as the example does, a mean.  (t! may stay out: no z changes it.)
+    z, t (N,): return L and dz (N,).
+    """
     gap()
 
 
 def newton_step_of_counts(x, w, t):
-    """2.  The step u (I,) from w that Newton's method makes with that loss.  np.linalg.solve(H, a) solves H u = a."""
+    """2.  Newton's method, for that loss: x (N, I), t (N,).  Return the step u (I,) that it makes from w (I,).
+    np.linalg.solve(H, a) solves H u = a.
+    """
     gap()
 
 
@@ -41,7 +45,9 @@ def weights_for_one_of_two():
 
 
 def second_derivatives(x, w, decay):
-    """5.  Newton's H (I, I) of L + decay / 2 times the sum of all w^2, of yes and no.  Mend both terms."""
+    """5.  Newton's H (I, I), of yes and no again, for a loss with a decay: L + decay / 2 times the sum of all w^2.  Both of
+    its terms are wrong.  Mend them.
+    """
     p = sigmoid(x @ w)
     return (x.T * p) @ x / len(x) + decay
 

@@ -26,8 +26,8 @@ def hardest(k):
 
 
 def loss_of_row(z, t):
-    """3.  -log p[t] of one row z (C,).  This is right for small logits only.  Mend it for all that there are: take the
-    largest logit m away first, take the logarithm by hand, and mind in which order you add what is left.
+    """3.  -log p[t] of one row z (C,).  This is right for small logits only.  Mend it for logits of any size: take the
+    largest, m, away first; take the logarithm on paper, so that no p is left; and mind the order in which you add up.
     """
     p = np.exp(z) / np.exp(z).sum()
     return -np.log(p[t])
@@ -41,8 +41,8 @@ def loss_with_unknown_labels(z, t):
 
 
 def softmax_of_two(z, t):
-    """5.  For C = 2, z (N, 2), the softmax is a sigmoid: of which number?  Return L, a mean, and dz (N, 2), of no more
-    than the formulas of example 03: -log p for t = 1 and -log(1 - p) for t = 0, and p - t.
+    """5.  For C = 2, z (N, 2), the softmax's p[n,1] is a sigmoid: of which number?  Return L, a mean, and dz (N, 2), by
+    no other formulas than those of example 03: -log p where t is 1, -log(1 - p) where it is 0, and p - t.
     """
     gap()
 

@@ -16,8 +16,8 @@ from tasks import by_small_changes, call, derivatives, gap, run, same
 
 
 def times_as_large(z):
-    """1.  How many times as large is the cross-entropy's gradient?  For z = 40, 1 - p is rounded to 0.  Write 1 / p and
-    1 / (1 - p) with exponentials of z, so that nothing is subtracted.
+    """1.  How many times as large is the cross-entropy's dL/dz as the squared error's?  Mind z = 40, where 1 - p is
+    rounded to 0: write 1 / p and 1 / (1 - p) with exponentials of z, so that nothing is subtracted.
     """
     gap()
 
@@ -31,9 +31,9 @@ def steps(z, lr):
 
 
 def loss_after_tanh(z, t):
-    """3.  A network may answer with y = tanh(z), and t = 1 or -1.  There the squared error stalls, too: y has the slope
-    1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, which doesn't?  z, t (N,): return L, a mean, up
-    to any constant; it must not overflow at z = 1000.
+    """3.  A network may answer with y = tanh(z), where t is 1 or -1.  There the squared error stalls, too: y has the slope
+    1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, and does not stall?  z, t (N,): return L, a mean.  (Any
+    constant may be added to it.)  Nothing must overflow at z = 1000.
     """
     gap()
 

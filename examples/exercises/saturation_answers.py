@@ -2,7 +2,7 @@
 
 1.  p / (2 p p (1 - p)) = 1 / (2 p (1 - p)).  1 / p = 1 + exp(-z), and 1 / (1 - p) = 1 + exp(z), so it is
 
-        (1 + exp(-z)) (1 + exp(z)) / 2 = 1 + (exp(z) + exp(-z)) / 2 = 1 + cosh z              1,500 at z = 8
+        (1 + exp(-z)) (1 + exp(z)) / 2 = 1 + (exp(z) + exp(-z)) / 2 = 1 + cosh z              1,491 at z = 8
 
 2.  1 / p = 1 + exp(-z), and its integral from 0 to z is z + 1 - exp(-z).  Of the squared error,
 
