@@ -30,15 +30,15 @@ def pixels_seen(layers):
 
 def lowest_loss(C):
     """3.  A network for C classes ends in a softmax by mistake, and the softmax cross-entropy takes its probabilities
-    for logits.  The first loss looks right, about log C.  But below what can the loss of a sample never come?
+    for logits.  The first loss looks right, about log C.  But how low can the loss of a sample get at best?
     """
     gap()
 
 
 def learn_by_heart(images, t):
     """4.  The test of any new network: can it learn twenty digits by heart?  images (20, 8, 8, 1) have the numbers 0 to
-    255, t (20,) are the digits.  The first loss should be about log 10, and the last one nearly 0.  Neither is.  There
-    are two mistakes, and the one hides the other.  Mend both.
+    255, t (20,) are the digits.  This one can't.  There are two mistakes, and the one hides the other: mend both, so
+    that the losses begin at about log 10 and end near 0.
     """
     layers = [tn.Conv2D(8, 3, activation="relu"), tn.MaxPool2D(2), tn.Flatten(), tn.Dense(10)]
     model = tn.Sequential(layers, input_shape=(8, 8, 1), seed=0)
@@ -54,9 +54,8 @@ def learn_by_heart(images, t):
 
 
 def to_report(validation, test):
-    """5.  Of M networks, validation (M,) and test (M,) are the shares of digits that each reads rightly.  Return
-    which one to take, a whole number, and the share that may honestly be said of it.  This here flatters it.  Mend
-    it.
+    """5.  Of M networks, validation (M,) and test (M,) are the shares of digits that each reads rightly.  Return which
+    one to take, a whole number, and the share that may honestly be said of it.  This here flatters it: mend it.
     """
     best = test.argmax()
     return best, test[best]

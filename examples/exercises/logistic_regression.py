@@ -17,8 +17,8 @@ from tasks import by_small_changes, call, derivatives, gap, run, same
 
 
 def loss_and_gradient_of_counts(z, t):
-    """1.  From the likelihood of N counts, make a loss as the example does, a mean.  (t! may stay out: no z changes it.)
-    z, t (N,): return L and dz (N,).
+    """1.  From the likelihood of N counts, make a loss as the example does, a mean.  z, t (N,): return L and dz (N,).
+    (t! may stay out, since no z changes it.)
     """
     gap()
 
@@ -45,8 +45,8 @@ def weights_for_one_of_two():
 
 
 def second_derivatives(x, w, decay):
-    """5.  Newton's H (I, I), of yes and no again, for a loss with a decay: L + decay / 2 times the sum of all w^2.  Both of
-    its terms are wrong.  Mend them.
+    """5.  Newton's H (I, I), of yes and no again, for a loss with a decay: L + decay / 2 times the sum of all w^2.
+    Both of its terms are wrong.  Mend them.
     """
     p = sigmoid(x @ w)
     return (x.T * p) @ x / len(x) + decay

@@ -31,9 +31,9 @@ def steps(z, lr):
 
 
 def loss_after_tanh(z, t):
-    """3.  A network may answer with y = tanh(z), where t is 1 or -1.  There the squared error stalls, too: y has the slope
-    1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, and does not stall?  z, t (N,): return L, a mean.  (Any
-    constant may be added to it.)  Nothing must overflow at z = 1000.
+    """3.  A network may answer with y = tanh(z), where t is 1 or -1.  There the squared error stalls, too: y has the
+    slope 1 - y^2.  Which loss has the gradient dL/dz = (y - t) / N, and does not stall?  z, t (N,): return L, a mean.
+    (Any constant may be added to it.)  Nothing must overflow at z = 1000.
     """
     gap()
 
