@@ -3,7 +3,8 @@
     python examples/exercises/by_hand.py
 
 Derive each on paper first, with the question of the example: which outputs did this number touch, and times what?  Then
-write it.  The answers, with their derivations, are in by_hand_answers.py.
+write it in the place of gap().  (4 is written already, but wrong.)  The answers, with their derivations, are in
+by_hand_answers.py.
 """
 
 import numpy as np

@@ -32,7 +32,7 @@ def gradient_of_filter(x, dy, shape, s):
 
 
 def scattered(dy, w, shape, s):
-    """3.  What outputs give back: dy[p,q] times the filter, at its window.  shape (H, W): return dx (H, W)."""
+    """3.  From the outputs' side: dy[p,q] times the filter, added to its window.  shape (H, W): return dx (H, W)."""
     gap()
 
 

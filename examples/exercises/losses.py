@@ -3,7 +3,8 @@
     python examples/exercises/losses.py
 
 z (N, C) are logits, t (N,) the true classes; in 1 and 2, z and t are (N,), and t is 0 or 1.  Each loss is a mean over
-the N samples, and each gradient dL/dz has z's shape.  The answers, with their derivations, are in losses_answers.py.
+the N samples, and each gradient dL/dz has z's shape.  [c = t] is 1 where c is t, and 0 elsewhere.  The answers, with
+their derivations, are in losses_answers.py.
 """
 
 import numpy as np
@@ -27,7 +28,9 @@ def gradient_with_temperature(z, t, T):
 
 
 def gradient_with_smoothing(z, t, epsilon):
-    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z), with q = (1 - epsilon) [c = t] + epsilon / C."""
+    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z): the labels are not quite believed, and the classes share
+    epsilon, q[n,c] = (1 - epsilon) [c = t[n]] + epsilon / C.  Return dz (N, C).
+    """
     gap()
 
 

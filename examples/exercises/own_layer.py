@@ -23,7 +23,9 @@ class Softsign(tn.Layer):
 
 
 class Twice(tn.Layer):
-    """2.  A parameter that is used twice: y = a x + a^2, with one a for each of C inputs.  Write da and dx."""
+    """2.  A parameter that is used twice: y = a x + a^2, with one a for each of C inputs.  Write da and dx.
+    da belongs in self.parameters[0].grad, and dx is returned.
+    """
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
