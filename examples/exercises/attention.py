@@ -78,12 +78,14 @@ def tasks(written):
         P = softmax(distances(q, k))
         dP = do @ v.T
         alone = P * dP  # what dS would be, if each score touched its own share alone
-        alone = (alone @ k - alone.sum(axis=1)[:, None] * q, alone.T @ q - alone.sum(axis=0)[:, None] * k, None)
         say = "S[t,j] touched all shares of its row: the sum over the row is missing"
-        for name, array, gradient, wrong in zip(("dq", "dk", "dv"), (q, k, v), found, alone, strict=True):
-            mistakes = [] if wrong is None else [(wrong, say)]
-            loss = lambda: (softmax(distances(q, k)) @ v * do).sum()  # noqa: E731
-            derivatives(name, gradient, array, loss, mistakes=mistakes)
+        mistakes = [
+            (alone @ k - alone.sum(axis=1)[:, None] * q, say),
+            (alone.T @ q - alone.sum(axis=0)[:, None] * k, say),
+            (P @ do, "v[j] touched o[t] of every t, times P[t,j]: a sum over t"),
+        ]
+        for name, array, gradient in zip(("dq", "dk", "dv"), (q, k, v), found, strict=True):
+            derivatives(name, gradient, array, lambda: (softmax(distances(q, k)) @ v * do).sum(), 1, mistakes)
 
     def mask():
         S = rng.standard_normal((4, 4))

@@ -70,6 +70,7 @@ def tasks(written):
 
     def through_time():
         da, found = slopes_of_a(), call(written["gradients_of_a"], h, u, g)
+        assert found.shape == (6, 4), f"da has the shape {found.shape}, and should have (6, 4)"
         why = "h[5], the last, touched the loss alone, and a[5] touched h[5] times its slope"
         for t in range(5, -1, -1):
             same(f"da[{t}]", found[t], da[t], [(g[t] * (1 - h[t] ** 2), f"h[{t}] touched a[{t + 1}], too")], why)
