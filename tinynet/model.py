@@ -157,8 +157,9 @@ class Sequential(Guarded):
 
         Sequences of unequal length are a pair x = (x, lengths), x (N, T, ...) padded at the end, lengths (N,): what
         lies behind a sequence's length changes nothing, and the output there is 0.  T may be less than input_shape
-        says.  Several inputs are a tuple of arrays or such pairs.  A `state`, a dict that is {} at first, is where the layers that look along time leave what they need to
-        go on: a sequence given in pieces, with the same dict, gives what it gives in one.
+        says.  Several inputs are a tuple of arrays or such pairs.  A `state`, a dict that is {} at first, is where the
+        layers that look along time leave what they need to go on: a sequence given in pieces, with the same dict, gives
+        what it gives in one.
         """
         if type(x) is tuple or state is not None:
             x, lengths = along_time.split_pair(x, self.input_shape)
@@ -170,7 +171,9 @@ class Sequential(Guarded):
 
     def _forward_along_time(self, x, lengths, training, state):
         if takes_several(self.input_shape):
-            raise ValueError("Sequential: a state is of one sequence given in pieces, and this model takes several inputs")
+            raise ValueError(
+                "Sequential: a state is of one sequence given in pieces, and this model takes several inputs"
+            )
         if state is not None and not isinstance(state, MutableMapping):
             raise TypeError(f"Sequential: state must be a dict, {{}} at the start of a sequence, got {state!r}")
         first, given = self.layers[0], state

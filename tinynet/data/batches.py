@@ -79,6 +79,8 @@ def batches(
         raise ValueError(f"batches: drop_last=True drops all {samples} samples, fewer than a batch of {batch_size}")
     if lengths is not None:
         lengths = checked_lengths(lengths, x, "batches")
+    elif similar_length and type(x) is Inputs:
+        raise ValueError(f"batches: similar_length=True is for one input with lengths, and x has {len(x)} inputs")
     elif similar_length:
         raise ValueError("batches: similar_length=True needs lengths: give a pair x = (sequences, lengths)")
     weights = None if sample_weight is None else checked_weights(sample_weight, samples, "batches")
@@ -229,7 +231,8 @@ def _hint(x):
     """For a tuple that may be meant as several inputs."""
     if type(x) is not tuple or not all(hasattr(part, "__len__") for part in x):
         return ""
-    return f"; of x as a tuple of several inputs, each must have as many, and they have {', '.join(map(str, map(count, x)))}"
+    counts = ", ".join(str(count(part)) for part in x)
+    return f"; each of several inputs must have as many samples as y, and in this tuple they have {counts}"
 
 
 def _is_stored(data):

@@ -229,8 +229,8 @@ class Layer(Declared, Guarded):
     def checked_parts(self, shape):
         """The shape of each of several inputs; a ValueError where the layer takes one."""
         raise ValueError(
-            f"{self.label}: the input shape {tuple(shape)} is of several inputs: such a model must begin with a Parallel,"
-            " with a branch for each"
+            f"{self.label}: the input shape {tuple(shape)} is of several inputs: such a model must begin with a"
+            " Parallel that has a branch for each"
         )
 
     def check_input_grad(self, input_grad):

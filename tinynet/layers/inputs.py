@@ -92,7 +92,7 @@ def check_number(x, shapes, where):
     """A TypeError unless x is a tuple of as many inputs."""
     if isinstance(x, (tuple, list)) and len(x) == len(shapes):
         return
-    got = f"a {type(x).__name__} of " + (f"{len(x)}" if isinstance(x, (tuple, list)) else f"shape {np.shape(x)}")
+    got = f"a {type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else f"one of shape {np.shape(x)}"
     raise TypeError(f"{where}: expected a tuple of {len(shapes)} inputs, of samples {_listed(shapes)}, got {got}")
 
 

@@ -73,10 +73,14 @@ class Parallel(Beside):
 
     @property
     def takes_integers(self):
-        return all(e.takes_integers for e in self.entries) if takes_several(self.input_shape) else super().takes_integers
+        return (
+            all(e.takes_integers for e in self.entries) if takes_several(self.input_shape) else super().takes_integers
+        )
 
     def checked_parts(self, shape):
-        if len(shape) != len(self.branches) or any(isinstance(n, (tuple, list)) for part in shape for n in _sizes(part)):
+        if len(shape) != len(self.branches) or any(
+            isinstance(n, (tuple, list)) for part in shape for n in _sizes(part)
+        ):
             raise ValueError(
                 f"{self.label}: its {len(self.branches)} branches take as many inputs, each of a shape such as (28, 28,"
                 f" 1), got {tuple(shape)}"
@@ -119,8 +123,7 @@ class Parallel(Beside):
 
     def backward_formula(self):
         if takes_several(self.input_shape):
-            inputs = ", ".join(f"dx{number}" for number in range(len(self.branches)))
-            return f"{inputs} = what each branch makes of its columns of dy"
+            return "dxi = what branch i makes of its columns of dy"
         return "dx = sum of what the branches make of their columns of dy"
 
 

@@ -93,7 +93,7 @@ def checked_data(x, y, sample_weight=None, *, model, who, of=""):
         refuse(part, what)
         if not hasattr(part, "__len__"):
             raise TypeError(f"{what} must be an array or have a length and items, got {type(part).__name__}")
-    for part, entry, name in inputs_of(x, model):
+    for part, _, name in inputs_of(x, model):
         if hasattr(part, "iloc"):
             numbers(part, f"{who}: {name or 'x'}{of}")
     if count(x) != len(y) or count(x) == 0:
@@ -156,8 +156,8 @@ def _warn_of_bytes(x, layers, name):
             break
     if getattr(x, "dtype", None) == np.uint8 and np.max(x[:64], initial=0) > 1:
         warnings.warn(
-            f"fit: {name} is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin the "
-            f"{'model' if name == 'x' else 'branch'} with Normalize().fit(x)",
+            f"fit: {name} is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin "
+            f"the {'model' if name == 'x' else 'branch'} with Normalize().fit(x)",
             stacklevel=4,
         )
 

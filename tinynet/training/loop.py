@@ -36,7 +36,7 @@ from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
 from tinynet.training.run import Run
-from tinynet.training.samples import Data, Stream
+from tinynet.training.samples import Data, Stream, augmentation
 from tinynet.training.schedules import Schedule
 
 __all__ = [
@@ -84,10 +84,10 @@ def fit(
     x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
                 time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows.  Several inputs are a tuple x = (images, table), for a model
-                whose input_shape is one, as Parallel says.  Without y, x makes the batches: a PyTorch DataLoader, a list,
-                or a function that returns an iterator, of (x, y) or (x, y, sample_weight) each, with channels last.  A
-                resumed run then goes on with whatever comes next, and only its finished epochs are the same
+                given the other positions alone, as rows.  Several inputs are a tuple, x = (images, table).  Without y, x
+                makes the batches: a PyTorch DataLoader, a list, or a function that returns an iterator, of (x, y) or
+                (x, y, sample_weight) each, with channels last.  A resumed run then goes on with whatever comes next,
+                and only its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
@@ -160,6 +160,7 @@ def fit(
         metrics = checked_metrics(metrics, loss, model)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
+        augment = None if augment is None else augmentation(augment, model)
         share, numbers = validation if is_share(validation) else None, None
         if y is None:
             arguments.check_stream(
@@ -186,7 +187,7 @@ def fit(
             data = Stream(model, x, augment, seed)
         else:
             data = Data(
-                model, x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
+                x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
             )
             arguments.check_last_batch(model, data.samples, batch_size, augment)
         if split(x)[1] is None and augment is None:

@@ -29,14 +29,14 @@ class Data:
     """
 
     def __init__(
-        self, model, x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
+        self, x, y, sample_weight, numbers, batch_size, similar_length, drop_last, augment, seed, ranks, prefetch
     ):
         self.options = {"similar_length": similar_length, "drop_last": drop_last}
         self.x, self.y, self.batch_size, self.seed, self.ranks = x, y, batch_size, seed, ranks
         self.sample_weight = sample_weight
         self.numbers = np.arange(count(x)) if numbers is None else numbers
         self.samples = count(x) - (count(x) % batch_size if drop_last else 0)
-        self.augment = None if augment is None else augmentation(augment, model)
+        self.augment = augment
         in_memory = all(type(part) is np.ndarray for part in (*(split(part)[0] for part in parts(x)), y))
         self.ahead = ahead if prefetch and not in_memory else iter
 
@@ -96,7 +96,7 @@ class Stream:
 
     def __init__(self, model, source, augment=None, seed=0, who="fit: x"):
         self.model, self.source, self.seed, self.who = model, source, seed, who
-        self.augment = None if augment is None else augmentation(augment, model)
+        self.augment = augment
 
     def __iter__(self):
         """The batches (x, y, weights) of an epoch, as arrays; a TypeError for one that is none."""
