@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
-from tinynet.data.sequences import count, rows
+from tinynet.data.sequences import as_inputs, count, rows, split
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers import along_time
 from tinynet.layers.base import Layer
@@ -32,7 +32,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
-from tinynet.layers.inputs import checked_inputs, takes_several
+from tinynet.layers.inputs import takes_several
 from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
 from tinynet.notebook import Text, table
@@ -261,7 +261,11 @@ class Sequential(Guarded):
     def _predict_in_parts(self, x, lengths, batch_size):
         first = self.layers[0]
         if lengths is None:
-            x = checked_inputs(x, first.entries, self.dtype, first.label)
+            x = as_inputs(x, self, "predict: x")
+            for part, entry in zip(x, first.entries, strict=True):  # here, and not of a part, whose shape would puzzle
+                shape = getattr(split(part)[0], "shape", None)
+                if shape is not None and not entry.fits(tuple(shape)):
+                    raise entry.input_error(tuple(shape))
         else:
             x = along_time.in_numbers(x, self.dtype, first.takes_integers, f"{first.label}: the input")
             x = x, along_time.checked_lengths(lengths, x, "predict")

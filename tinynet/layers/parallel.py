@@ -1,15 +1,15 @@
 """Parallel: branches side by side, over one x or over an input each.
 
-    y = [f1(x), f2(x), ..., fk(x)]        x (N, ...)
-    y = [f1(x1), f2(x2), ..., fk(xk)]     as the first layer of a model that takes several inputs: xi (N, ...)
+    y = [f0(x), f1(x), ...]       over one x (N, ...)
+    y = [f0(x0), f1(x1), ...]     over several inputs x0 (N, ...), x1 (N, ...), ...: as a model's first layer
 
-    fi: layers in a row, fi(x) (N, ..., Ci), beside each other along the last axis: y (N, ..., C1 + ... + Ck).
+    f0, f1, ...: layers in a row, f0(x) (N, ..., C0), beside each other along the last axis: y (N, ..., C0 + C1 + ...).
 
-Backward.  Which y did a branch's output touch?  Those of its own columns, times 1, so it is given these columns of dy,
-and makes dfi of them, its share of the gradient (blocks.py).  Which branches did an input touch?
+Backward.  Which y did a branch's output touch?  Those of its own columns, times 1.  So branch i is given these columns
+of dy, and makes dfi of them, its share of the gradient (blocks.py).  Which branches did an input touch?
 
-    one x          all of them:     dx = df1 + ... + dfk
-    an input each  xi only fi:      dx1 = df1, ..., dxk = dfk
+    one x             all of them:   dx = df0 + df1 + ...
+    several inputs    xi only fi:    dx0 = df0, dx1 = df1, ...
 
 So a network of two inputs, an image and what else is known of it, needs no more than this: until the branches' outputs
 lie side by side, nothing of one has to do with the other.
@@ -37,9 +37,9 @@ class Parallel(Beside):
         Embedding(vocabulary, 64), Reshape((words, 1, 64)),
         Parallel([[Conv2D(100, (width, 1), activation="relu"), GlobalMaxPool2D()] for width in (3, 4, 5)])
 
-    Several inputs.  In a model whose input_shape is a tuple of shapes, one for each branch, a Parallel comes first, and
-    each branch has an input of its own: x is a tuple (x1, x2, ...) then, and so is dx, with None for one of whole
-    numbers.  Categories beside floats:
+    Several inputs.  A model whose input_shape is a tuple of shapes begins with a Parallel, which has a branch for each:
+    x is a tuple (x0, x1, ...) then, of arrays or pairs (x, lengths), and so is dx, with None for what is whole numbers.
+    A branch whose input has lengths must end the axis of time.  Categories beside floats:
 
         Sequential([Parallel([[Embedding(50, 4), Flatten()], []]), Dense(3)], input_shape=((2,), (8,)))
 
@@ -54,7 +54,7 @@ class Parallel(Beside):
     array([[5., 6., 7.]], dtype=float32)
     """
 
-    _lengths = None  # of several inputs, what the last forward(x, training=True) cut: (lengths, T) or None for each
+    _padding: Any = None  # of several inputs, of the last forward(x, training=True): (lengths, T), or None, for each
 
     def __init__(self, branches: Sequence[Sequence[Layer]]) -> None:
         if isinstance(branches, Layer) or not isinstance(branches, (list, tuple)):
@@ -65,22 +65,24 @@ class Parallel(Beside):
         super().__init__([list(branch) for branch in branches])
 
     @property
+    def several(self):
+        """Whether each branch has an input of its own."""
+        return takes_several(self.input_shape)
+
+    @property
     def entries(self):
-        if not takes_several(self.input_shape):
+        if not self.several:
             return super().entries
         inputs = enumerate(zip(self.input_shape, self.branches, strict=True))
         return tuple(Entry(f"{self.label}: input {number}", *of_input) for number, of_input in inputs)
 
     @property
     def takes_integers(self):
-        return (
-            all(e.takes_integers for e in self.entries) if takes_several(self.input_shape) else super().takes_integers
-        )
+        return all(entry.takes_integers for entry in self.entries) if self.several else super().takes_integers
 
     def checked_parts(self, shape):
-        if len(shape) != len(self.branches) or any(
-            isinstance(n, (tuple, list)) for part in shape for n in _sizes(part)
-        ):
+        sizes = [size for part in shape if isinstance(part, (tuple, list)) for size in part]
+        if len(shape) != len(self.branches) or any(isinstance(size, (tuple, list)) for size in sizes):
             raise ValueError(
                 f"{self.label}: its {len(self.branches)} branches take as many inputs, each of a shape such as (28, 28,"
                 f" 1), got {tuple(shape)}"
@@ -88,44 +90,42 @@ class Parallel(Beside):
         return shape
 
     def forward(self, x: Any, training: bool = False, lengths=None, state=None) -> np.ndarray:
-        if not takes_several(self.input_shape):
+        if not self.several:
             return super().forward(x, training, lengths, state)
-        values, cut, shapes, entries = [], [], [], self.entries
+        values, padding, shapes, entries = [], [], [], self.entries
         for entry, xi in zip(entries, checked_inputs(x, entries, self.dtype, self.label), strict=True):
             xi, ends = xi if type(xi) is tuple else (xi, None)
             shapes.append(xi.shape)
-            cut.append(None if ends is None else (ends, xi.shape[1]))
+            padding.append(None if ends is None else (ends, xi.shape[1]))
             xi = xi if ends is None else padded(xi, ends, max(1, ends.max(initial=0)))
             with about(entry.label):
                 values.append(forward_in_a_row(entry.layers, xi, training, ends))
         if training:
-            self._lengths = cut
+            self._padding = padding
         return self._side_by_side(values, tuple(shapes), training)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> Any:
-        if not takes_several(self.input_shape):
+        if not self.several:
             return super().backward(dy, input_grad)
         self.check_input_grad(input_grad)
         dy, dx = self.checked_gradient(dy, *self.kept("_shape")[:2]), []
-        for number, (entry, cut) in enumerate(zip(self.entries, self._lengths, strict=True)):
+        for number, (entry, padding) in enumerate(zip(self.entries, self._padding, strict=True)):
             wanted = input_grad and not entry.takes_integers
             share = backward_in_a_row(entry.layers, self._share(dy, number), wanted)
-            dx.append(padded(share, *cut) if wanted and cut else share)
+            dx.append(padded(share, *padding) if wanted and padding else share)
         return tuple(dx) if input_grad else None
 
+    def output_lengths(self, lengths):
+        return None if self.several else super().output_lengths(lengths)
+
     def _of_branches(self, x):
-        return x if takes_several(self.input_shape) else super()._of_branches(x)
+        return x if self.several else super()._of_branches(x)
 
     def formula(self):
-        several = takes_several(self.input_shape)
-        names = [(name, f"x{number}" if several else "x") for number, name in enumerate(self._names())]
+        names = [(name, f"x{number}" if self.several else "x") for number, name in enumerate(self._names())]
         return f"y = [{', '.join(x if name == 'x' else f'{name} of {x}' for name, x in names)}]"
 
     def backward_formula(self):
-        if takes_several(self.input_shape):
+        if self.several:
             return "dxi = what branch i makes of its columns of dy"
         return "dx = sum of what the branches make of their columns of dy"
-
-
-def _sizes(shape):
-    return shape if isinstance(shape, (tuple, list)) else (shape,)

@@ -84,10 +84,10 @@ def fit(
     x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
                 time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows.  Several inputs are a tuple, x = (images, table).  Without y, x
+                given the other positions alone, as rows.  Several inputs are a tuple (images, table).  Without y, x
                 makes the batches: a PyTorch DataLoader, a list, or a function that returns an iterator, of (x, y) or
-                (x, y, sample_weight) each, with channels last.  A resumed run then goes on with whatever comes next,
-                and only its finished epochs are the same
+                (x, y, sample_weight) each, channels last.  A resumed run then goes on with whatever comes next, and
+                only its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its

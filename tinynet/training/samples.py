@@ -8,7 +8,8 @@ import numpy as np
 
 from tinynet.checks import as_array, without_objects
 from tinynet.data.batches import ahead, batches, checked_weights
-from tinynet.data.sequences import as_inputs, count, each, is_pair, parts, split
+from tinynet.data.sequences import as_inputs, count, is_pair, parts, split
+from tinynet.layers.inputs import takes_several
 from tinynet.training.resume import checksum
 
 
@@ -106,8 +107,9 @@ class Stream:
                 got = f"a {type(batch).__name__}"
                 got += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
                 raise TypeError(f"{self.who}: batch {index} must be (x, y), or (x, y, sample_weight), got {got}")
-            x, y = as_inputs(batch[0], self.model, f"{self.who}: batch {index}"), _as_arrays(batch[1])
-            x = each(_as_arrays, x)
+            several = takes_several(self.model.input_shape) and isinstance(batch[0], (tuple, list))
+            x = tuple(map(_as_arrays, batch[0])) if several else _as_arrays(batch[0])
+            x, y = as_inputs(x, self.model, f"{self.who}: batch {index}"), _as_arrays(batch[1])
             weights = batch[2] if len(batch) == 3 else None
             if count(x) != len(y) or len(y) == 0:
                 raise ValueError(f"{self.who}: batch {index} has {count(x)} samples and {len(y)} targets")
