@@ -207,7 +207,7 @@ def _gather(data, rows):
 def _indexed(data, name):
     """The data, as an array if it is one in memory or a memory map, and its number of samples."""
     if type(data) is Inputs:
-        return Inputs(_part(part, f"{name}, input {number},") for number, part in enumerate(data)), count(data)
+        return Inputs(_part(part, f"{name}, input {number}") for number, part in enumerate(data)), count(data)
     if isinstance(data, Subset):
         return data, len(data)
     refuse(data, f"batches: {name}")

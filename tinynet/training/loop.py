@@ -36,7 +36,7 @@ from tinynet.training.not_finite import NonFiniteError
 from tinynet.training.one_process import OneProcess
 from tinynet.training.resume import settings
 from tinynet.training.run import Run
-from tinynet.training.samples import Data, Stream, augmentation
+from tinynet.training.samples import Data, Stream
 from tinynet.training.schedules import Schedule
 
 __all__ = [
@@ -160,7 +160,6 @@ def fit(
         metrics = checked_metrics(metrics, loss, model)
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         arguments.check_functions(augment, schedule, callbacks)
-        augment = None if augment is None else augmentation(augment, model)
         share, numbers = validation if is_share(validation) else None, None
         if y is None:
             arguments.check_stream(

@@ -9,7 +9,7 @@ import numpy as np
 from tinynet.checks import as_array, without_objects
 from tinynet.data.batches import ahead, batches, checked_weights
 from tinynet.data.sequences import as_inputs, count, is_pair, parts, split
-from tinynet.layers.inputs import takes_several
+from tinynet.layers.inputs import Inputs, takes_several
 from tinynet.training.resume import checksum
 
 
@@ -37,7 +37,7 @@ class Data:
         self.sample_weight = sample_weight
         self.numbers = np.arange(count(x)) if numbers is None else numbers
         self.samples = count(x) - (count(x) % batch_size if drop_last else 0)
-        self.augment = augment
+        self.augment = None if augment is None else augmentation(augment)
         in_memory = all(type(part) is np.ndarray for part in (*(split(part)[0] for part in parts(x)), y))
         self.ahead = ahead if prefetch and not in_memory else iter
 
@@ -97,7 +97,7 @@ class Stream:
 
     def __init__(self, model, source, augment=None, seed=0, who="fit: x"):
         self.model, self.source, self.seed, self.who = model, source, seed, who
-        self.augment = augment
+        self.augment = None if augment is None else augmentation(augment)
 
     def __iter__(self):
         """The batches (x, y, weights) of an epoch, as arrays; a TypeError for one that is none."""
@@ -150,7 +150,7 @@ def is_stream(data):
     return hasattr(data, "__iter__") and not isinstance(data, (tuple, str, bytes, dict)) and not hasattr(data, "shape")
 
 
-def augmentation(augment, model):
+def augmentation(augment):
     """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
     with_targets = False
     try:
@@ -175,14 +175,14 @@ def augmentation(augment, model):
                 raise TypeError("fit: augment returned None; it must return the batch")
             if is_pair(given) and not is_pair(x):
                 raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
-            return as_inputs(x, model, "fit: what augment returned"), y
+            return _as_given(x, given), y
 
         return augmented
 
     def augmented(x, y, rng):
         pair = augment(x, y, rng)
         if isinstance(pair, tuple) and len(pair) == 2:
-            pair = as_inputs(pair[0], model, "fit: what augment returned"), pair[1]
+            pair = _as_given(pair[0], x), pair[1]
             if count(pair[0]) == len(pair[1]):
                 return pair
         raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
@@ -199,6 +199,15 @@ def augmented(augment, x, y, weights, rng):
             "and sample n keeps the weight that it has"
         )
     return x, y
+
+
+def _as_given(x, given):
+    """What augment returned in place of what it was given: several inputs in place of several."""
+    if type(given) is not Inputs:
+        return x
+    if not isinstance(x, (tuple, list)) or len(x) != len(given):
+        raise TypeError(f"fit: augment must return the tuple of {len(given)} inputs that it is given, changed")
+    return Inputs(x)
 
 
 def _as_arrays(part):
