@@ -39,7 +39,8 @@ class Parallel(Beside):
 
     Several inputs.  A model whose input_shape is a tuple of shapes begins with a Parallel, which has a branch for each:
     x is a tuple (x0, x1, ...) then, of arrays or pairs (x, lengths), and so is dx, with None for what is whole numbers.
-    A branch whose input has lengths must end the axis of time.  Categories beside floats:
+    A branch whose input has lengths must end the axis of time.  Several outputs, of a Parallel at the end, are columns
+    of y: examples/README.md has a loss of them.  Categories beside floats:
 
         Sequential([Parallel([[Embedding(50, 4), Flatten()], []]), Dense(3)], input_shape=((2,), (8,)))
 
