@@ -75,16 +75,15 @@ def recipe_of(word):
 def test_several_inputs_learn_together():
     (x, y), _ = tn.data.digits()
     rng = np.random.default_rng(0)
-    kinds = np.stack([y % 5, rng.integers(0, 5, len(y))], axis=1)
-    table = np.stack([y >= 5, *rng.normal(size=(4, len(y)))], axis=1).astype(float)
+    kinds, table = np.stack([y // 2, rng.integers(0, 5, len(y))], axis=1), rng.normal(size=(len(y), 5))
     names = {"tn": tn, "images": x, "kinds": kinds, "table": table, "y": y}
     exec(
         recipe_of("x = (images, kinds, table)").replace("validation=0.2", "validation=0.2, progress=False"),
         names,
     )
-    assert tn.accuracy(names["logits"], y) > 0.9  # the table and the kinds say it all
-    found = tn.evaluate(names["model"], (x[::-1], kinds, table), y, metrics="accuracy", loss="cross_entropy")
-    assert found["accuracy"] < tn.accuracy(names["logits"], y)  # and the images count, too
+    assert tn.accuracy(names["logits"], y) > 0.7  # the kinds alone leave two digits, of which the images tell one
+    other = names["model"].predict((x[::-1], kinds, table))
+    assert tn.accuracy(other, y) < 0.6
 
 
 def test_several_outputs_have_a_loss_and_a_metric_each():
