@@ -34,7 +34,6 @@ from tinynet.interop import transformers
 from tinynet.interop.matching import STEPS_SEEN, checked_state, flat, is_as_defined, matched, memory, modules_of
 from tinynet.interop.torch_side import torch_side
 from tinynet.layers.base import Layer
-from tinynet.layers.inputs import takes_several
 from tinynet.model import Sequential
 
 # --- where the numbers lie -----------------------------------------------------------------------------------
@@ -188,9 +187,9 @@ def _plan_sum(step):
 
 def _plan_beside(step):
     """Vectors beside each other have their orders beside each other."""
-    orders, first, width, k = [], 0, 0, len(step.layer.branches)
-    shapes = step.layer.input_shape
-    for branch, shape in zip(step.layer.branches, shapes if takes_several(shapes) else [shapes] * k, strict=True):
+    orders, first, width = [], 0, 0
+    shapes = step.layer.of_branches(step.layer.input_shape)
+    for branch, shape in zip(step.layer.branches, shapes, strict=True):
         steps, order = plan(branch, step.order, None, f"{step.number}.", first)
         step.branches.append(steps)
         size = (branch[-1].output_shape if branch else shape)[-1]

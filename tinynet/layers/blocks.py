@@ -73,7 +73,7 @@ class _Branches(Layer):
         super().build(input_shape, dtype, rng)
         try:
             shapes, first = [], 0
-            for branch, shape in zip(self.branches, self._of_branches(self.input_shape), strict=True):
+            for branch, shape in zip(self.branches, self.of_branches(self.input_shape), strict=True):
                 shapes.append(build_in_a_row(branch, shape, self.dtype, rng, self.place, first))
                 first += len(branch)
             self.output_shape = self._joined_shape(shapes)
@@ -96,7 +96,7 @@ class _Branches(Layer):
         ]
         return self._side_by_side(values, np.shape(x), training)
 
-    def _of_branches(self, x):
+    def of_branches(self, x):
         """What each branch is given of x, or of x's shape: all of it."""
         return [x] * len(self.branches)
 
@@ -140,7 +140,7 @@ class _Branches(Layer):
         return found[0]
 
     def onnx(self, graph, x):
-        inputs = self._of_branches(x)
+        inputs = self.of_branches(x)
         values = [graph.through(branch, x) for branch, x in zip(self.branches, inputs, strict=True)]
         first = values[0]
         names = [value.named(first.layout) for value in values]

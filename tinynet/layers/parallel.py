@@ -70,30 +70,10 @@ class Parallel(Beside):
         """Whether each branch has an input of its own."""
         return takes_several(self.input_shape)
 
-    @property
-    def entries(self):
-        if not self.several:
-            return super().entries
-        inputs = enumerate(zip(self.input_shape, self.branches, strict=True))
-        return tuple(Entry(f"{self.label}: input {number}", *of_input) for number, of_input in inputs)
-
-    @property
-    def takes_integers(self):
-        return all(entry.takes_integers for entry in self.entries) if self.several else super().takes_integers
-
-    def checked_parts(self, shape):
-        sizes = [size for part in shape if isinstance(part, (tuple, list)) for size in part]
-        if len(shape) != len(self.branches) or any(isinstance(size, (tuple, list)) for size in sizes):
-            raise ValueError(
-                f"{self.label}: its {len(self.branches)} branches take as many inputs, each of a shape such as (28, 28,"
-                f" 1), got {tuple(shape)}"
-            )
-        return shape
-
     def forward(self, x: Any, training: bool = False, lengths=None, state=None) -> np.ndarray:
         if not self.several:
             return super().forward(x, training, lengths, state)
-        values, padding, shapes, entries = [], [], [], self.entries
+        values, shapes, padding, entries = [], [], [], self.entries
         for entry, xi in zip(entries, checked_inputs(x, entries, self.dtype, self.label), strict=True):
             xi, ends = xi if type(xi) is tuple else (xi, None)
             shapes.append(xi.shape)
@@ -116,12 +96,6 @@ class Parallel(Beside):
             dx.append(padded(share, *padding) if wanted and padding else share)
         return tuple(dx) if input_grad else None
 
-    def output_lengths(self, lengths):
-        return None if self.several else super().output_lengths(lengths)
-
-    def _of_branches(self, x):
-        return x if self.several else super()._of_branches(x)
-
     def formula(self):
         names = [(name, f"x{number}" if self.several else "x") for number, name in enumerate(self._names())]
         return f"y = [{', '.join(x if name == 'x' else f'{name} of {x}' for name, x in names)}]"
@@ -130,3 +104,31 @@ class Parallel(Beside):
         if self.several:
             return "dxi = what branch i makes of its columns of dy"
         return "dx = sum of what the branches make of their columns of dy"
+
+    # What others ask of it.
+
+    @property
+    def entries(self):
+        if not self.several:
+            return super().entries
+        inputs = enumerate(zip(self.input_shape, self.branches, strict=True))
+        return tuple(Entry(f"{self.label}: input {number}", *of_input) for number, of_input in inputs)
+
+    @property
+    def takes_integers(self):
+        return all(entry.takes_integers for entry in self.entries) if self.several else super().takes_integers
+
+    def checked_parts(self, shape):
+        sizes = [size for part in shape if isinstance(part, (tuple, list)) for size in part]
+        if len(shape) != len(self.branches) or any(isinstance(size, (tuple, list)) for size in sizes):
+            raise ValueError(
+                f"{self.label}: its {len(self.branches)} branches take as many inputs, each of a shape such as (28, 28,"
+                f" 1), got {tuple(shape)}"
+            )
+        return shape
+
+    def output_lengths(self, lengths):
+        return None if self.several else super().output_lengths(lengths)
+
+    def of_branches(self, x):
+        return x if self.several else super().of_branches(x)
