@@ -12,8 +12,9 @@ import math
 
 import numpy as np
 
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import count, parts, split
 from tinynet.layers.along_time import padded
+from tinynet.layers.inputs import Inputs
 from tinynet.training.counting import positions
 
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
@@ -62,10 +63,11 @@ def _listed(numbers, most=8):
 
 def first_not_finite(model, x, y, loss, weights=None):
     """In words, the layer's label, and which rows of the batch, as far as that can be said."""
-    inputs, lengths = split(x)
-    rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
-    if rows:
-        return "the input is not finite", None, rows
+    for number, part in enumerate(parts(x)):
+        inputs, lengths = split(part)
+        rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
+        if rows:
+            return f"{f'input {number}' if type(x) is Inputs else 'the input'} is not finite", None, rows
     # Gradients travel from the last layer to the first, so the last layer with a broken parameter was the
     # first that received a broken gradient, in an earlier step.  Of nested layers, the inner ones come first here.
     for layer in reversed(list(model.walk())):
@@ -78,7 +80,7 @@ def first_not_finite(model, x, y, loss, weights=None):
     rows = rows_not_finite(prediction)
     if layer is not None:
         return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
-    rows = rows_of_loss(loss, prediction, y, model.output_lengths(lengths))
+    rows = rows_of_loss(loss, prediction, y, model.output_lengths(split(x)[1]))
     rows = tuple(row for row in rows if weights is None or weights[row] > 0)
     largest = np.abs(prediction).max()
     look = "look at the targets"
