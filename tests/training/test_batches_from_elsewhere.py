@@ -88,6 +88,11 @@ def test_augment_and_nonfinite_errors_know_them():
     assert caught.value.samples == ()
 
 
+def test_samples_in_place_of_batches_are_told_how_to_be_some():
+    with pytest.raises(TypeError, match=r"the targets of batch 0 must be \(N, ...\), got .*x\[None\] and \[y\]"):
+        trained([(X[0], Y[0]), (X[1], Y[1])])
+
+
 def test_evaluate_takes_them():
     model = tn.Sequential([tn.Dense(3)], 4, seed=0)
     options = {"loss": "cross_entropy", "metrics": ["accuracy", "auc"]}

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinynet.checks import positive_int
+from tinynet.checks import number_within, positive_int
 from tinynet.data.batches import checked_weights
 from tinynet.data.sequences import count, split
 from tinynet.losses.by_name import loss_function
@@ -180,6 +180,7 @@ def fit(
         arguments.check_last_words(callbacks)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
+        arguments.check_files(checkpoint, callbacks)
         if y is None:
             data = Stream(x, augment, seed)
         else:
@@ -212,7 +213,7 @@ def fit(
         for epoch in run.epochs():
             for x_batch, y_batch in run.batches(epoch):
                 if schedule is not None:
-                    optimizer.lr = schedule(training.step)
+                    optimizer.lr = number_within(schedule(training.step), f"fit: schedule({training.step})")
                 prediction = body.forward(x_batch, training=True)
                 value, gradient = run.loss(prediction, y_batch)
                 body.backward(gradient)
