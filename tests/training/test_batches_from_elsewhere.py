@@ -122,6 +122,7 @@ def test_a_run_goes_on_with_whatever_comes_next(tmp_path):
         ((BATCHES,), {"sample_weight": S}, TypeError, "sample_weight needs the samples themselves, x and y"),
         ((BATCHES,), {"validation": 0.2}, TypeError, "a share as validation needs the samples themselves"),
         ((BATCHES,), {"drop_last": True}, TypeError, "drop_last needs the samples themselves"),
+        ((BATCHES,), {"batch_size": 32}, TypeError, "batch_size needs the samples themselves"),
         ((BATCHES,), {"class_weight": "balanced"}, TypeError, "needs the labels y as an array"),
         (([X, Y],), {}, TypeError, r"batch 0 must be \(x, y\), or \(x, y, sample_weight\), got a ndarray"),
         (([{"x": X, "y": Y}],), {}, TypeError, "batch 0 must be .*, got a dict"),

@@ -51,6 +51,7 @@ __all__ = [
     "fit",
 ]
 
+BATCH_SIZE = 64
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
 
@@ -62,7 +63,7 @@ def fit(
     loss: Callable[..., Any] | str,
     optimizer: Any,
     epochs: int,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     similar_length: bool = False,
     drop_last: bool = False,
     validation: Any = None,
@@ -162,7 +163,8 @@ def fit(
         share, numbers = validation if is_share(validation) else None, None
         if y is None:
             arguments.check_stream(
-                x, epochs, "fit", sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
+                x, epochs, "fit", batch_size=None if batch_size == BATCH_SIZE else batch_size,
+                sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
                 communicator=communicator, **{"a share as validation": share},
             )  # fmt: skip
         else:
