@@ -109,19 +109,29 @@ def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
     return model
 
 
-def _own_names(value):
+def unknown(about):
+    """In words, the options that are not in what `packed` returned, since JSON can't hold them."""
+    return [each["unknown"] for each in _dicts(about["layers"]) if "unknown" in each]
+
+
+def _own_names(layers):
     """The names of classes and functions that are not this package's in what `pack` returned."""
+    for each in _dicts(layers):
+        name = each.get("own layer") or each.get("own")
+        if name is None and each.get("named") not in _ours():  # in files of earlier versions, one's own, too
+            name = each.get("named")
+        if name is not None:
+            yield name
+
+
+def _dicts(value):
+    """Every dict in what `pack` returned, and in those."""
     if isinstance(value, dict):
-        if "own layer" in value:
-            yield value["own layer"]
-        if "own" in value:
-            yield value["own"]
-        if "named" in value and value["named"] not in _ours():  # in files of earlier versions, one's own, too
-            yield value["named"]
+        yield value
         inside = value.get("options") or value.get("dict")
         value = list(inside.values()) if inside else value.get("tuple")
     for item in value if isinstance(value, list) else ():
-        yield from _own_names(item)
+        yield from _dicts(item)
 
 
 def _ours():

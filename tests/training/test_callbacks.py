@@ -152,6 +152,10 @@ def test_a_mode_that_contradicts_is_refused():
         tn.Checkpoint("unused", mode="max")
     with pytest.raises(ValueError, match="Checkpoint: maximize=True needs a monitor"):
         tn.Checkpoint("unused", maximize=True)
+    with pytest.raises(
+        ValueError, match=r"path is taken as it is, got 'w-{epoch:02d}'; for a file an epoch, give fit a f"
+    ):
+        tn.Checkpoint("w-{epoch:02d}")
     for options in ({"mode": "min"}, {"maximize": False}):
         callback = tn.EarlyStopping("val_acc", **options)
         message = "mode='min', but 'val_acc' is better the higher it is: leave mode out, or watch a function of your"

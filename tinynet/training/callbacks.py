@@ -116,6 +116,11 @@ class Checkpoint(Watching):
 
     def __init__(self, path: Path, monitor: str | None = None, maximize: bool | None = None, mode: Mode = None) -> None:
         self.path, self.always = absolute(path, "Checkpoint"), monitor is None
+        if "{epoch" in self.path:
+            raise ValueError(
+                f"Checkpoint: path is taken as it is, got {path!r}; for a file an epoch, give fit a function: "
+                'lambda training: tn.save(training.model, f"{training.epoch}.safetensors")'
+            )
         if monitor is None:
             for name, given in (("mode", mode), ("maximize", maximize)):
                 if given is not None:
