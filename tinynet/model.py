@@ -239,6 +239,9 @@ class Sequential(Guarded):
         if type(x) is not np.ndarray:
             what = f"{self.layers[0].label}: the input"
             refuse(x, what)
+            if _is_data_set(x):
+                starts = range(0, len(x), batch_size)
+                return np.concatenate([self.forward([x[n] for n in range(len(x))[s : s + batch_size]]) for s in starts])
             if not hasattr(x, "shape") or hasattr(x, "iloc"):
                 x = numbers(x, what)
         if len(x.shape) == 0:
@@ -301,6 +304,12 @@ class Sequential(Guarded):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
+
+
+def _is_data_set(x):
+    """Whether it is one of the caller's own: it has items and a length, and NumPy would read on beyond that."""
+    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, dict))
+    return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 
 def _rows(layers, number="", indent=""):

@@ -4,7 +4,9 @@ Most mistakes would show by themselves, some only after an epoch, in which hours
 the model's outputs for something else would never show, but train badly.
 """
 
+import inspect
 import math
+import os
 import warnings
 
 import numpy as np
@@ -37,6 +39,8 @@ def check_functions(augment, schedule, callbacks):
     for name, function in (("augment", augment), ("schedule", schedule)):
         if function is not None and not callable(function):
             raise TypeError(f"fit: {name} must be a function, got {function!r}")
+    if schedule is not None:
+        _check_takes(schedule, "schedule must be a function of the step's number", 0)
     for callback in callbacks:
         if isinstance(callback, type):
             name = callback.__name__
@@ -45,8 +49,22 @@ def check_functions(augment, schedule, callbacks):
             )
         if not callable(callback):
             raise TypeError(f"fit: a callback must be a function of a Training, got {callback!r}")
+        _check_takes(callback, "a callback must be a function of a Training", None)
         if schedule is not None and getattr(callback, "sets_lr", False):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
+
+
+def _check_takes(function, what, argument):
+    """A TypeError for one that can't be called with this argument alone: now, and not after an epoch."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a function in C that says nothing about itself
+        return
+    try:
+        signature.bind(argument)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"fit: {what}, and {name}{signature} is called with one argument: {error}") from None
 
 
 def check_stream(x, epochs, who, **others):
@@ -200,6 +218,21 @@ def check_last_words(callbacks):
             f"fit: {names} would each set the model's weights at the end, and only one can; leave the others out, or"
             " give EarlyStopping restore_best=False"
         )
+
+
+def check_files(checkpoint, callbacks):
+    """A ValueError where two would write one file, each in place of what the other wrote."""
+    writers = {}
+    for name, path in (
+        ("checkpoint", checkpoint),
+        *((type(c).__name__, c.path) for c in callbacks if getattr(c, "writes_path", False)),
+    ):
+        if path is None or (os.path.exists(path) and not os.path.isfile(path)):  # a terminal may show several
+            continue
+        path = os.path.realpath(path)
+        if path in writers:
+            raise ValueError(f"fit: {writers[path]} and {name} would both write {path}; give each a file of its own")
+        writers[path] = name
 
 
 def checkpoint_path(checkpoint, resume, optimizer):

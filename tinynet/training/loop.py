@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinynet.checks import positive_int
+from tinynet.checks import number_within, positive_int
 from tinynet.data.batches import checked_weights
 from tinynet.data.sequences import as_inputs, count, split
 from tinynet.losses.by_name import loss_function
@@ -51,6 +51,7 @@ __all__ = [
     "fit",
 ]
 
+BATCH_SIZE = 64
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
 
@@ -62,7 +63,7 @@ def fit(
     loss: Callable[..., Any] | str,
     optimizer: Any,
     epochs: int,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     similar_length: bool = False,
     drop_last: bool = False,
     validation: Any = None,
@@ -163,7 +164,8 @@ def fit(
         share, numbers = validation if is_share(validation) else None, None
         if y is None:
             arguments.check_stream(
-                x, epochs, "fit", sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
+                x, epochs, "fit", batch_size=None if batch_size == BATCH_SIZE else batch_size,
+                sample_weight=sample_weight, similar_length=similar_length, drop_last=drop_last,
                 communicator=communicator, **{"a share as validation": share},
             )  # fmt: skip
         else:
@@ -182,6 +184,7 @@ def fit(
         arguments.check_last_words(callbacks)
         arguments.check_ending(model, loss)
         checkpoint = arguments.checkpoint_path(checkpoint, resume, optimizer)
+        arguments.check_files(checkpoint, callbacks)
         if y is None:
             data = Stream(model, x, augment, seed)
         else:
@@ -214,7 +217,7 @@ def fit(
         for epoch in run.epochs():
             for x_batch, y_batch in run.batches(epoch):
                 if schedule is not None:
-                    optimizer.lr = schedule(training.step)
+                    optimizer.lr = number_within(schedule(training.step), f"fit: schedule({training.step})")
                 prediction = body.forward(x_batch, training=True)
                 value, gradient = run.loss(prediction, y_batch)
                 body.backward(gradient)

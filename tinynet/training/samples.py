@@ -56,10 +56,13 @@ class Data:
             yield x, y, n
 
     def last(self, epoch):
-        """The batch given last, with all ranks' shares: x, y, weights, and the numbers of its samples."""
+        """The batch given last, with all ranks' shares: x, y, weights; the numbers of its samples; x before augment.
+
+        The last is None without augment.
+        """
         index, *batch = self.given
-        order = self._order(epoch, self.numbers, None)
-        return *map(self.ranks.whole, batch), next(islice(order, index, None))[1]
+        read, numbers, *_ = next(islice(self._order(epoch, self.numbers, None), index, None))
+        return *map(self.ranks.whole, batch), numbers, None if self.augment is None else read
 
     def settings(self):
         """What must be the same for a run to be resumed, in the names of resume.settings."""
@@ -107,9 +110,15 @@ class Stream:
                 got = f"a {type(batch).__name__}"
                 got += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
                 raise TypeError(f"{self.who}: batch {index} must be (x, y), or (x, y, sample_weight), got {got}")
+            y = _as_arrays(batch[1])
+            if np.ndim(y) == 0:
+                raise TypeError(
+                    f"{self.who}: the targets of batch {index} must be (N, ...), got {y!r}; of a single sample, "
+                    "a batch is x[None] and [y]"
+                )
             several = takes_several(self.model.input_shape) and isinstance(batch[0], (tuple, list))
             x = tuple(map(_as_arrays, batch[0])) if several else _as_arrays(batch[0])
-            x, y = as_inputs(x, self.model, f"{self.who}: batch {index}"), _as_arrays(batch[1])
+            x = as_inputs(x, self.model, f"{self.who}: batch {index}")
             weights = batch[2] if len(batch) == 3 else None
             if count(x) != len(y) or len(y) == 0:
                 raise ValueError(f"{self.who}: batch {index} has {count(x)} samples and {len(y)} targets")
@@ -133,8 +142,8 @@ class Stream:
             )
 
     def last(self, epoch):
-        """As Data.last; nobody knows the numbers of the samples."""
-        return (*self.given[1:], ())
+        """As Data.last; nobody knows the numbers of the samples, nor what they were before augment."""
+        return (*self.given[1:], (), None)
 
     def settings(self):
         """As Data.settings."""
@@ -173,6 +182,11 @@ def augmentation(augment):
             given, x = x, augment(x, rng)
             if x is None:
                 raise TypeError("fit: augment returned None; it must return the batch")
+            if type(x) is tuple and type(given) is not tuple:
+                raise TypeError(
+                    "fit: augment(x, rng) returned a tuple, and must return x; one that returns (x, y) takes both: "
+                    "augment(x, y, rng)"
+                )
             if is_pair(given) and not is_pair(x):
                 raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
             return _as_given(x, given), y
