@@ -21,18 +21,22 @@ def stable_binary_cross_entropy(z, t):
     return -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
 
 
-def gradient_with_temperature(z, t, T):
-    """3.  The cross-entropy of softmax(z / T), T > 0: L = mean -log p[n,t[n]].  Return dz (N, C)."""
+def gradient_with_temperature(z, t, tau):
+    """3.  The cross-entropy of p = softmax(z / tau), tau > 0 the temperature: L = mean -log p[n,t[n]].  Return dz."""
     gap()
 
 
-def gradient_with_smoothing(z, t, epsilon):
-    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z), with q = (1 - epsilon) [c = t] + epsilon / C."""
+def gradient_with_smoothing(z, t, eps):
+    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z), with q[n,c] = (1 - eps) [c = t[n]] + eps / C, where [...]
+    is 1 if it is true, else 0: the true class is asked for, but not for certain.  Return dz.
+    """
     gap()
 
 
 def gradient_of_squared_probabilities(z, t):
-    """5.  L = mean sum_c (p[n,c] - [c = t])^2, p = softmax(z).  Every z touched every p; this forgets it.  Mend it."""
+    """5.  L = mean sum_c (p[n,c] - [c = t[n]])^2, p = softmax(z).  Every z touched every p of its row, through the sum
+    below the fraction; this forgets it.  Mend it.
+    """
     p = softmax(z)
     return 2 * (p - np.eye(z.shape[1])[t]) * p * (1 - p) / len(z)
 
