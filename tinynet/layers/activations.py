@@ -10,7 +10,7 @@
     Softplus   y = log(1 + exp(x))  =  max(x, 0) + log(1 + exp(-|x|)), where no exponential overflows
     x, y (N, ...), any shape; in Dense and Conv2D, x is their z
 
-Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
+Backward.  Each x touched one y, its own, times f'(x), the derivative of f, so dx = f'(x) dy:
 
     ReLU       1 where x > 0, else 0;         slope instead of 0 for LeakyReLU
     Sigmoid    exp(-x) / (1 + exp(-x))^2  =  y (1 - y)
@@ -26,8 +26,8 @@ f'(x) can be computed from y alone (y > 0 exactly where x > 0), but for GELU and
 that one y has two x.  They keep x, and so does Softplus, for simplicity.  With the others, Dense and Conv2D overwrite x
 with y: the functions called `_in_place`.  ELU and SELU are in elu.py, ReLU6 in relu6.py.
 
-In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
-type(x)(0), so that float32 stays float32.
+In the functions below x, y, dy and dx are flat, (M,).  They are compiled, and prange is a range that is shared out to
+threads.  Constants are made in x's dtype, as by x.dtype.type(0) or type(x)(0), so that float32 stays float32.
 
 Sources: LeakyReLU, Maas et al. 2013; GELU, Hendrycks and Gimpel 2016; Swish, Elfwing et al. 2018 and Ramachandran et
 al. 2017.
