@@ -145,7 +145,7 @@ def sigmoid_backward(dy, y, dx):
 
 
 class Sigmoid(ActivationLayer):
-    """y = 1 / (1 + exp(-x)).  To train a classifier, leave it out: the loss takes the logits, and is exact for them.
+    """y = 1 / (1 + exp(-x)), an S from 0 to 1.  To train a classifier, leave it out: the losses take logits.
 
     >>> tn.Sequential([tn.Sigmoid()], 3).forward([[-2, 0, 2]]).round(3)
     array([[0.119, 0.5  , 0.881]], dtype=float32)
@@ -183,7 +183,7 @@ def tanh_backward(dy, y, dx):
 
 
 class Tanh(ActivationLayer):
-    """y = tanh(x).
+    """y = tanh(x), an S from -1 to 1, nearly x where x is small.
 
     >>> tn.Sequential([tn.Tanh()], 3).forward([[-2, 0, 2]]).round(3)
     array([[-0.964,  0.   ,  0.964]], dtype=float32)
@@ -267,7 +267,7 @@ GELUS = {
 
 
 class GELU(ActivationLayer):
-    """y = x Phi(x), Phi the normal distribution's (Hendrycks and Gimpel 2016).
+    """y = x Phi(x), a ReLU without its corner; Phi is the normal distribution's (Hendrycks and Gimpel 2016).
 
     approximate   None for the exact one, or "tanh" for their approximation, as GPT-2 has it: "gelu_tanh" in Dense
 
@@ -312,7 +312,7 @@ def swish_backward(dy, x, dx):
 
 
 class Swish(ActivationLayer):
-    """y = x sigmoid(x), which PyTorch calls SiLU (Elfwing et al. 2018; Ramachandran et al. 2017).
+    """y = x sigmoid(x), a ReLU without its corner, in PyTorch SiLU (Elfwing et al. 2018; Ramachandran et al. 2017).
 
     >>> tn.Sequential([tn.Swish()], 3).forward([[-2, 0, 2]]).round(3)
     array([[-0.238,  0.   ,  1.762]], dtype=float32)

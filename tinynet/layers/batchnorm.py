@@ -109,7 +109,9 @@ def _checked_momentum(layer, momentum):
 
 
 class BatchNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
+    """Every channel of a batch gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
     momentum  what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
               (its 0.1 is 0.9 here)

@@ -82,7 +82,9 @@ groupnorm_backward = either(groupnorm_backward_plain, kernels.groupnorm_backward
 
 
 class GroupNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over a sample's group of channels: (N, ..., C).
+    """Every group of a sample's channels gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over a sample's group of channels: (N, ..., C).
 
     groups  into how many groups the channels are cut; it must divide their number
     eps     added to the variance, keeps the division finite where that is 0

@@ -72,7 +72,9 @@ layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward
 
 
 class LayerNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over the last axis: (N, C), (N, T, C), (N, H, W, C).
+    """Every row of numbers gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
     eps     added to the variance, keeps the division finite where that is 0
     bias    False leaves b out

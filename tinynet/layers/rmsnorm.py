@@ -63,7 +63,9 @@ rmsnorm_backward = either(rmsnorm_backward_plain, kernels.rmsnorm_backward)
 
 
 class RMSNorm(Affine):
-    """y = w x / sqrt(mean of x^2 + eps), the mean over the last axis: (N, C), (N, T, C), (N, H, W, C).
+    """Every row of numbers gets the mean square 1, then a scale that is trained.
+
+    y = w x / sqrt(mean of x^2 + eps), the mean over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
     eps     added to the mean square, keeps the division finite where that is 0
     affine  False leaves w out

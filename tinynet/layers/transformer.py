@@ -44,7 +44,7 @@ from tinynet.layers.layernorm import LayerNorm
 
 
 class TransformerBlock(Layer):
-    """Attention, then an mlp, each in a Residual with a LayerNorm: x (N, T, C) -> y (N, T, C).
+    """Attention between positions, then two Denses for each (an mlp), both added to what came in: x, y (N, T, C).
 
     heads, causal   as MultiHeadAttention takes them: an encoder's block, or with causal=True one of a GPT
     dropout         of the attention's weights, and of what is added to x

@@ -51,7 +51,7 @@ def nt_xent(
     embeddings: ArrayLike, temperature: float = 0.5, *, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The contrastive loss of pairs of embeddings, and its gradient with respect to the embeddings.
+    """The loss of contrastive learning: find your partner among all others; and its gradient by the embeddings.
 
     embeddings   (2N, D), float32 or float64, not normalised; rows i and i + N are a pair
     temperature  tau, above 0: the lower, the more the most similar others count
