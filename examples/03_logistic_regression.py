@@ -153,7 +153,7 @@ def main():
     middle.contour(w0, w1, bowl, bowl.min() + np.geomspace(0.003, 1.5, 14), colors=[tn.plots.GREY], linewidths=0.7)
     middle.plot(path[:, 0], path[:, 1], ".-", color=tn.plots.BLUE, label="gradient descent")
     middle.plot(jumps[:, 0], jumps[:, 1], "o--", color=tn.plots.ORANGE, ms=5, label="Newton's method")
-    middle.plot(*best[:2], "k*", ms=12)
+    middle.plot(*best[:2], "k*", ms=12, label="lowest point")
     middle.legend(frameon=True, loc="lower right")
     gallery.plain(middle, title="The loss is a bowl, and both end at its lowest point")
     middle.set(xlabel="first weight (contours: the loss at the best b)", ylabel="second weight")
