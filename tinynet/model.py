@@ -10,6 +10,8 @@ All parameters are views of one flat vector, and so are their gradients: an opti
 vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cached_property
@@ -40,6 +42,9 @@ from tinynet.notebook import Text, table
 
 class Sequential(Guarded):
     """A model of layers in a row, built for inputs (N, *input_shape).
+
+    forward makes y of a batch x, layer by layer; backward takes dL/dy, what a loss returns, the same way back, and
+    fills every parameter's gradient; predict is forward for any number of samples.
 
     layers        a list of layers, each used once.  In place of a layer that is part of another model already, this one
                   gets a copy, with its numbers, and in place of a model, copies of its layers: neither learns with the

@@ -4,6 +4,8 @@ What lies behind a sequence's length is padding.  Such a pair stands wherever a 
 do the inputs of a model that takes several, a tuple in which each may be such a pair (layers/inputs.py).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -15,6 +15,8 @@ last_layer.py joins the last layer to its loss where that is asked for (else `bo
 in a file and brings it back, and not_finite.py finds where a NaN began.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,6 +83,9 @@ def fit(
     communicator: Any = None,
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
+
+    An epoch takes all samples once, in random batches, and for each batch: forward, loss, backward, a step of the
+    optimizer.  The History has a number for each epoch, history["loss"] and what else was asked for.
 
     x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
