@@ -116,7 +116,8 @@ def _codegen_of_parts(codegen):
 _subroutines = {}  # what Numba has compiled for its own use within kernels
 
 
-# Steps of Numba's that change nothing in a kernel: what merges loops, and what looks for things that aren't there.
+# Steps of Numba's that change nothing in a kernel: what merges loops and expressions of arrays, and what looks for
+# things that aren't there.
 NOT_NEEDED = {
     "ParforFusionPass",
     "WithLifting",
@@ -134,8 +135,8 @@ NOT_NEEDED = {
 class _Operator(types.Function):
     """An operator that remembers what it makes of numbers of which types.
 
-    Numba asks at every a + b in a kernel some fifty functions in turn, for lists, strings and dates too, whether they
-    are the one that adds an a to a b.
+    At every a + b in a kernel Numba asks each function that adds something, lists, strings and dates too, whether it
+    is the one for a and b.
     """
 
     def __init__(self, function):
@@ -151,22 +152,22 @@ class _Operator(types.Function):
         return self._signatures[arguments]
 
 
+_operator = lru_cache(None)(_Operator)
+
+# All but the power, which is another function where the exponent is a constant.
+OPERATORS = {
+    getattr(operator, name)
+    for name in operator.__all__
+    if "pow" not in name and isinstance(getattr(operator, name), BuiltinFunctionType)
+}
+
+
 class _Typing(typing.Context):
     """Numba's rules for types, but for operators that remember."""
 
     def resolve_value_type(self, value):
         found = super().resolve_value_type(value)
         return _operator(found) if isinstance(found, types.Function) and found.typing_key in OPERATORS else found
-
-
-_operator = lru_cache(None)(_Operator)
-
-# All but the power, of which some are made for a constant exponent.
-OPERATORS = {
-    getattr(operator, name)
-    for name in operator.__all__
-    if "pow" not in name and isinstance(getattr(operator, name), BuiltinFunctionType)
-}
 
 
 @lru_cache(None)
@@ -177,7 +178,10 @@ def _typing_of(context):
 
 
 class _Flags(Flags):
-    """Flags that are the same where what is called inherits the same of them: it is then compiled once for all."""
+    """Flags that are the same where a function of Numba's that is called, say np.empty, inherits the same of them.
+
+    It is then compiled once for all, and not for each way in which tinynet compiles what calls it.
+    """
 
     def _inherited(self):
         return self.nrt, self.forceinline, self.error_model, str(self.fastmath)
