@@ -31,7 +31,7 @@ from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.denormals import flush_denormals, restore_denormals
 from tinynet.kernels.gates import Block, Kept, gru_step, gru_step_backward, lstm_step, lstm_step_backward
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
-from tinynet.kernels.packed import VECTORS
+from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.panels import in_panels, panel_columns, product, transposed_in_panels
 from tinynet.kernels.vectors import width
 

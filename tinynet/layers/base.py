@@ -143,6 +143,11 @@ class Layer(Declared, Guarded):
         return bool(parameters) and (parameters[0]._trainable or any(p._trainable for p in parameters))
 
     @property
+    def entries(self):
+        """What takes the model's inputs, if it is the first layer: itself, or an Entry for each (inputs.py)."""
+        return (self,)
+
+    @property
     def keeps_output(self):
         """Whether backward needs the very memory that forward returned: a model then hands out a copy of it.
 
@@ -219,6 +224,13 @@ class Layer(Declared, Guarded):
             raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}{hint}")
         return dy
 
+    def checked_parts(self, shape):
+        """The shape of each of several inputs; a ValueError where the layer takes one."""
+        raise ValueError(
+            f"{self.label}: the input shape {tuple(shape)} is of several inputs: such a model must begin with a"
+            " Parallel that has a branch for each"
+        )
+
     def check_input_grad(self, input_grad):
         """A ValueError where the gradient of an input of whole numbers is asked for."""
         if input_grad and self.takes_integers:
@@ -263,6 +275,8 @@ def _holds_arrays(value):
 
 
 def _shape_of_sample(layer, shape):
+    if isinstance(shape, (tuple, list)) and any(isinstance(part, (tuple, list)) for part in shape):
+        return tuple(_shape_of_sample(layer, part) for part in layer.checked_parts(shape))
     if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool):
         shape = (shape,)
     try:

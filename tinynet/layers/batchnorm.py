@@ -188,7 +188,7 @@ class BatchNorm(Affine):
                 return None
             if M is None:  # frozen: dx is made of dy as y is of x, without mean and b
                 zeros = np.zeros_like(mu)
-                return _in_place(self._normalized(dy, zeros, v, zeros), lengths, shape)
+                return _in_place(self._normalized(dy, zeros, v, zeros.astype(self.dtype)), lengths, shape)
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self._affine()[0], self.eps, dw, db, M, dx)
