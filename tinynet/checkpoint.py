@@ -263,9 +263,11 @@ def _about(model, arrays):
     from tinynet import __version__
 
     about = {"version": VERSION, "tinynet": __version__, "dtype": str(model.dtype), "input_shape": model.input_shape}
-    kind = "whole" if model.layers[0].takes_integers else "real"
-    takes = f"{kind} numbers (N, {', '.join(map(str, model.input_shape))})"
-    about |= {"takes": takes, "output_shape": model.output_shape, "layers": described(model)}
+    takes = [
+        f"{'whole' if entry.takes_integers else 'real'} numbers (N, {', '.join(map(str, entry.input_shape))})"
+        for entry in model.layers[0].entries
+    ]
+    about |= {"takes": " and ".join(takes), "output_shape": model.output_shape, "layers": described(model)}
     return {**about, "model": architecture.packed(model, arrays)}
 
 

@@ -2,8 +2,9 @@
 
     python examples/exercises/attention.py
 
-One sequence and one head: q, k, v (T, d) are queries, keys and values, S (T, T) scores, P (T, T) the softmax of each
-row of S, o = P v.  The answers, with their derivations, are in attention_answers.py.
+One sequence and one head: q, k, v (T, d) are queries, keys and values; score (T, T) says how well each query fits each
+key, p (T, T) is the softmax of each of its rows, and o = p v.  The answers, with their derivations, are in
+attention_answers.py.
 """
 
 import numpy as np
@@ -18,22 +19,22 @@ def scale(d, a, b):
 
 
 def distances(q, k):
-    """Other scores, for 2: the nearer a key is to a query, the better it fits.  S[t,j] = -|q[t] - k[j]|^2 / 2."""
+    """Other scores, for 2: the nearer a key is to a query, the better it fits.  score[t,j] = -|q[t] - k[j]|^2 / 2."""
     return -((q[:, None] - k) ** 2).sum(axis=2) / 2
 
 
 def backward_of_distances(q, k, v, do):
-    """2.  The whole backward pass of a head with these scores.  do (T, d): return dq, dk, dv.  Begin with P and dP; ask
+    """2.  The whole backward pass of a head with these scores.  do (T, d): return dq, dk, dv.  Begin with p and dp; ask
     which scores q[t] touched, and times what; and k[j].
     """
     gap()
 
 
-def causal_shares(S):
+def causal_shares(score):
     """3.  A position takes from itself and from what is before.  This here looks into the future all the same.  Mend
-    it, for any finite scores, and return P: every row sums to 1.
+    it, for any finite scores, and return p: every row sums to 1.
     """
-    return softmax(S) * np.tri(len(S))
+    return softmax(score) * np.tri(len(score))
 
 
 def backward_of_picking(dy, index, T):
@@ -51,8 +52,8 @@ def one_more(row, keys, values, wq, wk, wv):
     gap()
 
 
-def softmax(S):
-    e = np.exp(S - S.max(axis=-1, keepdims=True))
+def softmax(score):
+    e = np.exp(score - score.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
@@ -75,34 +76,34 @@ def tasks(written):
 
     def nearness():
         found = call(written["backward_of_distances"], q, k, v, do, results=3)
-        P = softmax(distances(q, k))
-        dP = do @ v.T
-        alone = P * dP  # what dS would be, if each score touched its own share alone
-        say = "S[t,j] touched all shares of its row: the sum over the row is missing"
+        p = softmax(distances(q, k))
+        dp = do @ v.T
+        alone = p * dp  # what dscore would be, if each score touched its own share alone
+        say = "score[t,j] touched all shares of its row: the sum over the row is missing"
         mistakes = [
             (alone @ k - alone.sum(axis=1)[:, None] * q, say),
             (alone.T @ q - alone.sum(axis=0)[:, None] * k, say),
-            (P @ do, "v[j] touched o[t] of every t, times P[t,j]: a sum over t"),
+            (p @ do, "v[j] touched o[t] of every t, times p[t,j]: a sum over t"),
         ]
         for name, array, gradient in zip(("dq", "dk", "dv"), (q, k, v), found, strict=True):
             derivatives(name, gradient, array, lambda: (softmax(distances(q, k)) @ v * do).sum(), 1, mistakes)
 
     def mask():
-        S = rng.standard_normal((4, 4))
+        score = rng.standard_normal((4, 4))
         expected = np.zeros((4, 4))
         for t in range(4):
-            expected[t, : t + 1] = softmax(S[t, : t + 1])
-        found = call(written["causal_shares"], S)
-        assert found.shape == (4, 4), f"P has the shape {found.shape}, and should have (4, 4)"
+            expected[t, : t + 1] = softmax(score[t, : t + 1])
+        found = call(written["causal_shares"], score)
+        assert found.shape == (4, 4), f"p has the shape {found.shape}, and should have (4, 4)"
         for t, row in enumerate(found):
             assert not np.isnan(row).any(), f"row {t} has NaN: a position takes from itself, too"
             assert abs(row.sum() - 1) < 1e-9, f"row {t} sums to {row.sum():.4f}: the rest was given to the future"
-        same("P", found, expected, why="row t is the softmax of S[t,0] to S[t,t] alone, and 0 from there on")
-        S = np.array([[-50000.0, 50000], [0, 0]])
+        same("p", found, expected, why="row t is the softmax of score[t,0] to score[t,t] alone, and 0 from there on")
+        score = np.array([[-50000.0, 50000], [0, 0]])
         with np.errstate(all="ignore"):
-            found = call(written["causal_shares"], S)
+            found = call(written["causal_shares"], score)
         say = "the future must be left out before the softmax takes the largest score, and only -inf is below any score"
-        same("for scores of -50000 and 50000, P", found, np.array([[1, 0], [0.5, 0.5]]), why=say)
+        same("for scores of -50000 and 50000, p", found, np.array([[1, 0], [0.5, 0.5]]), why=say)
 
     def picking():
         x, g = rng.standard_normal((4, 2)), rng.standard_normal((5, 2))
@@ -123,11 +124,11 @@ def tasks(written):
         why = "the new row's query, row @ wq, meets all keys, its own, too"
         for t in (3, 0, 5):
             o, *kept = call(written["one_more"], x[t], keys[:t], values[:t], wq, wk, wv, results=3)
-            S = keys[: t + 1] @ queries[t]
-            mistakes = [(softmax(S) @ values[: t + 1], "the scores are to be divided by sqrt(C)")]
+            score = keys[: t + 1] @ queries[t]
+            mistakes = [(softmax(score) @ values[: t + 1], "the scores are to be divided by sqrt(C)")]
             if t:
-                mistakes.append((softmax(S[:t] / np.sqrt(3)) @ values[:t], "a position takes from itself, too"))
-            same(f"for row {t}, o", o, softmax(S / np.sqrt(3)) @ values[: t + 1], mistakes, why)
+                mistakes.append((softmax(score[:t] / np.sqrt(3)) @ values[:t], "a position takes from itself, too"))
+            same(f"for row {t}, o", o, softmax(score / np.sqrt(3)) @ values[: t + 1], mistakes, why)
             for name, found, right in zip(("keys", "values"), kept, (keys, values), strict=True):
                 same(f"after row {t}, {name}", found, right[: t + 1])
 

@@ -3,13 +3,14 @@
 1.  A score is a sum of d products q[t,c] k[j,c].  Each has mean 0 and, both factors being independent, the variance
     a^2 b^2.  Variances of independent terms add up: d a^2 b^2.  So the factor is 1 / (a b sqrt(d)).
 
-2.  dv, dP and dS are those of example 22, since all behind the scores is the same.  q[t,c] touched S[t,j] of every j,
-    times -(q[t,c] - k[j,c]); and k[j,c] touched S[t,j] of every t, times q[t,c] - k[j,c]:
+2.  dv, dp and dscore are those of example 22, since all behind the scores is the same.  q[t,c] touched score[t,j] of
+    every j, times -(q[t,c] - k[j,c]); and k[j,c] touched score[t,j] of every t, times q[t,c] - k[j,c]:
 
-        dq[t] = sum_j dS[t,j] (k[j] - q[t])              dk[j] = sum_t dS[t,j] (q[t] - k[j])
+        dq[t] = sum_j dscore[t,j] (k[j] - q[t])              dk[j] = sum_t dscore[t,j] (q[t] - k[j])
 
-    A row of dS sums to 0, so what q[t] adds in dq[t] cancels: dq = dS k, as if the scores were q k.T.  (|q[t]|^2 is
-    the same in the whole row, and a softmax does not see it.)  The columns of dS don't sum to 0: in dk, k[j] stays.
+    A row of dscore sums to 0, so what q[t] adds in dq[t] cancels: dq = dscore k, as if the scores were q k.T.
+    (|q[t]|^2 is the same in the whole row, and a softmax does not see it.)  The columns of dscore don't sum to 0: in
+    dk, k[j] stays.
 
 3.  The sum in the softmax's denominator had the future in it.  So the scores of the future become -inf before the
     softmax: exp makes 0 of them, and they are in no sum and no maximum.
@@ -32,14 +33,14 @@ def scale(d, a, b):
 
 
 def backward_of_distances(q, k, v, do):
-    P = softmax(distances(q, k))
-    dP = do @ v.T
-    dS = P * (dP - (dP * P).sum(axis=1, keepdims=True))
-    return dS @ k, dS.T @ q - dS.sum(axis=0)[:, None] * k, P.T @ do
+    p = softmax(distances(q, k))
+    dp = do @ v.T
+    dscore = p * (dp - (dp * p).sum(axis=1, keepdims=True))
+    return dscore @ k, dscore.T @ q - dscore.sum(axis=0)[:, None] * k, p.T @ do
 
 
-def causal_shares(S):
-    return softmax(np.where(np.tri(len(S), dtype=bool), S, -np.inf))
+def causal_shares(score):
+    return softmax(np.where(np.tri(len(score), dtype=bool), score, -np.inf))
 
 
 def backward_of_picking(dy, index, T):
@@ -51,8 +52,8 @@ def backward_of_picking(dy, index, T):
 
 def one_more(row, keys, values, wq, wk, wv):
     keys, values = np.vstack([keys, row @ wk]), np.vstack([values, row @ wv])
-    S = keys @ (row @ wq) / np.sqrt(len(row))
-    return softmax(S) @ values, keys, values
+    score = keys @ (row @ wq) / np.sqrt(len(row))
+    return softmax(score) @ values, keys, values
 
 
 if __name__ == "__main__":

@@ -12,17 +12,17 @@ from tasks import call, derivatives, gap, run
 
 
 def backward_of_tanh(a, dh):
-    """1.  Another bend: h = tanh(a), whose slope is 1 - tanh(a)^2.  a, dh (N, H): return da (N, H)."""
+    """1.  Another bend: h = tanh(a), whose slope is 1 - tanh(a)^2.  a, dh (N, O): return da (N, O)."""
     gap()
 
 
 def gradient_of_squared_error(z, t):
-    """2.  Another loss: L = the mean of (z - t)^2 over all N O numbers.  z, t (N, O): return dz (N, O)."""
+    """2.  Another loss: L is the mean of (z - t)^2 over all N times O numbers.  z, t (N, O): return dz."""
     gap()
 
 
 def gradient_with_decay(dw, w, decay):
-    """3.  A loss with another term: L + decay / 2 times the sum of all w^2.  dw is dL/dw: return the whole gradient."""
+    """3.  Another term: L + (decay / 2) times the sum of all w^2.  dw is dL/dw: return the gradient of both."""
     gap()
 
 

@@ -22,20 +22,22 @@ def stable_binary_cross_entropy(z, t):
     return -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
 
 
-def gradient_with_temperature(z, t, T):
-    """3.  The cross-entropy of softmax(z / T), T > 0: L = mean -log p[n,t[n]].  Return dz (N, C)."""
+def gradient_with_temperature(z, t, tau):
+    """3.  The cross-entropy of p = softmax(z / tau), tau > 0 the temperature: L = mean -log p[n,t[n]].  Return dz."""
     gap()
 
 
-def gradient_with_smoothing(z, t, epsilon):
+def gradient_with_smoothing(z, t, eps):
     """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z): the labels are not quite believed, and the classes share
-    epsilon, q[n,c] = (1 - epsilon) [c = t[n]] + epsilon / C.  Return dz (N, C).
+    eps, q[n,c] = (1 - eps) [c = t[n]] + eps / C.  Return dz (N, C).
     """
     gap()
 
 
 def gradient_of_squared_probabilities(z, t):
-    """5.  L = mean sum_c (p[n,c] - [c = t])^2, p = softmax(z).  Every z touched every p; this forgets it.  Mend it."""
+    """5.  L = mean sum_c (p[n,c] - [c = t[n]])^2, p = softmax(z).  Every z touched every p of its row, through the sum
+    below the fraction; this forgets it.  Mend it.
+    """
     p = softmax(z)
     return 2 * (p - np.eye(z.shape[1])[t]) * p * (1 - p) / len(z)
 
@@ -70,7 +72,7 @@ def tasks(written):
     def temperature():
         p = softmax(z / 2.5)
         mistakes = [
-            ((p - right) / 6, "z touched u = z / T, times 1 / T"),
+            ((p - right) / 6, "z touched z / tau, times 1 / tau"),
             ((softmax(z) - right) / 6 / 2.5, "which p is it the softmax of?"),
         ]
         dz = call(written["gradient_with_temperature"], z, t, 2.5)
@@ -80,9 +82,9 @@ def tasks(written):
         q = 0.8 * right + 0.2 / 4
         mistakes = [
             ((softmax(z) - right) / 6, "that is the gradient without smoothing"),
-            ((softmax(z) - 0.8 * right) / 6, "all classes share epsilon"),
-            ((softmax(z) - np.where(right, 0.8, 0.2 / 3)) / 6, "all four classes share epsilon, the true one, too"),
-            ((softmax(z) - np.where(right, 0.8, 0.2 / 4)) / 6, "all four classes share epsilon, the true one, too"),
+            ((softmax(z) - 0.8 * right) / 6, "all classes share eps"),
+            ((softmax(z) - np.where(right, 0.8, 0.2 / 3)) / 6, "all four classes share eps, the true one, too"),
+            ((softmax(z) - np.where(right, 0.8, 0.2 / 4)) / 6, "all four classes share eps, the true one, too"),
         ]
         dz = call(written["gradient_with_smoothing"], z, t, 0.2)
         derivatives("dz", dz, z, lambda: -(q * np.log(softmax(z))).sum(axis=1).mean(), 6, mistakes)

@@ -12,8 +12,9 @@ import math
 
 import numpy as np
 
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import count, parts, split
 from tinynet.layers.along_time import padded
+from tinynet.layers.inputs import Inputs
 from tinynet.training.counting import positions
 
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
@@ -97,9 +98,12 @@ def first_not_finite(model, x, y, loss, weights=None):
 
 def input_not_finite(x):
     """In words, and which rows; None where the input is finite."""
-    inputs, lengths = split(x)
-    rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
-    return ("the input is not finite", rows) if rows else None
+    for number, part in enumerate(parts(x)):
+        inputs, lengths = split(part)
+        rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
+        if rows:
+            return f"{f'input {number}' if type(x) is Inputs else 'the input'} is not finite", rows
+    return None
 
 
 def forward_again(model, x):
