@@ -99,8 +99,8 @@ class Explanation:
 
         Of a network of at most 500 numbers (the input, the parameters, and what each layer computes) it shows each:
         forward and backward in steps, the formulas with the numbers in them, and of each number what it was made of
-        and what it touches, times what; blocks are opened, layer by layer.  Of larger ones, and those with a TiedDense, it shows this table
-        and histograms.
+        and what it touches, times what.  Blocks are opened into their layers.  Of larger networks, and those with a
+        TiedDense, it shows this table and histograms.
         """
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
