@@ -49,6 +49,9 @@ must find in the data and this loss is told: its -log p is lower, and its expect
 the true ones, by a little.  With all the sentences softmax has found the order, and gains by what this loss does not
 allow, such as words that speak for "neutral" alone.  The squared error, which trains the expected stars and nothing
 else, does not come nearer to them.
+
+The picture shows what the cuts make of a score; where on the ruler the test sentences lie, and the cuts, where more
+than so many stars are as likely as not; and both measures, with a dot for each training.
 """
 
 import gallery

@@ -78,9 +78,7 @@ def likely_cause(gradient, entries, quotients, N):
         if same(turned, whole):
             return "these are the right numbers in the order of the transposed array: x.T dy, or dy.T x?"
     wrong = np.abs(found - quotients) > CLOSE * most
-    matters = wrong | (
-        found != 0
-    )  # where both sides are 0, as at all but a few entries of some losses, no mistake shows
+    matters = wrong | (found != 0)  # a loss may touch few entries: where both sides are 0, nothing can be seen
     if wrong.sum() <= matters.sum() // 2:
         first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
         where = ", ".join(str(int(axis)) for axis in first)

@@ -37,9 +37,8 @@ def look(model, x, targets, loss, found, formulas):
     step = _Step(np.array(x))
     step.forward(copy.deepcopy(model).layers, 0)
     # A TiedDense multiplies by another layer's weights, which the Jacobian of either layer alone does not see.
-    small = sum(array["values"].size for array in step.arrays) <= MOST and all(
-        each.tied is None for each in model.walk()
-    )
+    tied = any(layer.tied is not None for layer in model.walk())
+    small = sum(array["values"].size for array in step.arrays) <= MOST and not tied
     value, dy = found
     z = step.arrays[-1]["values"]
     written = _softmax_with_numbers(z, targets, loss) if small else None
@@ -113,14 +112,11 @@ class _Step:
             if is_sum:
                 links = [[[a, k, 1.0, -1, -1] for a in inputs] for k in range(y.size)] if small else None
                 return [dy] * len(inputs), ("joined", links)
-            of = [
-                np.stack([np.full(part.size, a), np.arange(part.size)], axis=-1)
-                for part, a in zip(parts, inputs, strict=True)
-            ]
-            of = [pairs.reshape(*part.shape[:-1], -1) for part, pairs in zip(parts, of, strict=True)]
-            pairs = np.concatenate(of, axis=-1).reshape(-1, 2).tolist()
-            ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
-            return np.split(dy, ends, axis=-1), ("joined", [[[a, e, 1.0, -1, -1]] for a, e in pairs] if small else None)
+            whose = [np.full(part.shape, a) for part, a in zip(parts, inputs, strict=True)]
+            entries = [np.arange(part.size).reshape(part.shape) for part in parts]
+            made_of = (np.concatenate(each, axis=-1).ravel().tolist() for each in (whose, entries))
+            links = [[[a, e, 1.0, -1, -1]] for a, e in zip(*made_of, strict=True)] if small else None
+            return np.split(dy, np.cumsum([part.shape[-1] for part in parts])[:-1], axis=-1), ("joined", links)
 
         self._ways_back.append(back)
         return step["output"]
