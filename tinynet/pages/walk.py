@@ -17,6 +17,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from tinynet.data.sequences import Inputs, each, parts
 from tinynet.layers.activated import Activated
 from tinynet.layers.activations import LAYERS
 from tinynet.layers.elementwise import ActivationLayer
@@ -34,8 +35,8 @@ def look(model, x, targets, loss, found, formulas):
 
     `found` are the loss's value and gradient in this step, `formulas` its formulas, forward and backward.
     """
-    step = _Step(np.array(x))
-    step.forward(copy.deepcopy(model).layers, 0)
+    step = _Step(each(np.array, x))
+    step.forward(copy.deepcopy(model).layers, step.given)
     # A TiedDense multiplies by another layer's weights, which the Jacobian of either layer alone does not see.
     tied = any(layer.tied is not None for layer in model.walk())
     small = sum(array["values"].size for array in step.arrays) <= MOST and not tied
@@ -62,17 +63,21 @@ class _Step:
 
     def __init__(self, x):
         self.arrays, self.steps, self._ways_back = [], [], []
-        self._add("x", x, "input")
+        if type(x) is Inputs:
+            self.given = Inputs(self._add(f"x{number}", part, "input") for number, part in enumerate(x))
+        else:
+            self.given = self._add("x", x, "input")
 
     def _add(self, name, values, kind):
         self.arrays.append({"name": name, "kind": kind, "values": values, "grads": None})
         return len(self.arrays) - 1
 
     def forward(self, layers, at):
-        """Through the layers, from the array of index `at`; returns the index of what they make."""
+        """Through the layers, from the array of index `at`, or from several; returns the index of what they make."""
         for layer in layers:
             if layer.joined:
-                at = self._join(layer, [self.forward(branch, at) for branch in layer.branches])
+                given = zip(layer.branches, layer.of_branches(at), strict=True)
+                at = self._join(layer, [self.forward(branch, its) for branch, its in given])
             elif layer.in_a_row:
                 at = self.forward(layer.layers, at)
             else:
@@ -82,16 +87,17 @@ class _Step:
 
     def _through(self, layer, letter, place, at):
         layer.trainable = True  # a frozen layer leaves out gradients, which the reader wants to see
-        x = self.arrays[at]["values"]
-        y = np.array(layer.forward(x.copy(), True))  # a layer may write into its x, and a later one into this y
+        x = each(lambda index: self.arrays[index]["values"], at)
+        y = np.array(layer.forward(each(np.copy, x), True))  # a layer may write into its x, and a later one into this y
         own = [self._add(_short(p.name, place), p.value.copy(), "parameter") for p in layer.parameters]
-        inputs, output = [at, *own], self._add(letter + place, y, "output")
+        inputs, output = [*parts(at), *own], self._add(letter + place, y, "output")
         step = {"name": f"{place} {type(layer).__name__}", "inputs": inputs, "output": output}
         self.steps.append({**step, "formula": layer.formula(), "backward": layer.backward_formula()})
 
         def back(dy, small):
             dx = layer.backward(dy, not layer.takes_integers)
-            gradients = [None if each is None else np.array(each) for each in (dx, *(p.grad for p in layer.parameters))]
+            found = [*_of_inputs(layer, dx), *(p.grad for p in layer.parameters)]
+            gradients = [None if gradient is None else np.array(gradient) for gradient in found]
             return gradients, _links(layer, x, y, inputs) if small else ("other", None)
 
         self._ways_back.append(back)
@@ -114,7 +120,7 @@ class _Step:
                 return [dy] * len(inputs), ("joined", links)
             whose = [np.full(part.shape, a) for part, a in zip(parts, inputs, strict=True)]
             entries = [np.arange(part.size).reshape(part.shape) for part in parts]
-            made_of = (np.concatenate(each, axis=-1).ravel().tolist() for each in (whose, entries))
+            made_of = (np.concatenate(of, axis=-1).ravel().tolist() for of in (whose, entries))
             links = [[[a, e, 1.0, -1, -1]] for a, e in zip(*made_of, strict=True)] if small else None
             return np.split(dy, np.cumsum([part.shape[-1] for part in parts])[:-1], axis=-1), ("joined", links)
 
@@ -158,7 +164,7 @@ def _in_parts(layer):
     if not isinstance(layer, Activated) or given.get("activation") is None:
         return [(layer, "y")]
     sums = type(layer)(**{**given, "activation": None})
-    f = {each.activation.name: each for each in LAYERS}[layer.activation.name]
+    f = {kind.activation.name: kind for kind in LAYERS}[layer.activation.name]
     f = f() if isinstance(f, type) else copy.copy(f)  # GELU() and GELU("tanh") are two of them
     f.build(sums.build(layer.input_shape, layer.dtype, np.random.default_rng(0)), layer.dtype, None)
     for p, its in zip(sums.parameters, layer.parameters, strict=True):
@@ -177,21 +183,20 @@ def _links(layer, x, y, inputs):
     The last two say which number the derivative is, or are -1, -1.  How: "each" number by itself; "sums" of parameters,
     of inputs ("weighted"), or of "both", each times its derivative; or "other".
     """
-    arrays = [x, *(p.value for p in layer.parameters)]
-    sizes = [array.size for array in arrays]
+    sizes = [array.size for array in (*parts(x), *(p.value for p in layer.parameters))]
     here = _jacobian(layer, sizes, y.shape)
-    whole = x.dtype.kind in "iu" or layer.takes_integers
     touches, factor_of, forms = here != 0, np.full(here.shape, -1), {"sums", "weighted", "both"}
-    rng, first = np.random.default_rng(0), sizes[0]
+    rng, first = np.random.default_rng(0), sum(part.size for part in parts(x))
     for trial in range(TRIALS):
-        there = x if whole else rng.normal(size=x.shape).astype(x.dtype)
+        there = each(lambda part: part if _whole(part) else rng.normal(size=part.shape).astype(part.dtype), x)
         for p in layer.parameters:
             p.value[...] = rng.normal(size=p.value.shape)
-        numbers = np.concatenate([np.ravel(there), *(p.value.ravel() for p in layer.parameters)]).astype(np.float64)
+        values = [*parts(there), *(p.value for p in layer.parameters)]
+        numbers = np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
         made = np.array(layer.forward(there, True), np.float64).ravel()
         J = _jacobian(layer, sizes, y.shape)
         if trial == 0:
-            touches |= (J != 0) | _moved(layer, there, made, whole)
+            touches |= (J != 0) | _moved(layer, there, made)
         terms = J * numbers
         sums = {"sums": terms[:, first:], "weighted": terms[:, :first], "both": terms}
         forms = {form for form in forms if np.allclose(sums[form].sum(axis=1), made, 1e-3, 1e-4)}
@@ -215,16 +220,16 @@ def _links(layer, x, y, inputs):
     return form, links
 
 
-def _moved(layer, x, y, whole):
+def _moved(layer, x, y):
     """Whether each output (row) changes when an input or a parameter (column) is moved far."""
-    columns = []
-    for number in range(1 + len(layer.parameters)):
-        for entry in range(x.size if number == 0 else layer.parameters[number - 1].value.size):
-            twin, there = copy.deepcopy(layer), x.copy()  # a fresh one each, so that a Dropout drops the same
-            if number == 0 and whole:
+    columns, values = [], [*parts(x), *(p.value for p in layer.parameters)]
+    for number, value in enumerate(values):
+        for entry in range(value.size):
+            twin, there = copy.deepcopy(layer), each(np.copy, x)  # a fresh one each, so that a Dropout drops the same
+            if _whole(value):
                 columns.append(np.zeros(y.shape, bool))
                 continue
-            moved = there if number == 0 else twin.parameters[number - 1].value
+            moved = [*parts(there), *(p.value for p in twin.parameters)][number]
             moved.reshape(-1)[entry] += FAR
             change = np.ravel(twin.forward(there, True)) - y
             columns.append(np.abs(change) > CLOSE * FAR / 10)
@@ -246,10 +251,19 @@ def _jacobian(layer, sizes, shape):
     for k, row in enumerate(rows):
         dy = np.zeros(shape, layer.dtype)
         dy.reshape(-1)[k] = 1
-        dx = layer.backward(dy, not layer.takes_integers)
-        parts = [np.zeros(sizes[0]) if dx is None else np.ravel(dx), *(p.grad.ravel() for p in layer.parameters)]
-        row[:] = np.concatenate(parts)
+        dx = _of_inputs(layer, layer.backward(dy, not layer.takes_integers))
+        found = [*dx, *(p.grad for p in layer.parameters)]
+        row[:] = np.concatenate([np.zeros(n) if d is None else d.ravel() for n, d in zip(sizes, found, strict=True)])
     return rows
+
+
+def _of_inputs(layer, dx):
+    """[dx] of one input, or of several [dx0, dx1, ...]; None of one that is whole numbers."""
+    return list(dx) if isinstance(dx, tuple) else [dx] * len(layer.entries)
+
+
+def _whole(array):
+    return array.dtype.kind in "iu"
 
 
 def _softmax_with_numbers(z, targets, loss):
