@@ -41,8 +41,6 @@ LOSSES = {
         poisson_nll,
     )
 }
-# What a loss takes its predictions for; those that aren't here take any scores.
-EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.declaration.expects != "scores"}
 OTHER_NAMES = {**other_names.LOSSES, **{n: name for name, loss in LOSSES.items() for n in loss.declaration.names}}
 
 
