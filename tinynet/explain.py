@@ -9,6 +9,8 @@ down on the left, and up on the right: the dy of a layer is the dx that the one 
 The step is made by a copy of the model whose layers note what passes through their forward and backward.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import os

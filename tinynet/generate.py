@@ -7,6 +7,8 @@ attention its keys and values).  So each step is given the new token alone: what
 though attention reads its keys.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

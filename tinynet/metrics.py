@@ -10,6 +10,8 @@ Of a yes or no, one score each, these are of the class yes, which is predicted w
 for logits, and 0.5 for probabilities.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, overload
 

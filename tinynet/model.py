@@ -10,6 +10,8 @@ All parameters are views of one flat vector, and so are their gradients: an opti
 vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cached_property

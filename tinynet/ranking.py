@@ -19,6 +19,8 @@ Sources: Hanley and McNeil 1982 (AUROC as that probability); Davis and Goadrich 
 between points of precision and recall); the interval, Efron 1979.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

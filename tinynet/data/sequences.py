@@ -3,6 +3,8 @@
 What lies behind a sequence's length is padding.  Such a pair stands wherever a batch or a data set x may stand.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -9,6 +9,8 @@ X (N, features) is a table of numbers, an array or a DataFrame.  Networks learn 
 deviation 1: put a StandardScaler before them.  What is trained, by tinynet.fit, is a tinynet.Sequential: `model_`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -36,6 +36,8 @@ number.  Then P touched o times R v: dv = (P R).T do, dP = R (do v.T), and all e
 Sources: Vaswani et al. 2017, section 3.2; P made again, Dao et al. 2022.
 """
 
+from __future__ import annotations
+
 import math
 from functools import partial
 from types import MappingProxyType

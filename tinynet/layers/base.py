@@ -8,6 +8,8 @@ needs, and every layer says in its file which and why.
 Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from types import MappingProxyType

@@ -40,6 +40,8 @@ Of sequences with lengths, the rows x[m] are those within them: padding enters n
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

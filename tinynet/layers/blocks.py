@@ -27,6 +27,8 @@ Sources: Residual, He et al. 2016, equations 1 and 2; Concat, Huang et al. 2017 
 several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Inception).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from itertools import islice

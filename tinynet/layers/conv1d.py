@@ -18,6 +18,8 @@ counts as the zeros of the padding do.  (To rounding: how long the batch is deci
 Sources: Waibel et al. 1989, the time-delay neural network; for text, Collobert et al. 2011 and Kim 2014.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np

@@ -36,6 +36,8 @@ Sources: LeCun et al. 1989 and 1998; groups, Krizhevsky et al. 2012; depthwise, 
 2016.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np

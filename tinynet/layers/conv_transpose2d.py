@@ -26,6 +26,8 @@ is 0 outside of the image:
 Sources: Zeiler et al. 2010; Dumoulin and Visin 2016, which draws every case.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np

@@ -22,6 +22,8 @@ As matrices:  dw = x.T dz     db = column sums of dz     dx = dz w.T
 Source: Rumelhart, Hinton and Williams 1986.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

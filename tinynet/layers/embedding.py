@@ -17,6 +17,8 @@ TiedDense has its backward pass first, and leaves its part in dw: the sum above 
 Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np

@@ -34,6 +34,8 @@ mean, and its y and dx are 0, as are those of a sample without any.
 Source: Wu and He 2018, equations 1 to 7.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

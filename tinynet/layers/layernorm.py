@@ -29,6 +29,8 @@ Put in what dv and dmu are, with x[n,c] - mu[n] = h[n,c] / r[n] and means over t
 Source: Ba, Kiros and Hinton 2016, section 3.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

@@ -17,6 +17,8 @@ mean m and the sum of squared deviations S, and k more with the mean m' and the 
     m <- m + d k / (M + k)        S <- S + S' + d^2 M k / (M + k)        std = sqrt(S / M)
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
@@ -86,7 +88,7 @@ class Normalize(Layer):
         self.flops = 2 * math.prod(input_shape)
         return input_shape
 
-    def fit(self, x: Any) -> "Normalize":
+    def fit(self, x: Any) -> Normalize:
         """Find mean and std of x, whatever tn.batches takes for it; returns itself.
 
         Of sequences of unequal length, the pair (x, lengths), what lies behind the lengths does not count.  It may be

@@ -12,6 +12,8 @@ Backward.  Ask of each number: which y did it touch, and times what?
 Sources: Gehring et al. 2017, section 3.1; Devlin et al. 2019 (BERT), from which it has how w starts.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -11,6 +11,8 @@ last axis of y.
 Source of running in both directions: Schuster and Paliwal 1997.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import MutableMapping
 

@@ -23,6 +23,8 @@ Put in what dv is, with x[n,c] = h[n,c] / r[n] and a mean over the row n:
 Source: Zhang and Sennrich 2019.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

@@ -17,6 +17,8 @@ own derivations stand in attention.py, dense.py, layernorm.py, dropout.py and, f
 Sources: Vaswani et al. 2017, section 3.1; norm_first, Radford et al. 2019, section 2.3, Xiong et al. 2020.
 """
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

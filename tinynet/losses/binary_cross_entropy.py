@@ -21,6 +21,8 @@ The logarithms.  With log1p(u) = log(1 + u), which keeps the digits of a small u
     -log (1 - p) = log1p(p / (1 - p))               correct for p = 1e-30, where 1 - p is 1
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

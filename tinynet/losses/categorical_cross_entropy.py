@@ -18,6 +18,8 @@ logits instead, for which the loss is exact however small p is.  Another is the 
 only for softmax's backward pass to multiply it by p again; together they are p - [c = t].
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

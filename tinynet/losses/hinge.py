@@ -13,6 +13,8 @@ never quite stops asking for more and can be read as a probability.
 Source: Cortes and Vapnik 1995, "Support-vector networks".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -12,6 +12,8 @@ Backward.  y[i] touched one term, times h'(d[i]), which is d[i], cut off at -del
 Source: Huber 1964, "Robust estimation of a location parameter".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

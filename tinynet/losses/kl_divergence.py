@@ -23,6 +23,8 @@ are no losses of their own, since each holds the same log sum_k exp(z[n,k]): the
 Source: Kullback and Leibler 1951, "On information and sufficiency".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

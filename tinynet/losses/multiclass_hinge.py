@@ -18,6 +18,8 @@ Weights of the classes (C,) multiply row n's loss and gradient by weight[t[n]], 
 Source: Weston and Watkins 1999, "Support vector machines for multi-class pattern recognition".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -17,6 +17,8 @@ The name is from statistics: p[n,t[n]] is the likelihood of the label under the 
 this is softmax_cross_entropy in two parts, and it checks that log_p is such: that exp(log_p) sums to 1 in every row.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

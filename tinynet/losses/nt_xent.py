@@ -19,6 +19,8 @@ x[i] touched u[i] by its direction only, and the part of du along u comes to not
 Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations" (SimCLR).
 """
 
+from __future__ import annotations
+
 import numba
 import numpy as np
 from numpy.typing import ArrayLike

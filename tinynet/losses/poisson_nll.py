@@ -23,6 +23,8 @@ added inside of the logarithm.  A term with t = 0 is 0, also where the logarithm
 costs inf, and has the slope -inf.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

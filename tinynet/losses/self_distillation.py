@@ -27,6 +27,8 @@ the first two are the same, the paper's sum is
 Source: Caron et al. 2021, "Emerging properties in self-supervised vision transformers".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -21,6 +21,8 @@ and so that weights fit in: with a = weight pos_weight t and b = weight (1 - t),
 A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 - eps) t + eps / 2.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -23,6 +23,8 @@ sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit,
 Source: Lin et al. 2017, "Focal loss for dense object detection", with the formula of torchvision for soft targets.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -29,6 +29,8 @@ K counts the open classes, which no logit of -inf masks; a masked class gets no 
 The compiled rows are in kernels/softmax_rows.py, and for few classes in kernels/softmax_few_classes.py.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

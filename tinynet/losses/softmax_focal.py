@@ -38,6 +38,8 @@ needed for all of F, since p[t] = exp(-H), and it keeps its digits in softmax_cr
 Source: Lin et al. 2017, "Focal loss for dense object detection", who have two classes.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

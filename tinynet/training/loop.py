@@ -15,6 +15,8 @@ last_layer.py joins the last layer to its loss where that is asked for (else `bo
 in a file and brings it back, and not_finite.py finds where a NaN began.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
