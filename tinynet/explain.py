@@ -28,7 +28,7 @@ from tinynet.checks import numbers, positive_int
 from tinynet.data.sequences import split
 from tinynet.data.writing import write_whole
 from tinynet.layers.along_time import checked_lengths, in_place, within
-from tinynet.losses.by_name import checked_result, loss_function, without_options
+from tinynet.losses.by_name import as_column, checked_result, loss_function, without_options
 from tinynet.model import Sequential
 from tinynet.notebook import table
 from tinynet.pages import sliders, walk
@@ -183,6 +183,7 @@ def explain(
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(batch, True)
     counted, targets = positions(prediction, y, ends)
+    targets = as_column(targets, counted, loss)
     value, gradient = checked_result(loss(counted, targets), counted, "explain")
     gradient = gradient if ends is None else in_place(gradient, ends, prediction.shape)
     takes_integers = model.layers[0].takes_integers
@@ -193,7 +194,7 @@ def explain(
         watch.looking = False
     for _ in range(repeats):
         prediction = twin.forward(batch, True)
-        counted, targets = positions(prediction, y, ends)
+        counted, _ = positions(prediction, y, ends)
         began = time.perf_counter()
         loss(counted, targets)
         loss_seconds = min(loss_seconds, time.perf_counter() - began)

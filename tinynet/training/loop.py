@@ -83,7 +83,8 @@ def fit(
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
 
-    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
+    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Of a model with one output, such as the number in
+                a regression or the logit of a yes or no, y is (N,) or (N, 1).  Sequences of unequal length are a pair
                 x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
                 time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
                 given the other positions alone, as rows.  Without y, x makes the batches: a PyTorch DataLoader, a list,
