@@ -13,6 +13,8 @@ What an object notes of itself for this:
 import functools
 from types import MappingProxyType
 
+from tinynet.checks import other_names
+
 REPLACEABLE = ("forward", "backward", "predict", "step")  # methods that may be watched, by putting a function before
 OF_A_BUILD = ("parameters", "buffers", "layers", "output_shape", "flops")  # what every build sets, one's own too
 ELSEWHERE = ("requires_grad",)  # what other libraries have, and would do nothing here: ours is `trainable`
@@ -68,6 +70,8 @@ def setting(method):
         outer = state.get("_setting")
         if first_only and outer is None and state.get("_made"):
             raise AssignmentError(f"{type(self).__name__}: it is made already; make a new one")
+        if first_only and outer is None:
+            other_names.bound(type(self).__name__, method, self, *args, **options)
         state["_setting"] = "package" if ours else "own"
         try:
             result = method(self, *args, **options)

@@ -147,7 +147,7 @@ def _warn_of_bytes(x, model):
         warnings.warn(
             "fit: x is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin the "
             "model with Normalize().fit(x)",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import positive_int
+from tinynet.checks.other_names import naming_options
 from tinynet.data.batches import checked_weights
 from tinynet.data.sequences import count, split
 from tinynet.losses.by_name import loss_function
@@ -56,6 +57,7 @@ __all__ = [
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
 
+@naming_options
 def fit(
     model: Any,
     x: Any,
@@ -83,13 +85,13 @@ def fit(
 ) -> History:
     """Train the model on samples x with targets y; returns a History.
 
-    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Of a model with one output, such as the number in
-                a regression or the logit of a yes or no, y is (N,) or (N, 1).  Sequences of unequal length are a pair
-                x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
-                time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows.  Without y, x makes the batches: a PyTorch DataLoader, a list,
-                or a function that returns an iterator, of (x, y) or (x, y, sample_weight) each, with channels last.  A
-                resumed run then goes on with whatever comes next, and only its finished epochs are the same
+    x, y        arrays (N, ...), or data sets as tn.batches takes them; y of a model with one output is (N,) or (N, 1).
+                Sequences of unequal length are a pair x = (sequences, lengths), here and in `validation` (tn.data.pad
+                makes one); if the model's output keeps time, y is (N, T, ...), and what lies behind the lengths counts
+                nowhere: the loss and the metrics are given the other positions alone, as rows.  Without y, x makes the
+                batches: a PyTorch DataLoader, a list, or a function that returns an iterator, of (x, y) or (x, y,
+                sample_weight) each, with channels last.  A resumed run then goes on with whatever comes next, and only
+                its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
