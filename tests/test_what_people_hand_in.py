@@ -467,6 +467,7 @@ NAMES = {
     "a metric's slip": (lambda: fitted(EYE, [0, 1, 1], metrics="acuracy"), ValueError, ["Did you mean 'accuracy'?"]),
     "a loss's slip": (lambda: fitted(EYE, [0, 1, 1], metrics="hubber"), ValueError, ["Did you mean 'huber'?"]),
     "kappa": (lambda: fitted(EYE, [0, 1, 1], metrics="kappa"), ValueError, ["a function (prediction, target)"]),
+    "perplexity": (lambda: fitted(EYE, [0, 1, 1], metrics="perplexity"), ValueError, ["np.exp of its cross-entropy"]),
     "batchmean": (lambda: cross_entropy([0] * 4, reduction="batchmean"), ValueError, ['"mean" of kl_divergence']),
     "no reduction": (lambda: cross_entropy([0] * 4, reduction=None), ValueError, ['reduction="none"']),
     "average": (lambda: cross_entropy([0] * 4, reduction="average"), ValueError, ['that is "mean" here']),

@@ -94,6 +94,10 @@ FOR_LOGITS_OR_PROBABILITIES = _table(
 LOSSES = _table(
     ("focal focalloss", "Did you mean 'softmax_focal', for classes, or 'sigmoid_focal', for a yes or no?"),
 )
+METRICS = _table(
+    ("perplexity ppl", "The perplexity of a language model is np.exp of its cross-entropy, here the loss."),
+    ("matthewscorrcoef mcc cohenkappa kappa", "Or give one of scikit-learn's: lambda z, y: its(y, z.argmax(-1))."),
+)
 # Names of arguments, each for those functions that have what it means.
 OPTIONS = _table(
     ("usebias", "bias"),

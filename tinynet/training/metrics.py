@@ -196,7 +196,7 @@ def _named(name, model, who):
     top = re.fullmatch(r"top([1-9]\d*)(accuracy)?", short)
     found = found or (partial(top_k_accuracy, k=int(top[1])) if top else named_loss(name, who, model))
     if found is None:
-        hint = other_names.advice(name, [*NAMES, *LOSSES], OTHER_NAMES)
+        hint = other_names.advice(name, [*NAMES, *LOSSES], OTHER_NAMES | other_names.METRICS)
         raise ValueError(
             f"{who}: there is no metric {name!r}; there are {', '.join(NAMES)}, top_5 and the like, and the losses; "
             f"any other is a function (prediction, target) -> number.{hint}"
