@@ -79,7 +79,7 @@ def like_prediction(x, shape, dtype, name, what="targets"):
             elif len(shape) > 2 and x.shape in (channels_first(shape), channels_last(shape)):
                 hint = "; are the channels first in one of them? np.moveaxis(x, 1, -1)"
             elif x.shape == shape[:-1] and shape[-1:] == (1,):
-                hint = "; add the last axis: np.expand_dims(targets, -1)"
+                hint = "; add the last axis: targets[..., None]"
             elif x.shape == shape[:-1] and x.dtype.kind in "iu":
                 hint = f"; for one label a row, give one-hot rows, np.eye({shape[-1]})[targets], or use a softmax loss"
             elif len(shape) > 2 and x.shape in (shape[:1], (shape[0], shape[-1])):

@@ -249,7 +249,7 @@ class Layer(Declared, Guarded):
 def checked_eps(layer, eps):
     """eps of a normalisation, as a float above 0."""
     given, eps = eps, number(eps, f"{layer.label}: eps")
-    if isinstance(given, int) and eps >= 1:
+    if layer.dtype is None and isinstance(given, int) and eps >= 1:  # LayerNorm(64), as elsewhere
         raise ValueError(
             f"{layer.label}: eps is a small number such as 1e-5, got {given}; no layer is told its channels"
         )

@@ -33,7 +33,8 @@ def check_model(model, optimizer):
 
 
 def check_functions(augment, schedule, callbacks):
-    for name, function in (("augment", augment), ("schedule", schedule)):
+    functions = augment if isinstance(augment, (list, tuple)) else [augment]
+    for name, function in (*(("augment", each) for each in functions), ("schedule", schedule)):
         if function is not None and not callable(function):
             raise TypeError(f"fit: {name} must be a function, got {function!r}")
     for callback in callbacks:

@@ -73,7 +73,7 @@ def fit(
     metrics: Any = None,
     sample_weight: Any = None,
     class_weight: Any = None,
-    augment: Callable[..., Any] | None = None,
+    augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
     checkpoint: str | bytes | os.PathLike | None = None,
@@ -115,7 +115,8 @@ def fit(
                 `weight`, or of a yes or no `weight` and `pos_weight`; metrics are not weighted by it
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs.
-                What is sample n after it has the weight that sample n had before
+                Of a list of such functions, each gets what the one before made.  What is sample n after it has the
+                weight that sample n had before
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
     callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
                 step(training) is called by it after every step, too, in which it may read.  One that watches a metric
