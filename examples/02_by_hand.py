@@ -21,29 +21,31 @@ Training looks for parameters that make L small: it takes the derivative of L by
 gradient, and moves each parameter a little against its derivative; then the next batch.  (This is stochastic gradient
 descent, SGD: stochastic, since batches are drawn at random.)  Once through all images is an epoch.
 
-The chain rule gives all the derivatives, from the end to the beginning.  For one image, -log p[t] = log(sum_k
-exp(z[k])) - z[t].  By z[c], the first term has the derivative exp(z[c]) / sum_k exp(z[k]) = p[c], the second has -1 for
-c = t and else 0; the mean divides by N.  From there on, ask of each number which ones it touched, and times what.
-Write dz for dL/dz, an array like z, and so on:
+The chain rule gives all the derivatives, from the end to the beginning, which is called backpropagation.  For one
+image, -log p[t] = log(sum_k exp(z[k])) - z[t].  By z[c], the first term has the derivative exp(z[c]) / sum_k exp(z[k])
+= p[c], the second has -1 for c = t and else 0; the mean divides by N.  From there on, ask of each number which ones it
+touched, and times what.  Write dz for dL/dz, an array like z, and so on:
 
     dz = (p - onehot(t)) / N       onehot(t) (N, 10) is 1 at the true digit and 0 elsewhere
     dw2 = h.T dz                   w2[i,o] touched z[n,o] of every image n, times h[n,i];  h.T is h transposed
     db2 = column sums of dz        b2[o] touched z[n,o] of every image, times 1
     dh = dz w2.T                   h[n,i] touched all ten z[n,o], times w2[i,o]
-    da = dh where a > 0, else 0    the slope of max(a, 0) is 1 or 0
+    da = dh where a > 0, else 0    the slope of max(a, 0) is 1 or 0 (at the corner, a = 0, it has none: take 0)
     dw1 = x.T da                   as dw2 and db2: x is to a what h is to z
     db1 = column sums of da
 
 In full, the second line is the chain rule, a sum over all the ways in which w2[i,o] reaches L:
 
-    dL/dw2[i,o] = sum over n and k of dL/dz[n,k] dz[n,k]/dw2[i,o],     z[n,k] = sum_j h[n,j] w2[j,k] + b2[k]
+    dL/dw2[i,o] = sum over n and k of dL/dz[n,k] times the derivative of z[n,k] by w2[i,o],
+                                                                       z[n,k] = sum_j h[n,j] w2[j,k] + b2[k]
 
-where dz[n,k]/dw2[i,o] is h[n,i] for k = o, and 0 for the other k.  What is left, sum_n h[n,i] dz[n,o], is the number at
-[i,o] of the product h.T dz.
+That derivative is h[n,i] for k = o, and 0 for the other k.  What is left, sum_n h[n,i] dz[n,o], is the number at [i,o]
+of the product h.T dz.
 
 Is it right?  A derivative is what a small change of a number does to L, divided by that change.  So move one weight by
-a tiny e up and down: (L(w + e) - L(w - e)) / 2e must be nearly what the formulas say.  The program does that first, for
-some weights.  (It is called a gradient check; tn.gradcheck does it for any layer.)
+a tiny eps up and down: (L(w + eps) - L(w - eps)) / (2 eps) must be nearly what the formulas say.  (Up alone would do,
+with a larger error: L's curvature cancels only between the two.)  The program does that first, for some weights.  It is
+called a gradient check; tn.gradcheck does it for any layer.
 
 Two things are chosen, not derived.  The weights start random: if all were alike, the hidden numbers would be 32 copies
 of one, with the same derivatives at every step, and would stay alike for ever.  And they start small, so that no score
@@ -70,7 +72,7 @@ def forward(x, w1, b1, w2, b2):
 def loss_and_gradients(x, t, w1, b1, w2, b2):
     N = len(x)
     a, h, z = forward(x, w1, b1, w2, b2)
-    z = z - z.max(axis=1, keepdims=True)  # changes no probability, and no exp can overflow
+    z = z - z.max(axis=1, keepdims=True)  # divides all exp(z) of a row alike: p stays, and no exp can overflow
     log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
     loss = -log_p[np.arange(N), t].mean()
     dz = np.exp(log_p)
@@ -81,17 +83,17 @@ def loss_and_gradients(x, t, w1, b1, w2, b2):
     return loss, (x.T @ da, da.sum(axis=0), h.T @ dz, dz.sum(axis=0))
 
 
-def check_by_small_changes(x, t, parameters, e=1e-5):
+def check_by_small_changes(x, t, parameters, eps=1e-5):
     """What the formulas say of three numbers of each parameter, beside what a small change of them does to the loss."""
     _, gradients = loss_and_gradients(x, t, *parameters)
     for name, value, gradient in zip(("w1", "b1", "w2", "b2"), parameters, gradients, strict=True):
         for index in np.argsort(-np.abs(gradient), axis=None)[:3]:  # where it is largest
             kept, losses = value.flat[index], []
-            for changed in (kept + e, kept - e):
+            for changed in (kept + eps, kept - eps):
                 value.flat[index] = changed
                 losses.append(loss_and_gradients(x, t, *parameters)[0])
             value.flat[index] = kept
-            slope = (losses[0] - losses[1]) / (2 * e)
+            slope = (losses[0] - losses[1]) / (2 * eps)
             where = ", ".join(str(axis) for axis in np.unravel_index(index, value.shape))
             print(f"dL/d{name}[{where}]  by the formulas {gradient.flat[index]:.10f}  by a small change {slope:.10f}")
             assert abs(slope - gradient.flat[index]) < 1e-7

@@ -40,7 +40,7 @@ def main():
     tn.fit(model, x_train, y_train, loss="softmax_cross_entropy", optimizer=optimizer, epochs=epochs, progress=False)
 
     z = model.predict(x).astype(np.float64)
-    losses, gradients = tn.softmax_cross_entropy(z, t, reduction="none")
+    losses, gradients = tn.softmax_cross_entropy(z, t, reduction="none")  # of each digit, not their mean
     p = np.exp(z - z.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     true = p[np.arange(len(t)), t]

@@ -3,7 +3,7 @@
     python examples/18_your_own_layer.py
 
 An activation is the bend between two weighted sums (example 02).  Swish is one with a number to learn for each of its C
-inputs, the slope b (Ramachandran, Zoph and Le 2017):
+inputs, the slope b, which is no bias here (Ramachandran, Zoph and Le 2017):
 
     y = x s        s = 1 / (1 + exp(-b x))         x (N, C)   b (C,)   s (N, C)   y (N, C)
 
@@ -16,7 +16,8 @@ sigmoid's derivative is s (1 - s) (example 03); the chain rule adds a factor b f
     b[c]    touched y[n,c] of every sample n, times x s (1 - s) x:          db = sum_n x^2 s (1 - s) dy
 
 A layer is a class with build, which allocates the parameters; forward, which keeps what backward needs, in training
-only; and backward, which fills the parameters' gradients and returns dx.  NumPy does for a layer of your own; when it
+only; and backward, which fills the parameters' gradients and returns dx, or None where nobody needs dx (input_grad is
+False for a model's first layer, before which there is nothing to train).  NumPy does for a layer of your own; when it
 becomes the slow part, its loops can be compiled as those in tinynet/layers are.
 
 Is the derivation right?  tn.gradcheck moves every input and every b a little, and compares how the output changes with
@@ -48,6 +49,7 @@ class Swish(tn.Layer):
         super().build(input_shape, dtype, rng)  # sets input_shape, output_shape (the same) and dtype
         if len(self.input_shape) != 1:
             raise ValueError(f"{self.label}: expected vectors, input shape (C,), got {self.input_shape}")
+        # decay=False: where weights are kept small (example 03), this is left alone, like a bias.
         self.parameters = [tn.Parameter("slope", np.ones(self.input_shape, self.dtype), decay=False)]
         self.flops = 4 * self.input_shape[0]  # operations for one sample: multiply, exponentiate, add, divide
         return self.output_shape
@@ -60,8 +62,8 @@ class Swish(tn.Layer):
         return x * s
 
     def backward(self, dy, input_grad=True):
-        x, s, b = self.kept("_x"), self._s, self.parameters[0].value
-        dy = self.checked_gradient(dy, len(x))
+        x, s, b = self.kept("_x"), self._s, self.parameters[0].value  # kept: an error if forward kept nothing
+        dy = self.checked_gradient(dy, len(x))  # its shape and type, as above
         bend = x * s * (1 - s)
         np.sum(x * bend * dy, axis=0, out=self.parameters[0].grad)  # into the array: it is part of the model's vector
         return (s + b * bend) * dy if input_grad else None

@@ -292,6 +292,11 @@ def without_last_row(g, x, dy):
 
 MISTAKES = {  # what backward does wrong -> which gradient is, and what the check says about it
     "a sign": (spoiled("weight", lambda g, x, dy: -g), "weight", "the sign is wrong everywhere"),
+    "a sign of some": (
+        spoiled("weight", lambda g, x, dy: g * [1, -1, 1, -1]),
+        "weight",
+        "8 of 16 entries have the wrong sign, the first at [0, 1]",
+    ),
     "a mean in place of a sum": (
         spoiled("bias", lambda g, x, dy: g / len(dy)),
         "bias",
@@ -299,6 +304,7 @@ MISTAKES = {  # what backward does wrong -> which gradient is, and what the chec
     ),
     "a mean's 1/N is missing": (spoiled("weight", lambda g, x, dy: g * 5), "weight", "is the 1/N of a mean missing?"),
     "a factor": (spoiled("input", lambda g, x, dy: 2 * g), "input", "it is 2 times what it should be everywhere"),
+    "few digits": (spoiled("input", lambda g, x, dy: 1.00001 * g), "input", "it is right to 1e-05: a rounded constant"),
     "a transpose": (spoiled("weight", lambda g, x, dy: g.T), "weight", "in the order of the transposed array"),
     "never written": (spoiled("bias", lambda g, x, dy: 0 * g), "bias", "is this gradient ever written?"),
     "a loop that ends early": (spoiled("weight", without_last_row), "weight", "the first at [3, 0]: are they left out"),

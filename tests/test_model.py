@@ -113,6 +113,28 @@ def test_predict_is_forward_in_batches_of_any_size(images):
     np.testing.assert_array_equal(model(images), expected)
 
 
+class Own:
+    """A data set with items and a length, and nothing else: NumPy would read it until an IndexError comes."""
+
+    def __init__(self, x, length):
+        self.x, self.length = x, length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.x[index]
+
+
+def test_a_data_set_of_ones_own_is_as_long_as_it_says(images):
+    model, y, N = small_cnn(), np.arange(len(images)) % 3, len(images) - 1
+    expected = model.predict(images[:N])
+    for batch_size in (2, 100):
+        np.testing.assert_array_equal(model.predict(Own(images, N), batch_size), expected)
+    options = {"loss": "cross_entropy", "metrics": "accuracy"}
+    assert tn.evaluate(model, Own(images, N), y[:N], **options) == tn.evaluate(model, images[:N], y[:N], **options)
+
+
 def many_layers():
     """A model of words with many kinds of layers in it."""
     inner = [tn.Conv2D(8, 3, padding="same"), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.2)]

@@ -112,6 +112,15 @@ def test_a_draw_without_positives_is_drawn_again():
         tn.metrics.bootstrap_interval(np.mean, [])
 
 
+def test_a_draw_whose_metric_is_nan_is_drawn_again():
+    """The mean of the positives is NaN where none was drawn."""
+    x = np.array([0.0, 0, 0, 3])
+    with np.errstate(invalid="ignore"):
+        assert tn.metrics.bootstrap_interval(lambda x: x[x > 0].sum() / (x > 0).sum(), x, repeats=50) == (3, 3)
+    with pytest.raises(ValueError, match=r"of 500 draws, only 0 have a value: the metric is NaN"):
+        tn.metrics.bootstrap_interval(lambda x: np.nan, x, repeats=50)
+
+
 def test_the_report_has_a_line_for_each_class():
     predictions, labels = [0, 2, 1, 1, 2, 0], [0, 1, 1, 1, 2, 2]
     text = tn.metrics.report(predictions, labels, names=["red", "green", "blue"])

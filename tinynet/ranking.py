@@ -21,6 +21,7 @@ between points of precision and recall); the interval, Efron 1979.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ def bootstrap_interval(
     """(low, high): where metric(*arrays) lies in the middle `level` of samples drawn anew from these, with repetition.
 
     How far a figure of N samples can be trusted: had others been collected, it would be another.  A draw for which the
-    metric raises ValueError, since it has no positives, say, is drawn again.
+    metric raises ValueError or is NaN, since it has no positives, say, is drawn again.
 
     >>> low, high = tn.metrics.bootstrap_interval(tn.accuracy, np.arange(100) % 2, np.zeros(100, int))
     >>> 0.39 < low < 0.45 < 0.55 < high < 0.61
@@ -123,9 +124,14 @@ def bootstrap_interval(
     for _ in range(10 * repeats):
         rows = rng.integers(0, len(found[0]), len(found[0]))
         try:
-            values.append(float(metric(*(array[rows] for array in found))))
+            value = float(metric(*(array[rows] for array in found)))
         except ValueError as error:
             failed = error
+        else:
+            if math.isnan(value):
+                failed = "the metric is NaN"
+            else:
+                values.append(value)
         if len(values) == repeats:
             low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
             return float(low), float(high)

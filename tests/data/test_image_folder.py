@@ -119,15 +119,27 @@ def test_grey_deep_and_transparent_images_are_read(tmp_path):
     save(tmp_path / "a" / "0.png", deep)
     grey = rng.integers(0, 256, (4, 4)).astype(np.uint8)
     save(tmp_path / "a" / "1.png", grey)
-    save(tmp_path / "a" / "2.png", np.dstack([grey, grey, grey, grey]))
+    alpha = rng.integers(0, 256, (4, 4)).astype(np.uint8)
+    save(tmp_path / "a" / "2.png", np.dstack([grey, grey, grey, alpha]))
     save(tmp_path / "a" / "3.png", grey > 100)
     x, _ = tn.data.image_folder(tmp_path)
     np.testing.assert_allclose(x[0], np.repeat(deep[..., None] / 65535, 3, axis=2), atol=1e-6)
     np.testing.assert_allclose(x[1], np.repeat(grey[..., None] / 255, 3, axis=2), atol=1e-6)
-    np.testing.assert_allclose(x[2], x[1])
+    shown = (grey * (alpha / 255.0) + 255 - alpha) / 255  # on white
+    np.testing.assert_allclose(x[2], np.repeat(shown[..., None], 3, axis=2), atol=0.6 / 255)
     np.testing.assert_array_equal(x[3][..., 0], grey > 100)
     x, _ = tn.data.image_folder(tmp_path, grey=True)
     np.testing.assert_allclose(x[:2][..., 0], [deep / 65535, grey / 255], atol=1e-6)
+    np.testing.assert_allclose(x[2][..., 0], shown, atol=1.1 / 255)
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "RGB"])
+def test_what_is_transparent_is_white_however_the_file_says_so(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    options = {"transparency": (0, 0, 0) if mode == "RGB" else 0} if mode != "LA" else {}
+    Image.new(mode, (3, 2)).save(tmp_path / "a" / "1.png", **options)
+    x, _ = tn.data.image_folder(tmp_path)
+    np.testing.assert_array_equal(x[:], np.ones((1, 2, 3, 3)))
 
 
 def test_a_deep_image_of_another_size_stays_between_0_and_1(tmp_path):

@@ -60,6 +60,17 @@ def test_numbers_may_be_categories():
     np.testing.assert_array_equal(table.encode({"code": np.array([10, 30])}), np.eye(2))
 
 
+def test_true_and_1_are_two_categories(tmp_path):
+    column = {"a": [True, 1, 2, False, 0, True]}
+    table = tn.data.Table(column, category="a")
+    assert table.names == ["a=0", "a=1", "a=2", "a=False", "a=True"]
+    table.save(tmp_path / "table.json")
+    for each in (table, tn.data.Table.load(tmp_path / "table.json")):
+        assert each.encode(column).argmax(axis=1).tolist() == [4, 1, 2, 3, 0, 4]
+    with pytest.raises(ValueError, match="row 0 of 'a' is True, which did not occur"):
+        tn.data.Table({"a": [1, 0]}, category="a").encode({"a": [True]})
+
+
 def test_it_comes_back_from_its_file(tmp_path):
     for frame in (FRAME, pandas.DataFrame({"a": [1.0, None], "é": ["ü", None]})):
         table = tn.data.Table(frame)

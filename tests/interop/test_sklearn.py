@@ -155,6 +155,27 @@ def test_parts_and_warm_starts_go_on_from_where_it_was():
         numbers.partial_fit(XR, np.stack([YR, YR], axis=1))
 
 
+def test_where_training_breaks_it_is_what_it_was_before():
+    broken = Regressor(optimizer="sgd", lr=1e30, epochs=3, random_state=0)
+    with pytest.raises(tn.NonFiniteError):
+        broken.fit(XR, YR)
+    with pytest.raises(NotFittedError):
+        broken.predict(XR)
+
+    trained = Regressor(epochs=3, random_state=0).fit(XR, YR)
+    before, model = trained.predict(XR), trained.model_
+    trained.set_params(optimizer="sgd", lr=1e30)
+    with pytest.raises(tn.NonFiniteError):
+        trained.fit(XR, YR)
+    assert trained.model_ is model
+    with pytest.raises(tn.NonFiniteError):
+        trained.partial_fit(XR, np.where(np.arange(200) == 199, 1e300, YR))
+    np.testing.assert_array_equal(trained.predict(XR), before)
+    trained.partial_fit(XR, YR)  # its optimizer is the old one, and steps the network that was restored
+    assert not np.array_equal(trained.predict(XR), before)
+    assert trained.n_iter_ == 4
+
+
 def test_one_number_or_several_are_predicted_as_they_were_given():
     both = np.stack([YR, -YR], axis=1)
     one, two = (Regressor(epochs=60, lr=0.01, loss="huber", random_state=0).fit(XR, y) for y in (YR, both))

@@ -23,7 +23,7 @@ from tinynet.layers.activations import ACTIVATIONS, GELU, LeakyReLU, ReLU, Sigmo
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
@@ -32,6 +32,7 @@ from tinynet.layers.groupnorm import GroupNorm
 from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
+from tinynet.layers.parallel import Parallel
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_over_time import GlobalAvgPool1D, GlobalMaxPool1D
 from tinynet.layers.position_embedding import PositionEmbedding

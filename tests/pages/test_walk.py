@@ -34,12 +34,20 @@ CASES = {
     ),
     "a block": (words([tn.Residual([tn.Dense(2), tn.Tanh()]), tn.Dense(2)], input_shape=2), RNG.normal(size=(2, 2))),
     "words": (words([tn.Embedding(5, 2), tn.LSTM(2, return_sequences=False)], input_shape=3), np.array([[1, 4, 4]])),
+    "several inputs": (
+        words(
+            [tn.Parallel([[tn.Embedding(3, 2), tn.Flatten()], [tn.Dense(2, activation="tanh")], []]), tn.Dense(2)],
+            input_shape=((1,), (2,), (1,)),
+        ),
+        (np.array([[0], [2]]), RNG.normal(size=(2, 2)), RNG.normal(size=(2, 1))),
+    ),
 }
 
 
 def explained(name, loss=tn.softmax_cross_entropy, **options):
     model, x = CASES[name]
-    return model, x, np.arange(len(x)) % 2, tn.explain(model, x, np.arange(len(x)) % 2, loss, samples=0, **options)
+    t = np.arange(len(model.predict(x))) % 2
+    return model, x, t, tn.explain(model, x, t, loss, samples=0, **options)
 
 
 def data_of(text):
@@ -79,6 +87,24 @@ def test_a_gradient_is_the_sum_over_what_the_number_touched_times_its_derivative
         for a, found in sums.items():
             if arrays[a]["grads"] is not None:
                 np.testing.assert_allclose(found, arrays[a]["grads"], rtol=1e-9, atol=1e-12)
+
+
+def test_several_inputs_are_arrays_of_their_own_with_gradients_of_their_own(tmp_path):
+    model, x, t, explanation = explained("several inputs")
+    data = saved(explanation, tmp_path)
+    assert [(a["name"], a["kind"]) for a in data["arrays"][:3]] == [(f"x{k}", "input") for k in range(3)]
+    _, dz = tn.softmax_cross_entropy(model.forward(x, True), t)
+    _, *dx = model.backward(dz, input_grad=True)
+    assert data["arrays"][0]["grads"] is None
+    for array, gradient in zip(data["arrays"][1:3], dx, strict=True):
+        np.testing.assert_allclose(array["grads"], gradient.ravel(), rtol=1e-12)
+    assert data["steps"][0]["inputs"][:4] == [0, 1, 2, 3]  # the inputs, then the parameters
+    large = tn.Sequential([tn.Parallel([[tn.Dense(300)], []])], ((2,), (3,)))
+    page = saved(
+        tn.explain(large, (np.ones((2, 2)), np.ones((2, 3))), [0, 1], "softmax_cross_entropy", samples=0), tmp_path
+    )
+    assert not page["small"]
+    assert [array["shape"] for array in page["arrays"][:2]] == [[2, 2], [2, 3]]
 
 
 def test_what_a_dense_layer_multiplies_is_named(tmp_path):
@@ -182,6 +208,19 @@ def test_pointing_at_a_number_tells_what_made_it_and_what_it_touches_times_what(
     assert classes["here"] == {"z0[0,1]"}
     assert classes["source"] == {"x[0,0]", "x[0,1]", "w0[0,1]", "w0[1,1]", "b0[1]"}
     assert classes["touched"] == {"y0[0,1]"}
+
+
+def test_a_number_of_several_inputs_lights_up_what_it_touches(browser, tmp_path):
+    data = opened(browser, explained("several inputs")[3], tmp_path)
+    names = [element.text for element in browser.find_elements(By.CSS_SELECTOR, ".column:first-child .array > span")]
+    assert names == ["x0 (2, 1)", "x1 (2, 2)", "x2 (2, 1)"]
+    press(browser, *[Keys.ARROW_RIGHT] * (2 * len(data["steps"]) + 2))
+    number = browser.find_element(By.CSS_SELECTOR, '[aria-label^="x2[1,0]"]')
+    ActionChains(browser).move_to_element(number).perform()
+    assert texts(browser, ".touches") == ["y0[1,4], times 1"]
+    (touched,) = browser.find_elements(By.CLASS_NAME, "touched")
+    assert touched.get_attribute("aria-label").startswith("y0[1,4]")
+    assert browser.get_log("browser") == []
 
 
 def test_the_keyboard_reaches_every_number(browser, tmp_path):

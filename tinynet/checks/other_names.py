@@ -49,7 +49,7 @@ def naming_options(function: Function) -> Function:
         bound(function.__name__, function, *args, **options)
         return function(*args, **options)
 
-    return run
+    return run  # type: ignore[return-value]
 
 
 def run_together(name):

@@ -93,7 +93,8 @@ def image_folder(
 
     x is a data set (N, H, W, C) of float32 in [0, 1], which reads images when they are asked for, x.names are the
     classes' words; y (N,) are the labels, int64.  fit, batches and Normalize().fit take x as it is; x[:] is an array of
-    all images.  Photographs are turned as their camera notes it.  Needs Pillow, which matplotlib brings along.
+    all images.  Photographs are turned as their camera notes it, and what is transparent stands on white.  Needs
+    Pillow, which matplotlib brings along.
 
     Raises DatasetError, naming the folder or the file, where there are no images, or one can't be read: x.broken() is
     the list of all such files.
@@ -184,9 +185,11 @@ def _opened(file, hint=""):
 
 
 def _pixels(image, size, grey):
-    """Its pixels (H, W, C) in [0, 1]."""
+    """Its pixels (H, W, C) in [0, 1], on white."""
     from PIL import Image, ImageOps
 
+    if image.has_transparency_data:  # the colours of transparent pixels are whatever the program left there
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     if image.mode.startswith("I"):  # 16 bits of grey: convert would cut off what is above 255
         image, highest = Image.fromarray(np.asarray(image, np.float32)), 65535
     else:

@@ -142,7 +142,7 @@ def _learnt(name, column, is_category):
         raise TypeError(
             f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}{hint}"
         )
-    values = sorted(set(present))
+    values = [value for _, value in sorted(set(map(_told_apart, present)))]
     if len(values) > MOST:
         raise ValueError(f"Table: the column {name!r} has {len(values)} categories, more than {MOST}; leave it out")
     return {"name": name, "values": values, "missing": missing}
@@ -157,6 +157,11 @@ def _checked(column):
     return {"name": column["name"], "mean": float(column["mean"]), "missing": column["missing"]}
 
 
+def _told_apart(category):
+    """A key for it that is that of no other: to Python, True and 1 are equal."""
+    return isinstance(category, bool), category
+
+
 def _names(column):
     name = column["name"]
     first = [f"{name}={value}" for value in column["values"]] if "values" in column else [name]
@@ -167,7 +172,7 @@ def _encoded(column, given, unknown):
     """The column's numbers (N, its names)."""
     name, values = column["name"], given[0]
     x = np.zeros((len(values), len(_names(column))))
-    place = {value: k for k, value in enumerate(column.get("values", ()))}
+    place = {_told_apart(value): k for k, value in enumerate(column.get("values", ()))}
     for n, value in enumerate(values):
         if value is None:
             if not column["missing"]:
@@ -181,8 +186,8 @@ def _encoded(column, given, unknown):
             if not math.isfinite(value):
                 raise ValueError(f"Table.encode: row {n} of {name!r} must be finite, got {value}")
             x[n, 0] = value
-        elif value in place:
-            x[n, place[value]] = 1
+        elif _told_apart(value) in place:
+            x[n, place[_told_apart(value)]] = 1
         elif unknown == "error":
             raise ValueError(
                 f'Table.encode: row {n} of {name!r} is {value!r}, which did not occur; unknown="zeros" lets that pass'

@@ -11,6 +11,8 @@ deviation 1: put a StandardScaler before them.  What is trained, by tinynet.fit,
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,32 +81,47 @@ class _Network(BaseEstimator):
         With `warm_start`, and trained before, it goes on from there: y must be of the same kind then.
         """
         goes_on = self.warm_start and hasattr(self, "model_")
-        X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
-        targets, outputs = self._targets(y, None, goes_on)
-        weight = self._weighted(weight, y)
-        if not goes_on:
-            self._start(X, outputs)
-            self._set_first_bias(targets, weight)
-        options: dict[str, Any] = {}
-        if self.early_stopping:
-            arrays = [X, targets] if weight is None else [X, targets, weight]
-            split = train_test_split(
-                *arrays, test_size=self.validation_fraction, random_state=self._seed, stratify=self._strata(targets)
-            )
-            X, targets, *rest = split[::2]
-            weight = rest[0] if rest else None
-            options = {"validation": tuple(split[1::2]), "callbacks": EarlyStopping(patience=self.patience)}
-        return self._train(X, targets, weight, self.epochs, **options)
+        with self._all_or_nothing(goes_on):
+            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
+            targets, outputs = self._targets(y, None, goes_on)
+            weight = self._weighted(weight, y)
+            if not goes_on:
+                self._start(X, outputs)
+                self._set_first_bias(targets, weight)
+            options: dict[str, Any] = {}
+            if self.early_stopping:
+                arrays = [X, targets] if weight is None else [X, targets, weight]
+                split = train_test_split(
+                    *arrays, test_size=self.validation_fraction, random_state=self._seed, stratify=self._strata(targets)
+                )
+                X, targets, *rest = split[::2]
+                weight = rest[0] if rest else None
+                options = {"validation": tuple(split[1::2]), "callbacks": EarlyStopping(patience=self.patience)}
+            return self._train(X, targets, weight, self.epochs, **options)
 
     def _partial_fit(self, X, y, classes, sample_weight):
-        first = not hasattr(self, "model_")
-        X, y, weight = self._checked(X, y, sample_weight, reset=first)
-        targets, outputs = self._targets(y, classes, not first)
-        weight = self._weighted(weight, y)
-        if first:
-            self._start(X, outputs)
-            self._set_first_bias(targets, weight)
-        return self._train(X, targets, weight, 1)
+        goes_on = hasattr(self, "model_")
+        with self._all_or_nothing(goes_on):
+            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
+            targets, outputs = self._targets(y, classes, goes_on)
+            weight = self._weighted(weight, y)
+            if not goes_on:
+                self._start(X, outputs)
+                self._set_first_bias(targets, weight)
+            return self._train(X, targets, weight, 1)
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self, goes_on):
+        """After an error, such as a loss that is NaN, it is what it was before: no network of NaN stays to predict."""
+        before = dict(vars(self))
+        if goes_on:  # the network itself is trained on
+            before["model_"], before["_optimizer"] = copy.deepcopy((self.model_, self._optimizer))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _checked(self, X, y, sample_weight, reset):
         options = {"order": "C", "reset": reset, "dtype": [np.float64, np.float32]}

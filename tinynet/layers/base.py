@@ -98,16 +98,12 @@ class Layer(Declared, Guarded):
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone.
 
-        One with of_time = "lengths" has forward(x, training=False, lengths=None, state=None).  What lies behind a
-        sequence's length, if there are `lengths` (N,), is padding, which must change nothing.  `state`, if there is
-        one, is a dict of the caller's, {} at the start of the sequences: the layer goes on from what it left there
-        under itself, state[self], and puts new arrays in its place, so that pieces of a sequence give what the whole
-        does; its backward takes the state that it began with for constant.
+        One that looks along time takes `lengths` and a `state`, too: declared.py says what they are, at `of_time`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        """Fill the parameters' gradients and return dx, or None when `input_grad` is False."""
+        """Fill the parameters' gradients from dy = dL/dy; return dx = dL/dx, or None when `input_grad` is False."""
         raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
 
     @property
@@ -145,6 +141,11 @@ class Layer(Declared, Guarded):
         """Whether it has a parameter that is not frozen."""
         parameters = self.parameters
         return bool(parameters) and (parameters[0]._trainable or any(p._trainable for p in parameters))
+
+    @property
+    def entries(self):
+        """What takes the model's inputs, if it is the first layer: itself, or an Entry for each (inputs.py)."""
+        return (self,)
 
     @property
     def keeps_output(self):
@@ -233,6 +234,13 @@ class Layer(Declared, Guarded):
             raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}{hint}")
         return dy
 
+    def checked_parts(self, shape):
+        """The shape of each of several inputs; a ValueError where the layer takes one."""
+        raise ValueError(
+            f"{self.label}: the input shape {tuple(shape)} is of several inputs: such a model must begin with a"
+            " Parallel that has a branch for each"
+        )
+
     def check_input_grad(self, input_grad):
         """A ValueError where the gradient of an input of whole numbers is asked for."""
         if input_grad and self.takes_integers:
@@ -281,6 +289,8 @@ def _holds_arrays(value):
 
 
 def _shape_of_sample(layer, shape):
+    if isinstance(shape, (tuple, list)) and any(isinstance(part, (tuple, list)) for part in shape):
+        return tuple(_shape_of_sample(layer, part) for part in layer.checked_parts(shape))
     if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool):
         shape = (shape,)
     try:

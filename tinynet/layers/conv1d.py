@@ -43,7 +43,10 @@ def as_images(array):
 
 
 class Conv1D(Activated):
-    """y = activation(conv(x, w) + b) along time: x (N, T, C) -> y (N, Q, filters); w (J, C / groups, filters).
+    """Filters that look for a pattern everywhere in a sequence: x (N, T, C) -> y (N, Q, filters).
+
+    At each of Q positions, every filter makes a weighted sum of the J C numbers in a window, with the same weights
+    everywhere; then come its bias and the activation.  w is (J, C / groups, filters).
 
     kernel_size  J, how many positions the window has
     stride       how far it moves from one position to the next

@@ -52,7 +52,9 @@ embedding_backward = either(embedding_backward_plain, kernels.embedding_backward
 
 
 class Embedding(Layer):
-    """y = w[x]: whole numbers x (N, ...) from 0 to vocabulary - 1 -> y (N, ..., dim), with w (vocabulary, dim).
+    """A trained vector for each word, looked up by its number: x (N, ...) -> y (N, ..., dim).
+
+    y = w[x], with w (vocabulary, dim) and whole numbers x from 0 to vocabulary - 1.
 
     padding   the number that fills up short texts, if there is one: its vector is 0, and its row of w, which starts
               at 0 and has a gradient of 0, is never read

@@ -26,7 +26,7 @@ FEW = 64  # samples that are added in their own dtype; more are added in float64
 
 
 class PositionEmbedding(Layer):
-    """y[n,t] = x[n,t] + w[t]: x (N, T, C) -> y (N, T, C), for sequences of at most `length` positions.
+    """Adds a trained vector for each position: y[n,t] = x[n,t] + w[t], x, y (N, T, C), for at most `length` positions.
 
     Parameter "weight" (length, C), which starts normal with deviation 0.02.  With `lengths`, y is 0 behind them.  With
     a `state`, a sequence's positions go on from the one that it has reached there.

@@ -72,7 +72,7 @@ def nll(
     label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The negative log-likelihood of targets, and its gradient with respect to the logarithms of the probabilities.
+    """The loss of classifiers, for those who have log p: the mean of -log p[t], and its gradient by log p.
 
     log_probabilities  (..., C), float32 or float64: logarithms of numbers of which each row sums to 1 (to 1e-3)
     targets            (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities

@@ -83,7 +83,9 @@ def softmax_focal(
     ignore_index: int = -100, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The focal loss of softmax(logits) against targets, and its gradient with respect to the logits.
+    """The cross-entropy of classifiers, less weight on what is right already, and its gradient by the logits.
+
+    The weight of each sample is (1 - p[t])^gamma, p = softmax(logits).
 
     logits   (..., C), float32 or float64
     targets  (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities

@@ -36,6 +36,9 @@ function called(a, e) {
 
 const value = (a, e) => arrays[a].values[e];
 const grad = (a, e) => arrays[a].grads?.[e];
+const isParameter = (a) => arrays[a].kind === "parameter";
+const inputs = [...arrays.keys()].filter((a) => arrays[a].kind === "input");
+const named = (list) => list.map((a) => arrays[a].name).join(", ");
 
 // --- What is known when --------------------------------------------------------------------------------------
 
@@ -89,7 +92,7 @@ function forwardLine(a, e) {
     return `${start}${right.replace(/\bx\b/g, called(i, j))} = ${right.replace(/\bx\b/g, enclosed(value(i, j)))}${end}`;
   }
   if (step.form === "other" || step.form === "loss") return `${start}${show(value(a, e))}, of ${links.map(([i, j]) => `${called(i, j)} = ${show(value(i, j))}`).join(", ")}`;
-  const own = links.filter(([i]) => step.form === "both" || (i === step.inputs[0]) === (step.form === "weighted"));
+  const own = links.filter(([i]) => step.form === "both" || isParameter(i) === (step.form === "sums"));
   const one = (d, fa) => d === 1 && fa < 0;
   const names = own.map(([i, j, d, fa, fe]) => (one(d, fa) ? called(i, j) : `${factorName(d, fa, fe)} ${called(i, j)}`));
   const numbers = own.map(([i, j, d, fa]) => (one(d, fa) ? enclosed(value(i, j)) : `${enclosed(d)} \u00b7 ${enclosed(value(i, j))}`));
@@ -186,7 +189,7 @@ function drawLines() {
   cells.forEach((cell) => cell.classList.remove("here", "source", "touched"));
   for (const [a, step] of maker) {
     step.links.forEach((row, k) => row.forEach(([i, j, d]) => {
-      if (i === step.inputs[0]) line(`${i},${j}`, `${a},${k}`, d, false);
+      if (!isParameter(i)) line(`${i},${j}`, `${a},${k}`, d, false);
     }));
   }
   if (!pointed) return;
@@ -241,12 +244,12 @@ function write(moment, section) {
   const { kind, step } = moment;
   make("h2", section, heading(moment));
   if (kind === "input") {
-    make("p", section, `x and the parameters are given; the targets are ${loss.targets}.`);
+    make("p", section, `${named(inputs)} and the parameters are given; the targets are ${loss.targets}.`);
     return;
   }
   make("p", section, kind === "forward" ? step.formula : step.backward, "rule");
   if (step.form !== "loss") {
-    make("p", section, `Here x is ${arrays[step.inputs[0]].name}, and y is ${arrays[step.output].name}.`);
+    make("p", section, `Here x is ${named(step.inputs.filter((a) => !isParameter(a)))}, and y is ${arrays[step.output].name}.`);
   }
   if (kind === "forward") {
     arrays[step.output].values.forEach((_, e) => make("p", section, forwardLine(step.output, e), "line"));
@@ -300,10 +303,11 @@ function start() {
     make("h2", box, title);
     return box;
   };
-  drawArray(0, column("input", 0));
+  const first = column("input", 0);
+  inputs.forEach((a) => drawArray(a, first));
   for (const step of maker.values()) {
     const box = column(step.name, step.output);
-    step.inputs.slice(1).forEach((a) => drawArray(a, box));
+    step.inputs.filter(isParameter).forEach((a) => drawArray(a, box));
     drawArray(step.output, box);
   }
   moments.forEach((moment) => write(moment, $("all")));

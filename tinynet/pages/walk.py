@@ -17,6 +17,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from tinynet.data.sequences import count, each, parts
 from tinynet.layers.activated import Activated
 from tinynet.layers.activations import LAYERS
 from tinynet.layers.elementwise import ActivationLayer
@@ -35,8 +36,13 @@ def look(model, x, targets, loss, found, formulas):
     `found` are the loss's value and gradient in this step, `formulas` its formulas, forward and backward.
     """
     layers = _in_parts(copy.deepcopy(model))
-    sizes = [len(x) * math.prod(layer.output_shape) for layer, _ in layers]
-    small = x.size + sum(sizes) + sum(p.value.size for layer, _ in layers for p in layer.parameters) <= MOST
+    sizes = [count(x) * math.prod(layer.output_shape) for layer, _ in layers]
+    small = (
+        sum(part.size for part in parts(x))
+        + sum(sizes)
+        + sum(p.value.size for layer, _ in layers for p in layer.parameters)
+        <= MOST
+    )
     # A TiedDense multiplies by another layer's weights, which the Jacobian of either layer alone does not see.
     small = small and all(layer.tied is None for layer in model.walk())
     shown = _numbers if small else _histogram
@@ -44,16 +50,19 @@ def look(model, x, targets, loss, found, formulas):
     def array(name, values, kind):
         arrays.append({"name": name, "kind": kind, "shape": list(values.shape), "values": shown(values)})
 
-    y, arrays, steps = np.array(x), [], []
-    array("x", y, "input")
+    y, arrays, steps = each(np.array, x), [], []
+    for number, part in enumerate(parts(y)):
+        array("x" if part is y else f"x{number}", part, "input")
+    given = list(range(len(arrays)))  # which arrays the next layer is given
     for layer, name in layers:
         layer.trainable = True  # a frozen layer leaves out gradients, which the reader wants to see
         x, y = y, layer.forward(y, True)
-        inputs = [len(arrays) - 1, *range(len(arrays), len(arrays) + len(layer.parameters))]
+        inputs = [*given, *range(len(arrays), len(arrays) + len(layer.parameters))]
         for p in layer.parameters:
             array(_short(p.name, name[1:]), p.value, "parameter")
         array(name, y, "output")
-        kept = (np.array(x), np.array(y)) if small else ()  # a layer may write into what the one before it made
+        kept = (each(np.array, x), np.array(y)) if small else ()  # a layer may write into what the one before it made
+        given = [len(arrays) - 1]
         steps.append({"name": f"{name[1:]} {type(layer).__name__}", "inputs": inputs, "output": len(arrays) - 1})
         steps[-1] |= {"formula": layer.formula(), "backward": layer.backward_formula(), "kept": kept}
     value, dy = found
@@ -61,12 +70,12 @@ def look(model, x, targets, loss, found, formulas):
     arrays[-1]["grads"] = shown(dy)
     for (layer, _), step in zip(reversed(layers), reversed(steps), strict=True):
         dy = layer.backward(dy, not layer.takes_integers)
-        gradients = [dy, *(p.grad for p in layer.parameters)]
+        gradients = [*_of_inputs(layer, dy), *(p.grad for p in layer.parameters)]
         for index, gradient in zip(step["inputs"], gradients, strict=True):
             arrays[index]["grads"] = None if gradient is None else shown(gradient)
         kept = step.pop("kept")
         if small:
-            dy = None if dy is None else np.array(dy)
+            dy = np.array(dy) if type(dy) is np.ndarray else dy
             step["form"], step["links"] = _links(layer, *kept, step["inputs"])
     its = {"value": _numbers(value)[0], "formula": formulas[0], "backward": formulas[1], "lines": written}
     its["labels"] = np.asarray(targets).tolist() if written else None
@@ -115,21 +124,20 @@ def _links(layer, x, y, inputs):
     The last two say which number the derivative is, or are -1, -1.  How: "each" number by itself; "sums" of parameters,
     of inputs ("weighted"), or of "both", each times its derivative; or "other".
     """
-    arrays = [x, *(p.value for p in layer.parameters)]
-    sizes = [array.size for array in arrays]
+    sizes = [array.size for array in (*parts(x), *(p.value for p in layer.parameters))]
     here = _jacobian(layer, sizes, y.shape)
-    whole = x.dtype.kind in "iu" or layer.takes_integers
     touches, factor_of, forms = here != 0, np.full(here.shape, -1), {"sums", "weighted", "both"}
-    rng, first = np.random.default_rng(0), sizes[0]
+    rng, first = np.random.default_rng(0), sum(part.size for part in parts(x))
     for trial in range(TRIALS):
-        there = x if whole else rng.normal(size=x.shape).astype(x.dtype)
+        there = each(lambda part: part if _whole(part) else rng.normal(size=part.shape).astype(part.dtype), x)
         for p in layer.parameters:
             p.value[...] = rng.normal(size=p.value.shape)
-        numbers = np.concatenate([np.ravel(there), *(p.value.ravel() for p in layer.parameters)]).astype(np.float64)
+        values = [*parts(there), *(p.value for p in layer.parameters)]
+        numbers = np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
         made = np.array(layer.forward(there, True), np.float64).ravel()
         J = _jacobian(layer, sizes, y.shape)
         if trial == 0:
-            touches |= (J != 0) | _moved(layer, there, made, whole)
+            touches |= (J != 0) | _moved(layer, there, made)
         terms = J * numbers
         sums = {"sums": terms[:, first:], "weighted": terms[:, :first], "both": terms}
         forms = {form for form in forms if np.allclose(sums[form].sum(axis=1), made, 1e-3, 1e-4)}
@@ -153,16 +161,16 @@ def _links(layer, x, y, inputs):
     return form, links
 
 
-def _moved(layer, x, y, whole):
+def _moved(layer, x, y):
     """Whether each output (row) changes when an input or a parameter (column) is moved far."""
-    columns = []
-    for number in range(1 + len(layer.parameters)):
-        for entry in range(x.size if number == 0 else layer.parameters[number - 1].value.size):
-            twin, there = copy.deepcopy(layer), x.copy()  # a fresh one each, so that a Dropout drops the same
-            if number == 0 and whole:
+    columns, values = [], [*parts(x), *(p.value for p in layer.parameters)]
+    for number, value in enumerate(values):
+        for entry in range(value.size):
+            twin, there = copy.deepcopy(layer), each(np.copy, x)  # a fresh one each, so that a Dropout drops the same
+            if _whole(value):
                 columns.append(np.zeros(y.shape, bool))
                 continue
-            moved = there if number == 0 else twin.parameters[number - 1].value
+            moved = [*parts(there), *(p.value for p in twin.parameters)][number]
             moved.reshape(-1)[entry] += FAR
             change = np.ravel(twin.forward(there, True)) - y
             columns.append(np.abs(change) > CLOSE * FAR / 10)
@@ -184,10 +192,19 @@ def _jacobian(layer, sizes, shape):
     for k, row in enumerate(rows):
         dy = np.zeros(shape, layer.dtype)
         dy.reshape(-1)[k] = 1
-        dx = layer.backward(dy, not layer.takes_integers)
-        parts = [np.zeros(sizes[0]) if dx is None else np.ravel(dx), *(p.grad.ravel() for p in layer.parameters)]
-        row[:] = np.concatenate(parts)
+        dx = _of_inputs(layer, layer.backward(dy, not layer.takes_integers))
+        found = [*dx, *(p.grad for p in layer.parameters)]
+        row[:] = np.concatenate([np.zeros(n) if d is None else d.ravel() for n, d in zip(sizes, found, strict=True)])
     return rows
+
+
+def _of_inputs(layer, dx):
+    """[dx] of one input, or of several [dx0, dx1, ...]; None of one that is whole numbers."""
+    return list(dx) if isinstance(dx, tuple) else [dx] * len(layer.entries)
+
+
+def _whole(array):
+    return array.dtype.kind in "iu"
 
 
 def _softmax_with_numbers(z, targets, loss):

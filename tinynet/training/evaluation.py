@@ -52,7 +52,7 @@ def evaluate(
 
     if y is None:
         arguments.check_stream(x, 1, "evaluate", sample_weight=sample_weight)
-        return judged(predicted(model, (Stream(x, who="evaluate: x"),), predict), loss, metrics, "these samples")
+        return judged(predicted(model, (Stream(model, x, who="evaluate: x"),), predict), loss, metrics, "these samples")
     x, y, *weights = arguments.checked_data(x, y, sample_weight, model=model, who="evaluate")
     weights, lengths = weights[0] if weights else None, split(x)[1]
     if lengths is None:
