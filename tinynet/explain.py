@@ -9,6 +9,8 @@ down on the left, and up on the right: the dy of a layer is the dx that the one 
 The step is made by a copy of the model whose layers note what passes through their forward and backward.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -28,7 +30,7 @@ from tinynet.data.writing import write_whole
 from tinynet.gradients import checked_batch
 from tinynet.layers.along_time import in_place, within
 from tinynet.layers.inputs import Inputs
-from tinynet.losses.by_name import checked_result, loss_function, without_options
+from tinynet.losses.by_name import as_column, checked_result, loss_function, without_options
 from tinynet.model import Sequential
 from tinynet.notebook import table
 from tinynet.pages import sliders, walk
@@ -179,6 +181,7 @@ def explain(
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(batch, True)
     counted, targets = positions(prediction, y, ends)
+    targets = as_column(targets, counted, loss)
     value, gradient = checked_result(loss(counted, targets), counted, "explain")
     gradient = gradient if ends is None else in_place(gradient, ends, prediction.shape)
     dx = twin.backward(gradient, not model.layers[0].takes_integers)
@@ -188,7 +191,7 @@ def explain(
         watch.looking = False
     for _ in range(repeats):
         prediction = twin.forward(batch, True)
-        counted, targets = positions(prediction, y, ends)
+        counted, _ = positions(prediction, y, ends)
         began = time.perf_counter()
         loss(counted, targets)
         loss_seconds = min(loss_seconds, time.perf_counter() - began)
