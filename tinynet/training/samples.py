@@ -160,7 +160,16 @@ def is_stream(data):
 
 
 def augmentation(augment):
-    """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
+    """augment, or several of them, as one function (x, y, rng) -> (x, y), whichever of the two forms they have."""
+    if isinstance(augment, (list, tuple)):
+        functions = [augmentation(each) for each in augment]
+
+        def in_a_row(x, y, rng):
+            for function in functions:
+                x, y = function(x, y, rng)
+            return x, y
+
+        return in_a_row
     with_targets = False
     try:
         signature = inspect.signature(augment)
