@@ -103,8 +103,8 @@ class Explanation:
 
         Of a network of at most 500 numbers (the input, the parameters, and what each layer computes) it shows each:
         forward and backward in steps, the formulas with the numbers in them, and of each number what it was made of
-        and what it touches, times what.  Of larger ones, and those with a TiedDense, it shows this table
-        and histograms.
+        and what it touches, times what.  Blocks are opened into their layers.  Of larger networks, and those with a
+        TiedDense, it shows this table and histograms.
         """
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
@@ -202,7 +202,8 @@ def explain(
     formula, backward_formula = _formulas(loss)
     error = gradcheck.check(loss, counted, targets, samples=samples).max_error if samples else None
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
-    title = f"{type(model).__name__}, {_called(loss)}, one training step of {count(batch)} samples in {model.dtype}"
+    many = f"{count(batch)} sample{'s' * (count(batch) > 1)}"
+    title = f"{type(model).__name__}, {_called(loss)}, one training step of {many} in {model.dtype}"
     result = Explanation(title, rows, repeats)
     if all(split(part)[1] is None for part in parts(batch)):
         result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
@@ -254,7 +255,7 @@ class _Watch:
 def _row(layer, watch, gradients, samples):
     """The Row of a layer of the model; `watch` is its twin's, `gradients` the twin's norms by the parameter's name."""
     inside = {id(p) for inner in layer.layers for p in inner.parameters}
-    place = layer.place.removeprefix(" (layer ").removesuffix(")")
+    place = walk.number(layer)
     errors = {}
     if samples and (watch.words is None or layer.parameters):
         # A batch uses few of many words, and the other rows' gradient is 0 whatever is wrong: so more are moved.

@@ -316,7 +316,7 @@ class Sequential(Guarded):
 
 def _is_data_set(x):
     """Whether it is one of the caller's own: it has items and a length, and NumPy would read on beyond that."""
-    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, dict))
+    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, bytearray, memoryview, dict))
     return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 

@@ -188,11 +188,11 @@ def _pixels(image, size, grey):
     """Its pixels (H, W, C) in [0, 1], on white."""
     from PIL import Image, ImageOps
 
-    if image.has_transparency_data:  # the colours of transparent pixels are whatever the program left there
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     if image.mode.startswith("I"):  # 16 bits of grey: convert would cut off what is above 255
         image, highest = Image.fromarray(np.asarray(image, np.float32)), 65535
     else:
+        if image.mode[-1] in "Aa" or "transparency" in image.info:  # what colours are left there nobody saw
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image, highest = image.convert("L" if grey else "RGB"), 255
     if (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1])

@@ -41,8 +41,6 @@ LOSSES = {
         poisson_nll,
     )
 }
-# What a loss takes its predictions for; those that aren't here take any scores.
-EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.declaration.expects != "scores"}
 # Those whose targets have the prediction's shape, number by number.
 ELEMENTWISE = (
     sigmoid_cross_entropy, sigmoid_focal, binary_cross_entropy, hinge, mean_squared_error, mean_absolute_error, huber,

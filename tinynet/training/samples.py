@@ -191,7 +191,7 @@ def augmentation(augment):
             given, x = x, augment(x, rng)
             if x is None:
                 raise TypeError("fit: augment returned None; it must return the batch")
-            if type(x) is tuple and type(given) is not tuple:
+            if isinstance(x, tuple) and not isinstance(given, tuple):
                 raise TypeError(
                     "fit: augment(x, rng) returned a tuple, and must return x; one that returns (x, y) takes both: "
                     "augment(x, y, rng)"
