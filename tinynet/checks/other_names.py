@@ -24,7 +24,7 @@ def advice(name, known, elsewhere):
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def bound(who, function, *args, **options):
+def bound(who, function, /, *args, **options):
     """The arguments by name, as inspect binds them; a TypeError that says which there are, where these do not fit."""
     signature = inspect.signature(function)
     try:
