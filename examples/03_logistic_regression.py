@@ -4,7 +4,7 @@
 
 The question: is this digit a 3 (call that t = 0) or an 8 (t = 1)?  An 8 has ink on its left side where a 3 is open, so
 take two measurements of each image, its features: how much ink there is left of the middle in the upper half, and in
-the lower half.  (Each is shifted and scaled to mean 0 and standard deviation 1, so that one step size suits both.)
+the lower half.  (Each is shifted to the mean 0 and scaled to the mean square 1, so that one step size suits both.)
 
 The model.  A weighted sum of the features, squeezed into (0, 1) by the sigmoid, is the probability of an 8:
 
@@ -13,14 +13,15 @@ The model.  A weighted sum of the features, squeezed into (0, 1) by the sigmoid,
 
 The likelihood.  The model says "8" with probability p and "3" with probability 1 - p.  In one formula, what is true
 gets p^t (1 - p)^(1 - t), for one exponent is 1 and the other 0 (Bernoulli's distribution).  For all N images, taken as
-independent, these multiply.  The best w and b are those that make what was seen most probable.  A product of hundreds
-of numbers below 1 is too small to handle, so take the logarithm, which turns the product into a sum and has its maximum
-at the same place; change the sign, to minimise, and divide by N, so that the size of the data set doesn't matter:
+independent, these multiply; how probable the model held all that was seen is called the likelihood of its w and b, and
+the best w and b are those with the largest.  A product of so many numbers below 1 soon is too small for a computer, so
+take the logarithm, which turns the product into a sum and has its maximum at the same place; change the sign, to
+minimise, and divide by N, so that the size of the data set doesn't matter:
 
     L = -1/N sum_n (t log p + (1 - t) log(1 - p))        the binary cross-entropy   t (N, 1)
 
-The gradient.  The slope of the sigmoid is dp/dz = exp(-z) / (1 + exp(-z))^2 = p (1 - p).  Write dz for dL/dz; then, by
-the chain rule,
+The gradient.  The slope of the sigmoid is exp(-z) / (1 + exp(-z))^2 = p (1 - p), for 1 - p = exp(-z) / (1 + exp(-z)).
+Write dz for dL/dz; then, by the chain rule,
 
     dz = 1/N (-t / p + (1 - t) / (1 - p)) p (1 - p)
        = 1/N (-t (1 - p) + (1 - t) p) = (p - t) / N      what was said, minus what is true
@@ -28,8 +29,9 @@ the chain rule,
                                                          x[n,i], and b touched it times 1 (example 02)
 
 Gradient descent follows -dw and -db downhill in small steps.  Newton's method also uses the second derivatives.  (Here
-the bias is one more entry of w, the weight of a feature that is always 1.)  Differentiate dw[i] = sum_n x[n,i] (p[n] -
-t[n]) / N once more, by w[j], which touches p[n] times p[n] (1 - p[n]) x[n,j]:
+the bias is one more entry of w, the weight of a feature that is always 1, and w, p and t have one index.)
+Differentiate dw[i] = sum_n x[n,i] (p[n] - t[n]) / N once more, by w[j], which touches p[n] times p[n] (1 - p[n])
+x[n,j]:
 
     H[i,j] = sum_n x[n,i] p[n] (1 - p[n]) x[n,j] / N        H (I + 1, I + 1)
 
@@ -37,12 +39,14 @@ Near the present w, the loss is nearly the quadratic that has the same value, fi
 
     L(w + u)  ~  L(w) + sum_i dw[i] u[i] + 1/2 sum_i sum_j u[i] H[i,j] u[j]        u (I + 1,), a step from w
 
-Its derivative by u[i] is dw[i] + sum_j H[i,j] u[j].  All of them are 0, and the quadratic is at its lowest point, where
-H u = -dw; Newton's method solves this for u, jumps to w + u, and begins again from there.
+Its derivative by u[i] is dw[i] + sum_j H[i,j] u[j], for u[i] stands in the double sum twice, as the left and as the
+right factor, and H[i,j] = H[j,i].  All of these are 0, and the quadratic is at its lowest point, where H u = -dw;
+Newton's method solves this for u, jumps to w + u, and begins again from there.
 
-How many valleys are there?  Along a line in the direction u, the second derivative of the loss is u.T H u =
-sum_n p[n] (1 - p[n]) (x u)[n]^2 / N.  That is above 0, unless x u is 0 for every image: the loss is convex, a single
-bowl without side valleys, and whoever goes downhill ends at its lowest point.  So the two methods must agree, and do.
+How many valleys are there?  Along a line in the direction u, the second derivative of the loss is
+sum_i sum_j u[i] H[i,j] u[j] = sum_n p[n] (1 - p[n]) (x u)[n]^2 / N.  That is above 0, unless x u is 0 for every image:
+the loss is convex, a single bowl without side valleys, and whoever goes downhill ends at its lowest point.  So the two
+methods must agree, and do.
 
 But a lowest point has to exist.  Weights of all 64 pixels can tell every 3 from every 8 here: there is a w with z > 0
 for every 8 and z < 0 for every 3.  Twice that w makes every z twice as large and every answer surer, so the likelihood
@@ -83,8 +87,8 @@ def newton(x, t, steps=12, decay=0.0):
     for _ in range(steps):
         p = sigmoid(x @ path[-1])
         gradient = x.T @ (p - t[:, 0]) / len(x) + shrink @ path[-1]
-        second = (x.T * (p * (1 - p))) @ x / len(x) + shrink
-        path.append(path[-1] - np.linalg.solve(second, gradient))
+        H = (x.T * (p * (1 - p))) @ x / len(x) + shrink
+        path.append(path[-1] - np.linalg.solve(H, gradient))
     return np.array(path)
 
 
@@ -129,7 +133,8 @@ def main():
     assert accuracy > 0.9
 
     w0, w1 = np.meshgrid(np.linspace(-1, 4, 81), np.linspace(-1, 5.5, 81))
-    z = x @ np.stack([w0.ravel(), w1.ravel()]) + best[2]  # (N, 81 * 81): all of the bowl, at Newton's b
+    # All of the bowl, at Newton's b: z is (N, 81 * 81), and reduction="none" gives each number's loss, not their mean.
+    z = x @ np.stack([w0.ravel(), w1.ravel()]) + best[2]
     bowl = tn.sigmoid_cross_entropy(z, np.broadcast_to(t, z.shape), reduction="none")[0].mean(axis=0).reshape(81, 81)
     for height in (bowl, bowl.T):
         assert np.all(height[:-2] + height[2:] > 2 * height[1:-1]), "no point lies above the line between two others"
@@ -148,7 +153,7 @@ def main():
     middle.contour(w0, w1, bowl, bowl.min() + np.geomspace(0.003, 1.5, 14), colors=[tn.plots.GREY], linewidths=0.7)
     middle.plot(path[:, 0], path[:, 1], ".-", color=tn.plots.BLUE, label="gradient descent")
     middle.plot(jumps[:, 0], jumps[:, 1], "o--", color=tn.plots.ORANGE, ms=5, label="Newton's method")
-    middle.plot(*best[:2], "k*", ms=12)
+    middle.plot(*best[:2], "k*", ms=12, label="lowest point")
     middle.legend(frameon=True, loc="lower right")
     gallery.plain(middle, title="The loss is a bowl, and both end at its lowest point")
     middle.set(xlabel="first weight (contours: the loss at the best b)", ylabel="second weight")

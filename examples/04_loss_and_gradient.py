@@ -9,7 +9,7 @@ where it belongs.  Four losses:
 
     cross-entropy    L = -log p                 dL/dz = p - 1
     squared error    L = (1 - p)^2              dL/dz = -2 (1 - p) p (1 - p)
-    focal, gamma 2   L = -(1 - p)^2 log p       dL/dz = (1 - p)^2 (2 p log p + p - 1)
+    focal            L = -(1 - p)^2 log p       dL/dz = (1 - p)^2 (2 p log p + p - 1)
     hinge            L = max(0, 1 - z)          dL/dz = -1 where z < 1, else 0
 
 By the chain rule each of the first three is dL/dp times dp/dz, and dp/dz = p (1 - p), the slope of the sigmoid (example
@@ -18,11 +18,11 @@ grows just fast enough to make up for that: -1/p times p (1 - p) is p - 1.  Noth
 is where it pulls hardest.  The squared error's dL/dp = -2 (1 - p) is never beyond -2, and the slope wins: the product
 -2 (1 - p)^2 p is strongest at p = 1/3, and confident and wrong is where it gives up.
 
-The focal loss (Lin et al. 2017) is the cross-entropy times (1 - p)^gamma.  By the product rule, dL/dp =
-2 (1 - p) log p - (1 - p)^2 / p; times p (1 - p), that is the gradient above.  It lets go sooner of what is nearly
-right, so that many easy questions can't outvote a few hard ones, and below p = 0.3 it even pulls a little harder than
-the cross-entropy.  The hinge loss (Cortes and Vapnik 1995) knows no probabilities, only the score z; it pulls with full
-force until z is 1, where p is 0.73, and then not at all.
+The focal loss (Lin et al. 2017) is the cross-entropy times (1 - p)^gamma, here with gamma = 2.  By the product rule,
+dL/dp = 2 (1 - p) log p - (1 - p)^2 / p; times p (1 - p), that is the gradient above.  It lets go sooner of what is
+nearly right, so that many easy questions can't outvote a few hard ones, and below p = 0.3 it even pulls a little harder
+than the cross-entropy.  The hinge loss (Cortes and Vapnik 1995) knows no probabilities, only the score z; it pulls with
+full force until z is 1, where p is 0.73, and then not at all.
 """
 
 import gallery
@@ -39,8 +39,8 @@ def main():
     z, yes = np.log(p / (1 - p)), np.ones_like(p)
     slope = p * (1 - p)
 
-    # tinynet's own losses give the value and the gradient, one number for each p.  The squared error is of p, not
-    # of z: its gradient passes through the sigmoid, as it would in a network that ends in one.
+    # tinynet's own losses give the value and the gradient, with "none" one number for each p, not their mean.  The
+    # squared error is of p, not of z: its gradient passes through the sigmoid, as in a network that ends in one.
     squared, squared_gradient = tn.mean_squared_error(p, yes, reduction="none")
     curves = {
         "cross-entropy": tn.sigmoid_cross_entropy(z, yes, reduction="none"),

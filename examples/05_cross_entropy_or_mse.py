@@ -2,10 +2,11 @@
 
     python examples/05_cross_entropy_or_mse.py
 
-The question: is this digit 5 or more?  The network has 32 hidden numbers (example 02) and ends in one logit z, whose
-sigmoid p is the probability of "yes" (example 03).  Its last bias starts at 8, and what the random weights add is
-between -1.4 and 0.4.  So at first it says yes to everything, with p above 0.998: wrong on half of the images, and sure
-of it.  Sigmoids at one of their flat ends are called saturated.
+A classifier is a network whose answer is a class, one of several kinds: a digit, or a yes or no.  The question here: is
+this digit 5 or more?  The network has 32 hidden numbers (example 02) and ends in one logit z, whose sigmoid p is the
+probability of "yes" (example 03).  Its last bias starts at 8, and what the random weights add is between -1.4 and 0.4.
+So at first it says yes to everything, with p above 0.998: wrong on half of the images, and sure of it.  Sigmoids at one
+of their flat ends are called saturated.
 
 It is trained with the same start and batches on two losses (example 04 draws both), and on the second once more with
 steps 10 times as large.  For a batch of N images, z, p and t (N, 1), where t is 1 for 5 or more and else 0:
@@ -22,11 +23,12 @@ comes to answer as well as the other.  The wait is the price, and the cross-entr
 The left panel shows how long the whole gradient is, the root of the sum of its squares, called its norm; the middle one
 how many test images are answered rightly, of which guessing gets half.  An epoch is once through all training images.
 
-The right panel shows the plateau in the loss of all training images.  To have only one direction to look in, it takes
-a logistic regression (example 03), trained until it is good, and multiplies its weights and bias by s: 1 is good, 0
-knows nothing, -1 says the opposite.  Its cross-entropy is convex: the farther from the lowest point, the steeper, so
-every point of the line knows the way down.  The squared error after a sigmoid is not convex: it levels off where nearly
-everything is wrong, on a plateau where hardly any slope shows the way down.
+The right panel shows the plateau in the loss of all training images.  To have only one direction to look in, it takes a
+logistic regression (example 03), trained until it is good (not the best: that takes more steps, and larger weights),
+and multiplies its weights and bias by s: 1 is good, 0 knows nothing, -1 says the opposite.  Its cross-entropy is
+convex: the farther from the lowest point, the steeper, so every point of the line knows the way down.  The squared
+error after a sigmoid is not convex: it levels off where nearly everything is wrong, on a plateau where hardly any slope
+shows the way down.
 """
 
 import gallery

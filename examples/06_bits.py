@@ -8,12 +8,12 @@ or nobody could tell where a word ends.)  What is the shortest that the whole ca
 
 P(x) is the share of the pixels with value x.  Short words are scarce: of k bits there are 2^k words, and who takes the
 word 0 can have no other one that begins with 0, half of all there are.  So a word of k bits uses up 1/2^k of what is
-there.  The best one can do is to give each value as much of that as its share of the pixels: 1/2^k = P(x), so that its
-word has k = log2 1/P(x) = -log2 P(x) bits, its surprise.  (log2 is the logarithm to base 2.)  Two values that come
-equally often get 1 bit each, eight of them 3 bits.  The mean over all pixels is
+there.  The best one can do, as is shown below, is to give each value as much of that as its share of the pixels: 1/2^k
+= P(x), so that its word has k = log2 1/P(x) = -log2 P(x) bits, its surprise.  (log2 is the logarithm to base 2.)  Two
+values that come equally often get 1 bit each, eight of them 3 bits.  The mean over all pixels is
 
     H(P) = -sum_x P(x) log2 P(x)              the entropy.  No code with a word for each value takes fewer bits a value
-                                              (Shannon 1948)
+                                              (Shannon 1948).  A value that never comes, P(x) = 0, adds 0
 
 If somebody believes that the values come with probabilities Q(x), and makes the words for that, the words are
 -log2 Q(x) bits long; but the values still come as P says, so the mean length is
@@ -22,8 +22,9 @@ If somebody believes that the values come with probabilities Q(x), and makes the
     KL(P || Q) = H(P, Q) - H(P)               the Kullback-Leibler divergence: what the wrong belief costs
                = sum_x P(x) log2(P(x) / Q(x))
 
-It is never below 0, and 0 only where Q = P: log u <= u - 1, with equality only at u = 1, so in natural logarithms
--KL(P || Q) = sum_x P(x) log(Q(x) / P(x)) <= sum_x P(x) (Q(x) / P(x) - 1) = sum_x Q(x) - sum_x P(x) = 0.
+It is never below 0, and 0 only where Q = P: log u <= u - 1, its tangent at u = 1, with equality only there, so in
+natural logarithms -KL(P || Q) = sum_x P(x) log(Q(x) / P(x)) <= sum_x P(x) (Q(x) / P(x) - 1) = sum_x Q(x) - sum_x P(x)
+= 0.  That is why no words do better than H(P): what they use up, 1/2^k, is a Q(x), with a sum of at most 1.
 
 Words have whole numbers of bits, so a real code can only come near to that.  Huffman's (1952) comes nearest to H(P):
 put the two rarest values together, which lengthens their words by one bit, count them as one value, and repeat.
@@ -33,8 +34,9 @@ log2 17 = 4.09 bits, and the same where Q asks for whole bits.
 
 With natural logarithms the unit is called nat instead of bit; 1 nat is 1 / log 2 = 1.44 bits.
 
-And training?  Let P be what is true, and Q what a model says, here the softmax of 17 logits z (1, 17) and nothing else:
-Q(x) = exp(z[x]) / sum exp(z) (example 02).  H(P) doesn't depend on the model, so minimising the cross-entropy is
+And training?  Let P be what is true, and Q what a model says (capitals, as in books on information; in a loss it is the
+other way round: p is what the model says, and q what is true), here the softmax of 17 logits z (1, 17) and nothing
+else: Q(x) = exp(z[x]) / sum exp(z) (example 02).  H(P) doesn't depend on the model, so minimising the cross-entropy is
 minimising the divergence: the gradients are the same, and the model ends at Q = P.  A classifier does this for each
 image, where P is 1 for the true class, so that H(P) = 0 and H(P, Q) is -log Q(true class), the loss of the other
 examples.
@@ -113,7 +115,7 @@ def main():
 
     z, curve = np.zeros((1, VALUES)), []  # logits; Q = softmax(z) is uniform at first
     for _ in range(1500):
-        value, gradient = tn.softmax_cross_entropy(z, P[None])
+        value, gradient = tn.softmax_cross_entropy(z, P[None])  # probabilities in place of a true class
         divergence, same = tn.kl_divergence(z, P[None])
         assert np.abs(gradient - same).max() < 1e-15, "one gradient for both"
         curve.append((value, divergence))

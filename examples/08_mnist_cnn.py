@@ -10,20 +10,24 @@ the activation max(x, 0), called ReLU, in place of a sigmoid, pooling by the max
 
     x       (N, 28, 28, 1)      N images
     Conv2D  (N, 24, 24, 16)     16 filters of 5 x 5 weights.  Each is laid over all 24 x 24 places of the image where
-                                it fits; at each, the sum of weights times pixels says how well it matches there
-    MaxPool (N, 12, 12, 16)     of each 2 x 2 places, only the best match: where exactly it was matters less from here
-    Conv2D  (N, 8, 8, 32)       32 filters again, 5 x 5 x 16 weights each: patterns of the first filters' patterns
+                                it fits; at each, the sum of weights times pixels, and a bias, says how well it
+                                matches there.  ReLU: what is below 0 becomes 0
+    MaxPool (N, 12, 12, 16)     of each 2 x 2 places, only the best match: where exactly it was matters less from here.
+                                Backward, that one gets all of dy, since y did not depend on the others
+    Conv2D  (N, 8, 8, 32)       32 filters again, 5 x 5 x 16 weights each: patterns of the first filters' patterns; ReLU
     MaxPool (N, 4, 4, 32)
     Flatten (N, 512)            the same numbers in one row
     Dense   (N, 10)             a weighted sum for each digit: the logits z, larger where the network leans to it
 
-A filter has the same weights wherever it lies.  That saves parameters (416 in the first layer, where a dense one from
-784 pixels to 24 x 24 x 16 numbers would have 7 million), and what is learnt about a stroke in one corner holds in all.
+A filter has the same weights wherever it lies.  That saves parameters (400 weights and 16 biases in the first layer,
+where a dense one from 784 pixels to 24 x 24 x 16 numbers would have 7 million weights), and what is learnt about a
+stroke in one corner holds in all.
 
-An epoch is one pass over the training digits, here in random batches of 64, each followed by one step of Adam, which
-walks down the gradient with a step size of its own for each weight.  The learning rate, the scale of all the steps,
-rises and falls once in the whole training (one_cycle): small while the first gradients are wild, large for the way,
-small again to settle.
+An epoch is one pass over the training digits, here in random batches of 64, each followed by one step of Adam.  That is
+gradient descent with a step size of its own for each weight: it follows a running mean of the weight's derivatives,
+divided by their usual size, the root of a running mean of their squares.  The learning rate, the scale of all the
+steps, rises and falls once in the whole training (one_cycle): small while the first gradients are wild, large for the
+way, small again to settle.
 
 "Validation" in the picture means 5,000 of the training digits that are held out: looked at after each epoch, and never
 trained on.  (The test digits are for the last word only.  Whoever looks at them after each epoch, and keeps what did
@@ -65,6 +69,7 @@ def main():
         y_train,
         loss=tn.softmax_cross_entropy,
         optimizer=tn.Adam(model),
+        # How many steps there will be: a twelfth is held out, and -(-a // b) is a / b, rounded up.
         schedule=tn.one_cycle(4e-3, steps=epochs * -(-(len(x_train) * 11 // 12) // batch_size)),
         epochs=epochs,
         batch_size=batch_size,

@@ -1,9 +1,9 @@
 """A layer of your own: derive it, check it, train it.
 
-    python examples/18_your_own_layer.py
+    python examples/18_your_own_layer.py [--page step.html]
 
 An activation is the bend between two weighted sums (example 02).  Swish is one with a number to learn for each of its C
-inputs, the slope b (Ramachandran, Zoph and Le 2017):
+inputs, the slope b, which is no bias here (Ramachandran, Zoph and Le 2017):
 
     y = x s        s = 1 / (1 + exp(-b x))         x (N, C)   b (C,)   s (N, C)   y (N, C)
 
@@ -16,7 +16,8 @@ sigmoid's derivative is s (1 - s) (example 03); the chain rule adds a factor b f
     b[c]    touched y[n,c] of every sample n, times x s (1 - s) x:          db = sum_n x^2 s (1 - s) dy
 
 A layer is a class with build, which allocates the parameters; forward, which keeps what backward needs, in training
-only; and backward, which fills the parameters' gradients and returns dx.  NumPy does for a layer of your own; when it
+only; and backward, which fills the parameters' gradients and returns dx, or None where nobody needs dx (input_grad is
+False for a model's first layer, before which there is nothing to train).  NumPy does for a layer of your own; when it
 becomes the slow part, its loops can be compiled as those in tinynet/layers are.
 
 Is the derivation right?  tn.gradcheck moves every input and every b a little, and compares how the output changes with
@@ -33,6 +34,10 @@ If a parameter is used several times, in several places of forward, each use has
 the sum over all uses.  If a layer gives another shape than it gets, build must set output_shape, and return it: that is
 what the next layer is built for.  And parameters of a weighted sum start random (example 02: all alike, they would stay
 alike); one slope for each input may start at 1, since the inputs differ.
+
+With --page step.html, tn.explain writes a page for a browser, where this layer stands between two others, and each of
+its numbers tells what it was made of and what it touches, times what: the derivatives are those that its own backward
+computes.
 """
 
 import gallery
@@ -48,6 +53,7 @@ class Swish(tn.Layer):
         super().build(input_shape, dtype, rng)  # sets input_shape, output_shape (the same) and dtype
         if len(self.input_shape) != 1:
             raise ValueError(f"{self.label}: expected vectors, input shape (C,), got {self.input_shape}")
+        # decay=False: where weights are kept small (example 03), this is left alone, like a bias.
         self.parameters = [tn.Parameter("slope", np.ones(self.input_shape, self.dtype), decay=False)]
         self.flops = 4 * self.input_shape[0]  # operations for one sample: multiply, exponentiate, add, divide
         return self.output_shape
@@ -60,8 +66,8 @@ class Swish(tn.Layer):
         return x * s
 
     def backward(self, dy, input_grad=True):
-        x, s, b = self.kept("_x"), self._s, self.parameters[0].value
-        dy = self.checked_gradient(dy, len(x))
+        x, s, b = self.kept("_x"), self._s, self.parameters[0].value  # kept: an error if forward kept nothing
+        dy = self.checked_gradient(dy, len(x))  # its shape and type, as above
         bend = x * s * (1 - s)
         np.sum(x * bend * dy, axis=0, out=self.parameters[0].grad)  # into the array: it is part of the model's vector
         return (s + b * bend) * dy if input_grad else None
@@ -106,7 +112,13 @@ MISTAKES = {  # what is wrong, and what the check says about it
 
 
 def main():
-    options = gallery.options(__doc__)
+    options = gallery.options(__doc__, page="")
+    if options.page:
+        small = tn.Sequential([tn.Dense(2), Swish(), tn.Dense(2)], input_shape=2, seed=0, dtype="float64")
+        step = tn.explain(small, [[1.0, -2.0], [0.5, 1.5], [-1.0, 0.5]], [0, 1, 1], tn.softmax_cross_entropy)
+        print(step)
+        step.save_html(options.page)
+        print(f"saved {options.page}")
     right = tn.gradcheck.check(Swish(), (5, 4))
     print(right)
     assert right.passed

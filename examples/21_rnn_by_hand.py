@@ -9,17 +9,17 @@ text at once, at each of the times t = 1..T:
 
     a_t = w[x_t] + h_(t-1) u + b    x_t (N,) the letters   w (27, H): a row for each letter   u (H, H)   b (H,)
     h_t = tanh(a_t)                 h_t (N, H)             the state; h_0 = 0
-    z_t = h_t v + s                 z_t (N, 27)            v (H, 27)   s (27,)   the scores of the next letter
-    L = mean over n and t of -log softmax(z_t)[n, next letter]                   as in example 02
+    z_t = h_t w2 + b2               z_t (N, 27)            w2 (H, 27)   b2 (27,)   the scores of the next letter
+    L = mean over n and t of -log softmax(z_t)[n, next letter]                     as in example 02
 
 Backward.  dz_t = (p_t - onehot) / (N T), as there.  And then, from the last letter to the first: which numbers did each
 touch, and times what?
 
-    h_t     touched z_t, times v, and the next a, times u:     dh_t = dz_t v.T + da_(t+1) u.T
+    h_t     touched z_t, times w2, and the next a, times u:    dh_t = dz_t w2.T + da_(t+1) u.T
     a_t     touched h_t, times tanh's slope 1 - h_t^2:         da_t = dh_t (1 - h_t^2)
     w, u, b touched every a_t, times onehot(x_t), h_(t-1), 1:  du = sum_t h_(t-1).T da_t,  db = sum_t,n da_t,
                                                                dw[k] = sum of the da_t[n] with x_t[n] = k
-    v, s    touched every z_t, times h_t, 1:                   dv = sum_t h_t.T dz_t,  ds = sum_t,n dz_t
+    w2, b2  touched every z_t, times h_t, 1:                   dw2 = sum_t h_t.T dz_t,  db2 = sum_t,n dz_t
 
 That is backpropagation through time: the same parameters at every letter, so their gradients add up.  Central
 differences confirm it below.
@@ -32,15 +32,17 @@ The LSTM (Hochreiter and Schmidhuber 1997) gives the state a second part, the ce
 and added to.  Three gates i, f, o between 0 and 1 say what enters, what stays and what shows (the forget gate f is of
 Gers et al. 2000):
 
-    i, f, g, o = the four parts of w[x_t] + h_(t-1) u + b      w (27, 4 H)   u (H, 4 H)   b (4 H,)
-                 i, f, o through the sigmoid, g through tanh
-    c_t = f c_(t-1) + i g        h_t = o q   with q = tanh(c_t)
+    a_t = w[x_t] + h_(t-1) u + b           w (27, 4 H)   u (H, 4 H)   a_t (N, 4 H)   b (4 H,)
+    i, f, g, o are made of the four parts of a_t: i, f and o through the sigmoid, g through tanh
+    c_t = f c_(t-1) + i g                  h_t = o tanh(c_t)           number by number
 
-    c_t     touched h_t, times o (1 - q^2), and the next c, times the next f:
-                                           dc_t = dh_t o (1 - q^2) + dc_(t+1) f_(t+1)
-    i, f, g, o  touched c_t, times g, c_(t-1), i, and h_t, times q:
-                                           di = dc_t g    df = dc_t c_(t-1)    dg = dc_t i    do = dh_t q
-                                           each times its slope: i (1 - i), f (1 - f), 1 - g^2, o (1 - o)
+    h_t     as before:                     dh_t = dz_t w2.T + da_(t+1) u.T
+    c_t     touched h_t, times o (1 - tanh(c_t)^2), and the next c, times the next f:
+                                           dc_t = dh_t o (1 - tanh(c_t)^2) + dc_(t+1) f_(t+1)
+    i, f, g, o  touched c_t, times g, c_(t-1), i, and h_t, times tanh(c_t):
+                                           di = dc_t g    df = dc_t c_(t-1)    dg = dc_t i    do = dh_t tanh(c_t)
+    a_t     touched each of them, times its slope:
+                                           da_t = [di i (1 - i),  df f (1 - f),  dg (1 - g^2),  do o (1 - o)]
     w, u, b as before
 
 From c_T back to c_t there is a path with nothing on it but f.  And f is the network's own choice: f = 1 keeps
@@ -70,18 +72,18 @@ def sigmoid(a):
 
 def rnn(p, x):
     """The scores z (T, N, 27) of the letter after each of x (N, T), and the states h (T + 1, N, H)."""
-    w, u, b, v, s = p
+    w, u, b, w2, b2 = p
     h = np.zeros((x.shape[1] + 1, len(x), H), w.dtype)
     for t, letters in enumerate(x.T, 1):
         h[t] = np.tanh(w[letters] + h[t - 1] @ u + b)
-    return h[1:] @ v + s, h
+    return h[1:] @ w2 + b2, h
 
 
 def rnn_backward(p, x, h, dz):
     """The gradients of the parameters, and dL/dh_t of every time, (T, N, H)."""
-    w, u, b, v, _ = p
+    w, u, b, w2, _ = p
     dw, du, db = np.zeros_like(w), np.zeros_like(u), np.zeros_like(b)
-    dh, da = dz @ v.T, np.zeros_like(h[0])
+    dh, da = dz @ w2.T, np.zeros_like(h[0])
     for t in range(len(dz), 0, -1):
         dh[t - 1] += da @ u.T
         da = dh[t - 1] * (1 - h[t] ** 2)
@@ -93,7 +95,7 @@ def rnn_backward(p, x, h, dz):
 
 def lstm(p, x):
     """As rnn, but what it keeps are the states h and c (T + 1, N, H) and the gates (T + 1, N, 4 H)."""
-    w, u, b, v, s = p
+    w, u, b, w2, b2 = p
     h = np.zeros((x.shape[1] + 1, len(x), H), w.dtype)
     c, gates = np.zeros_like(h), np.zeros((*h.shape[:2], 4 * H), w.dtype)
     for t, letters in enumerate(x.T, 1):
@@ -103,21 +105,21 @@ def lstm(p, x):
         i, f, g, o = np.split(gates[t], 4, axis=1)
         c[t] = f * c[t - 1] + i * g
         h[t] = o * np.tanh(c[t])
-    return h[1:] @ v + s, (h, c, gates)
+    return h[1:] @ w2 + b2, (h, c, gates)
 
 
 def lstm_backward(p, x, kept, dz):
     """The gradients of the parameters, and dL/dc_t of every time, (T, N, H)."""
-    (w, u, b, v, _), (h, c, gates) = p, kept
+    (w, u, b, w2, _), (h, c, gates) = p, kept
     dw, du, db = np.zeros_like(w), np.zeros_like(u), np.zeros_like(b)
-    dh, dc, da = dz @ v.T, np.zeros_like(h), np.zeros_like(gates[0])
+    dh, dc, da = dz @ w2.T, np.zeros_like(h), np.zeros_like(gates[0])
     for t in range(len(dz), 0, -1):
         i, f, g, o = np.split(gates[t], 4, axis=1)
-        q = np.tanh(c[t])
-        dh[t - 1] += da @ u.T
-        d = dc[t] + dh[t - 1] * o * (1 - q**2)
-        dc[t], dc[t - 1] = d, d * f
-        di, df, dg, do = d * g, d * c[t - 1], d * i, dh[t - 1] * q
+        tanh_c = np.tanh(c[t])
+        dh[t - 1] += da @ u.T  # dh has no t = 0: dh[t - 1] is dL/dh_t
+        dc[t] += dh[t - 1] * o * (1 - tanh_c**2)
+        dc[t - 1] = dc[t] * f
+        di, df, dg, do = dc[t] * g, dc[t] * c[t - 1], dc[t] * i, dh[t - 1] * tanh_c
         da = np.hstack([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
         np.add.at(dw, x[:, t - 1], da)
         du += h[t - 1].T @ da
@@ -131,11 +133,11 @@ NETWORKS = {"plain": (rnn, rnn_backward, 1), "LSTM": (lstm, lstm_backward, 4)}
 def start(kind, forget=0.0, dtype=np.float32):
     """Parameters to begin with: uniform up to 1 / sqrt(H), as is usual, and b_f."""
     rng, parts, most = np.random.default_rng(2), NETWORKS[kind][2], 1 / np.sqrt(H)
-    w, u, v = (rng.uniform(-most, most, shape).astype(dtype) for shape in ((27, parts * H), (H, parts * H), (H, 27)))
+    w, u, w2 = (rng.uniform(-most, most, shape).astype(dtype) for shape in ((27, parts * H), (H, parts * H), (H, 27)))
     b = np.zeros(parts * H, dtype)
     if kind == "LSTM":
         b[H : 2 * H] = forget
-    return [w, u, b, v, np.zeros(27, dtype)]
+    return [w, u, b, w2, np.zeros(27, dtype)]
 
 
 def cross_entropy(z, letters):
@@ -206,7 +208,7 @@ def differences_from_the_class(x, letters):
         parameter.value = value
     _, dz = tn.softmax_cross_entropy(model.forward(np.eye(27)[x], training=True), letters)
     model.backward(dz)
-    return max(np.abs(q.grad - d).max() for q, d in zip(model.parameters(), gradients, strict=True))
+    return max(np.abs(theirs.grad - d).max() for theirs, d in zip(model.parameters(), gradients, strict=True))
 
 
 def lengths_of_gradients(kind, p, x):
@@ -219,11 +221,11 @@ def lengths_of_gradients(kind, p, x):
 
 def written(p, count, seed):
     """Names that the network makes up: each letter drawn from the probabilities that it gives, until all have ended."""
-    w, u, b, v, s = p
+    w, u, b, w2, b2 = p
     rng, h, letters, names = np.random.default_rng(seed), np.zeros((count, H)), np.zeros(count, int), [""] * count
     for _ in range(20):
         h = np.tanh(w[letters] + h @ u + b)
-        z = h @ v + s
+        z = h @ w2 + b2
         letters = np.argmax(z + rng.gumbel(size=z.shape), axis=1)  # a draw from softmax(z)
         names = [name if name.endswith(".") else name + LETTERS[k] for name, k in zip(names, letters, strict=True)]
     return [name.rstrip(".") for name in names]
@@ -317,12 +319,13 @@ def main():
     left.plot(*np.transpose(curve), "o-", color=tn.plots.ORANGE)
     left.axhline(by_pairs, color=tn.plots.GREY, ls="--")
     left.text(curve[-1][0], by_pairs, "counting pairs of letters\n", color=tn.plots.GREY, ha="right", va="center")
-    gallery.plain(left, "The next letter: " + ", ".join(made_up[:4]), xlabel="step", ylabel="loss on other names")
+    gallery.plain(left, "Names it makes up: " + ", ".join(made_up[:3]), xlabel="step", ylabel="loss of the next letter")
     left.margins(y=0.1)
     for name, (_, _, colour) in cases.items():
         middle.semilogy(np.arange(len(back[name])), back[name], color=colour, label=name)
         panel.plot(*np.transpose(right[name]), "o-", color=colour, label=name)
     panel.axhline(frequent, color=tn.plots.GREY, ls="--")
+    panel.text(steps, frequent + 0.02, "always the most frequent letter", color=tn.plots.GREY, ha="right")
     middle.legend(frameon=False)
     gallery.plain(middle, "Before training: what comes back", xlabel="letters before the last", ylabel="|dL/dstate|")
     gallery.plain(panel, f"Which letter was the first of {T}?", xlabel="step", ylabel="share right", ylim=(0, 1.02))

@@ -8,28 +8,30 @@ what it needs.  A position t of a sequence is a row x[t] of C numbers; x (T, C) 
 made: what it looks for (its query), what it can be found by (its key), and what it has to give (its value):
 
     q = x wq     k = x wk     v = x wv       wq, wk, wv (C, C)   q, k, v (T, C)
-    S = q k.T / sqrt(C)                      S[t,j] (T, T): how well what t looks for fits what j can be found by
-    P = exp(S) / its row sums                a softmax of each row: the shares in which t takes from every j, 1 in total
-    o = P v                                  o[t] = sum_j P[t,j] v[j], a weighted mean of the values
+    score = q k.T / sqrt(C)                  score[t,j] (T, T): how well what t looks for fits what j can be found by
+    p = exp(score) / its row sums            a softmax of each row: the shares in which t takes from every j, 1 in total
+    o = p v                                  o[t] = sum_j p[t,j] v[j], a weighted mean of the values
     y = o wo                                 wo (C, C)   y (T, C)
 
-That is one head.  (The division by sqrt(C) keeps the scores S about as large as the numbers in q and k, whatever C is.
-More heads are more of the same, each with its own part of the columns.)  If it is causal, as in a network that writes
-on, a position sees only itself and what is before: S[t,j] = -inf for j > t, so that P[t,j] = 0.
+That is one head.  (The division by sqrt(C) keeps the scores about as large as the numbers in q and k, whatever C is: a
+sum of C products of independent numbers that vary by about 1 varies by about sqrt(C).  More heads are more of the same,
+each with its own part of the columns.)  If it is causal, as in a network that writes on, a position sees only itself
+and what is before: score[t,j] = -inf for j > t, so that p[t,j] = 0.
 
 Backward, from dy = dL/dy.  Which numbers did each touch, and times what?
 
     wo      touched y[t] of every t, times o[t]:                 dwo = o.T dy
     o[t]    touched y[t], times wo:                              do = dy wo.T
-    v[j]    touched o[t] of every t, times P[t,j]:               dv = P.T do
-    P[t,j]  touched o[t], times v[j]:                            dP = do v.T
-    S[t,j]  touched all of row t of P: P[t,i] times P[t,i] ([i = j] - P[t,j]), where [i = j] is 1 for i = j and else 0:
-            dS[t,j] = sum_i dP[t,i] P[t,i] ([i = j] - P[t,j]):   dS = P (dP - row sums of dP P)
-    q[t]    touched S[t,j] of every j, times k[j] / sqrt(C):     dq = dS k / sqrt(C)
-    k[j]    touched S[t,j] of every t, times q[t] / sqrt(C):     dk = dS.T q / sqrt(C)
+    v[j]    touched o[t] of every t, times p[t,j]:               dv = p.T do
+    p[t,j]  touched o[t], times v[j]:                            dp = do v.T
+    score[t,j]  touched all of row t of p: p[t,i], times p[t,i] ([i = j] - p[t,j]), where [i = j] is 1 for i = j and
+            else 0 (its own exp touched p[t,j] alone, times p[t,j]; the row's sum touched each, times -p[t,i] p[t,j]):
+            sum_i dp[t,i] p[t,i] ([i = j] - p[t,j]) in all:      dscore = p (dp - row sums of dp p), number by number
+    q[t]    touched score[t,j] of every j, times k[j] / sqrt(C): dq = dscore k / sqrt(C)
+    k[j]    touched score[t,j] of every t, times q[t] / sqrt(C): dk = dscore.T q / sqrt(C)
     wq, x   as a weighted sum's, and x touched all three:        dwq = x.T dq, ...    dx = dq wq.T + dk wk.T + dv wv.T
 
-A row j that nobody looks at, P[t,j] = 0 for all t, gets no gradient through its key and value: only what it looks at
+A row j that nobody looks at, p[t,j] = 0 for all t, gets no gradient through its key and value: only what it looks at
 itself, its query, still reaches y.  The program confirms these lines by central differences, and by the class
 MultiHeadAttention, which has the same numbers.
 
@@ -55,28 +57,28 @@ T = 12  # letters, filled up with full stops
 def forward(x, wq, wk, wv, wo, causal):
     """x (N, T, C) of N sequences at once; the products are of the last two axes."""
     q, k, v = x @ wq, x @ wk, x @ wv
-    S = q @ k.swapaxes(1, 2) / np.sqrt(x.shape[-1])
+    score = q @ k.swapaxes(1, 2) / np.sqrt(x.shape[-1])
     if causal:
-        S = np.where(np.tri(x.shape[1], dtype=bool), S, -np.inf)
-    P = np.exp(S - S.max(axis=-1, keepdims=True))  # a row's largest score taken away: changes no share
-    P /= P.sum(axis=-1, keepdims=True)
-    o = P @ v
-    return o @ wo, (q, k, v, P, o)
+        score = np.where(np.tri(x.shape[1], dtype=bool), score, -np.inf)
+    p = np.exp(score - score.max(axis=-1, keepdims=True))  # a row's largest score taken away: changes no share
+    p /= p.sum(axis=-1, keepdims=True)
+    o = p @ v
+    return o @ wo, (q, k, v, p, o)
 
 
 def backward(dy, x, wq, wk, wv, wo, kept):
     """The gradients of x, wq, wk, wv and wo."""
-    q, k, v, P, o = kept
+    q, k, v, p, o = kept
     scale = 1 / np.sqrt(x.shape[-1])
 
     def of_weights(a, da):
         return (a.swapaxes(1, 2) @ da).sum(axis=0)  # over positions and sequences
 
     do = dy @ wo.T
-    dv = P.swapaxes(1, 2) @ do
-    dP = do @ v.swapaxes(1, 2)
-    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True))
-    dq, dk = dS @ k * scale, dS.swapaxes(1, 2) @ q * scale
+    dv = p.swapaxes(1, 2) @ do
+    dp = do @ v.swapaxes(1, 2)
+    dscore = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+    dq, dk = dscore @ k * scale, dscore.swapaxes(1, 2) @ q * scale
     dx = dq @ wq.T + dk @ wk.T + dv @ wv.T
     return dx, of_weights(x, dq), of_weights(x, dk), of_weights(x, dv), of_weights(o, dy)
 
@@ -109,7 +111,7 @@ def differences(causal):
 
 
 def who_looks_at_whom(model, x):
-    """P (N, T, T) of the block's only head, for inputs x (N, T)."""
+    """The shares p (N, T, T) of the block's only head, for inputs x (N, T)."""
     embedding, position, block, *_ = model.layers
     norm, attention = block.layers[0].layers  # the block is x + attention(norm(x)), and then the Denses
     return attention.weights(norm.forward(position.forward(embedding.forward(x))))[:, 0]
@@ -156,7 +158,7 @@ def main():
     print(f"of {len(right):,} names that it never saw, it writes {right.mean():.1%} backwards without a mistake")
     for k in range(3):
         print(f"  {names_test[k]}: {''.join(LETTERS[letter] for letter in said[k][asked[k]])}")
-    shares = [np.take_along_axis(P, mirror[..., None], 2)[..., 0][asked].mean() for P in (before, after)]
+    shares = [np.take_along_axis(p, mirror[..., None], 2)[..., 0][asked].mean() for p in (before, after)]
     print(f"a position takes {shares[1]:.1%} from the letter that belongs there (before training {shares[0]:.1%})")
     assert right.mean() > (0.95 if options.quick else 0.99)
     assert shares[1] > 0.9
@@ -164,9 +166,9 @@ def main():
     figure = tn.plots.figure(14, 4.6)
     few, many = (next(k for k in range(len(right)) if length[k] == letters) for letters in (5, 9))
     cases = [(before, many, "before training"), (after, many, "after"), (after, few, "after")]
-    for panel, (P, k, when) in zip(figure.subfigures(1, 3), cases, strict=True):
+    for panel, (p, k, when) in zip(figure.subfigures(1, 3), cases, strict=True):
         name = names_test[k]
-        tn.plots.attention(P[k], [*name, *"." * (T - len(name))], on=panel, titles=[f"{name}, {when}"])
+        tn.plots.attention(p[k], [*name, *"." * (T - len(name))], on=panel, titles=[f"{name}, {when}"])
     gallery.finish(figure, options)
 
 

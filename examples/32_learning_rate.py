@@ -17,7 +17,8 @@ the cliff is far.
 
 Is it a good one?  Below the curve is what it stands for: for each of several learning rates a training of its own, of
 300 steps too, with a constant lr, judged by the loss of test images.  The network is 784 - 64 - 10 with ReLU; the
-upper pair is SGD with momentum 0.9, the lower one Adam.  RESULTS
+upper pair is SGD with momentum 0.9, the lower one Adam.  For SGD the test says 0.035, and of those tried 0.1 is best;
+for Adam it says 0.0046, and 0.01 is best.  Both are within a factor of three of the best, on the safe side.
 """
 
 import gallery

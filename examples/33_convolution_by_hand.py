@@ -9,7 +9,8 @@ looks at a small window of the image only, and all windows have the same weights
     x (3, 3)  0  1  3        w (2, 2)   1 -1          y (2, 2)       3  0
               2  1  1                   2  0
 
-Forward.  The filter is laid over each of the four places where it fits; at each, the sum of weights times pixels:
+Forward.  The filter is laid over each of the four places where it fits, p rows down and q columns to the right; at
+each, the sum of weights times pixels:
 
     y[p,q] = sum_i sum_j w[i,j] x[p+i,q+j]
 
@@ -31,9 +32,10 @@ Which outputs did w[i,j] touch, and times what?  All four of them, y[p,q] times 
 
 Look at the formula again: it is the forward pass, with dy in the place of the filter.
 
-Which outputs did x[h,g] touch?  The middle pixel is in all four windows, a corner in one.  That can be seen from either
-side.  From y: the output y[p,q] was made of a window, each pixel times its weight, so dy[p,q] times the filter goes
-back to that window (a scatter).  The four pieces overlap, and what falls on one pixel adds up:
+Which outputs did x[h,g], the pixel in row h and column g, touch?  The middle one is in all four windows, a corner in
+one.  That can be seen from either side.  From y: the output y[p,q] was made of a window, each pixel times its weight,
+so dy[p,q] times the filter goes back to that window (a scatter).  The four pieces overlap, and what falls on one pixel
+adds up:
 
      1 -1  .       .  2 -2       .  .  .       .  .  .        1  1 -2
      2  0  .   +   .  4  0   +  -1  1  .   +   .  3 -3   =    1  8 -3     dx (3, 3)
@@ -54,8 +56,10 @@ up: dx is a convolution too, of dy with a border of zeros and the flipped filter
      0 -1  3  0        -1  1      at the top left: 0 * 0 + 2 * 0 - 1 * 0 + 1 * 1 = 1 = dx[0,0]
      0  0  0  0
 
-So a convolution's backward pass is two convolutions.  With C channels and K filters, w[i,j] is a matrix (C, K) in place
-of a number, and all the products above are products of matrices: that is tinynet/layers/conv2d.py.
+So a convolution's backward pass is two convolutions.  (In mathematics, a convolution flips its filter, and what does
+not, as y here, is a cross-correlation.  In this field both are called by the first name.)  A pixel may be C numbers
+side by side, its channels, such as red, green and blue, and there may be K filters.  Then x[h,g] is a row of C numbers,
+y[p,q] one of K, w[i,j] a matrix (C, K), and the products above are products of these: that is tinynet/layers/conv2d.py.
 
 The program computes all of this, by loops; compares it with tn.Conv2D, and with what a small change of each pixel and
 each weight does to L; and draws the pieces.
@@ -101,15 +105,15 @@ def gathered(dy, w, shape):
     return dx
 
 
-def by_small_changes(array, loss, e=1e-5):
-    """dL of each number of an array, by moving it up and down."""
+def by_small_changes(array, loss, eps=1e-5):
+    """The derivatives of loss() by each number of an array, from moving that number up and down."""
     slopes = np.zeros(array.shape)
     for index in np.ndindex(array.shape):
         kept = array[index]
-        array[index] = kept + e
+        array[index] = kept + eps
         above = loss()
-        array[index] = kept - e
-        slopes[index] = (above - loss()) / (2 * e)
+        array[index] = kept - eps
+        slopes[index] = (above - loss()) / (2 * eps)
         array[index] = kept
     return slopes
 

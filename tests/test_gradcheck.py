@@ -292,6 +292,11 @@ def without_last_row(g, x, dy):
 
 MISTAKES = {  # what backward does wrong -> which gradient is, and what the check says about it
     "a sign": (spoiled("weight", lambda g, x, dy: -g), "weight", "the sign is wrong everywhere"),
+    "a sign of some": (
+        spoiled("weight", lambda g, x, dy: g * [1, -1, 1, -1]),
+        "weight",
+        "8 of 16 entries have the wrong sign, the first at [0, 1]",
+    ),
     "a mean in place of a sum": (
         spoiled("bias", lambda g, x, dy: g / len(dy)),
         "bias",
@@ -299,6 +304,7 @@ MISTAKES = {  # what backward does wrong -> which gradient is, and what the chec
     ),
     "a mean's 1/N is missing": (spoiled("weight", lambda g, x, dy: g * 5), "weight", "is the 1/N of a mean missing?"),
     "a factor": (spoiled("input", lambda g, x, dy: 2 * g), "input", "it is 2 times what it should be everywhere"),
+    "few digits": (spoiled("input", lambda g, x, dy: 1.00001 * g), "input", "it is right to 1e-05: a rounded constant"),
     "a transpose": (spoiled("weight", lambda g, x, dy: g.T), "weight", "in the order of the transposed array"),
     "never written": (spoiled("bias", lambda g, x, dy: 0 * g), "bias", "is this gradient ever written?"),
     "a loop that ends early": (spoiled("weight", without_last_row), "weight", "the first at [3, 0]: are they left out"),
@@ -342,6 +348,22 @@ def test_a_loss_without_its_1_over_N_is_told_so():
     rng = np.random.default_rng(0)
     found = check(my_loss, rng.standard_normal((6, 3)), rng.standard_normal((6, 3)))
     assert found.causes["prediction"].startswith("it is 6 times too large everywhere, as many as there are samples")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda dy: dy * [1, 2, 3, 4], "the ratio varies from entry to entry"),  # each of the few that are not 0
+        (lambda dy: dy * [1, 1, 0, 0], "5 of 20 entries are wrong, the first at [2, 2]: are they left out of a loop?"),
+    ],
+)
+def test_where_most_of_a_gradient_is_0_the_cause_is_seen_in_the_rest(spoil, said):
+    def my_loss(prediction, target):
+        dy = np.zeros(prediction.shape)
+        dy[np.arange(5), [0, 0, 2, 2, 3]] = dy[np.arange(5), [1, 1, 3, 0, 2]] = 1
+        return (prediction * dy).sum(), spoil(dy)
+
+    assert said in check(my_loss, np.ones((5, 4)), np.zeros(5)).causes["prediction"]
 
 
 def test_a_forward_that_gives_no_number_is_not_blamed_on_backward():

@@ -154,6 +154,17 @@ def test_sure_and_always_right_is_perfectly_calibrated_and_sure_and_wrong_is_not
     assert expected_calibration_error(p, [1, 2, 0, 0]) == 1
 
 
+def test_a_weight_of_the_calibration_error_is_how_often_a_prediction_stands_there():
+    rng = np.random.default_rng(0)
+    p = softmax(rng.standard_normal((50, 3)))
+    labels, weight = rng.integers(0, 3, 50), rng.integers(0, 4, 50)
+    repeated = expected_calibration_error(np.repeat(p, weight, axis=0), np.repeat(labels, weight))
+    assert expected_calibration_error(p, labels, sample_weight=weight) == pytest.approx(repeated, rel=1e-12)
+    assert expected_calibration_error(p, labels, sample_weight=0 * weight) == 0
+    with pytest.raises(ValueError, match=r"expected_calibration_error: sample_weight must have shape \(50,\)"):
+        expected_calibration_error(p, labels, sample_weight=[1.0])
+
+
 def test_scikit_learn_draws_the_same_calibration_curve():
     calibration = pytest.importorskip("sklearn.calibration")
     rng = np.random.default_rng(2)

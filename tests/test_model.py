@@ -113,6 +113,28 @@ def test_predict_is_forward_in_batches_of_any_size(images):
     np.testing.assert_array_equal(model(images), expected)
 
 
+class Own:
+    """A data set with items and a length, and nothing else: NumPy would read it until an IndexError comes."""
+
+    def __init__(self, x, length):
+        self.x, self.length = x, length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.x[index]
+
+
+def test_a_data_set_of_ones_own_is_as_long_as_it_says(images):
+    model, y, N = small_cnn(), np.arange(len(images)) % 3, len(images) - 1
+    expected = model.predict(images[:N])
+    for batch_size in (2, 100):
+        np.testing.assert_array_equal(model.predict(Own(images, N), batch_size), expected)
+    options = {"loss": "cross_entropy", "metrics": "accuracy"}
+    assert tn.evaluate(model, Own(images, N), y[:N], **options) == tn.evaluate(model, images[:N], y[:N], **options)
+
+
 def many_layers():
     """A model of words with many kinds of layers in it."""
     inner = [tn.Conv2D(8, 3, padding="same"), tn.BatchNorm(), tn.ReLU(), tn.Dropout(0.2)]
@@ -139,6 +161,15 @@ def test_copies_and_pickles_are_models_of_their_own(images):
         other.flat_values[:] = 0
         assert (other.predict(images) == 0).all()
         assert (model.flat_values != 0).any()
+
+
+def test_summary_says_how_many_parameters_are_frozen():
+    model = tn.Sequential([tn.Dense(4), tn.Dense(2)], 3)
+    assert model.summary().splitlines()[-1].split()[0] == "total"
+    model.layers[0].trainable = False
+    *_, total, frozen = model.summary().splitlines()
+    assert (total.split()[:2], frozen.split()) == (["total", "26"], ["of", "these", "frozen", "16"])
+    assert "of these frozen" in model._repr_html_()
 
 
 def test_summary_counts_parameters_and_operations():

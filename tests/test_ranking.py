@@ -50,6 +50,18 @@ def test_several_labels_and_several_classes():
     assert tn.metrics.auroc(p, c) == pytest.approx(theirs.roc_auc_score(c, p, multi_class="ovr"))
 
 
+def test_an_axis_of_one_may_be_missing_and_scores_may_be_whole_numbers_or_bools():
+    for z, t, w in cases():
+        expected = tn.metrics.auroc(z, t, sample_weight=w)
+        for scores, labels in ((z[:, None], t), (z, t[:, None]), (z[:, None], t[:, None])):
+            assert tn.metrics.auroc(scores, labels, sample_weight=w) == expected
+            for mine, other in zip(tn.metrics.roc_curve(scores, labels), tn.metrics.roc_curve(z, t), strict=True):
+                np.testing.assert_array_equal(mine, other)
+        grades = np.abs(np.round(2 * z)).astype(np.uint8)  # from 0 on: -0 is not below -1 in bytes
+        for scores in (grades, grades.astype(np.int8), grades > 1):
+            assert tn.metrics.auroc(scores, t) == pytest.approx(theirs.roc_auc_score(t, scores.astype(float)))
+
+
 def test_a_weight_of_0_is_as_if_the_sample_were_not_there():
     rng = np.random.default_rng(2)
     z, t, w = rng.normal(size=50), rng.integers(0, 2, 50), rng.integers(0, 2, 50)
@@ -71,6 +83,7 @@ def test_a_weight_of_0_is_as_if_the_sample_were_not_there():
         ([0.1, 0.2], [0, 2], ValueError, "labels must be 0 or 1, got 2"),
         ([0.1, 0.2], [0, 1, 1], ValueError, r"labels must have the shape of the scores, \(2,\), got \(3,\)"),
         ([], [], ValueError, "with at least one"),
+        ([[0.1, 0.2]], [[0], [1]], ValueError, r"labels must have the shape of the scores, \(1, 2\), got \(2, 1\)"),
         (["a"], [1], TypeError, "scores must hold real numbers"),
     ],
 )
@@ -97,6 +110,15 @@ def test_a_draw_without_positives_is_drawn_again():
         tn.metrics.bootstrap_interval(tn.metrics.auroc, z, 0 * t, repeats=50)
     with pytest.raises(ValueError, match="arrays of one length"):
         tn.metrics.bootstrap_interval(np.mean, [])
+
+
+def test_a_draw_whose_metric_is_nan_is_drawn_again():
+    """The mean of the positives is NaN where none was drawn."""
+    x = np.array([0.0, 0, 0, 3])
+    with np.errstate(invalid="ignore"):
+        assert tn.metrics.bootstrap_interval(lambda x: x[x > 0].sum() / (x > 0).sum(), x, repeats=50) == (3, 3)
+    with pytest.raises(ValueError, match=r"of 500 draws, only 0 have a value: the metric is NaN"):
+        tn.metrics.bootstrap_interval(lambda x: np.nan, x, repeats=50)
 
 
 def test_the_report_has_a_line_for_each_class():

@@ -9,6 +9,7 @@ from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinynet as tn
@@ -64,6 +65,49 @@ def run(package, then, folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def recipe_of(word):
+    [code] = [code for code in RECIPES if word in code]
+    return code
+
+
+def test_several_inputs_learn_together():
+    (x, y), _ = tn.data.digits()
+    rng = np.random.default_rng(0)
+    kinds, table = np.stack([y // 2, rng.integers(0, 5, len(y))], axis=1), rng.normal(size=(len(y), 5))
+    names = {"tn": tn, "images": x, "kinds": kinds, "table": table, "y": y}
+    exec(
+        recipe_of("x = (images, kinds, table)").replace("validation=0.2", "validation=0.2, progress=False"),
+        names,
+    )
+    assert tn.accuracy(names["logits"], y) > 0.7  # the kinds alone leave two digits, of which the images tell one
+    other = names["model"].predict((x[::-1], kinds, table))
+    assert tn.accuracy(other, y) < 0.6
+
+
+def test_several_outputs_have_a_loss_and_a_metric_each():
+    torch = pytest.importorskip("torch")
+    (x, labels), _ = tn.data.digits()
+    y = np.stack([labels, x.mean(axis=(1, 2, 3))], axis=1)[:500]
+    names = {"tn": tn, "images": x[:500], "y": y}
+    exec(recipe_of("def both(").replace("validation=0.2", "validation=0.2, progress=False"), names)
+    history = names["history"]
+    assert list(history)[:6] == ["loss", "accuracy", "error", "val_loss", "val_accuracy", "val_error"]
+    assert history["accuracy"][-1] > history["accuracy"][0]
+    assert history["error"][-1] < history["error"][0]
+    outputs = np.random.default_rng(0).normal(size=(7, 11))
+    value, gradient = names["both"](outputs, y[:7])
+    z = torch.tensor(outputs, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(z[:, :10], torch.tensor(labels[:7]))
+    loss = loss + 0.1 * torch.nn.functional.mse_loss(z[:, 10:], torch.tensor(y[:7, 1:]))
+    loss.backward()
+    assert value == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(gradient, z.grad, rtol=1e-10, atol=1e-15)
+    weights = names["model"].flat_values.copy()
+    check = tn.gradcheck.check(names["model"], x[:5], y[:5], loss=names["both"], samples=30)
+    assert check.passed, check
+    np.testing.assert_array_equal(names["model"].flat_values, weights)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import tinynet as tn
 
 MODULES = [tn, tn.data, tn.information, tn.metrics, tn.gradcheck, tn.optim]
 OTHERS = ("tinynet.layers", "tinynet.model", "tinynet.explain", "tinynet.training.not_finite")
-LATER = {"__init__", "__call__", "step", "state_dict", "load_state_dict", "start", "finish", "encode", "plot"}
+LATER = ("__init__", "__call__", "step", "state_dict", "load_state_dict", "start", "finish", "encode", "plot")
 
 
 def functions():

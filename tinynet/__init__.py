@@ -27,7 +27,7 @@ from tinynet.layers.activations import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Sof
 from tinynet.layers.attention import MultiHeadAttention
 from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
-from tinynet.layers.blocks import Concat, Parallel, Residual
+from tinynet.layers.blocks import Concat, Residual
 from tinynet.layers.class_token import ClassToken, Select
 from tinynet.layers.conv1d import Conv1D
 from tinynet.layers.conv2d import Conv2D
@@ -41,6 +41,7 @@ from tinynet.layers.gru import GRU
 from tinynet.layers.layernorm import LayerNorm
 from tinynet.layers.lstm import LSTM
 from tinynet.layers.normalize import Normalize
+from tinynet.layers.parallel import Parallel
 from tinynet.layers.parameter import Parameter
 from tinynet.layers.pooling import AdaptiveAvgPool2D, AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, MaxPool2D
 from tinynet.layers.pooling_1d import AvgPool1D, MaxPool1D
@@ -55,6 +56,7 @@ from tinynet.layers.transformer import TransformerBlock
 from tinynet.layers.upsample2d import Upsample2D
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
+from tinynet.losses.declaration import declares
 from tinynet.losses.hinge import hinge
 from tinynet.losses.huber import huber
 from tinynet.losses.kl_divergence import kl_divergence
@@ -179,6 +181,7 @@ __all__ = [
     "constant",
     "cosine",
     "data",
+    "declares",
     "distributed",
     "evaluate",
     "explain",

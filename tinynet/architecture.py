@@ -5,7 +5,8 @@
     {"same": 0}                                                            the first of the layers written so far
     {"tuple": [...]}   {"dict": {...}}   [...]   numbers, texts, None      options
     {"array": "options/0"}                                                 an array, by its name in the file
-    {"named": "norm"}                                                      a function or a class, by its name
+    {"named": "ReLU"}                                                      a class of this package's layers
+    {"own": "norm"}                                                        a function or a class that is not one
     {"unknown": "..."}                                                     what JSON can't hold, in words
 
 A file names classes and never says what they do: reading one makes layers of this package, and of the classes and
@@ -28,20 +29,24 @@ ARRAYS = "options/"
 def packed(model: Sequential, arrays: dict) -> dict:
     """What `made` takes, as JSON can hold it; arrays among the options go to `arrays`, by the names it has for them."""
     packer = _Packer(arrays)
+    layers = [packer.pack(layer) for layer in model.layers]
+    of_layers, of_parameters = settings(model.layers)
+    of_layers = [[*flags, {name: packer.pack(value) for name, value in since.items()}] for *flags, since in of_layers]
     return {
-        "layers": [packer.pack(layer) for layer in model.layers],
+        "layers": layers,
         "input_shape": list(model.input_shape),
         "dtype": str(model.dtype),
         "seed": model.seed,
-        "settings": settings(model.layers),
+        "settings": [of_layers, of_parameters],
     }
 
 
 class _Packer:
     def __init__(self, arrays):
-        self.arrays, self.seen, self.named = arrays, [], {}
+        self.arrays, self.seen, self.named, self.ours = arrays, [], {}, _ours()
 
     def pack(self, value):
+        value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, Layer):
             return self._layer(value)
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -57,7 +62,8 @@ class _Packer:
             self.arrays[name] = value.astype(value.dtype.newbyteorder("="))
             return {"array": name}
         if isinstance(value, type) or inspect.isroutine(value):
-            return self._of_one_name(value, {"named": value.__name__})
+            kind = "named" if self.ours.get(value.__name__) is value else "own"
+            return self._of_one_name(value, {kind: value.__name__})
         return {"unknown": f"a {type(value).__name__}"}
 
     def _layer(self, layer):
@@ -95,21 +101,37 @@ def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
     unpacker = _Unpacker(read, own, path)
     layers = [unpacker.unpack(layer) for layer in about["layers"]]
     model = Sequential(layers, tuple(about["input_shape"]), about["seed"], about["dtype"])
-    set_again(model.layers, about["settings"])
+    of_layers, of_parameters = about["settings"]
+    of_layers = [
+        [*flags, {name: unpacker.unpack(value) for name, value in since.items()}] for *flags, since in of_layers
+    ]
+    set_again(model.layers, (of_layers, of_parameters))
     return model
 
 
-def _own_names(value):
+def unknown(about):
+    """In words, the options that are not in what `packed` returned, since JSON can't hold them."""
+    return [each["unknown"] for each in _dicts(about["layers"]) if "unknown" in each]
+
+
+def _own_names(layers):
     """The names of classes and functions that are not this package's in what `pack` returned."""
+    for each in _dicts(layers):
+        name = each.get("own layer") or each.get("own")
+        if name is None and each.get("named") not in _ours():  # in files of earlier versions, one's own, too
+            name = each.get("named")
+        if name is not None:
+            yield name
+
+
+def _dicts(value):
+    """Every dict in what `pack` returned, and in those."""
     if isinstance(value, dict):
-        if "own layer" in value:
-            yield value["own layer"]
-        if "named" in value and value["named"] not in _ours():
-            yield value["named"]
+        yield value
         inside = value.get("options") or value.get("dict")
         value = list(inside.values()) if inside else value.get("tuple")
     for item in value if isinstance(value, list) else ():
-        yield from _own_names(item)
+        yield from _dicts(item)
 
 
 def _ours():
@@ -135,8 +157,10 @@ class _Unpacker:
             return {key: self.unpack(item) for key, item in value["dict"].items()}
         if "array" in value:
             return self.read(value["array"])
+        if "own" in value:
+            return self.own[value["own"]]
         if "named" in value:
-            return self.own.get(value["named"]) or self.ours[value["named"]]
+            return self.ours.get(value["named"]) or self.own[value["named"]]
         if "same" in value:
             return self.seen[value["same"]]
         if "unknown" in value:

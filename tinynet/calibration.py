@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
+from tinynet.checks.losses import sample_weight as checked_weight
 from tinynet.checks.metrics import scores_and_labels
 from tinynet.information import distributions
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
@@ -45,7 +46,7 @@ class CalibrationBins(NamedTuple):
     count: np.ndarray  # type: ignore[assignment]  # hides the count() that tuples have
 
 
-def calibration_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> CalibrationBins:
+def calibration_bins(probabilities: "ArrayLike", labels: "ArrayLike", *, bins: int = 15) -> CalibrationBins:
     """What a reliability diagram shows: how often predictions are right, by how confident they are.
 
     probabilities (..., C) with C >= 2, rows in [0, 1] that sum to 1 (within 1e-3); labels (...) integers from 0 to C-1.
@@ -58,24 +59,36 @@ def calibration_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
     >>> found.count, found.confidence, found.accuracy.round(3)
     (array([0, 3]), array([nan, 0.8]), array([  nan, 0.667]))
     """
-    return _calibration_bins(probabilities, labels, bins, "calibration_bins")
+    edges, bin_of, confidence, right, _ = _in_bins(probabilities, labels, bins, None, "calibration_bins")
+    count = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        return CalibrationBins(
+            edges,
+            np.bincount(bin_of, confidence, bins) / count,
+            np.bincount(bin_of, right, bins) / count,
+            count.astype(np.int64),
+        )
 
 
-def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: "ArrayLike", labels: "ArrayLike", *, bins: int = 15, sample_weight: "ArrayLike | None" = None
+) -> float:
     """How far confidence and accuracy are apart, on average over predictions: a float in [0, 1], 0 being the best.
 
-    The arguments are those of calibration_bins (Guo et al. 2017, with 15 bins).
+    The arguments are those of calibration_bins (Guo et al. 2017, with 15 bins).  sample_weight, of the labels' shape,
+    says how often each counts; with nothing but zeros it is 0.
 
     >>> round(tn.metrics.expected_calibration_error(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 1]), 3)
     0.15
     """
-    _, confidence, right, count = _calibration_bins(probabilities, labels, bins, "expected_calibration_error")
-    full = count > 0
-    gaps = np.abs(right[full] - confidence[full])
-    return float((count[full] * gaps).sum() / count.sum())
+    _, bin_of, confidence, right, weight = _in_bins(
+        probabilities, labels, bins, sample_weight, "expected_calibration_error"
+    )
+    gaps = np.bincount(bin_of, weight * (right - confidence), bins)  # n[b] (accuracy[b] - confidence[b])
+    return float(np.abs(gaps).sum() / (weight.sum() or 1.0))
 
 
-def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
+def temperature_scaling(logits: "ArrayLike", labels: "ArrayLike") -> float:
     """The temperature T that makes softmax(logits / T) as honest about its confidence as one number can make it.
 
     logits (..., C), all finite, and labels (...), integers from 0 to C-1, of samples that the model was not trained on.
@@ -126,18 +139,13 @@ def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
     return size / high
 
 
-def _calibration_bins(probabilities, labels, bins, name):
+def _in_bins(probabilities, labels, bins, sample_weight, name):
+    """The bins' edges, and of each prediction its bin, its confidence, whether it is right, and its weight."""
     bins = positive_int(bins, f"{name}: bins")
     p = distributions(probabilities, name, "probabilities")
+    weight = np.ones(p.shape[:-1]) if sample_weight is None else checked_weight(sample_weight, p.shape[:-1], name)
     p, labels = scores_and_labels(p, labels, name, "probabilities")
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     edges = np.linspace(0, 1, bins + 1)
     bin_of = np.searchsorted(edges[1:-1], confidence)  # a confidence on an edge belongs to the bin below
-    count = np.bincount(bin_of, minlength=bins)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
-        return CalibrationBins(
-            edges,
-            np.bincount(bin_of, confidence, bins) / count,
-            np.bincount(bin_of, right, bins) / count,
-            count.astype(np.int64),
-        )
+    return edges, bin_of, confidence, right, weight.ravel()

@@ -8,6 +8,8 @@
     always another number        a factor is missing, or stands twice
     the right numbers, in the order of the transposed array
                                  x.T dy instead of dy.T x, or an array in another layout than its parameter
+    -1 here and 1 there          the sign of some entries
+    nearly 1 everywhere          a constant with few digits, or an array of float32 where float64 came in
     0 everywhere                 the gradient was never written
     the first entries right      a loop ends too early, or a piece is left out
     anything else                a term is missing (which outputs did this number touch, too?), or another array's
@@ -69,6 +71,8 @@ def likely_cause(gradient, entries, quotients, N):
         return "backward gives 0 everywhere: is this gradient ever written?"
     if not np.abs(quotients).max() > CLOSE * most:
         return "the loss doesn't depend on it, as forward goes: is it used there at all?"
+    if same(found, quotients):
+        return f"it is right to {np.abs(found - quotients).max() / most:.0e}: a rounded constant, or float32 somewhere?"
     ratio = float(found @ quotients / (quotients @ quotients))
     if same(found, ratio * quotients):
         return _of_a_factor(ratio, N)
@@ -78,9 +82,12 @@ def likely_cause(gradient, entries, quotients, N):
         if same(turned, whole):
             return "these are the right numbers in the order of the transposed array: x.T dy, or dy.T x?"
     wrong = np.abs(found - quotients) > CLOSE * most
-    if wrong.sum() <= len(found) // 2:
-        first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
-        where = ", ".join(str(int(axis)) for axis in first)
+    matters = wrong | (found != 0)  # a loss may touch few entries: where both sides are 0, nothing can be seen
+    first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
+    where = ", ".join(str(int(axis)) for axis in first)
+    if same(np.abs(found), np.abs(quotients)):
+        return f"{wrong.sum()} of {len(found)} entries have the wrong sign, the first at [{where}]"
+    if wrong.sum() <= matters.sum() // 2:
         return f"{wrong.sum()} of {len(found)} entries are wrong, the first at [{where}]: are they left out of a loop?"
     return (
         "the ratio varies from entry to entry: a term is missing (which outputs did this number touch, too?), or a"
@@ -100,4 +107,4 @@ def _of_a_factor(ratio, N):
         return f"it is {N} times too large everywhere, as many as there are samples: is the 1/N of a mean missing?"
     if N > 1 and is_near(1 / N):
         return f"it is 1/{N} of what it should be, and there are {N} samples: is it divided by N twice?"
-    return f"it is {ratio:.4g} times what it should be everywhere: a factor is missing, or stands twice"
+    return f"it is {ratio:.6g} times what it should be everywhere: a factor is missing, or stands twice"

@@ -18,6 +18,7 @@ dtypes, before it changes anything.  Files of version 0.1 have no checksum and n
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
@@ -56,7 +57,8 @@ def save(model: Any, path: Path) -> None:
     The file is in the safetensors format, whatever it is called.  Killed at any moment, this leaves the old file or the
     new one, whole.  A file that is replaced keeps its mode and its owner; a link stays, and what it points to is
     replaced.  Raises TypeError for what is no model, OSError where nothing can be written or nothing should be: a
-    folder, a device, a pipe, a file that is read-only.
+    folder, a device, a pipe, a file that is read-only.  Warns of an option of a layer of your own that no file can
+    hold: then tn.load(path) can't build the model.
 
     >>> import tempfile
     >>> model = tn.Sequential([tn.Dense(2)], 3, seed=0)
@@ -67,7 +69,14 @@ def save(model: Any, path: Path) -> None:
     True
     """
     arrays = _arrays(model, "save")
-    write(path, arrays, _about(model, arrays), "save")
+    about = _about(model, arrays)
+    write(path, arrays, about, "save")
+    for option in architecture.unknown(about["model"]):
+        warnings.warn(
+            f"save: {os.fsdecode(path)} holds the numbers, not how a layer is made, of which an option is {option}; "
+            "so it is read into a model that you build, tn.load(model, path)",
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)
@@ -254,9 +263,11 @@ def _about(model, arrays):
     from tinynet import __version__
 
     about = {"version": VERSION, "tinynet": __version__, "dtype": str(model.dtype), "input_shape": model.input_shape}
-    kind = "whole" if model.layers[0].takes_integers else "real"
-    takes = f"{kind} numbers (N, {', '.join(map(str, model.input_shape))})"
-    about |= {"takes": takes, "output_shape": model.output_shape, "layers": described(model)}
+    takes = [
+        f"{'whole' if entry.takes_integers else 'real'} numbers (N, {', '.join(map(str, entry.input_shape))})"
+        for entry in model.layers[0].entries
+    ]
+    about |= {"takes": " and ".join(takes), "output_shape": model.output_shape, "layers": described(model)}
     return {**about, "model": architecture.packed(model, arrays)}
 
 

@@ -9,6 +9,8 @@ down on the left, and up on the right: the dy of a layer is the dx that the one 
 The step is made by a copy of the model whose layers note what passes through their forward and backward.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -22,11 +24,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinynet import gradcheck
-from tinynet.checks import numbers, positive_int
-from tinynet.data.sequences import split
+from tinynet.checks import positive_int
+from tinynet.data.sequences import count, parts, split
 from tinynet.data.writing import write_whole
-from tinynet.layers.along_time import checked_lengths, in_place, within
-from tinynet.losses.by_name import checked_result, loss_function, without_options
+from tinynet.gradients import checked_batch
+from tinynet.layers.along_time import in_place, within
+from tinynet.layers.inputs import Inputs
+from tinynet.losses.by_name import as_column, checked_result, loss_function, without_options
 from tinynet.model import Sequential
 from tinynet.notebook import table
 from tinynet.pages import sliders, walk
@@ -75,7 +79,7 @@ class Row(NamedTuple):
 class Explanation:
     """What explain found: str() and repr() of it are the table, and a notebook shows it as one.
 
-    rows   a Row for the input, then one for each layer, a block before the layers in it, and one for the loss
+    rows   a Row for each input, then one for each layer, a block before the layers in it, and one for the loss
     """
 
     _walk: dict | None = None  # what save_html shows
@@ -99,8 +103,8 @@ class Explanation:
 
         Of a network of at most 500 numbers (the input, the parameters, and what each layer computes) it shows each:
         forward and backward in steps, the formulas with the numbers in them, and of each number what it was made of
-        and what it touches, times what.  Of larger ones, and those with a TiedDense, it shows this table
-        and histograms.
+        and what it touches, times what.  Blocks are opened into their layers.  Of larger networks, and those with a
+        TiedDense, it shows this table and histograms.
         """
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
@@ -134,8 +138,8 @@ def explain(
     """What every layer does in one training step on the batch x, y, as a table: print(tn.explain(model, x, y, loss)).
 
     model    a Sequential
-    x, y     a batch of samples (N, ...) and what the loss takes as their targets.  Sequences of unequal length are a
-             pair x = (sequences, lengths), as for fit; what a layer gives in the padding is part of the norms
+    x, y     a batch of samples (N, ...) and what the loss takes as their targets.  Several inputs are a tuple;
+             sequences of unequal length a pair x = (sequences, lengths), as for fit; padding counts in the norms of y
     loss     a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one
     samples  how many entries of each array the gradient check moves; 0 leaves the check out
     repeats  how many steps are timed; the best time counts
@@ -167,13 +171,9 @@ def explain(
         raise TypeError(f"explain: model must be a tinynet.Sequential, got {type(model).__name__}")
     loss = loss_function(loss, "explain", model=model)
     samples, repeats = positive_int(samples, "explain: samples", 0), positive_int(repeats, "explain: repeats")
-    x, lengths = split(x)
-    x = numbers(x, "explain: x")
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"explain: x must be a batch of at least one sample, got shape {x.shape}")
+    x, lengths = checked_batch(x, model, "explain")
     batch, ends = x, None
     if lengths is not None:
-        lengths = checked_lengths(lengths, x, "explain")
         batch, ends = (x, lengths), model.output_lengths(lengths)
 
     twin = copy.deepcopy(model)
@@ -181,35 +181,44 @@ def explain(
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(batch, True)
     counted, targets = positions(prediction, y, ends)
+    targets = as_column(targets, counted, loss)
     value, gradient = checked_result(loss(counted, targets), counted, "explain")
     gradient = gradient if ends is None else in_place(gradient, ends, prediction.shape)
-    takes_integers = model.layers[0].takes_integers
-    dx = twin.backward(gradient, not takes_integers)
+    dx = twin.backward(gradient, not model.layers[0].takes_integers)
     gradients = {parameter.name: _norm(parameter.grad) for parameter in twin.parameters()}
     loss_seconds = math.inf
     for watch in watches:
         watch.looking = False
     for _ in range(repeats):
         prediction = twin.forward(batch, True)
-        counted, targets = positions(prediction, y, ends)
+        counted, _ = positions(prediction, y, ends)
         began = time.perf_counter()
         loss(counted, targets)
         loss_seconds = min(loss_seconds, time.perf_counter() - began)
         twin.backward(gradient)
 
-    norm = None if takes_integers else _norm(x if lengths is None else within(x, lengths))
-    rows = [Row("input", "input", 0, "", "", x.shape, norm, _norm(dx))]
+    rows = list(_input_rows(model, batch, dx))
     rows += [_row(layer, watch, gradients, samples) for layer, watch in zip(model.walk(), watches, strict=True)]
     formula, backward_formula = _formulas(loss)
     error = gradcheck.check(loss, counted, targets, samples=samples).max_error if samples else None
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
-    title = f"{type(model).__name__}, {_called(loss)}, one training step of {len(x)} samples in {model.dtype}"
+    many = f"{count(batch)} sample{'s' * (count(batch) > 1)}"
+    title = f"{type(model).__name__}, {_called(loss)}, one training step of {many} in {model.dtype}"
     result = Explanation(title, rows, repeats)
-    if lengths is None:
+    if all(split(part)[1] is None for part in parts(batch)):
         result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
     if show:
         print(result)
     return result
+
+
+def _input_rows(model, batch, dx):
+    """A Row for the input, or for each of several."""
+    for number, (part, entry) in enumerate(zip(parts(batch), model.layers[0].entries, strict=True)):
+        name, gradient = (f"input {number}", dx and dx[number]) if type(batch) is Inputs else ("input", dx)
+        x, lengths = split(part)
+        norm = None if entry.takes_integers else _norm(x if lengths is None else within(x, lengths))
+        yield Row("input", name, 0, "", "", x.shape, norm, _norm(gradient))
 
 
 class _Watch:
@@ -218,7 +227,7 @@ class _Watch:
     def __init__(self, layer):
         self._forward, self._backward = layer.forward, layer.backward
         layer.forward, layer.backward = self.forward, self.backward
-        self.takes_integers = layer.takes_integers
+        self.takes_words = any(entry.takes_integers for entry in layer.entries)
         self.looking, self.words = True, None
         self.norm = self.gradient_norm = self.shape = None
         self.forward_seconds = self.backward_seconds = math.inf
@@ -230,7 +239,7 @@ class _Watch:
             self.forward_seconds = min(self.forward_seconds, time.perf_counter() - began)
         else:  # the norm is taken now: a block may add to what its layers return
             self.shape, self.norm = y.shape, _norm(y)
-            self.words = np.array(x) if self.takes_integers else None
+            self.words = copy.deepcopy(x) if self.takes_words else None
         return y
 
     def backward(self, dy, *rest, **named):
@@ -246,13 +255,13 @@ class _Watch:
 def _row(layer, watch, gradients, samples):
     """The Row of a layer of the model; `watch` is its twin's, `gradients` the twin's norms by the parameter's name."""
     inside = {id(p) for inner in layer.layers for p in inner.parameters}
-    place = layer.place.removeprefix(" (layer ").removesuffix(")")
+    place = walk.number(layer)
     errors = {}
     if samples and (watch.words is None or layer.parameters):
         # A batch uses few of many words, and the other rows' gradient is 0 whatever is wrong: so more are moved.
-        given, count = ((), samples) if watch.words is None else ((watch.words,), 20 * samples)
-        errors = gradcheck.check(layer, *given, samples=count).errors
-    parameters = []
+        given, moved = ((), samples) if watch.words is None else ((watch.words,), 20 * samples)
+        errors = gradcheck.check(layer, *given, samples=moved).errors
+    of_x, parameters = [error for name, error in errors.items() if name.split(" ")[0] == "input"], []
     for p in layer.parameters:
         if id(p) not in inside:
             name = p.name.removeprefix(f"{place}.")  # as the check, which has the layer alone, calls it
@@ -268,7 +277,7 @@ def _row(layer, watch, gradients, samples):
         watch.gradient_norm,
         _microseconds(watch.forward_seconds),
         _microseconds(watch.backward_seconds),
-        errors.get("input"),
+        float(np.max(of_x)) if of_x else None,
         tuple(parameters),
     )
 
@@ -330,9 +339,11 @@ def _table(explanation):
     line("", f"{'shape':{left - 24}}{'norm':>12}{'time, us':>12}", f"{'norm':>12}{'time, us':>12}{'check':>12}")
     rule = "-" * (width + left + right + 5)
     lines.append(rule)
-    numbers("input", rows[0].shape, rows[0].norm, rows[0].gradient_norm)
     begun = []  # layers whose output is yet to come, each inside the one before
-    for row in rows[1:]:
+    for row in rows:
+        if row.kind == "input":
+            numbers(row.name, row.shape, row.norm, row.gradient_norm)
+            continue
         while begun and begun[-1].depth >= row.depth:
             output(begun.pop())
         if row.kind == "loss":

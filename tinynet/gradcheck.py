@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from tinynet.causes import Worst, likely_cause
-from tinynet.checks import numbers, real_array
+from tinynet.check_input import CheckInput
+from tinynet.checks import real_array
 from tinynet.checks.assignments import of_package
-from tinynet.data.sequences import is_pair
-from tinynet.layers.along_time import check_along_time, checked_lengths, in_place
+from tinynet.layers.along_time import in_place
 from tinynet.layers.base import Layer
-from tinynet.layers.in_a_row import forward_in_a_row
+from tinynet.layers.inputs import takes_several
 from tinynet.losses.by_name import loss_function
 from tinynet.notebook import table
 from tinynet.training.counting import positions
@@ -110,6 +110,7 @@ def check(
         check(model)  or  check(model, x)                    a model, on random inputs or on yours
         check(model, x, y, loss=softmax_cross_entropy)       a model and its loss together; its name will do
         check(LSTM(3), ((4, 5, 2), [5, 0, 3, 1]))            with lengths: a pair (x or its shape, lengths)
+        check(model, (images, table))                        a model of several inputs
         check(softmax_cross_entropy, logits, labels, label_smoothing=0.1)     a loss; options are passed on to it
 
     An array of more than `samples` entries is checked at that many, drawn with `seed`; None checks them all.  Where no
@@ -161,7 +162,7 @@ def check(
     floor = max(1e-3 * max(largest.values()), rounding / tolerance if tolerance > 0 else 0.0)
     errors = {name: float(d / max(largest[name], floor)) if d else 0.0 for name, d in differences.items()}
     first = next(iter(arrays))
-    N = len(arrays[first]) if first in ("input", "prediction", "input 0") and arrays[first].ndim else 0
+    N = len(arrays[first]) if first.split(" ")[0] in ("input", "prediction") and arrays[first].ndim else 0
     causes = {
         name: likely_cause(gradients[name], chosen[name], quotients[name], N)
         for name, error in errors.items()
@@ -199,24 +200,17 @@ def _of_layers(what, inputs, loss, rng):
         given = f"{len(inputs)} arrays" + (" and no loss" if loss is None else "")
         raise TypeError(f"gradcheck.check: a layer or model takes x, or x and y with loss=; got {given}")
     if not inputs and (model or what.input_shape is not None):
-        inputs = ((3, *what.input_shape),)
+        shapes = what.input_shape
+        inputs = (tuple((3, *shape) for shape in shapes) if takes_several(shapes) else (3, *shapes),)
     if not inputs:
         raise TypeError("gradcheck.check: a layer that is not built needs the shape of its input, such as (5, 4)")
-    x, lengths = inputs[0] if _has_lengths(inputs[0]) else (inputs[0], None)
-    if _is_shape(x):
-        x = rng.standard_normal(x)
-    x = numbers(x, "gradcheck.check: x")
-    if lengths is not None:
-        lengths = checked_lengths(lengths, x, "gradcheck.check")
-    whole = x.dtype.kind in "iu"
-    x = x.copy() if whole else real_array(x, np.float64, "gradcheck.check: x").copy()
-    twin, own = _copy(what, x.shape[1:], np.float64, rng), None
-    if lengths is not None:
-        check_along_time(twin.layers if model else [twin], x.shape[1])
+    x = CheckInput(inputs[0], what, rng)
+    twin, own = _copy(what, x.shape, np.float64, rng), None
+    x.check_lengths(twin.layers if model else [twin])
     # Kernels of this package are tested in both dtypes, and take seconds to compile.
     if what.dtype == np.float32 or (what.dtype is None and not all(of_package(type(layer)) for layer in what.walk())):
-        own = _copy(what, x.shape[1:], np.float32, rng)
-        x = x if whole else x.astype(np.float32).astype(np.float64)
+        own = _copy(what, x.shape, np.float32, rng)
+        x.round_to(np.float32)
         for mine, theirs in zip(_parameters(twin), _parameters(own), strict=True):
             mine.value = theirs.value
         for mine, theirs in zip(twin.walk(), own.walk(), strict=True):
@@ -231,14 +225,14 @@ def _of_layers(what, inputs, loss, rng):
             layer.state = state
         for array, start in buffers:  # and what a layer keeps from step to step is the same, too
             array[...] = start
-        return _output(twin, x, lengths)
+        return x.output(twin)
 
     y = forward()
     if loss is None:
         dy = g = rng.standard_normal(y.shape)
         output = forward
     else:
-        ends = None if lengths is None else what.output_lengths(lengths)
+        ends = x.ends(what)
 
         def judged():
             return loss(*positions(forward(), inputs[1], ends))
@@ -246,64 +240,42 @@ def _of_layers(what, inputs, loss, rng):
         dy, g = np.array(judged()[1]), 1.0
         dy = dy if ends is None else in_place(dy, ends, y.shape)
         output = lambda: judged()[0]  # noqa: E731
-    shown, given = x.copy(), dy.copy()
-    found = _backward(twin, parameters, dy, whole, x.shape)
+    shown = [((x.several and name) or "x", array, array.copy()) for name, array in x.arrays.items()]
+    shown.append(("dy", dy, dy.copy()))
+    found = _backward(twin, parameters, dy, x)
     problems = [
         f"forward or backward changed {name}, which must stay as it was"
-        for name, array, before in (("x", x, shown), ("dy", dy, given))
-        if not np.array_equal(array, before, equal_nan=not whole)
+        for name, array, before in shown
+        if not np.array_equal(array, before, equal_nan=array.dtype.kind == "f")
     ]
-    x[...], dy[...] = shown, given
+    for _, array, before in shown:
+        array[...] = before
     forward()
-    again = _backward(twin, parameters, dy, whole, x.shape)
+    again = _backward(twin, parameters, dy, x)
     for name, gradient in found.items():
         if not _close(again[name], gradient, 1e-9):
             problems.append(f"a second backward gave another gradient of {name}: overwrite it whole, in each call")
     if own is not None:
-        narrow = x if whole else x.astype(own.dtype)
-        problems += _differences(own, narrow, lengths, dy.astype(own.dtype), y, found)
-    arrays = {} if whole else {"input": x}
-    arrays.update((parameter.name, parameter.value) for parameter in parameters)
+        problems += _differences(own, x, dy.astype(own.dtype), y, found)
+    arrays = x.moved | {parameter.name: parameter.value for parameter in parameters}
     if not arrays:
         raise ValueError("gradcheck.check: there is nothing to move: no parameters, and an input of whole numbers")
-    title = f"{type(what).__name__} at x {x.shape}" + (f" of lengths {lengths.tolist()}" if lengths is not None else "")
+    title = f"{type(what).__name__} at x {x}"
     title += f", with {_name(loss)}" if loss is not None else ""
     return title, arrays, found, output, g, problems
 
 
-def _backward(twin, parameters, dy, whole, shape):
+def _backward(twin, parameters, dy, x):
     """The gradients of the input (unless it is whole numbers) and of the parameters, by name."""
-    dx, gradients = twin.backward(dy, input_grad=not whole), {}
-    if not whole:
-        if np.shape(dx) != shape:
-            raise ValueError(f"gradcheck.check: backward returned dx of shape {np.shape(dx)}, expected x's, {shape}")
-        gradients["input"] = np.array(dx)
+    dx = twin.backward(dy, input_grad=not x.whole)
+    gradients = {} if x.whole else x.gradients(dx)
     return gradients | {parameter.name: parameter.grad.copy() for parameter in parameters}
 
 
-def _is_shape(x):
-    return isinstance(x, tuple) and all(isinstance(size, (int, np.integer)) for size in x)
-
-
-def _has_lengths(x):
-    """Whether it is a pair (x, lengths), or (shape of x, lengths)."""
-    return is_pair(x) or (isinstance(x, tuple) and len(x) == 2 and _is_shape(x[0]) and np.ndim(x[1]) == 1)
-
-
-def _output(what, x, lengths):
-    """A fresh array of what a layer or a model gives in training."""
-    if lengths is None:
-        return np.array(what.forward(x, training=True))
-    if hasattr(what, "flat_values"):
-        return what.forward((x, lengths), training=True)
-    return np.array(forward_in_a_row([what], x, True, lengths))
-
-
-def _differences(own, x, lengths, dy, y, found):
+def _differences(own, x, dy, y, found):
     """What the layer or model gives in its own dtype that is far from y and the gradients found, as sentences."""
-    whole = x.dtype.kind in "iu"
-    mine = {"y": _output(own, x, lengths)}
-    mine |= _backward(own, _parameters(own), dy, whole, x.shape)
+    mine = {"y": x.output(own)}
+    mine |= _backward(own, _parameters(own), dy, x)
     sizes = {name: np.linalg.norm(array.astype(np.float64)) for name, array in {"y": y, **found}.items()}
     floor = 1e-3 * max(float(np.linalg.norm(dy)), *sizes.values())  # a gradient may be nothing but rounding
     problems = []

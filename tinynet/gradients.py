@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynet.checks import numbers
-from tinynet.data.sequences import split
+from tinynet.data.sequences import as_inputs, count, parts, split
 from tinynet.layers.along_time import check_along_time, checked_lengths, in_place, padded
 from tinynet.layers.in_a_row import forward_in_a_row
-from tinynet.losses.by_name import checked_result, loss_function
+from tinynet.layers.inputs import Inputs, checked_inputs
+from tinynet.losses.by_name import as_column, checked_result, loss_function
 from tinynet.training.counting import positions
 
 
@@ -32,14 +33,14 @@ class Gradients(NamedTuple):
 
     value        L, a float
     prediction   the model's output
-    dx           dL/dx, of x's shape; None where x is whole numbers, such as words
+    dx           dL/dx, of x's shape; None where x is whole numbers, such as words; of several inputs a tuple of these
     activations  what each layer of model.layers gives, a list of arrays
     gradients    dL/dy of each of these, a list of arrays
     """
 
     value: float
     prediction: np.ndarray
-    dx: np.ndarray | None
+    dx: Any
     activations: list[np.ndarray]
     gradients: list[np.ndarray]
 
@@ -47,7 +48,7 @@ class Gradients(NamedTuple):
 def gradients(model: Any, x: Any, y: Any, loss: Callable[..., Any] | str | None = None) -> Gradients:
     """How L depends on x and on every layer's output, for the model as it predicts; it stays as it was.
 
-    x      a batch (N, ...), or sequences of unequal length, the pair (x, lengths)
+    x      a batch (N, ...), or sequences of unequal length, the pair (x, lengths), or a tuple of several inputs
     y      with a loss, its targets; without, which of the outputs (N, C) is L: a whole number, or one for each sample,
            (N,), and L is their sum.  So the gradient of each sample is that of its own score
     loss   a function (prediction, target) -> (value, gradient), or the name of one.  Most are means over the batch, so
@@ -64,12 +65,8 @@ def gradients(model: Any, x: Any, y: Any, loss: Callable[..., Any] | str | None 
     if not hasattr(model, "flat_values"):
         raise TypeError(f"gradients: model must be a tinynet.Sequential, got {type(model).__name__}")
     function = None if loss is None else loss_function(loss, "gradients", model=model)
-    x, lengths = split(x)
-    x = numbers(x, "gradients: x")
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"gradients: x must be a batch of at least one sample, got shape {x.shape}")
+    x, lengths = checked_batch(x, model, "gradients")
     if lengths is not None:
-        lengths = checked_lengths(lengths, x, "gradients")
         check_along_time(model.layers, x.shape[1])
         x = padded(x, lengths, x.shape[1])
     layers = as_it_predicts(model).layers
@@ -80,6 +77,7 @@ def gradients(model: Any, x: Any, y: Any, loss: Callable[..., Any] | str | None 
         value, dy = _score(prediction, y)
     else:
         counted, targets = positions(prediction.copy(), y, ends)
+        targets = as_column(targets, counted, function)
         value, dy = checked_result(function(counted, targets), counted, "gradients")
         dy = dy if ends is None else in_place(dy, ends, prediction.shape)
     flowing = []
@@ -87,6 +85,23 @@ def gradients(model: Any, x: Any, y: Any, loss: Callable[..., Any] | str | None 
         flowing.insert(0, dy.copy())
         dy = layers[k].backward(dy, k > 0 or not layers[0].takes_integers)
     return Gradients(value, prediction, dy, found, flowing)
+
+
+def checked_batch(x, model, who):
+    """x as an array and its lengths or None, if it's at least one sample; of several inputs both in one, as Inputs."""
+    x = as_inputs(x, model, f"{who}: x")
+    if type(x) is Inputs:
+        x, lengths = checked_inputs(x, model.layers[0].entries, model.dtype, f"{who}: x"), None
+    else:
+        x, lengths = split(x)
+        x = numbers(x, f"{who}: x")
+        lengths = None if lengths is None else checked_lengths(lengths, x, who)
+        if x.ndim == 0:
+            raise ValueError(f"{who}: x must be a batch of at least one sample, got shape {x.shape}")
+    if count(x) == 0:
+        shape = " and ".join(str(split(part)[0].shape) for part in parts(x))
+        raise ValueError(f"{who}: x must be a batch of at least one sample, got shape {shape}")
+    return x, lengths
 
 
 def as_it_predicts(model):

@@ -21,6 +21,8 @@ These three take distributions as they are, to be looked at.  To train on, see l
 and from logits, which don't lose a small probability to rounding.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

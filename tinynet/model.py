@@ -10,6 +10,8 @@ All parameters are views of one flat vector, and so are their gradients: an opti
 vectors, summing gradients over machines is one call, a checkpoint is one array.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from functools import cached_property
@@ -21,6 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
+from tinynet.data.sequences import as_inputs, count, rows, split
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers import along_time
 from tinynet.layers.base import Layer
@@ -31,6 +34,7 @@ from tinynet.layers.in_a_row import (
     forward_in_a_row,
     leave_unbuilt,
 )
+from tinynet.layers.inputs import takes_several
 from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
 from tinynet.notebook import Text, table
@@ -39,10 +43,14 @@ from tinynet.notebook import Text, table
 class Sequential(Guarded):
     """A model of layers in a row, built for inputs (N, *input_shape).
 
+    forward makes y of a batch x, layer by layer; backward takes dL/dy, what a loss returns, the same way back, and
+    fills every parameter's gradient; predict is forward for any number of samples.
+
     layers        a list of layers, each used once.  In place of a layer that is part of another model already, this one
                   gets a copy, with its numbers, and in place of a model, copies of its layers: neither learns with the
                   other.  Sequential([*model.layers[:-1], Dense(3)], ...) has another last layer
-    input_shape   the shape of one sample, (28, 28, 1) say, or a whole number for vectors
+    input_shape   the shape of one sample, (28, 28, 1) say, or a whole number for vectors; of a model that takes several
+                  inputs, a tuple of their shapes, ((28, 28, 1), (8,)): it begins with a Parallel
     seed          for the starting weights and for dropout: same seed, same model to the bit
     dtype         "float32" or "float64", of parameters, activations and gradients
 
@@ -154,8 +162,9 @@ class Sequential(Guarded):
 
         Sequences of unequal length are a pair x = (x, lengths), x (N, T, ...) padded at the end, lengths (N,): what
         lies behind a sequence's length changes nothing, and the output there is 0.  T may be less than input_shape
-        says.  A `state`, a dict that is {} at first, is where the layers that look along time leave what they need to
-        go on: a sequence given in pieces, with the same dict, gives what it gives in one.
+        says.  Several inputs are a tuple of arrays or such pairs.  A `state`, a dict that is {} at first, is where the
+        layers that look along time leave what they need to go on: a sequence given in pieces, with the same dict, gives
+        what it gives in one.
         """
         if type(x) is tuple or state is not None:
             x, lengths = along_time.split_pair(x, self.input_shape)
@@ -166,6 +175,10 @@ class Sequential(Guarded):
         return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
 
     def _forward_along_time(self, x, lengths, training, state):
+        if takes_several(self.input_shape):
+            raise ValueError(
+                "Sequential: a state is of one sequence given in pieces, and this model takes several inputs"
+            )
         if state is not None and not isinstance(state, MutableMapping):
             raise TypeError(f"Sequential: state must be a dict, {{}} at the start of a sequence, got {state!r}")
         first, given = self.layers[0], state
@@ -203,10 +216,11 @@ class Sequential(Guarded):
         """forward(x, training, state)."""
         return self.forward(x, training) if state is None else self.forward(x, training, state)
 
-    def backward(self, dy: ArrayLike, input_grad: bool = False) -> np.ndarray | None:
+    def backward(self, dy: ArrayLike, input_grad: bool = False) -> Any:
         """Fill every parameter's gradient from dy = dL/dy of the last forward(x, training=True).
 
-        Returns dL/dx if `input_grad`, else None, and then leaves out the work that only dL/dx would need.
+        Returns dL/dx if `input_grad`, else None, and then leaves out the work that only dL/dx would need.  Of several
+        inputs it is a tuple, with None for one of whole numbers.
         """
         self.layers[0].check_input_grad(input_grad)
         if self._padding is None:
@@ -218,18 +232,21 @@ class Sequential(Guarded):
         return along_time.padded(dx, lengths, T_in) if input_grad else None
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """forward(x) for x, or a pair (x, lengths), of any number of samples, `batch_size` of them at a time.
+        """forward(x) for whatever forward takes, of any number of samples, `batch_size` of them at a time.
 
         Safe from several threads at once.  It takes fewer at a time where outputs of layers would leave the processor's
         cache: the numbers are the same.
         """
         batch_size = min(positive_int(batch_size, "predict: batch_size"), self._at_once)
         x, lengths = along_time.split_pair(x, self.input_shape)
-        if lengths is not None:
-            return self._predict_along_time(x, lengths, batch_size)
+        if lengths is not None or takes_several(self.input_shape):
+            return self._predict_in_parts(x, lengths, batch_size)
         if type(x) is not np.ndarray:
             what = f"{self.layers[0].label}: the input"
             refuse(x, what)
+            if _is_data_set(x):
+                starts = range(0, len(x), batch_size)
+                return np.concatenate([self.forward([x[n] for n in range(len(x))[s : s + batch_size]]) for s in starts])
             if not hasattr(x, "shape") or hasattr(x, "iloc"):
                 x = numbers(x, what)
         if len(x.shape) == 0:
@@ -249,17 +266,26 @@ class Sequential(Guarded):
             y[some] = found
         return y
 
-    def _predict_along_time(self, x, lengths, batch_size):
-        x = along_time.in_numbers(x, self.dtype, self.layers[0].takes_integers, f"{self.layers[0].label}: the input")
-        lengths = along_time.checked_lengths(lengths, x, "predict")
-        starts = range(0, max(1, len(x)), batch_size)
-        parts = [self.forward((x[n : n + batch_size], lengths[n : n + batch_size])) for n in starts]
+    def _predict_in_parts(self, x, lengths, batch_size):
+        first = self.layers[0]
+        if lengths is None:
+            x = as_inputs(x, self, "predict: x")
+            for part, entry in zip(x, first.entries, strict=True):  # here, and not of a part, whose shape would puzzle
+                shape = getattr(split(part)[0], "shape", None)
+                if shape is not None and not entry.fits(tuple(shape)):
+                    raise entry.input_error(tuple(shape))
+        else:
+            x = along_time.in_numbers(x, self.dtype, first.takes_integers, f"{first.label}: the input")
+            x = x, along_time.checked_lengths(lengths, x, "predict")
+        starts = range(0, max(1, count(x)), batch_size)
+        parts = [self.forward(rows(x, slice(n, n + batch_size))) for n in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def summary(self) -> str:
         """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes.
 
-        Layers inside another one are indented below it, and their numbers are left out of its own.
+        Layers inside another one are indented below it, and their numbers are left out of its own.  The last line says
+        how many parameters are frozen, where some are.
         """
         rows = self._table()
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -268,13 +294,15 @@ class Sequential(Guarded):
             left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
             right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  ".join(left + right).rstrip())
-        rule = "-" * max(map(len, lines))
-        return Text("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
+        rule, total = "-" * max(map(len, lines)), next(k for k, row in enumerate(rows) if row[0] == "total")
+        return Text("\n".join([lines[0], rule, *lines[1:total], rule, *lines[total:]]))
 
     def _table(self):
         flops = sum(layer.flops for layer in self.layers)
         total = ("total", "", "", f"{self._flat_values.size:,}", f"{flops:,}")
-        return [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers), total]
+        frozen = sum(p._value.size for p in self.parameters() if not p.trainable)
+        ends = [total, ("of these frozen", "", "", f"{frozen:,}", "")] if frozen else [total]
+        return [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers), *ends]
 
     def _repr_html_(self):
         header, *rows = self._table()
@@ -284,6 +312,12 @@ class Sequential(Guarded):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
+
+
+def _is_data_set(x):
+    """Whether it is one of the caller's own: it has items and a length, and NumPy would read on beyond that."""
+    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, bytearray, memoryview, dict))
+    return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 
 def _rows(layers, number="", indent=""):

@@ -39,6 +39,11 @@ def shows_bars(stream):
     return _below_a_cell(stream) or bool(getattr(stream, "isatty", bool)())
 
 
+def seconds_to_show(stream):
+    """What must take longer than this to be worth a bar there: a notebook takes a tenth of a second to draw one."""
+    return 0.5 if _below_a_cell(stream) else 0.0
+
+
 def progress_bar(stream, **options):
     """A bar of tqdm; below a notebook's cell, where the package ipywidgets is installed, a drawn one."""
     from tqdm import tqdm

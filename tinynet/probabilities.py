@@ -7,6 +7,8 @@ read them makes them here.  Both are stable by form: the highest logit of a row 
 the quotient, and exp is only taken of numbers of at most 0.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -19,6 +19,9 @@ Sources: Hanley and McNeil 1982 (AUROC as that probability); Davis and Goadrich 
 between points of precision and recall); the interval, Efron 1979.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +38,8 @@ def roc_curve(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(FPR, TPR, thresholds), three arrays: the rates where all scores of at least the threshold count as positive.
 
-    scores (N,) are real numbers, logits or probabilities; labels (N,) are 0 and 1, or booleans.  The first threshold is
+    scores (N,) are real numbers, logits or probabilities; labels (N,) are 0 and 1, or booleans; in either, (N, 1) is as
+    good.  The first threshold is
     infinity; then comes each score that occurs, from the highest to the lowest.  sample_weight (N,), at least 0, says
     how often a sample counts.  Raises ValueError where the positives or the negatives are missing.
 
@@ -73,10 +77,11 @@ def auroc(
 
     scores (N,) with labels (N,), 0 and 1        one question
     scores (N, L) with labels (N, L), 0 and 1    L questions, each by itself
-    scores (N, C) with labels (N,)               of C classes, each against all others
+    scores (N, C) with labels (N,)               of C classes, each against all others: give probabilities, since the
+                                                 logit of a class alone does not say how likely it is
 
-    Of several it is their mean, or with average=None an array of them.  Raises ValueError where one of them has no
-    positives, or no negatives.
+    A last axis of one number may be missing in either.  Of several it is their mean, or with average=None an array of
+    them.  Raises ValueError where one of them has no positives, or no negatives.
 
     >>> tn.metrics.auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
     0.75
@@ -103,7 +108,7 @@ def bootstrap_interval(
     """(low, high): where metric(*arrays) lies in the middle `level` of samples drawn anew from these, with repetition.
 
     How far a figure of N samples can be trusted: had others been collected, it would be another.  A draw for which the
-    metric raises ValueError, since it has no positives, say, is drawn again.
+    metric raises ValueError or is NaN, since it has no positives, say, is drawn again.
 
     >>> low, high = tn.metrics.bootstrap_interval(tn.accuracy, np.arange(100) % 2, np.zeros(100, int))
     >>> 0.39 < low < 0.45 < 0.55 < high < 0.61
@@ -119,9 +124,14 @@ def bootstrap_interval(
     for _ in range(10 * repeats):
         rows = rng.integers(0, len(found[0]), len(found[0]))
         try:
-            values.append(float(metric(*(array[rows] for array in found))))
+            value = float(metric(*(array[rows] for array in found)))
         except ValueError as error:
             failed = error
+        else:
+            if math.isnan(value):
+                failed = "the metric is NaN"
+            else:
+                values.append(value)
         if len(values) == repeats:
             low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
             return float(low), float(high)
@@ -140,7 +150,7 @@ def _average_precision(found, wrong, _):
 
 def _counts(scores, labels, weight, name, what=""):
     """The weights of the positives and of the negatives with at least each score that occurs, and these scores."""
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[::-1]
     order = order[weight[order] > 0]
     scores, labels, weight = scores[order], labels[order], weight[order]
     for some, kind in ((labels, "positives"), (~labels, "negatives")):
@@ -166,6 +176,8 @@ def _of_each(measure, name, scores, labels, average, sample_weight):
 def checked(scores, labels, sample_weight, name, most):
     """Scores and booleans of the same shape, (N,) or if `most` is 2 (N, L), the weights (N,), and the name."""
     z, t = numbers(scores, f"{name}: scores"), numbers(labels, f"{name}: labels")
+    z = z[:, 0] if z.ndim == 2 and z.shape[1] == 1 and (most == 1 or t.ndim == 1) else z
+    t = t[:, 0] if z.ndim == 1 and t.ndim == 2 and t.shape[1] == 1 else t
     if not 1 <= z.ndim <= most or z.size == 0:
         accepted = "(N,)" if most == 1 else "(N,), (N, L) or (N, C)"
         raise ValueError(f"{name}: scores must be {accepted}, with at least one, got {z.shape}")

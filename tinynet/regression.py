@@ -8,6 +8,8 @@ RMSE is 0 where all is right.  R2 is then 1; it is 0 for whoever predicts the me
 whoever does worse.  With weights of samples, all sums and means are weighted.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

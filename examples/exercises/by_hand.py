@@ -3,25 +3,26 @@
     python examples/exercises/by_hand.py
 
 Derive each on paper first, with the question of the example: which outputs did this number touch, and times what?  Then
-write it.  The answers, with their derivations, are in by_hand_answers.py.
+write it in the place of gap().  (4 is written already, but wrong.)  The answers, with their derivations, are in
+by_hand_answers.py.
 """
 
 import numpy as np
-from tasks import by_small_changes, gap, run, same
+from tasks import call, derivatives, gap, run
 
 
 def backward_of_tanh(a, dh):
-    """1.  Another bend: h = tanh(a), whose slope is 1 - tanh(a)^2.  a, dh (N, H): return da (N, H)."""
+    """1.  Another bend: h = tanh(a), whose slope is 1 - tanh(a)^2.  a, dh (N, O): return da (N, O)."""
     gap()
 
 
 def gradient_of_squared_error(z, t):
-    """2.  Another loss: L = the mean of (z - t)^2 over all N O numbers.  z, t (N, O): return dz (N, O)."""
+    """2.  Another loss: L is the mean of (z - t)^2 over all N times O numbers.  z, t (N, O): return dz."""
     gap()
 
 
 def gradient_with_decay(dw, w, decay):
-    """3.  A loss with another term: L + decay / 2 times the sum of all w^2.  dw is dL/dw: return the whole gradient."""
+    """3.  Another term: L + (decay / 2) times the sum of all w^2.  dw is dL/dw: return the gradient of both."""
     gap()
 
 
@@ -41,20 +42,35 @@ def tasks(written):
     dz = rng.standard_normal((5, 3))
 
     def tanh():
-        same("da", written["backward_of_tanh"](a, g), by_small_changes(a, lambda: (np.tanh(a) * g).sum()))
+        mistakes = [
+            ((1 - np.tanh(a) ** 2), "that is the slope alone: how much of dh comes through it?"),
+            ((1 - a**2) * g, "a is what went into tanh; what came out?"),
+        ]
+        da = call(written["backward_of_tanh"], a, g)
+        derivatives("da", da, a, lambda: (np.tanh(a) * g).sum(), mistakes=mistakes)
 
     def squared_error():
-        same("dz", written["gradient_of_squared_error"](a, t), by_small_changes(a, lambda: ((a - t) ** 2).mean()))
+        mistakes = [(2 * (a - t), "a mean over all N O numbers divides by their count"), (2 * (a - t) / 5, "by O, too")]
+        dz = call(written["gradient_of_squared_error"], a, t)
+        derivatives("dz", dz, a, lambda: ((a - t) ** 2).mean(), mistakes=mistakes)
 
     def decay():
         dw = h.T @ dz
-        expected = by_small_changes(w, lambda: ((h @ w + b) * dz).sum() + 0.3 / 2 * (w**2).sum())
-        same("the gradient", written["gradient_with_decay"](dw, w, 0.3), expected)
+        mistakes = [
+            (dw, "that is the gradient of L alone"),
+            (0.3 * w, "that is the gradient of the new term alone"),
+            (dw + 0.15 * w, "the slope of a square has a factor 2, which the 1 / 2 takes away again"),
+            (dw + 0.3 * w.sum(), "w[i,o] touched its own square alone: no sum is left"),
+            (dw + 0.15 * (w**2).sum(), "that is the new term itself, not its derivative by each w[i,o]"),
+            (dw - 0.3 * w, "the new term has a plus"),
+        ]
+        found = call(written["gradient_with_decay"], dw, w, 0.3)
+        derivatives("the gradient", found, w, lambda: ((h @ w + b) * dz).sum() + 0.3 / 2 * (w**2).sum(), 1, mistakes)
 
     def weighted_sum():
-        found = written["backward_of_weighted_sum"](h, w, dz)
+        found = call(written["backward_of_weighted_sum"], h, w, dz, results=3)
         for name, array, gradient in zip(("dw", "db", "dh"), (w, b, h), found, strict=True):
-            same(name, gradient, by_small_changes(array, lambda: ((h @ w + b) * dz).sum()))
+            derivatives(name, gradient, array, lambda: ((h @ w + b) * dz).sum(), len(h))
 
     return {"1, tanh": tanh, "2, squared error": squared_error, "3, decay": decay, "4, weighted sum": weighted_sum}
 

@@ -10,7 +10,7 @@ The answers, with their derivations, are in convolution_answers.py.
 """
 
 import numpy as np
-from tasks import by_small_changes, gap, run, same
+from tasks import call, derivatives, gap, run
 
 
 def forward(x, w, b, s):
@@ -32,7 +32,7 @@ def gradient_of_filter(x, dy, shape, s):
 
 
 def scattered(dy, w, shape, s):
-    """3.  What outputs give back: dy[p,q] times the filter, at its window.  shape (H, W): return dx (H, W)."""
+    """3.  From the outputs' side: dy[p,q] times the filter, added to its window.  shape (H, W): return dx (H, W)."""
     gap()
 
 
@@ -60,17 +60,27 @@ def tasks(written):
 
         return all_of_them
 
+    def of_stride(s):
+        return "it is right for s = 1; which windows are there where they begin at 0, s, 2 s, ...?" if s > 1 else ""
+
     def bias(dy, s, loss):
-        same("db", written["gradient_of_bias"](dy), by_small_changes(b, loss))
+        mistakes = [(dy.mean(), "b touched every output times 1, so a sum; a mean would divide by their count")]
+        derivatives("db", call(written["gradient_of_bias"], dy), b, loss, mistakes=mistakes)
 
     def filter_(dy, s, loss):
-        same("dw", written["gradient_of_filter"](x, dy, w.shape, s), by_small_changes(w, loss))
+        found = call(written["gradient_of_filter"], x, dy, w.shape, s)
+        derivatives(f"for s = {s}, dw", found, w, loss, why=of_stride(s))
 
     def scatter(dy, s, loss):
-        same("dx", written["scattered"](dy, w, x.shape, s), by_small_changes(x, loss))
+        last = np.zeros(x.shape)
+        for p, q in np.ndindex(dy.shape):
+            last[p * s : p * s + 3, q * s : q * s + 2] = dy[p, q] * w
+        mistakes = [(last, "where windows overlap, what comes back adds up")]
+        found = call(written["scattered"], dy, w, x.shape, s)
+        derivatives(f"for s = {s}, dx", found, x, loss, mistakes=mistakes, why=of_stride(s))
 
     def gather(dy, s, loss):
-        same("dx", written["gathered"](dy, w, x.shape, s), by_small_changes(x, loss))
+        derivatives(f"for s = {s}, dx", call(written["gathered"], dy, w, x.shape, s), x, loss, why=of_stride(s))
 
     checks = {"1, bias": bias, "2, filter": filter_, "3, scatter": scatter, "4, gather": gather}
     return {task: for_each_stride(check) for task, check in checks.items()}

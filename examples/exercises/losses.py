@@ -1,13 +1,14 @@
-"""Exercises after examples 03 to 07, losses and their gradients: five gaps.  Fill them, and run this file.
+"""Exercises after example 07, losses and their gradients: five gaps.  Fill them, and run this file.
 
     python examples/exercises/losses.py
 
 z (N, C) are logits, t (N,) the true classes; in 1 and 2, z and t are (N,), and t is 0 or 1.  Each loss is a mean over
-the N samples, and each gradient dL/dz has z's shape.  The answers, with their derivations, are in losses_answers.py.
+the N samples, and each gradient dL/dz has z's shape.  [c = t] is 1 where c is t, and 0 elsewhere.  The answers, with
+their derivations, are in losses_answers.py.
 """
 
 import numpy as np
-from tasks import by_small_changes, gap, run, same
+from tasks import call, derivatives, gap, run, same
 
 
 def gradient_of_exponential_loss(z, t):
@@ -21,18 +22,22 @@ def stable_binary_cross_entropy(z, t):
     return -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
 
 
-def gradient_with_temperature(z, t, T):
-    """3.  The cross-entropy of softmax(z / T), T > 0: L = mean -log p[n,t[n]].  Return dz (N, C)."""
+def gradient_with_temperature(z, t, tau):
+    """3.  The cross-entropy of p = softmax(z / tau), tau > 0 the temperature: L = mean -log p[n,t[n]].  Return dz."""
     gap()
 
 
-def gradient_with_smoothing(z, t, epsilon):
-    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z), with q = (1 - epsilon) [c = t] + epsilon / C."""
+def gradient_with_smoothing(z, t, eps):
+    """4.  L = mean -sum_c q[n,c] log p[n,c], p = softmax(z): the labels are not quite believed, and the classes share
+    eps, q[n,c] = (1 - eps) [c = t[n]] + eps / C.  Return dz (N, C).
+    """
     gap()
 
 
 def gradient_of_squared_probabilities(z, t):
-    """5.  L = mean sum_c (p[n,c] - [c = t])^2, p = softmax(z).  Every z touched every p; this forgets it.  Mend it."""
+    """5.  L = mean sum_c (p[n,c] - [c = t[n]])^2, p = softmax(z).  Every z touched every p of its row, through the sum
+    below the fraction; this forgets it.  Mend it.
+    """
     p = softmax(z)
     return 2 * (p - np.eye(z.shape[1])[t]) * p * (1 - p) / len(z)
 
@@ -50,31 +55,43 @@ def tasks(written):
     right = np.eye(4)[t]
 
     def exponential():
-        expected = by_small_changes(a, lambda: np.exp(-(2 * yes - 1) * a).mean())
-        same("dz", written["gradient_of_exponential_loss"](a, yes), expected)
+        sizes = np.exp(-(2 * yes - 1) * a) / 6
+        mistakes = [(-sizes, "z is in the exponent as -s z, which has the slope -s"), (sizes, "-s z has the slope -s")]
+        dz = call(written["gradient_of_exponential_loss"], a, yes)
+        derivatives("dz", dz, a, lambda: np.exp(-(2 * yes - 1) * a).mean(), 6, mistakes)
 
     def stable():
-        found = written["stable_binary_cross_entropy"](a, yes)
-        same("L", found, np.array(-np.log(np.where(yes == 1, 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(a)))).mean()))
-        with np.errstate(over="raise", divide="raise", invalid="raise"):  # no overflow, no log of 0
-            same(
-                "L",
-                written["stable_binary_cross_entropy"](np.array([1000.0, -1000, 1000]), yes[:3]),
-                np.array(2000 / 3),
-            )
+        losses = np.where(yes == 1, np.log(1 + np.exp(-a)), np.log(1 + np.exp(a)))
+        mistakes = [(losses.sum(), "it is a mean, not a sum"), (-losses.mean(), "a loss is not below 0")]
+        same("L", call(written["stable_binary_cross_entropy"], a, yes), losses.mean(), mistakes)
+        why = "p or 1 - p is rounded to 0 there, and exp(1000) is too large for any number; exp(-1000) may well be 0"
+        with np.errstate(all="ignore"):
+            found = call(written["stable_binary_cross_entropy"], np.array([1000.0, -1000, 1000]), yes[:3])
+        same("L of logits of 1000 and -1000", found, 2000 / 3, why=why)
 
     def temperature():
-        expected = by_small_changes(z, lambda: -(right * np.log(softmax(z / 2.5))).sum(axis=1).mean())
-        same("dz", written["gradient_with_temperature"](z, t, 2.5), expected)
+        p = softmax(z / 2.5)
+        mistakes = [
+            ((p - right) / 6, "z touched z / tau, times 1 / tau"),
+            ((softmax(z) - right) / 6 / 2.5, "which p is it the softmax of?"),
+        ]
+        dz = call(written["gradient_with_temperature"], z, t, 2.5)
+        derivatives("dz", dz, z, lambda: -(right * np.log(softmax(z / 2.5))).sum(axis=1).mean(), 6, mistakes)
 
     def smoothing():
         q = 0.8 * right + 0.2 / 4
-        expected = by_small_changes(z, lambda: -(q * np.log(softmax(z))).sum(axis=1).mean())
-        same("dz", written["gradient_with_smoothing"](z, t, 0.2), expected)
+        mistakes = [
+            ((softmax(z) - right) / 6, "that is the gradient without smoothing"),
+            ((softmax(z) - 0.8 * right) / 6, "all classes share eps"),
+            ((softmax(z) - np.where(right, 0.8, 0.2 / 3)) / 6, "all four classes share eps, the true one, too"),
+            ((softmax(z) - np.where(right, 0.8, 0.2 / 4)) / 6, "all four classes share eps, the true one, too"),
+        ]
+        dz = call(written["gradient_with_smoothing"], z, t, 0.2)
+        derivatives("dz", dz, z, lambda: -(q * np.log(softmax(z))).sum(axis=1).mean(), 6, mistakes)
 
     def squared():
-        expected = by_small_changes(z, lambda: ((softmax(z) - right) ** 2).sum(axis=1).mean())
-        same("dz", written["gradient_of_squared_probabilities"](z, t), expected)
+        dz = call(written["gradient_of_squared_probabilities"], z, t)
+        derivatives("dz", dz, z, lambda: ((softmax(z) - right) ** 2).sum(axis=1).mean(), 6)
 
     return {
         "1, exponential loss": exponential,

@@ -23,7 +23,9 @@ class Softsign(tn.Layer):
 
 
 class Twice(tn.Layer):
-    """2.  A parameter that is used twice: y = a x + a^2, with one a for each of C inputs.  Write da and dx."""
+    """2.  A parameter that is used twice: y = a x + a^2, with one a for each of C inputs.  Write da and dx.
+    da belongs in self.parameters[0].grad, and dx is returned.
+    """
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
@@ -72,7 +74,7 @@ def tasks(written):
             found = tn.gradcheck.check(layer, (5, 6))
             assert found.passed, f"\n{found}"
             model = tn.Sequential([written[name](), tn.Softmax()], input_shape=6)
-            assert model.output_shape == (outputs,), f"output_shape is {model.output_shape}"
+            assert model.output_shape == (outputs,), f"output_shape is {model.output_shape}, and should be ({outputs},)"
 
         return check
 

@@ -12,7 +12,7 @@ derivations, are in recurrent_answers.py.
 """
 
 import numpy as np
-from tasks import by_small_changes, gap, run, same
+from tasks import by_small_changes, call, derivatives, gap, run, same
 
 
 def forward(x, w, u, b):
@@ -69,22 +69,39 @@ def tasks(written):
         return by_small_changes(pushed, moved)
 
     def through_time():
-        same("da", written["gradients_of_a"](h, u, g), slopes_of_a())
+        da, found = slopes_of_a(), call(written["gradients_of_a"], h, u, g)
+        assert found.shape == (6, 4), f"da has the shape {found.shape}, and should have (6, 4)"
+        why = "h[5], the last, touched the loss alone, and a[5] touched h[5] times its slope"
+        for t in range(5, -1, -1):
+            same(f"da[{t}]", found[t], da[t], [(g[t] * (1 - h[t] ** 2), f"h[{t}] touched a[{t + 1}], too")], why)
+            why = f"da[{t}] is right; h[{t - 1}] touched a[{t}], too, times u: and what comes back by that, times what?"
 
     def parameters():
-        found = written["gradients_of_parameters"](x, h, slopes_of_a())
+        da = slopes_of_a()
+        found = call(written["gradients_of_parameters"], x, h, da, results=3)
+        mistakes = [(h.T @ da, "u met the state of the step before, h[t-1], and not h[t]")]
         for name, array, gradient in zip(("dw", "du", "db"), (w, u, b), found, strict=True):
-            same(name, gradient, by_small_changes(array, loss))
+            derivatives(name, gradient, array, loss, len(x), mistakes)
 
     def inputs():
-        same("dx", written["gradient_of_input"](w, slopes_of_a()), by_small_changes(x, loss))
+        derivatives("dx", call(written["gradient_of_input"], w, slopes_of_a()), x, loss)
 
     def clipping():
         for scale in (0.01, 1.0):
             given = [scale * w, scale * u]
             norm = np.sqrt((given[0] ** 2).sum() + (given[1] ** 2).sum())
-            for found, gradient in zip(written["clipped"](given, 0.5), given, strict=True):
-                same("a gradient", found, gradient * min(1, 0.5 / norm))
+            sum_of_norms = np.linalg.norm(given[0]) + np.linalg.norm(given[1])
+            for found, gradient in zip(call(written["clipped"], given, 0.5, results=2), given, strict=True):
+                right = gradient * min(1, 0.5 / norm)
+                say = "it has the norm 0.5 by itself; the two together should have it"
+                mistakes = [
+                    (gradient * min(1, 0.5 / np.linalg.norm(gradient)), say),
+                    (gradient * 0.5 / norm, "where the norm is less, nothing should change"),
+                    (gradient, f"the norm of all is {norm:.3g}, above 0.5"),
+                    (np.clip(gradient, -0.5, 0.5), "that cuts each number by itself, which turns the direction"),
+                    (gradient * min(1, 0.5 / sum_of_norms), "the norm of all is the root of the sum of all squares"),
+                ]
+                same("a gradient", found, right, mistakes)
 
     return {"1, through time": through_time, "2, parameters": parameters, "3, input": inputs, "4, clipping": clipping}
 

@@ -60,6 +60,17 @@ def test_numbers_may_be_categories():
     np.testing.assert_array_equal(table.encode({"code": np.array([10, 30])}), np.eye(2))
 
 
+def test_true_and_1_are_two_categories(tmp_path):
+    column = {"a": [True, 1, 2, False, 0, True]}
+    table = tn.data.Table(column, category="a")
+    assert table.names == ["a=0", "a=1", "a=2", "a=False", "a=True"]
+    table.save(tmp_path / "table.json")
+    for each in (table, tn.data.Table.load(tmp_path / "table.json")):
+        assert each.encode(column).argmax(axis=1).tolist() == [4, 1, 2, 3, 0, 4]
+    with pytest.raises(ValueError, match="row 0 of 'a' is True, which did not occur"):
+        tn.data.Table({"a": [1, 0]}, category="a").encode({"a": [True]})
+
+
 def test_it_comes_back_from_its_file(tmp_path):
     for frame in (FRAME, pandas.DataFrame({"a": [1.0, None], "é": ["ü", None]})):
         table = tn.data.Table(frame)
@@ -102,7 +113,11 @@ def test_a_network_learns_from_it():
         (lambda: tn.data.Table({"a": [1, np.inf]}), ValueError, "'a' must hold finite numbers, got inf"),
         (lambda: tn.data.Table({"a": [1, "x"]}), TypeError, "'a' must hold .* got both texts and numbers"),
         (lambda: tn.data.Table({"a": [[1]]}), TypeError, "'a' must hold .* got list"),
-        (lambda: tn.data.Table({"a": pandas.to_datetime(["2020-01-01"])}), TypeError, "'a' must hold .* got Timestamp"),
+        (
+            lambda: tn.data.Table({"a": pandas.to_datetime(["2020-01-01"])}),
+            TypeError,
+            "Timestamp; .* such as its .dt.year",
+        ),
         (lambda: tn.data.Table({"a": map(str, range(1001))}), ValueError, "1001 categories, more than 1000; leave it"),
         (lambda: tn.data.Table(FRAME, category="town"), ValueError, "there is no column 'town' among 'age'"),
         (lambda: tn.data.Table(FRAME).encode(FRAME[["age"]]), ValueError, "has no column 'income', 'colour'"),

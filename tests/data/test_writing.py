@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import os
 import pty
 import select
@@ -246,6 +247,28 @@ def test_a_file_that_is_read_only_is_refused_even_to_root(tmp_path, writer):
         assert os.listdir(tmp_path) == ["file.png"]
     path.chmod(0o600)
     assert path.read_bytes() == b"keep"
+
+
+def test_a_full_disk_names_the_file_and_whose_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    fitted(checkpoint=path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"fit: .*; what the file held before is still there: '.*run'") as caught:
+            fitted(checkpoint=path, resume=True, epochs=3)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+        with pytest.raises(OSError, match=r"save: [\w ]+: '.*other'"):
+            tn.save(model(), tmp_path / "other")
+    assert path.read_bytes() == before
+    assert len(fitted(checkpoint=path, resume=True, epochs=3)["loss"]) == 3
+    if os.path.exists("/dev/full"):
+        with pytest.raises(OSError, match=r"CSVLog: [\w ]+: '/dev/full'"):
+            fitted(callbacks=tn.CSVLog("/dev/full"))
 
 
 @pytest.mark.parametrize("name", ["fchmod", "replace", "fsync"])

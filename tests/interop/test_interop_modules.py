@@ -301,3 +301,37 @@ def test_what_a_sequential_calls_in_between_must_be_the_same(ours, theirs, messa
     network = nn.Sequential(nn.Conv2d(4, 4, 3), *theirs, *last).double()
     assert_refused(model, network, message)
     from_torch(model, network.state_dict())
+
+
+# --- several inputs -------------------------------------------------------------------------------------------
+
+
+class Several(nn.Module):
+    """An image and words, then a table as it is, beside each other, as one writes it in PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.words = nn.Conv2d(2, 3, 3), nn.Embedding(5, 4)
+        self.head = nn.Linear(3 * 4 * 4 + 2 * 4 + 3, 2)
+
+    def forward(self, image, words, table):
+        image = F.relu(self.convolution(image)).flatten(1)
+        return self.head(torch.cat([image, self.words(words).flatten(1), table], 1))
+
+
+def test_several_inputs_go_to_pytorch_and_back():
+    branches = [[tn.Conv2D(3, 3, activation="relu"), tn.Flatten()], [tn.Embedding(5, 4), tn.Flatten()], []]
+    model = tn.Sequential([tn.Parallel(branches), tn.Dense(2)], ((6, 6, 2), (2,), (3,)), seed=1, dtype="float64")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 6, 6, 2)), rng.integers(0, 5, (4, 2)), rng.normal(size=(4, 3))
+    given = tuple(torch.tensor(np.moveaxis(array, -1, 1).copy() if array.ndim == 4 else array) for array in x)
+    written, module = Several().double(), tn.interop.to_torch_module(model)
+    written.load_state_dict(to_torch(model, like=written))
+    with torch.no_grad():
+        for found in (written(*given), module(given)):
+            np.testing.assert_allclose(found.numpy(), model.predict(x), rtol=1e-12, atol=1e-14)
+        for network, state in ((Several().double(), False), (Several().double(), True)):
+            from_torch(model, network.state_dict() if state else network)
+            np.testing.assert_allclose(model.predict(x), network(*given).numpy(), rtol=1e-12, atol=1e-14)
+    module(given).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())

@@ -273,3 +273,47 @@ def test_without_the_package_the_extra_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"needs the package onnx: pip install 'tinynet-numba\[onnx\]'"):
         to_onnx(tn.Sequential([tn.Dense(3)], 2), path)
+
+
+# --- several inputs -----------------------------------------------------------------------------------------
+
+
+def several():
+    image, words = (
+        [tn.Conv2D(3, 3), tn.ReLU(), tn.MaxPool2D(2), tn.Flatten()],
+        [tn.Embedding(13, 4), tn.GlobalMaxPool1D()],
+    )
+    branches = [image, words, [tn.GRU(3, return_sequences=False)], []]
+    return tn.Sequential([tn.Parallel(branches), tn.Dense(3)], ((6, 6, 2), (7,), (9, 2), (3,)), seed=1)
+
+
+def arrays_of_several(rng, N=4, T=(7, 9)):
+    image, table = rng.normal(size=(N, 6, 6, 2)), rng.normal(size=(N, 3))
+    return [image, rng.integers(0, 13, (N, T[0])), rng.normal(size=(N, T[1], 2)), table]
+
+
+def test_several_inputs_are_several_there(path):
+    model, rng = several(), np.random.default_rng(0)
+    to_onnx(model, path)
+    graph, session = onnx.load(path).graph, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    shapes = [[d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in graph.input]
+    assert [end.name for end in graph.input] == ["x0", "x1", "x2", "x3"]
+    assert shapes == [["N", 6, 6, 2], ["N", "T1"], ["N", "T2", 2], ["N", 3]]
+    for N, T in ((4, (7, 9)), (1, (7, 9)), (3, (2, 5))):
+        x = [a.astype(np.int64 if a.dtype.kind == "i" else np.float32) for a in arrays_of_several(rng, N, T)]
+        (y,) = session.run(None, {f"x{k}": array for k, array in enumerate(x)})
+        np.testing.assert_allclose(y, model.predict(x), rtol=1e-5, atol=1e-6)
+
+
+def test_those_of_several_inputs_that_may_have_lengths_get_some(path):
+    model, x = several(), arrays_of_several(np.random.default_rng(0))
+    to_onnx(model, path, lengths=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [end.name for end in session.get_inputs()] == ["x0", "x1", "lengths1", "x2", "lengths2", "x3"]
+    lengths = {"lengths1": np.array([7, 1, 3, 0]), "lengths2": np.array([0, 9, 2, 4])}
+    given = {f"x{k}": a if a.dtype.kind == "i" else a.astype(np.float32) for k, a in enumerate(x)}
+    (y,) = session.run(None, given | lengths)
+    pairs = x[0], (x[1], lengths["lengths1"]), (x[2], lengths["lengths2"]), x[3]
+    np.testing.assert_allclose(y, model.predict(pairs), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="to_onnx: none of the model's inputs can have lengths"):
+        to_onnx(tn.Sequential([tn.Parallel([[tn.Dense(2)], []])], ((2,), (3,))), path, lengths=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import load_diabetes, make_classification, make_regression
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -155,12 +155,44 @@ def test_parts_and_warm_starts_go_on_from_where_it_was():
         numbers.partial_fit(XR, np.stack([YR, YR], axis=1))
 
 
+def test_where_training_breaks_it_is_what_it_was_before():
+    broken = Regressor(optimizer="sgd", lr=1e30, epochs=3, random_state=0)
+    with pytest.raises(tn.NonFiniteError):
+        broken.fit(XR, YR)
+    with pytest.raises(NotFittedError):
+        broken.predict(XR)
+
+    trained = Regressor(epochs=3, random_state=0).fit(XR, YR)
+    before, model = trained.predict(XR), trained.model_
+    trained.set_params(optimizer="sgd", lr=1e30)
+    with pytest.raises(tn.NonFiniteError):
+        trained.fit(XR, YR)
+    assert trained.model_ is model
+    with pytest.raises(tn.NonFiniteError):
+        trained.partial_fit(XR, np.where(np.arange(200) == 199, 1e300, YR))
+    np.testing.assert_array_equal(trained.predict(XR), before)
+    trained.partial_fit(XR, YR)  # its optimizer is the old one, and steps the network that was restored
+    assert not np.array_equal(trained.predict(XR), before)
+    assert trained.n_iter_ == 4
+
+
 def test_one_number_or_several_are_predicted_as_they_were_given():
     both = np.stack([YR, -YR], axis=1)
     one, two = (Regressor(epochs=60, lr=0.01, loss="huber", random_state=0).fit(XR, y) for y in (YR, both))
     assert one.predict(XR).shape == (200,)
     assert two.predict(XR).shape == (200, 2)
     assert min(one.score(XR, YR), two.score(XR, both)) > 0.95
+
+
+def test_a_regression_begins_at_the_mean_of_the_targets():
+    given, y = load_diabetes(return_X_y=True)
+    X, y, weight = StandardScaler().fit_transform(given), np.stack([y, 1000 - y], axis=1), np.arange(len(y)) % 3
+    for loss, begins in ((None, True), ("mae", True), ("huber", True), ("poisson_nll", False)):
+        model = Regressor(hidden=(), lr=1e-9, epochs=1, loss=loss).fit(X, y, weight)
+        expected = np.average(y, axis=0, weights=weight) if begins else [0, 0]
+        np.testing.assert_allclose(model.model_.layers[-1].parameters[1].value, expected, rtol=1e-5, atol=1e-5)
+    scores = cross_val_score(Regressor(hidden=(32,), random_state=0), X, y[:, 0], cv=3)
+    assert min(scores) > 0.2  # from 0, not even the mean is reached: below -1
 
 
 def test_optimizers_are_given_by_name_or_as_functions():

@@ -26,7 +26,7 @@ from tinynet.kernels import compile, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
 from tinynet.kernels.matmul import TILE, View, gathered, matmul
-from tinynet.kernels.packed import ROWS
+from tinynet.kernels.packed_tile import ROWS
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
 from tinynet.kernels.transpose import transpose

@@ -12,7 +12,8 @@ import tinynet as tn
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, ROWS, VECTORS, best_way, block_shape
+from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
+from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.vectors import lanes_of
 
 

@@ -88,6 +88,11 @@ def test_augment_and_nonfinite_errors_know_them():
     assert caught.value.samples == ()
 
 
+def test_samples_in_place_of_batches_are_told_how_to_be_some():
+    with pytest.raises(TypeError, match=r"the targets of batch 0 must be \(N, ...\), got .*x\[None\] and \[y\]"):
+        trained([(X[0], Y[0]), (X[1], Y[1])])
+
+
 def test_evaluate_takes_them():
     model = tn.Sequential([tn.Dense(3)], 4, seed=0)
     options = {"loss": "cross_entropy", "metrics": ["accuracy", "auc"]}
@@ -117,6 +122,7 @@ def test_a_run_goes_on_with_whatever_comes_next(tmp_path):
         ((BATCHES,), {"sample_weight": S}, TypeError, "sample_weight needs the samples themselves, x and y"),
         ((BATCHES,), {"validation": 0.2}, TypeError, "a share as validation needs the samples themselves"),
         ((BATCHES,), {"drop_last": True}, TypeError, "drop_last needs the samples themselves"),
+        ((BATCHES,), {"batch_size": 32}, TypeError, "batch_size needs the samples themselves"),
         ((BATCHES,), {"class_weight": "balanced"}, TypeError, "needs the labels y as an array"),
         (([X, Y],), {}, TypeError, r"batch 0 must be \(x, y\), or \(x, y, sample_weight\), got a ndarray"),
         (([{"x": X, "y": Y}],), {}, TypeError, "batch 0 must be .*, got a dict"),

@@ -67,6 +67,13 @@ def test_losses_and_the_metrics_of_the_package_say_which_way_is_better_whatever_
     assert stopping.best_epoch == 1 + history[monitor].index(stopping.best)
 
 
+def test_what_is_nan_is_no_improvement_and_says_so():
+    stopping, nan = tn.EarlyStopping("val_loss", patience=2), (np.full((3, 4), np.nan), [0, 1, 2])
+    with pytest.warns(UserWarning, match="EarlyStopping: 'val_loss' is NaN, which is never an improvement"):
+        _, history = fitted(validation=nan, callbacks=stopping, epochs=9)
+    assert (len(history["val_loss"]), stopping.best) == (2, None)
+
+
 def test_a_lower_calibration_error_is_better():
     m = tn.Sequential([tn.Dense(3), tn.Softmax()], 4)
     stopping = tn.EarlyStopping("val_ece", patience=9)
@@ -145,6 +152,10 @@ def test_a_mode_that_contradicts_is_refused():
         tn.Checkpoint("unused", mode="max")
     with pytest.raises(ValueError, match="Checkpoint: maximize=True needs a monitor"):
         tn.Checkpoint("unused", maximize=True)
+    with pytest.raises(
+        ValueError, match=r"path is taken as it is, got 'w-{epoch:02d}'; for a file an epoch, give fit a f"
+    ):
+        tn.Checkpoint("w-{epoch:02d}")
     for options in ({"mode": "min"}, {"maximize": False}):
         callback = tn.EarlyStopping("val_acc", **options)
         message = "mode='min', but 'val_acc' is better the higher it is: leave mode out, or watch a function of your"

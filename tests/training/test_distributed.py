@@ -52,6 +52,11 @@ def classifier():
     return tn.Sequential(layers, (6, 2), dtype="float64")
 
 
+def two_inputs():
+    image, series = [tn.Flatten(), tn.Dense(4), tn.BatchNorm()], [tn.Dropout(0.3), tn.LSTM(3, return_sequences=False)]
+    return tn.Sequential([tn.Parallel([image, series]), tn.Dense(3)], ((6, 6, 2), (6, 2)), dtype="float64")
+
+
 def mixed(x, y, rng):
     return tn.data.mixup(x, y, rng, classes=3)
 
@@ -169,6 +174,19 @@ EQUAL = {
         "metrics": "accuracy",
         "loss": "linear_cross_entropy",
         "augment": lambda pair, rng: (pair[0], np.minimum(pair[1], 5)),
+    },
+    "several inputs": {
+        "build": two_inputs,
+        "x": (X, SEQUENCES),
+        "metrics": "accuracy",
+        "validation": ((X[:7], (SEQUENCES[0][:7], LENGTHS[:7])), Y[:7]),
+    },
+    "several inputs, augmented, with an epoch's metrics": {
+        "build": two_inputs,
+        "x": (list(X), SEQUENCES),
+        "augment": lambda x, rng: (x[0] * rng.uniform(0.5, 1), x[1]),
+        "metrics": "f1",
+        "validation": 0.3,
     },
     "sequences of similar length": {
         "build": classifier,

@@ -1,5 +1,6 @@
 """Mistakes in building or feeding a model are refused at once, by a message that names the place."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -243,6 +244,36 @@ MISTAKES = {
         lambda: tn.batches(IMAGES, np.zeros(3, int), batch_size=2),
         ValueError,
         ["4", "3"],
+    ),
+    "a callback as Keras has it": (
+        lambda: fitted(callbacks=[lambda epoch, logs: None]),
+        TypeError,
+        ["fit", "a function of a Training", "(epoch, logs)", "missing", "'logs'"],
+    ),
+    "a schedule as Keras has it": (
+        lambda: fitted(schedule=lambda epoch, lr: lr),
+        TypeError,
+        ["fit", "schedule", "a function of the step's number", "(epoch, lr)", "'lr'"],
+    ),
+    "a schedule that is no number": (
+        lambda: fitted(schedule=lambda step: math.nan),
+        ValueError,
+        ["fit", "schedule(0)", "at least 0", "nan"],
+    ),
+    "augment that returns the targets, too": (
+        lambda: fitted(augment=lambda x, y: (x, y)),
+        TypeError,
+        ["fit", "augment(x, rng) returned a tuple", "augment(x, y, rng)"],
+    ),
+    "two writers of one file": (
+        lambda: fitted(callbacks=[tn.CSVLog("one"), tn.Checkpoint("one")]),
+        ValueError,
+        ["fit", "CSVLog and Checkpoint", "one", "a file of its own"],
+    ),
+    "a checkpoint that a callback writes, too": (
+        lambda: fitted(checkpoint="./one", callbacks=[tn.Checkpoint("one")]),
+        ValueError,
+        ["fit", "checkpoint and Checkpoint", "a file of its own"],
     ),
     "saving as a folder": (lambda: tn.save(digits_model(), "."), IsADirectoryError, ["is a folder, not a file"]),
     "threads that are not there": (lambda: tn.set_num_threads(0), ValueError, ["threads", "0"]),

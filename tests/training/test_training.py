@@ -2,16 +2,19 @@
 
 import csv
 import inspect
+import io
 import math
 import pickle
 import re
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from tinynet import plots
 from tinynet.checkpoint import load
@@ -32,7 +35,7 @@ from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.losses.softmax_cross_entropy import softmax_cross_entropy
 from tinynet.metrics import accuracy
 from tinynet.model import Sequential
-from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit
+from tinynet.training import Checkpoint, CSVLog, EarlyStopping, History, NonFiniteError, fit, progress
 from tinynet.training.optim import SGD, Adam, cosine
 from tinynet.training.samples import augmentation
 
@@ -225,6 +228,20 @@ def test_an_augment_that_does_not_fit_is_refused(augment, message):
     np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
 
 
+def test_of_several_augments_each_gets_what_the_one_before_made():
+    def noisy(x, rng):
+        return x + rng.normal(size=x.shape).astype(np.float32)
+
+    def other_labels(x, y, rng):
+        return 2 * x, rng.permutation(y)
+
+    one, _ = trained(augment=lambda x, y, rng: other_labels(noisy(x, rng), y, rng))
+    several, _ = trained(augment=[noisy, other_labels])
+    np.testing.assert_array_equal(one.flat_values, several.flat_values)
+    with pytest.raises(TypeError, match="augment must be a function, got 3"):
+        trained(augment=[noisy, 3])
+
+
 def test_callbacks_see_every_epoch_and_can_stop():
     epochs = []
 
@@ -385,6 +402,24 @@ def test_on_a_terminal_a_bar_fills_until_the_line_is_there(capsys, monkeypatch):
     assert re.fullmatch(r"epoch 2/2  loss \d\.\d{4}  accuracy \d\.\d{4}  [\d,]+ samples/s", second[-1])
 
 
+def test_in_a_notebook_short_epochs_have_no_bar(monkeypatch):
+    """There it takes a tenth of a second to draw one.  The first epoch, which may compile kernels, has one at once."""
+    drawn, seconds = [], [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr(progress, "shows_bars", lambda stream: True)
+    monkeypatch.setattr(progress, "seconds_to_show", lambda stream: 0.5)
+    monkeypatch.setattr(
+        progress, "progress_bar", lambda stream, **options: drawn.append(options) or tqdm(file=io.StringIO(), **options)
+    )
+
+    def slow_at_last(training):
+        seconds[0] += 0.3 if training.epoch == 2 else 0.01
+
+    slow_at_last.step = slow_at_last
+    trained(progress=True, epochs=3, batch_size=25, callbacks=slow_at_last)
+    assert [(options["desc"], options["initial"]) for options in drawn] == [("epoch 1/3", 0), ("epoch 3/3", 50)]
+
+
 # --- losses that are no numbers -----------------------------------------------------------------------------
 
 
@@ -399,6 +434,25 @@ def test_a_nan_in_the_input_stops_at_once_and_is_named():
     (row,) = caught.value.rows
     first, _ = next(batches(X, Y, 100, seed=(0, 1)))
     np.testing.assert_array_equal(first[row], X[3])
+    assert caught.value.samples == (3,)
+
+
+def test_what_augment_broke_is_not_said_of_the_data():
+    def breaks(x, rng):
+        x[5] = np.inf
+        return x
+
+    with pytest.raises(
+        NonFiniteError, match=r"input is not finite after augment, though x itself is, in row 5 of the b.*h$"
+    ) as caught:
+        trained(augment=breaks)
+    assert (caught.value.rows, caught.value.samples) == ((5,), ())
+    x = X.copy()
+    x[3, 1] = np.nan
+    with pytest.raises(
+        NonFiniteError, match=r"the input is not finite, in row \d+ of the batch \(sample 3 of x\)$"
+    ) as caught:
+        trained(augment=lambda x, rng: x[::-1], data=(x, Y))
     assert caught.value.samples == (3,)
 
 

@@ -178,7 +178,8 @@ def _check_attributes(layer):
             continue
         for part in _parts(thing):
             what = f"{layer.label}: self.{attribute}"
-            if hasattr(part, "walk") and hasattr(part, "build") and id(part) not in inside and part is not layer.tied:
+            is_layer = hasattr(part, "walk") and hasattr(part, "build") and not isinstance(part, type)
+            if is_layer and id(part) not in inside and part is not layer.tied:
                 raise ValueError(f"{what} is a layer that self.layers doesn't have")
             if isinstance(part, Parameter) and id(part) not in listed:
                 raise ValueError(f"{what} is the parameter {part.name!r}, which self.parameters doesn't have")

@@ -15,6 +15,8 @@ batch, with a generator of its own that makes the run repeatable.  Options are s
 mixup changes the labels as well, so it takes both and returns both: augment=partial(mixup, classes=10).
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -6,6 +6,8 @@ Then w[c] n[c] is the same N / K for each of them, and the mean weight of a samp
 and with it the learning rate stay as they were.  (King and Zeng 2001; scikit-learn's class_weight="balanced".)
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from tinynet.checks import as_array, positive_int, refuse, without_objects
 from tinynet.checks.losses import sample_weight as checked_sample_weight
-from tinynet.data.sequences import similar_lengths, split
+from tinynet.data.sequences import count, is_pair, several, similar_lengths, split
 from tinynet.layers.along_time import checked_lengths
+from tinynet.layers.inputs import Inputs
 
 
 def batches(
@@ -32,6 +33,9 @@ def batches(
     from 0: lists, or a data set of your own that reads an image when asked for it.  Items that are numbers, or
     arrays of one shape, come as one array; others, such as sentences, as a list.  Every batch is a fresh array.
 
+    A tuple of those, each with as many samples as y, is of several inputs: x = (images, table), and each batch is
+    ((images, table), y).
+
     Of data on disk, never more than a batch is read: of a numpy.memmap, and of what has `shape`, `dtype` and
     `__array__` as arrays do but keeps its numbers elsewhere, such as a data set of h5py or Zarr, which is asked for
     several items at once, by an array of their numbers in rising order.
@@ -44,7 +48,8 @@ def batches(
     Sequences of unequal length are a pair x = (sequences, lengths), padded as tn.data.pad does it; each batch is then
     ((sequences, lengths), y).  With similar_length=True those of a batch have similar lengths, so that little of it is
     padding; each sample still comes once, and where it comes is as random as that allows.  Without shuffling they then
-    come from the shortest to the longest.
+    come from the shortest to the longest.  Any pair of sequences (N, T, ...) and a vector (N,) of whole numbers counts
+    as such; of a model's second input these are a column (N, 1).
 
     With sample_weight (N,), one finite number of at least 0 for each sample, batches are (x, y, weight), as losses take
     them.
@@ -56,11 +61,11 @@ def batches(
     >>> [[x.tolist() for x, y in tn.batches(range(7), range(7), 4, False, shard=(rank, 2))] for rank in (0, 1)]
     [[[0, 1], [4]], [[2, 3], [5, 6]]]
     """
-    x, lengths = split(x)
-    x, samples = _indexed(x, "x")
     y, labels = _indexed(y, "y")
+    x, lengths = split(several(x, labels))
+    x, samples = _indexed(x, "x")
     if samples != labels:
-        raise ValueError(f"batches: x has {samples} samples, but y has {labels}")
+        raise ValueError(f"batches: x has {samples} samples, but y has {labels}{_hint(x)}")
     if samples == 0:
         raise ValueError("batches: there are no samples")
     batch_size = positive_int(batch_size, "batches: batch_size")
@@ -74,6 +79,8 @@ def batches(
         raise ValueError(f"batches: drop_last=True drops all {samples} samples, fewer than a batch of {batch_size}")
     if lengths is not None:
         lengths = checked_lengths(lengths, x, "batches")
+    elif similar_length and type(x) is Inputs:
+        raise ValueError(f"batches: similar_length=True is for one input with lengths, and x has {len(x)} inputs")
     elif similar_length:
         raise ValueError("batches: similar_length=True needs lengths: give a pair x = (sequences, lengths)")
     weights = None if sample_weight is None else checked_weights(sample_weight, samples, "batches")
@@ -141,6 +148,8 @@ class Subset:
 
 def subset(data, numbers, name):
     """The samples of these numbers, of x or of a pair (x, lengths): an array of what is little, else a Subset."""
+    if type(data) is Inputs:
+        return Inputs(subset(part, numbers, name) for part in data)
     data, lengths = split(data)
     data, _ = _indexed(data, name)
     some = Subset(data, numbers)
@@ -169,6 +178,9 @@ def _generate(x, lengths, y, weights, order, batch_size, rank, ranks):
 
 
 def _gather(data, rows):
+    if type(data) is Inputs:
+        pairs = ((part[0], part[1][rows]) if is_pair(part) else (part, None) for part in data)
+        return Inputs(_gather(x, rows) if ends is None else (_gather(x, rows), ends) for x, ends in pairs)
     if isinstance(data, Subset):
         return _gather(data.data, data.numbers[rows])
     if isinstance(data, np.ndarray):
@@ -194,6 +206,8 @@ def _gather(data, rows):
 
 def _indexed(data, name):
     """The data, as an array if it is one in memory or a memory map, and its number of samples."""
+    if type(data) is Inputs:
+        return Inputs(_part(part, f"{name}, input {number}") for number, part in enumerate(data)), count(data)
     if isinstance(data, Subset):
         return data, len(data)
     refuse(data, f"batches: {name}")
@@ -204,6 +218,21 @@ def _indexed(data, name):
     if hasattr(data, "shape") and len(data.shape) == 0:
         raise ValueError(f"batches: {name} must have an axis of samples, got a single {data.dtype} value")
     return data, len(data)
+
+
+def _part(data, name):
+    """One of several inputs, as _indexed does it; of a pair (x, lengths) both."""
+    data, lengths = split(data)
+    found, _ = _indexed(data, name)
+    return found if lengths is None else (found, checked_lengths(lengths, found, f"batches: {name}"))
+
+
+def _hint(x):
+    """For a tuple that may be meant as several inputs."""
+    if type(x) is not tuple or not all(hasattr(part, "__len__") for part in x):
+        return ""
+    counts = ", ".join(str(count(part)) for part in x)
+    return f"; each of several inputs must have as many samples as y, and in this tuple they have {counts}"
 
 
 def _is_stored(data):

@@ -1,15 +1,19 @@
 """Sequences of unequal length, padded to one array: a pair (x, lengths), x (N, T, ...) and lengths (N,).
 
-What lies behind a sequence's length is padding.  Such a pair stands wherever a batch or a data set x may stand.
+What lies behind a sequence's length is padding.  Such a pair stands wherever a batch or a data set x may stand; and so
+do the inputs of a model that takes several, a tuple in which each may be such a pair (layers/inputs.py).
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinynet.checks import numbers, positive_int
+from tinynet.checks import numbers, positive_int, refuse
 from tinynet.layers.along_time import padding_of
+from tinynet.layers.inputs import Inputs, check_number, check_samples, takes_several
 
 
 def pad(sequences: Sequence[ArrayLike], length: int | None = None, value: float = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +58,7 @@ def pad(sequences: Sequence[ArrayLike], length: int | None = None, value: float 
     return x, lengths
 
 
-# --- what takes a pair wherever it takes x ----------------------------------------------------------------------
+# --- what takes a pair, or several inputs, wherever it takes x ----------------------------------------------------
 
 
 def is_pair(x):
@@ -82,13 +86,54 @@ def split(x):
     return x if is_pair(x) else (x, None)
 
 
+def parts(x):
+    """Each of several inputs; x alone of all else."""
+    return x if type(x) is Inputs else (x,)
+
+
+def each(function, x):
+    """Of several inputs, what the function makes of each; else of x."""
+    return Inputs(map(function, x)) if type(x) is Inputs else function(x)
+
+
+def as_inputs(x, model, where):
+    """x as Inputs if the model takes several, and as it is if it takes one; an error where x is the other."""
+    shapes = model.input_shape
+    if takes_several(shapes):
+        check_number(x, shapes, where)
+        for number, part in enumerate(x):
+            refuse(part, f"{where}: input {number}")
+            if not hasattr(part, "__len__"):
+                kind = type(part).__name__
+                raise TypeError(f"{where}: input {number} must be an array or have a length and items, got {kind}")
+        check_samples([count(part) for part in x], where)
+        return Inputs(x)
+    if type(x) is tuple and not is_pair(x) and x and all(hasattr(p, "ndim") and p.ndim > len(shapes) for p in x):
+        raise TypeError(f"{where}: expected one input, of samples {shapes}, got a tuple of {len(x)} arrays")
+    return x
+
+
+def several(x, samples):
+    """x as Inputs if it is a tuple of parts that all have this many samples, and no pair (x, lengths); else as it is.
+
+    So a data set of several inputs is told from a tuple of samples, where there is no model to say which it is.
+    """
+    if type(x) is not tuple or len(x) < 2 or is_pair(x):
+        return x
+    sized = all(hasattr(split(part)[0], "__len__") and not isinstance(part, (str, bytes, dict, set)) for part in x)
+    return Inputs(x) if sized and all(count(part) == samples for part in x) else x
+
+
 def count(x):
     """How many samples there are."""
-    return len(split(x)[0])
+    x = split(parts(x)[0])[0]
+    return len(x)
 
 
 def rows(x, index):
     """Some of the samples."""
+    if type(x) is Inputs:
+        return Inputs(rows(part, index) for part in x)
     x, lengths = split(x)
     return x[index] if lengths is None else (x[index], lengths[index])
 

@@ -9,6 +9,7 @@ its own, which is 1 where it occurs (one-hot).  Which columns there are, the tab
 later one may lack a category, and must have the same columns all the same.
 """
 
+import datetime
 import json
 import math
 from collections.abc import Mapping
@@ -136,8 +137,12 @@ def _learnt(name, column, is_category):
     wrong = next((kind for kind in kinds if not issubclass(kind, (str, *NUMBERS))), None)
     if wrong is not None or len({issubclass(kind, str) for kind in kinds}) > 1:
         got = wrong.__name__ if wrong else "both texts and numbers"
-        raise TypeError(f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}")
-    values = sorted(set(present))
+        is_date = wrong is not None and issubclass(wrong, (datetime.date, np.datetime64))
+        hint = "; give what matters of a date as numbers, such as its .dt.year or .dt.dayofweek" if is_date else ""
+        raise TypeError(
+            f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}{hint}"
+        )
+    values = [value for _, value in sorted(set(map(_told_apart, present)))]
     if len(values) > MOST:
         raise ValueError(f"Table: the column {name!r} has {len(values)} categories, more than {MOST}; leave it out")
     return {"name": name, "values": values, "missing": missing}
@@ -152,6 +157,11 @@ def _checked(column):
     return {"name": column["name"], "mean": float(column["mean"]), "missing": column["missing"]}
 
 
+def _told_apart(category):
+    """A key for it that is that of no other: to Python, True and 1 are equal."""
+    return isinstance(category, bool), category
+
+
 def _names(column):
     name = column["name"]
     first = [f"{name}={value}" for value in column["values"]] if "values" in column else [name]
@@ -162,7 +172,7 @@ def _encoded(column, given, unknown):
     """The column's numbers (N, its names)."""
     name, values = column["name"], given[0]
     x = np.zeros((len(values), len(_names(column))))
-    place = {value: k for k, value in enumerate(column.get("values", ()))}
+    place = {_told_apart(value): k for k, value in enumerate(column.get("values", ()))}
     for n, value in enumerate(values):
         if value is None:
             if not column["missing"]:
@@ -176,8 +186,8 @@ def _encoded(column, given, unknown):
             if not math.isfinite(value):
                 raise ValueError(f"Table.encode: row {n} of {name!r} must be finite, got {value}")
             x[n, 0] = value
-        elif value in place:
-            x[n, place[value]] = 1
+        elif _told_apart(value) in place:
+            x[n, place[_told_apart(value)]] = 1
         elif unknown == "error":
             raise ValueError(
                 f'Table.encode: row {n} of {name!r} is {value!r}, which did not occur; unknown="zeros" lets that pass'

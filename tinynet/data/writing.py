@@ -104,6 +104,17 @@ def opened_through(path):
     return open(descriptor, "w", encoding="utf-8", newline="")
 
 
+@contextlib.contextmanager
+def naming(path, who, more=""):
+    """An OSError that names no file, such as that of a full disk, says which it is, and who wrote it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, f"{who}: {error.strerror}{more}", path) from None
+
+
 def write_whole(path, *pieces, who="save"):
     """Make the bytes `pieces` the content of the file `path`: at any moment the old file or the new one is there."""
     path, old = target(path, who)
@@ -112,7 +123,7 @@ def write_whole(path, *pieces, who="save"):
     _remove_leftovers(folder, prefix)
     file = _temporary(folder, prefix, 0o666 if old is None else 0o600)
     try:
-        with file:
+        with naming(path, who, "" if old is None else "; what the file held before is still there"), file:
             for piece in pieces:
                 file.write(piece)
             file.flush()

@@ -20,6 +20,7 @@ import numpy as np
 
 from tinynet.data.writing import as_text, write_whole
 from tinynet.layers.along_time import check_along_time
+from tinynet.layers.inputs import takes_several
 from tinynet.model import Sequential
 
 OPSET = 20  # Gelu came with this one
@@ -30,8 +31,10 @@ LARGEST = 2**31 - 1  # bytes, of the format
 def to_onnx(model: Sequential, path: str | bytes | os.PathLike, lengths: bool = False) -> None:
     """Write the model as an ONNX file that computes what `predict` does: its input "x", its output "y".
 
+    Several inputs are called "x0", "x1" and so on.
+
     lengths   True for a second input, "lengths" (N,): what lies behind a sequence's length changes nothing, and y is 0
-              there; False: all positions count
+              there; "lengths0" and so on for each of several inputs that may have some; False: all positions count
 
     Batches may be of any size, and their sequences of any length that the model takes.  (A Conv1D with padding="same"
     and a stride, or pooling with ceil_mode, is written for the length that the model was built for.)  The file's
@@ -73,37 +76,59 @@ def to_onnx(model: Sequential, path: str | bytes | os.PathLike, lengths: bool = 
 def _proto(onnx, model, lengths):
     from tinynet import __version__
 
-    graph, kinds, whole = Graph(onnx), onnx.TensorProto, model.layers[0].takes_integers
-    x = graph.value("x", len(model.input_shape) + 1)
-    if lengths:
-        check_along_time(model.layers, model.input_shape[0])
-        x.lengths = "lengths"
-        x = x.filled(0 if whole else 0.0)
-    y = graph.through(model.layers, x).filled(0.0).last()
-    graph.nodes.append(onnx.helper.make_node("Identity", [y], ["y"]))
+    graph, kinds, values, ends = Graph(onnx), onnx.TensorProto, [], []
     takes, gives = _shapes(model)
-    ends = [("x", kinds.INT64 if whole else kinds.FLOAT, takes), ("y", kinds.FLOAT, gives)]
-    ends += [("lengths", kinds.INT64, ["N"])] if lengths else []
-    x, y, *more = (onnx.helper.make_tensor_value_info(*end) for end in ends)
+    for (number, entry, layers), shape in zip(_inputs(model), takes, strict=True):
+        x = graph.value(f"x{number}", len(shape))
+        ends.append((f"x{number}", kinds.INT64 if entry.takes_integers else kinds.FLOAT, shape))
+        if lengths and (number == "" or _ends_time(layers, entry.input_shape)):
+            check_along_time(layers, entry.input_shape[0])
+            x.lengths = f"lengths{number}"
+            ends.append((x.lengths, kinds.INT64, ["N"]))
+            x = x.filled(0 if entry.takes_integers else 0.0)
+        values.append(x)
+    if lengths and all(x.lengths is None for x in values):
+        raise ValueError("to_onnx: none of the model's inputs can have lengths: no branch minds them and ends the time")
+    y = graph.through(model.layers, values if takes_several(model.input_shape) else values[0])
+    graph.nodes.append(onnx.helper.make_node("Identity", [y.filled(0.0).last()], ["y"]))
+    *given, y = (onnx.helper.make_tensor_value_info(*end) for end in (*ends, ("y", kinds.FLOAT, gives)))
     return onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "tinynet", [x, *more], [y], graph.arrays),
+        onnx.helper.make_graph(graph.nodes, "tinynet", given, [y], graph.arrays),
         producer_name="tinynet", producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
     )  # fmt: skip
 
 
+def _inputs(model):
+    """(what follows "x" in its name, where it enters, the layers that nothing else goes through) of each input."""
+    if not takes_several(model.input_shape):
+        return [("", model.layers[0], model.layers)]
+    return [(str(number), entry, entry.layers) for number, entry in enumerate(model.layers[0].entries)]
+
+
 def _shapes(model):
-    """Those of x and y: a name stands for any number."""
-    takes, gives = ["N", *model.input_shape], ["N", *model.output_shape]
-    if all(layer.any_length for layer in model.walk()):
+    """Those of the inputs, a list, and of y: a name stands for any number."""
+    takes, gives = [["N", *entry.input_shape] for _, entry, _ in _inputs(model)], ["N", *model.output_shape]
+    if not all(layer.any_length for layer in model.walk()):
+        return takes, gives
+    for (number, _, layers), shape in zip(_inputs(model), takes, strict=True):
         try:
-            T = check_along_time(model.layers, model.input_shape[0])
-        except ValueError:  # its input is no sequence, or one layer has it whole: a Flatten
-            return takes, gives
-        takes[1] = "T"
-        if T is not None:
-            gives[1] = "T" if model.input_shape[0] == T else "T_out"
+            T_in, T_out = shape[1], check_along_time(layers, shape[1])
+        except (IndexError, ValueError):  # it is no sequence, or one layer has it whole: a Flatten
+            continue
+        if T_out is None or number == "":  # what several inputs share is of the length that the model was built for
+            shape[1] = f"T{number}"
+        if T_out is not None and number == "":
+            gives[1] = "T" if T_in == T_out else "T_out"
     return takes, gives
+
+
+def _ends_time(layers, shape):
+    """Whether layers mind lengths of samples of this shape, and what they make of them has no axis of time."""
+    try:
+        return bool(shape) and check_along_time(layers, shape[0]) is None
+    except ValueError:
+        return False
 
 
 class Graph:
@@ -147,7 +172,7 @@ class Graph:
     def through(self, layers: Any, x: "Value") -> "Value":
         """What layers in a row make of x; sequences stay as long as they are, where a layer says nothing else."""
         for layer in layers:
-            lengths, x = x.lengths, layer.onnx(self, x)
+            lengths, x = getattr(x, "lengths", None), layer.onnx(self, x)  # several inputs are a list
             if x.lengths is None and layer.output_lengths(np.ones(1, int)) is not None:
                 x.lengths = lengths
         return x

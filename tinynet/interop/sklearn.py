@@ -9,6 +9,10 @@ X (N, features) is a table of numbers, an array or a DataFrame.  Networks learn 
 deviation 1: put a StandardScaler before them.  What is trained, by tinynet.fit, is a tinynet.Sequential: `model_`.
 """
 
+from __future__ import annotations
+
+import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +34,10 @@ except ModuleNotFoundError as error:
 from tinynet.checks import float_dtype
 from tinynet.checks.other_names import run_together
 from tinynet.layers.dense import Dense
-from tinynet.losses.by_name import LOSSES, OTHER_NAMES, without_options
+from tinynet.losses.by_name import LOSSES, OTHER_NAMES, loss_function, without_options
+from tinynet.losses.huber import huber
+from tinynet.losses.mean_absolute_error import mean_absolute_error
+from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.model import Sequential
 from tinynet.probabilities import softmax
 from tinynet.training import optim
@@ -74,30 +81,47 @@ class _Network(BaseEstimator):
         With `warm_start`, and trained before, it goes on from there: y must be of the same kind then.
         """
         goes_on = self.warm_start and hasattr(self, "model_")
-        X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
-        targets, outputs = self._targets(y, None, goes_on)
-        weight = self._weighted(weight, y)
-        if not goes_on:
-            self._start(X, outputs)
-        options: dict[str, Any] = {}
-        if self.early_stopping:
-            arrays = [X, targets] if weight is None else [X, targets, weight]
-            split = train_test_split(
-                *arrays, test_size=self.validation_fraction, random_state=self._seed, stratify=self._strata(targets)
-            )
-            X, targets, *rest = split[::2]
-            weight = rest[0] if rest else None
-            options = {"validation": tuple(split[1::2]), "callbacks": EarlyStopping(patience=self.patience)}
-        return self._train(X, targets, weight, self.epochs, **options)
+        with self._all_or_nothing(goes_on):
+            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
+            targets, outputs = self._targets(y, None, goes_on)
+            weight = self._weighted(weight, y)
+            if not goes_on:
+                self._start(X, outputs)
+                self._set_first_bias(targets, weight)
+            options: dict[str, Any] = {}
+            if self.early_stopping:
+                arrays = [X, targets] if weight is None else [X, targets, weight]
+                split = train_test_split(
+                    *arrays, test_size=self.validation_fraction, random_state=self._seed, stratify=self._strata(targets)
+                )
+                X, targets, *rest = split[::2]
+                weight = rest[0] if rest else None
+                options = {"validation": tuple(split[1::2]), "callbacks": EarlyStopping(patience=self.patience)}
+            return self._train(X, targets, weight, self.epochs, **options)
 
     def _partial_fit(self, X, y, classes, sample_weight):
-        first = not hasattr(self, "model_")
-        X, y, weight = self._checked(X, y, sample_weight, reset=first)
-        targets, outputs = self._targets(y, classes, not first)
-        weight = self._weighted(weight, y)
-        if first:
-            self._start(X, outputs)
-        return self._train(X, targets, weight, 1)
+        goes_on = hasattr(self, "model_")
+        with self._all_or_nothing(goes_on):
+            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
+            targets, outputs = self._targets(y, classes, goes_on)
+            weight = self._weighted(weight, y)
+            if not goes_on:
+                self._start(X, outputs)
+                self._set_first_bias(targets, weight)
+            return self._train(X, targets, weight, 1)
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self, goes_on):
+        """After an error, such as a loss that is NaN, it is what it was before: no network of NaN stays to predict."""
+        before = dict(vars(self))
+        if goes_on:  # the network itself is trained on
+            before["model_"], before["_optimizer"] = copy.deepcopy((self.model_, self._optimizer))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _checked(self, X, y, sample_weight, reset):
         options = {"order": "C", "reset": reset, "dtype": [np.float64, np.float32]}
@@ -254,6 +278,9 @@ class Classifier(ClassifierMixin, _Network):
     def _strata(self, targets):
         return targets
 
+    def _set_first_bias(self, targets, weight):
+        pass
+
 
 class Regressor(RegressorMixin, _Network):
     """A network that predicts numbers, as scikit-learn has estimators: y (N,), or (N, outputs).
@@ -261,8 +288,9 @@ class Regressor(RegressorMixin, _Network):
     loss     a loss of predictions and targets (N, outputs), or its name: None is "mean_squared_error"; "huber" and
              "mean_absolute_error" mind outliers less
 
-    All else is as in Classifier.  Targets are learnt best where they are of the size of 1: sklearn.compose has a
-    TransformedTargetRegressor, which scales them.
+    All else is as in Classifier.  With these losses, training begins at the mean of y, which the last bias then is.
+    Targets are learnt best where they spread by about 1: sklearn.compose has a TransformedTargetRegressor, which scales
+    them.
 
     >>> from tinynet.interop.sklearn import Regressor
     >>> X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
@@ -299,6 +327,13 @@ class Regressor(RegressorMixin, _Network):
 
     def _weighted(self, weight, y):
         return weight
+
+    def _set_first_bias(self, targets, weight):
+        """The mean of the targets, from which losses in their unit would else have to go a long way, step by step."""
+        loss = self.loss or self._loss
+        function, _ = without_options(loss_function(loss, "fit") if isinstance(loss, str) else loss)
+        if function in (mean_squared_error, mean_absolute_error, huber) and (weight is None or weight.any()):
+            self.model_.layers[-1].parameters[1].value = np.average(targets, axis=0, weights=weight)
 
     def _strata(self, targets):
         return None

@@ -188,10 +188,11 @@ def _plan_sum(step):
 def _plan_beside(step):
     """Vectors beside each other have their orders beside each other."""
     orders, first, width = [], 0, 0
-    for branch in step.layer.branches:
+    shapes = step.layer.of_branches(step.layer.input_shape)
+    for branch, shape in zip(step.layer.branches, shapes, strict=True):
         steps, order = plan(branch, step.order, None, f"{step.number}.", first)
         step.branches.append(steps)
-        size = (branch[-1].output_shape if branch else step.layer.input_shape)[-1]
+        size = (branch[-1].output_shape if branch else shape)[-1]
         orders.append(width + (np.arange(size) if order is None else order))
         first, width = first + len(branch), width + size
     return in_torch(step.layer.output_shape, np.concatenate(orders)) if len(step.layer.output_shape) == 1 else None
@@ -363,8 +364,9 @@ def to_torch_module(model: Sequential) -> Any:
     """A torch.nn.Sequential that computes what `model` does, on images (N, C, H, W), with a copy of its weights.
 
     Its modules are named by the numbers of the layers, so that its state dict has the names of `to_torch`, and can come
-    back by `from_torch`.  What takes several modules there has more of them, named "0_relu" or "2_flatten".  As any new
-    module it is in training mode: call its eval() to predict.  Raises as `to_torch` does.
+    back by `from_torch`.  What takes several modules there has more of them, named "0_relu" or "2_flatten".  Several
+    inputs are a tuple there, too.  As any new module it is in training mode: call its eval() to predict.  Raises as
+    `to_torch` does.
 
     >>> model = tn.Sequential([tn.Conv2D(4, 3, activation="relu"), tn.Flatten(), tn.Dense(2)], (5, 5, 1))
     >>> list(tn.interop.to_torch_module(model).state_dict())

@@ -13,6 +13,7 @@ from torch import nn
 
 from tinynet.interop.matching import flat
 from tinynet.interop.torch import in_torch
+from tinynet.layers.inputs import takes_several
 
 tensor = torch.from_numpy
 
@@ -85,10 +86,14 @@ def _later(x):
 
 
 class Branches(nn.Module):
-    """Modules side by side over one x, in lists of (name, module); an empty list is x itself."""
+    """Modules side by side over one x, in lists of (name, module); an empty list is x itself.
 
-    def __init__(self, branches):
+    several   whether x is a tuple instead, with an input for each list
+    """
+
+    def __init__(self, branches, several=False):
         super().__init__()
+        self.several = several
         self.names = [[name for name, _ in branch] for branch in branches]
         for branch in branches:
             for name, module in branch:
@@ -96,8 +101,7 @@ class Branches(nn.Module):
 
     def outputs(self, x):
         found = []
-        for names in self.names:
-            y = x
+        for names, y in zip(self.names, x if self.several else [x] * len(self.names), strict=True):
             for name in names:
                 y = self.get_submodule(name)(y)
             found.append(y)
@@ -115,8 +119,8 @@ class Sum(Branches):
 class Beside(Branches):
     """y = [f1(x), f2(x), ...] along the axis `dim`."""
 
-    def __init__(self, branches, dim):
-        super().__init__(branches)
+    def __init__(self, branches, dim, several):
+        super().__init__(branches, several)
         self.dim = dim
 
     def forward(self, x):
@@ -151,7 +155,8 @@ def _modules(step):
     layer, channels = step.layer, 1 if len(step.layer.output_shape) == 3 else -1
     if layer.joined:
         rows = [_named(branch) for branch in step.branches]
-        return {"": Sum(rows) if layer.joined == "sum" else Beside(rows, channels)}
+        several = takes_several(layer.input_shape)
+        return {"": Sum(rows) if layer.joined == "sum" else Beside(rows, channels, several)}
     if layer.vector_order == "reshaped":
         return {"": nn.Flatten() if len(layer.output_shape) == 1 else _rearrange(step)}
     found = layer.torch_module(nn)

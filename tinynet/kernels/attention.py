@@ -10,8 +10,8 @@ across a vector.  Of the five products of the backward pass only two then want a
 which are small.  W is such that st stays in the cache; where each query sees only the keys before it, W is smaller,
 since keys behind the last of the W queries are left out.
 
-Of the weights P only two numbers a query are kept, the greatest logit and the sum of the exponentials; the backward
-pass makes the same P of them.  (One number, their logarithm, would have too few digits where logits are large: at 10^4
+Of the shares p only two numbers a query are kept, the greatest logit and the sum of the exponentials; the backward
+pass makes the same p of them.  (One number, their logarithm, would have too few digits where logits are large: at 10^4
 its last one in float32 is 0.001.)
 
 A head's sums run over its own sequence alone, cut by its own length: so its bits depend neither on the other samples
@@ -49,7 +49,7 @@ def keys_within(i, key0, key1):
 
 
 def dropout_factors(shape, positions, drops):
-    """R (N, heads, T, S) for the plain loops: 0 where a weight is dropped, else 1 / (1 - rate).
+    """keep (N, heads, T, S) for the plain loops: 0 where a weight is dropped, else 1 / (1 - rate).
 
     positions (N,): where in its sequence a sample's first query stands; its random numbers follow from that.
     """
@@ -140,7 +140,7 @@ def exponentials(st, keys, W, scale, top, total):
 
 @kernel()
 def weights_and_gradients(st, dpt, keys, W, scale, top, share, dots):
-    """st = P of the logits in st, and dpt = scale P (dP - dots), the logits' gradients, of the dP in dpt."""
+    """st = p of the logits in st, and dpt = scale p (dp - dots), the logits' gradients, of the dp in dpt."""
     LANES = lanes(st)
     for t in range(0, W, LANES):
         m, r, D = load(top, t), load(share, t), load(dots, t)
@@ -287,7 +287,7 @@ def head_backward(do, z, n, h, causal, first, count, drops, o, top, total, dz):
 
 @sized_kernel(THREADS_FROM, of=lambda z, *_: z.shape[1] * z.size, matmul=True)
 def attention_forward(z, T, causal, first, lengths, drops, o, top, total):
-    """o (N, T, heads, d) of z (N, S, 3, heads, d); top and total (N, heads, T) are m and u.
+    """o (N, T, heads, d) of z (N, S, 3, heads, d); top and total (N, heads, T) are m and s.
 
     first, lengths   (N,): a sample's queries are in rows first to first + length of z, its keys before that end
     drops            (key0, key1, number of the first sample in its batch, limit, factor); limit 0: no dropout

@@ -65,8 +65,9 @@ def batchnorm_moments(x, mu, S):
 
 def batchnorm_forward(x, mu, v, w, b, eps, y):
     """y (M, C)."""
-    deviation = np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # by infinity, all y would be b
-    scaled_rows(x, *wide(mu, w / deviation, b), y)
+    rows = np.empty((3, row_width(mu.size)))
+    mean_scale_shift(mu, v, w, b, eps, rows)
+    scaled_rows(x, *rows, y)
 
 
 def batchnorm_backward(dy, x, mu, v, eps, dw, db):
@@ -140,6 +141,18 @@ def merge_moments(counts, means, squares, mean, total):
             mean[c] += delta * share
             total[c] += squares[k, c] + delta * (count - counts[k]) * share * delta
     return count
+
+
+@kernel()
+def mean_scale_shift(mu, v, w, b, eps, rows):
+    """rows (3, W) of mu, w / sqrt(v + eps) and b (C,), repeated to that width.  NumPy took longer than scaled_rows."""
+    C, W = mu.size, rows.shape[1]
+    for c in range(C):
+        deviation = np.sqrt(v[c] + eps) if v[c] < np.inf else np.nan  # by infinity, all y would be b
+        rows[0, c], rows[1, c], rows[2, c] = mu[c], w[c] / deviation, b[c]
+    for j in range(C, W):
+        for k in range(3):
+            rows[k, j] = rows[k, j - C]
 
 
 @sized_kernel(THREADS_FROM)

@@ -14,12 +14,15 @@ Emerald Rapids), and takes half of that so:
 
 import copy
 import gc
+import operator
 from functools import lru_cache
+from types import BuiltinFunctionType
 
 from llvmlite.binding import create_new_function_pass_manager
 from numba import types
+from numba.core import typing
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import Compiler, Flags
 from numba.core.environment import lookup_environment
 from numba.core.registry import CPUDispatcher
 
@@ -119,10 +122,71 @@ NOT_NEEDED = {
     "WithLifting",
     "MakeFunctionToJitFunction",
     "InlineInlinables",
+    "InlineClosureLikes",
+    "InlineOverloads",
+    "NopythonRewrites",
     "FindLiterallyCalls",
     "LiteralUnroll",
     "LiteralPropagationSubPipelinePass",
 }
+
+
+class _Operator(types.Function):
+    """An operator that remembers what it makes of numbers of which types.
+
+    Numba asks at every a + b in a kernel some fifty functions in turn, for lists, strings and dates too, whether they
+    are the one that adds an a to a b.
+    """
+
+    def __init__(self, function):
+        super().__init__(function.templates)
+        self._signatures = {}
+
+    def get_call_type(self, context, arguments, named):
+        if named or not all(isinstance(each, types.Number) for each in arguments):
+            return super().get_call_type(context, arguments, named)
+        arguments = tuple(map(types.unliteral, arguments))
+        if arguments not in self._signatures:
+            self._signatures[arguments] = super().get_call_type(context, arguments, named)
+        return self._signatures[arguments]
+
+
+class _Typing(typing.Context):
+    """Numba's rules for types, but for operators that remember."""
+
+    def resolve_value_type(self, value):
+        found = super().resolve_value_type(value)
+        return _operator(found) if isinstance(found, types.Function) and found.typing_key in OPERATORS else found
+
+
+_operator = lru_cache(None)(_Operator)
+
+# All but the power, of which some are made for a constant exponent.
+OPERATORS = {
+    getattr(operator, name)
+    for name in operator.__all__
+    if "pow" not in name and isinstance(getattr(operator, name), BuiltinFunctionType)
+}
+
+
+@lru_cache(None)
+def _typing_of(context):
+    made = copy.copy(context)
+    made.__class__ = _Typing
+    return made
+
+
+class _Flags(Flags):
+    """Flags that are the same where what is called inherits the same of them: it is then compiled once for all."""
+
+    def _inherited(self):
+        return self.nrt, self.forceinline, self.error_model, str(self.fastmath)
+
+    def __eq__(self, other):
+        return isinstance(other, _Flags) and self._inherited() == other._inherited()
+
+    def __hash__(self):
+        return hash(self._inherited())
 
 
 class PartPipeline(Compiler):
@@ -132,8 +196,11 @@ class PartPipeline(Compiler):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
+        self.state.flags = _Flags(self.state.flags)
+        self.state.typingctx = _typing_of(self.state.typingctx)
         numba_s = self.state.targetctx
         self.state.targetctx = numba_s.subtarget(
+            typing_context=self.state.typingctx,
             _internal_codegen=_codegen_of_parts(numba_s.codegen()),
             get_executable=self._get_executable,
             create_cpython_wrapper=self._create_cpython_wrapper,

@@ -38,10 +38,6 @@ TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would 
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
 # float64, where they lose no digits, however large the batch.
 SAMPLES, TOGETHER = 512, 8
-# Samples of a large dw at a time that are not copied: where so many rows of x lie on few pages of memory, of which the
-# processor keeps the addresses at hand.  Of 768 samples, 128 inputs and 512 outputs dw goes at 163 GFLOP/s so, packed
-# at 143; with 784 inputs and 128 outputs at 135, packed at 144 (one thread of an Intel Xeon, Emerald Rapids).
-UNCOPIED, PAGES = 256, 64 * 4096
 PIECE = 16384  # numbers of dz from which two threads beat one
 
 
@@ -116,7 +112,6 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
     packed = not few and not few_samples and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
     if packed:
-        uncopied = UNCOPIED * I * x.itemsize <= PAGES and N <= TOGETHER * SAMPLES
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
         dw_block = block_shape(I, O, count, PACKED, x.itemsize)
         dx_block = block_shape(N, I, count, IN_PANELS, x.itemsize)
@@ -128,14 +123,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 i, o = task % down * dw_block[0], task // down * dw_block[1]
                 size = min(dw_block[0], I - i), min(dw_block[1], O - o), N
                 out = View(dw, i * O + o, O)
-                if uncopied:
-                    for n in range(0, N, UNCOPIED):
-                        start = View(memory.piece(dw, 0, I * O), i * O + o, O) if n else View(zeros, 0, 0)
-                        xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)
-                        some = size[0], size[1], min(UNCOPIED, N - n)
-                        matmul(some, xt, dzs, start=start, out=out, floor=no_floor)
-                else:
-                    gathered(size, View(x, i, (1, I)), View(dz, o, (O, 1)), View(zeros, 0, 0), out, no_floor)
+                gathered(size, View(x, i, (1, I)), View(dz, o, (O, 1)), View(zeros, 0, 0), out, no_floor)
                 if task == 0:
                     sums_of_rows(dz, db)
             else:

@@ -33,7 +33,8 @@ from tinynet.kernels.llvm import (
     llvm_function,
     primitive,
 )
-from tinynet.kernels.packed import BYTES, in_a_row, pack, widen
+from tinynet.kernels.packed import in_a_row, pack, widen
+from tinynet.kernels.packed_tile import BYTES
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import (
     lines,
@@ -278,7 +279,7 @@ def few_rows_product(size, arrays, lines, floor):
                 ahead = AHEAD // a.itemsize + (LANES * b_step - K if k + some == K else 0)
                 multiply_columns(M, some, terms, i, a_step, b, j, b_step, ahead, sums)
             else:
-                pack(b, b_columns, n0, columns, b_terms, k, some, together, together, panel, 0, 0)
+                pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
                 multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)
             if long and some == BLOCK:
                 add_and_clear(sums, totals, M, together, columns)

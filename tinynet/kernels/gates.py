@@ -1,15 +1,15 @@
 """One step of time of LSTM and GRU, number by number, in vectors: what comes after the product with the state.
 
     lstm_step, gru_step                      the gates, the new state, and what the backward pass will need
-    lstm_step_backward, gru_step_backward    the gradient of z, and that of the state before, as far as it passes by z
+    lstm_step_backward, gru_step_backward    the gradient of a, and that of the state before, as far as it passes by a
 
 Each is for the first `active` sequences of a block, in direction d; recurrent.py has the loop over time.
 
-    z           a View (., 4 H), with a row for each sequence: what the gates are made of
+    a           a View (., 4 H), with a row for each sequence: what the gates are made of
     y (R, D H)  of direction d, the columns from d H on
-    dz          the gradient of z: (D, R, .), by the rows of x; dzs has it once more by those of the block
+    da          the gradient of a: (D, R, .), by the rows of x; das has it once more by those of the block
 
-Vectors are read from the middle of rows: behind the last one of z, and of what is in a Block, there is room for one.
+Vectors are read from the middle of rows: behind the last one of a, and of what is in a Block, there is room for one.
 """
 
 from typing import Any, NamedTuple
@@ -74,110 +74,110 @@ def put(v, a, i, count):
 
 
 @kernel()
-def lstm_step(active, d, block, z, y, kept):
+def lstm_step(active, d, block, a, y, kept):
     gates, h_before, c_before = kept
     (_, R, _, H), LANES, pitch = gates.shape, width(y), block.pitch
     D, keep = y.shape[1] // H, R > 0
     for j in range(active):
         r = block.places[j]
-        for u in range(0, H, LANES):
-            at, k, n = z.first + j * 4 * H + u, j * pitch + u, H - u
-            i, f = sigmoid(load(z.array, at)), sigmoid(load(z.array, at + H))
-            g, o = tanh(load(z.array, at + 2 * H)), sigmoid(load(z.array, at + 3 * H))
-            before = load(block.c, k)
+        for k in range(0, H, LANES):
+            at, state, n = a.first + j * 4 * H + k, j * pitch + k, H - k
+            i, f = sigmoid(load(a.array, at)), sigmoid(load(a.array, at + H))
+            g, o = tanh(load(a.array, at + 2 * H)), sigmoid(load(a.array, at + 3 * H))
+            before = load(block.c, state)
             c = fma(f, before, i * g)
             if keep:
-                to, row = (d * R + r) * 4 * H + u, (d * R + r) * H + u
+                to, row = (d * R + r) * 4 * H + k, (d * R + r) * H + k
                 put(i, gates, to, n)
                 put(f, gates, to + H, n)
                 put(g, gates, to + 2 * H, n)
                 put(o, gates, to + 3 * H, n)
-                put(load(block.h, k), h_before, row, n)
+                put(load(block.h, state), h_before, row, n)
                 put(before, c_before, row, n)
             h = o * tanh(c)
-            store(c, block.c, k)
-            store(h, block.h, k)
-            put(h, y, (r * D + d) * H + u, n)
+            store(c, block.c, state)
+            store(h, block.h, state)
+            put(h, y, (r * D + d) * H + k, n)
 
 
 @kernel()
-def lstm_step_backward(active, d, block, dy, kept, dz, dzs):
+def lstm_step_backward(active, d, block, dy, kept, da, das):
     gates, _, c_before = kept
-    (D, R, _, H), LANES, pitch, row_of_dz = gates.shape, width(dz), block.pitch, dz.shape[2]
+    (D, R, _, H), LANES, pitch, row_of_da = gates.shape, width(da), block.pitch, da.shape[2]
     for j in range(active):
         r = block.places[j]
-        for u in range(0, H, LANES):
-            k, n, of = j * pitch + u, H - u, (d * R + r) * 4 * H + u
+        for k in range(0, H, LANES):
+            state, n, of = j * pitch + k, H - k, (d * R + r) * 4 * H + k
             i, f = get(gates, of, n), get(gates, of + H, n)
             g, o = get(gates, of + 2 * H, n), get(gates, of + 3 * H, n)
-            before = get(c_before, (d * R + r) * H + u, n)
-            q, a = tanh(fma(f, before, i * g)), load(block.h, k)
+            before = get(c_before, (d * R + r) * H + k, n)
+            tanh_c, dh = tanh(fma(f, before, i * g)), load(block.h, state)
             if dy.size > 0:
-                a = a + get(dy, (r * D + d) * H + u, n)
-            e = load(block.c, k) + a * o * (1 - q * q)
-            di, df = e * g * i * (1 - i), e * before * f * (1 - f)
-            dg, do = e * i * (1 - g * g), a * q * o * (1 - o)
-            store(e * f, block.c, k)
-            store(splat(dz, 0), block.h, k)
-            to, row = (d * R + r) * row_of_dz + u, j * row_of_dz + u
-            put(di, dz, to, n)
-            put(df, dz, to + H, n)
-            put(dg, dz, to + 2 * H, n)
-            put(do, dz, to + 3 * H, n)
-            put(di, dzs, row, n)
-            put(df, dzs, row + H, n)
-            put(dg, dzs, row + 2 * H, n)
-            put(do, dzs, row + 3 * H, n)
+                dh = dh + get(dy, (r * D + d) * H + k, n)
+            dc = load(block.c, state) + dh * o * (1 - tanh_c * tanh_c)
+            da_i, da_f = dc * g * i * (1 - i), dc * before * f * (1 - f)
+            da_g, da_o = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
+            store(dc * f, block.c, state)
+            store(splat(da, 0), block.h, state)
+            to, row = (d * R + r) * row_of_da + k, j * row_of_da + k
+            put(da_i, da, to, n)
+            put(da_f, da, to + H, n)
+            put(da_g, da, to + 2 * H, n)
+            put(da_o, da, to + 3 * H, n)
+            put(da_i, das, row, n)
+            put(da_f, das, row + H, n)
+            put(da_g, das, row + 2 * H, n)
+            put(da_o, das, row + 3 * H, n)
 
 
 # --- GRU ----------------------------------------------------------------------------------------------------------
 
 
 @kernel()
-def gru_step(active, d, block, z, y, kept):
+def gru_step(active, d, block, a, y, kept):
     gates, h_before, _ = kept
     (_, R, _, H), LANES, pitch = gates.shape, width(y), block.pitch
     D, keep = y.shape[1] // H, R > 0
     for j in range(active):
         r = block.places[j]
         for k in range(0, H, LANES):
-            at, state, n = z.first + j * 4 * H + k, j * pitch + k, H - k
-            reset, u, m = sigmoid(load(z.array, at)), sigmoid(load(z.array, at + H)), load(z.array, at + 3 * H)
-            new, before = tanh(fma(reset, m, load(z.array, at + 2 * H))), load(block.h, state)
+            at, state, n = a.first + j * 4 * H + k, j * pitch + k, H - k
+            reset, z, m = sigmoid(load(a.array, at)), sigmoid(load(a.array, at + H)), load(a.array, at + 3 * H)
+            g, before = tanh(fma(reset, m, load(a.array, at + 2 * H))), load(block.h, state)
             if keep:
                 to = (d * R + r) * 4 * H + k
                 put(reset, gates, to, n)
-                put(u, gates, to + H, n)
-                put(new, gates, to + 2 * H, n)
+                put(z, gates, to + H, n)
+                put(g, gates, to + 2 * H, n)
                 put(m, gates, to + 3 * H, n)
                 put(before, h_before, (d * R + r) * H + k, n)
-            h = fma(u, before, (1 - u) * new)
+            h = fma(z, before, (1 - z) * g)
             store(h, block.h, state)
             put(h, y, (r * D + d) * H + k, n)
 
 
 @kernel()
-def gru_step_backward(active, d, block, dy, kept, dz, dzs):
+def gru_step_backward(active, d, block, dy, kept, da, das):
     gates, h_before, _ = kept
-    (D, R, _, H), LANES, pitch, row_of_dz = gates.shape, width(dz), block.pitch, dz.shape[2]
+    (D, R, _, H), LANES, pitch, row_of_da = gates.shape, width(da), block.pitch, da.shape[2]
     for j in range(active):
         r = block.places[j]
         for k in range(0, H, LANES):
             state, n, of = j * pitch + k, H - k, (d * R + r) * 4 * H + k
-            reset, u = get(gates, of, n), get(gates, of + H, n)
-            new, m = get(gates, of + 2 * H, n), get(gates, of + 3 * H, n)
-            before, a = get(h_before, (d * R + r) * H + k, n), load(block.h, state)
+            reset, z = get(gates, of, n), get(gates, of + H, n)
+            g, m = get(gates, of + 2 * H, n), get(gates, of + 3 * H, n)
+            before, dh = get(h_before, (d * R + r) * H + k, n), load(block.h, state)
             if dy.size > 0:
-                a = a + get(dy, (r * D + d) * H + k, n)
-            dn, du = a * (1 - u) * (1 - new * new), a * (before - new) * u * (1 - u)
-            dr, dm = dn * m * reset * (1 - reset), dn * reset
-            store(a * u, block.h, state)
-            to, row = (d * R + r) * row_of_dz + k, j * row_of_dz + k
-            put(dr, dz, to, n)
-            put(du, dz, to + H, n)
-            put(dn, dz, to + 2 * H, n)
-            put(dm, dz, to + 3 * H, n)
-            put(dr, dzs, row, n)
-            put(du, dzs, row + H, n)
-            put(dn, dzs, row + 2 * H, n)
-            put(dm, dzs, row + 3 * H, n)
+                dh = dh + get(dy, (r * D + d) * H + k, n)
+            da_g, da_z = dh * (1 - z) * (1 - g * g), dh * (before - g) * z * (1 - z)
+            da_r, dm = da_g * m * reset * (1 - reset), da_g * reset
+            store(dh * z, block.h, state)
+            to, row = (d * R + r) * row_of_da + k, j * row_of_da + k
+            put(da_r, da, to, n)
+            put(da_z, da, to + H, n)
+            put(da_g, da, to + 2 * H, n)
+            put(dm, da, to + 3 * H, n)
+            put(da_r, das, row, n)
+            put(da_z, das, row + H, n)
+            put(da_g, das, row + 2 * H, n)
+            put(dm, das, row + 3 * H, n)

@@ -30,7 +30,8 @@ from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import IN_PANELS, ROWS, block_shape
+from tinynet.kernels.packed import IN_PANELS, block_shape
+from tinynet.kernels.packed_tile import ROWS
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.transpose import transpose
 

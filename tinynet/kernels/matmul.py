@@ -42,13 +42,13 @@ from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
     AS_THEY_LIE,
     PACKED,
-    VECTORS,
     best_way,
-    copy_lines,
+    copy_panels,
     packed_product,
     rows_at_a_time,
     together,
 )
+from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.tile import TILE, emit_matmul
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import I64, llvm_type, width
@@ -269,7 +269,7 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
             if panels and b_n != 1:
                 transpose(given, n * b_n, b_n, panel, p, C, columns, K)
             elif panels and p == 0:
-                copy_lines(given, n, min(wide * C, N - n), terms, 0, K, C, C, panel, 0, size)
+                copy_panels(given, n, min(wide * C, N - n), terms, 0, K, C, panel, 0, size)
             # Numba keeps the panels until the loop ends, since its next round reads their name.
             of = np.int64(panel.ctypes.data) + p * given.itemsize if panels else b
             s_at, o_at = s + m * s_m * given.itemsize + at, o + m * o_m * given.itemsize + at

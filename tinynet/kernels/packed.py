@@ -10,11 +10,12 @@ of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and
     a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
-Slivers and panels are whole also at the edges, so that there is one tile only; what is not in `out` is not stored.
+Slivers and panels are whole also at the edges; what is not in `out` is not stored.  packed_tile.py has the tile, and
+says how the first one that needs a sliver or a panel also copies it.
 
 Where the rows of a lie as the tile reads them, number after number, copying a buys nothing: then panels of b alone are
-copied, and tile.py's product reads a where it is.  256 x 768 x 768 goes at 171 GFLOP/s so, instead of 158 packed, and
-768 x 512 x 128 at 160 instead of 145 (one thread of an Intel Xeon, Emerald Rapids, with a peak of 195).
+copied, and tile.py's product reads a where it is.  The forward pass of 768 samples, 128 inputs and 512 outputs goes at
+172 GFLOP/s so, instead of 146 packed (one thread of an Intel Xeon, Emerald Rapids, with a peak of 195).
 
 A factor is given by the places of its lines (a's rows, b's columns) and of its terms:
 
@@ -27,14 +28,22 @@ Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the o
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import types
 
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel
-from tinynet.kernels.llvm import FEATURES, I64, LANES, alignment, emit_splat, llvm_function, primitive
-from tinynet.kernels.tile import BLOCK, GROUP, WHOLE, emit_if, emit_loop
+from tinynet.kernels.packed_tile import (
+    BYTES,
+    PITCH,
+    ROWS,
+    SHORT,
+    VECTORS,
+    multiply,
+    multiply_copying_a,
+    multiply_copying_b,
+    tiles,
+)
+from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import (
     load,
     load2,
@@ -50,100 +59,9 @@ from tinynet.kernels.vectors import (
 )
 
 L2 = cache_size(2)
+# Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
+AHEAD = 16
 COLUMNS = 1024  # of b at a time: of so many, times a block's rows, are there unfinished sums in memory
-
-
-def _tile_shape(features):
-    """(rows, vectors) of the tile: as many sums as leave registers for a row of b and a number of a."""
-    return (
-        (14, 2) if "avx512f" in features else (6, 2) if "avx2" in features else (8, 2) if "neon" in features else (4, 2)
-    )
-
-
-ROWS, VECTORS = _tile_shape(FEATURES)
-PITCH = 1 << (ROWS - 1).bit_length()  # numbers from one term of a sliver to the next: whole registers
-BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
-
-
-# --- the tile -------------------------------------------------------------------------------------------------
-
-
-def _tile_types(K, block, sliver, i, panel, j, sums, l, first):
-    return types.void(
-        types.int64, types.int64, sliver, types.int64, panel, types.int64, sums, types.int64, types.boolean
-    )
-
-
-@primitive(_tile_types)
-def multiply(builder, made, K, block, sliver, i, panel, j, sums, l, first):
-    """sums[t,n] = or, unless first, += sum_k sliver[k,t] panel[k,n]: `block` terms in registers, then in memory."""
-    function = _tile_function(builder.module, sliver.type.pointee)
-    places = (builder.gep(a, [at]) for a, at in ((sliver, i), (panel, j), (sums, l)))
-    builder.call(function, [K, block, *places, first])
-
-
-def _tile_function(module, scalar):
-    """A function of the module, which all that call it share."""
-    name = f"tinynet_tile_{scalar}"
-    if name in module.globals:
-        return module.globals[name]
-    flag, pointer = ir.IntType(1), scalar.as_pointer()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, *[pointer] * 3, flag]), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    K, block, sliver, panel, sums, first = function.args
-    builder = ir.IRBuilder(function.append_basic_block())
-    lanes = LANES[np.dtype("float32" if scalar == ir.FloatType() else "float64")]
-    vector = ir.VectorType(scalar, lanes)
-    align, zeros = alignment(vector).constant, [ir.Constant(vector, [0.0] * lanes)] * (ROWS * VECTORS)
-    fma = llvm_function(module, "fmuladd", vector)
-
-    def at(p, v):
-        return builder.bitcast(builder.gep(p, [I64(v * lanes)]), vector.as_pointer())
-
-    def terms(count):
-        """The body of a loop over k, so many at a time."""
-
-        def body(todo, a, b, *totals):
-            for k in range(count):
-                row = [builder.load(at(b, k * VECTORS + v), align=align) for v in range(VECTORS)]
-                sums = []
-                for t in range(ROWS):
-                    x = emit_splat(builder, builder.load(builder.gep(a, [I64(k * PITCH + t)])), lanes)
-                    sums += [builder.call(fma, [x, row[v], totals[t * VECTORS + v]]) for v in range(VECTORS)]
-                totals = sums
-            todo = builder.sub(todo, I64(count))
-            following = builder.gep(a, [I64(count * PITCH)]), builder.gep(b, [I64(count * VECTORS * lanes)])
-            return (todo, *following, *totals), builder.icmp_signed(">=", todo, I64(count))
-
-        return body
-
-    def one_block(k):
-        left = builder.sub(K, k)
-        size = builder.select(builder.icmp_signed("<", left, block), left, block)
-        a, b = (
-            builder.gep(sliver, [builder.mul(k, I64(PITCH))]),
-            builder.gep(panel, [builder.mul(k, I64(VECTORS * lanes))]),
-        )
-        values = [size, a, b, *zeros]
-        for count, some in ((2, builder.icmp_signed(">", size, I64(1))), (1, None)):
-            some = builder.icmp_signed(">", values[0], I64(0)) if some is None else some
-            values = emit_if(builder, some, values, lambda *v, count=count: emit_loop(builder, v, terms(count)))
-        totals = values[3:]
-        fresh = builder.and_(first, builder.icmp_signed("==", k, I64(0)))
-        with builder.if_else(fresh) as (at_first, later):
-            with at_first:
-                for v, total in enumerate(totals):
-                    builder.store(total, at(sums, v), align=align)
-            with later:
-                for v, total in enumerate(totals):
-                    builder.store(builder.fadd(builder.load(at(sums, v), align=align), total), at(sums, v), align=align)
-        k = builder.add(k, size)
-        return (k,), builder.icmp_signed("<", k, K)
-
-    emit_loop(builder, (I64(0),), one_block)
-    builder.ret_void()
-    return function
 
 
 # --- copies ---------------------------------------------------------------------------------------------------
@@ -159,65 +77,54 @@ def in_a_row(places, first, count):
 
 
 @helper
-def together(size):
-    """How many slivers or panels of `size` lines are copied side by side: some cache lines of each row of source."""
-    return max(1, min(8, 128 // size))
+def together(C):
+    """How many panels of C columns are copied side by side: some cache lines of each row of source."""
+    return max(1, min(8, 128 // C))
 
 
 @kernel()
-def copy_lines(source, line, count, terms, term, K, size, pitch, packed, p, step):
-    """packed[p + s step + k pitch + n] = source[line + s size + n + terms[term + k]]: neighbours, `size` in a row.
+def copy_panels(source, column, count, terms, term, K, C, packed, p, step):
+    """packed[p + s step + k C + c] = source[column + s C + c + terms[term + k]]: neighbours, in panels of C columns.
 
-    All of them for one term before the next, so that each cache line and each page is read once.  Behind them, up to
-    the pitch, are other numbers or zeros.
+    All panels for one term before the next, so that each cache line and each page is read once.  Behind the last
+    column are other numbers or zeros.
     """
     LANES = width(source)
-    registers = pitch // LANES
-    # Parts that may be read whole, in one or two registers: what is behind them is a line too.
-    plain = max(0, (count - pitch) // size + 1) if registers <= 2 else 0
+    whole = count // C if C == 2 * LANES else 0
     for k in range(K):
-        first, to = line + terms[term + k], p + k * pitch
-        if registers == 1:
-            for _ in range(plain):
-                store(load(source, first), packed, to)
-                first += size
-                to += step
-        elif registers == 2:
-            for _ in range(plain):
-                store(load2(source, first), packed, to)
-                first += size
-                to += step
-        for n in range(plain * size, count, size):
-            for v in range(0, pitch, LANES):
+        first, to = column + terms[term + k], p + k * C
+        for _ in range(whole):
+            store(load2(source, first), packed, to)
+            first += C
+            to += step
+        for n in range(whole * C, count, C):
+            for v in range(0, C, LANES):
                 store(load_some(source, first + v, count - n - v, 0), packed, to + v)
-            first += size
+            first += C
             to += step
 
 
 @kernel()
-def pack(source, lines, line, count, terms, term, K, size, pitch, packed, p, step):
-    """packed[p + s step + k pitch + n] = source[lines[line + s size + n] + terms[term + k]] of so many lines.
+def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
+    """packed[p + k pitch + n] = source[lines[line + n] + terms[term + k]] of so many lines, and zeros up to the pitch.
 
-    Behind them are other numbers or zeros, up to the pitch, which is some registers wide.  What is in one row of source
-    is read as vectors: either a term of all lines, or some terms of a line, and then transposed.
+    What is in one row of source is read as vectors: either a term of all lines, or some terms of a line, and then
+    transposed.
     """
     LANES = width(source)
     if in_a_row(lines, line, count):
-        copy_lines(source, lines[line], count, terms, term, K, size, pitch, packed, p, step)
+        copy_panels(source, lines[line], count, terms, term, K, pitch, packed, p, 0)
         return
-    for s in range((count + size - 1) // size):
-        first, left = line + s * size, min(size, count - s * size)
-        for k in range(0, K, LANES):
-            some, to = min(LANES, K - k), p + s * step + k * pitch
-            if in_a_row(terms, term + k, some):
-                for n in range(0, pitch, LANES):
-                    rows = load_rows_at(source, terms[term + k], lines, first + n, left - n, some)
-                    store_rows(transposed(rows), packed, to + n, pitch, some)
-            else:
-                for j in range(some):
-                    for n in range(pitch):
-                        inside = n < left
-                        packed[to + j * pitch + n] = source[lines[first + n] + terms[term + k + j]] if inside else 0
+    for k in range(0, K, LANES):
+        some, to = min(LANES, K - k), p + k * pitch
+        if in_a_row(terms, term + k, some):
+            for n in range(0, pitch, LANES):
+                rows = load_rows_at(source, terms[term + k], lines, line + n, count - n, some)
+                store_rows(transposed(rows), packed, to + n, pitch, some)
+        else:
+            for j in range(some):
+                for n in range(pitch):
+                    packed[to + j * pitch + n] = source[lines[line + n] + terms[term + k + j]] if n < count else 0
 
 
 @helper
@@ -260,6 +167,20 @@ def depth(K, itemsize):
     return min(most, BLOCK * GROUP)
 
 
+@helper
+def ahead(terms, k, count):
+    """How much further in memory the term is that is needed soon, where terms have steps."""
+    return AHEAD * (terms[k + 1] - terms[k]) if count > 1 else 0
+
+
+@helper
+def block_height(M, deep, itemsize):
+    """Rows of a at a time: blocks of nearly the same height, about as many as fill half of the L2 cache."""
+    most = max(ROWS, L2 // 2 // itemsize // max(deep, 1))
+    blocks = max(1, (M + 3 * most // 4) // most)
+    return max(1, ((M + blocks - 1) // blocks + ROWS - 1) // ROWS) * ROWS
+
+
 @kernel()
 def widen(sums, totals, first, last):
     """totals += sums, or = where they are the first; then sums = 0, or = totals, rounded, where they are the last."""
@@ -269,12 +190,12 @@ def widen(sums, totals, first, last):
 
 
 @kernel()
-def packed_product(size, arrays, lines, floor):
+def packed_product(shape, arrays, lines, floor):
     """out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n]), by one thread; arrays are (a, b, start, out).
 
     `lines` has the places of a's rows and terms, b's columns and terms, start's rows and out's rows.
     """
-    (M, N, K), (a, b, start, out) = size, arrays
+    (M, N, K), (a, b, start, out) = shape, arrays
     a_rows, a_terms, b_columns, b_terms, s_rows, o_rows = lines
     LANES, itemsize = width(a), a.itemsize
     C = VECTORS * LANES
@@ -282,34 +203,46 @@ def packed_product(size, arrays, lines, floor):
     # In float64, what is less than a block at the end is added to the rounded total of all blocks.
     blocks_end = K // BLOCK * BLOCK if wide else K
     deep = depth(K, itemsize)
-    high = max(ROWS, min(M + ROWS - 1, L2 // 2 // itemsize // max(deep, 1)) // ROWS * ROWS)
+    high = block_height(M, deep, itemsize)
     across = min((N + C - 1) // C * C, COLUMNS)
-    slivers = memory.scratch((high // ROWS * deep * PITCH,), a)
-    panels = memory.scratch((together(C) * deep * C,), a)
+    slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
+    panel = memory.scratch((deep * C,), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
     totals = np.empty(sums.size if wide else 0)
     for n0 in range(0, N, COLUMNS):
         for m0 in range(0, M, high):
             n1, m1, k, last = min(N, n0 + COLUMNS), min(M, m0 + high), 0, False
+            whole, short = tiles(m1 - m0)
             while not last:
                 some = min(deep, (blocks_end if k < blocks_end else K) - k)
                 last = k + some == K and (k == blocks_end or not wide)
-                sliver, panel = some * PITCH, some * C
-                for m in range(m0, m1, together(ROWS) * ROWS):
-                    lines_here, to = min(together(ROWS) * ROWS, m1 - m), (m - m0) // ROWS * sliver
-                    pack(a, a_rows, m, lines_here, a_terms, k, some, ROWS, PITCH, slivers, to, sliver)
                 for n in range(n0, n1, C):
-                    columns, p = min(C, n1 - n), (n - n0) // C % together(C) * panel
-                    if p == 0:
-                        pack(b, b_columns, n, min(together(C) * C, n1 - n), b_terms, k, some, C, C, panels, 0, panel)
-                    for m in range(m0, m1, ROWS):
-                        rows, l = min(ROWS, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
+                    columns = min(C, n1 - n)
+                    copies_b = columns == C and in_a_row(b_columns, n, C)
+                    if not copies_b:
+                        pack(b, b_columns, n, columns, b_terms, k, some, C, panel, 0)
+                    for s in range(whole + short):
+                        height, i = ROWS if s < whole else SHORT, s * some * PITCH
+                        m = m0 + min(s, whole) * ROWS + max(0, s - whole) * SHORT
+                        rows, l = min(height, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
+                        # The first tile that reads what lies in rows copies it, but no tile copies both factors.
+                        copies = copies_b and s == 0, n == n0 and rows == height and in_a_row(a_rows, m, rows)
+                        if n == n0 and (copies[0] or not copies[1]):
+                            pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i)
                         if last:
                             fetch_to_write(out, o_rows, m, rows, n, columns)
                         if deep < K:
                             for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
                                 will_write(sums, v)  # of the next tile
-                        multiply(some, block, slivers, (m - m0) // ROWS * sliver, panels, p, sums, l, k == 0)
+                        size, at = (height, some, block), (i, l)
+                        if copies[0]:
+                            of = b_columns[n], k, ahead(b_terms, k, some)
+                            multiply_copying_b(size, slivers, panel, sums, at, k == 0, b, of, b_terms)
+                        elif copies[1]:
+                            of = a_rows[m], k, ahead(a_terms, k, some)
+                            multiply_copying_a(size, slivers, panel, sums, at, k == 0, a, of, a_terms)
+                        else:
+                            multiply(size, slivers, panel, sums, at, k == 0)
                         if last:
                             finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
                 k += some
@@ -323,26 +256,34 @@ def packed_product(size, arrays, lines, floor):
 AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 
 # What a product reaches of the multipliers' peak: as they lie, where it reads a's rows, or its columns, from the L2
-# cache, and where b does not fit into half of that; and on copies.  And the multiplications that could be done in the
-# time that copying an element takes, of a, of b, or of b where a is not copied, or storing one of out.  Measured on an
-# Intel Xeon (Emerald Rapids), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
-BY_ROWS, BY_COLUMNS, FAR, ON_COPIES = 0.87, 0.7, 0.4, 0.88
-COPY_A, COPY_B, COPY_PANEL, STORE = 26, 19, 12, 16
+# cache; where b's many rows, or those from which a's columns are read, lie on too many pages of memory; and where b
+# does not fit into half of the L2 cache; in panels, and packed.  And the multiplications that could be done in the time
+# that it takes to copy an element of a or b on the way or, where it must be transposed, before; of a panel of b, where
+# a is not copied; to store one of out; and to begin.  Measured on an Intel Xeon (Emerald Rapids), with AVX-512 and with
+# AVX2 alone, which have nearly the same ratios.
+BY_ROWS, BY_COLUMNS, APART, FAR = 0.87, 0.87, 0.75, 0.4
+ON_PANELS, ON_COPIES = 0.88, 0.9 if ROWS > 8 else 0.86  # a high tile reads its panel less often
+COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, STORE, BEGIN = 6, 26, 19, 12, 16, 80_000
 
 
 @helper
 def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     """The way that takes least time: a's terms are a_k apart, b's b_k, and its columns b_n."""
     C, work = VECTORS * (BYTES // itemsize), M * N * K
-    tall, broad = (M + ROWS - 1) // ROWS * ROWS, (N + C - 1) // C * C
-    way, least = PACKED, tall * broad * K / ON_COPIES + COPY_A * M * K + COPY_B * K * N + STORE * M * N
+    whole, short = tiles(M)
+    tall, broad = whole * ROWS + short * SHORT, (N + C - 1) // C * C
+    copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if b_n == 1 else TRANSPOSE_B) * K * N
+    way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
-        time = work / ON_COPIES + COPY_PANEL * K * N
+        time = work / ON_PANELS + COPY_PANEL * K * N
         if time < least:
             way, least = IN_PANELS, time
     if b_n == 1:
-        near = BY_ROWS if a_k == 1 else BY_COLUMNS
-        if work / (near if K * N * itemsize <= L2 // 2 else FAR) <= least:
+        if a_k == 1:
+            share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART
+        else:
+            share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
+        if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way
 
@@ -366,9 +307,9 @@ def block_shape(M, N, count, way, itemsize):
         across = (count + down - 1) // down
         tall, broad = (units_m + down - 1) // down * ROWS, (units_n + across - 1) // across * C
         if way == PACKED:
-            cost = tall * broad / ON_COPIES + COPY_A * tall + COPY_B * broad
+            cost = tall * broad / ON_COPIES + COPY * (tall + broad)
         else:
-            cost = tall * broad / ON_COPIES + COPY_PANEL * broad
+            cost = tall * broad / ON_PANELS + COPY_PANEL * broad
         if cost < least:
             rows, columns, least = tall, broad, cost
     return rows, columns

@@ -15,7 +15,7 @@ from numba import prange
 from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.llvm import LANES
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import VECTORS
+from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load_some, store, width
 

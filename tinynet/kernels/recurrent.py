@@ -6,17 +6,17 @@ begins[n+1].  Nothing here is padded, so sequences may have any lengths.  Of D d
 Forward.    A task is a direction and a block of sequences, for all steps of time, so that tasks don't wait for each
             other.  x w + b is made for some steps at once, in one product; at each step there is one for h u, added to
             that, and then the gates (gates.py), while its result is in the caches.
-Backward.   Likewise the tasks go back through time: the gradient dz of what the gates are made of, dh = dz u.T.  When
-            dz of all rows is there, dw = x.T dz and du = h_before.T dz are single products, and so is dx = dz w.T.
+Backward.   Likewise the tasks go back through time: the gradient da of what the gates are made of, dh = da u.T.  When
+            da of all rows is there, dw = x.T da and du = h_before.T da are single products, and so is dx = da w.T.
 
 The sequences of a block are in order of their length, the longest first.  So those that go on at a step are the first
 ones, and the block's product has as many rows.  A sequence's numbers are the same in whatever block it is.
 
 w and u are copied into panels (panels.py), since they are read at each step again.
 
-GRU's candidate takes x w and h u apart.  So z has four parts for it too: r, u, then the candidate's x w + b, and its
-h u + b; and u's columns are in two parts, `first` for r and u, and `last` for the candidate.  LSTM's are all in the
-former.
+GRU's candidate takes x w and h u apart.  So a has four parts for it too: those of r and z, then the candidate's x w +
+b, and its h u + b; and u's columns are in two parts, `first` for r and z, and `last` for the candidate.  LSTM's are all
+in the former.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from tinynet.kernels.compile import kernel, sized_kernel
 from tinynet.kernels.denormals import flush_denormals, restore_denormals
 from tinynet.kernels.gates import Block, Kept, gru_step, gru_step_backward, lstm_step, lstm_step_backward
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
-from tinynet.kernels.packed import VECTORS
+from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.panels import in_panels, panel_columns, product, transposed_in_panels
 from tinynet.kernels.vectors import width
 
@@ -126,25 +126,25 @@ def forward_block(task, x, sequences, weights, state, y, kept):
         states(task, sequences, state.c, c, pitch, False)
     # So many steps' x w + b at once that they stay in the L2 cache.
     chunk = max(1, min(longest, 16, L2 // 4 // (Z * x.itemsize) // max(B, 1)))
-    z, some = memory.scratch((chunk * B * Z + width(x),), x), memory.scratch((chunk * B * I,), x)
+    a, some = memory.scratch((chunk * B * Z + width(x),), x), memory.scratch((chunk * B * I,), x)
     for begin in range(0, longest, chunk):
         end, rows = min(longest, begin + chunk), 0
         for step in range(begin, end):
             for j in range(active_at(step, spans, places, d == 1)):
                 copy_row(x, places[j] * I, some, rows * I, I)
                 rows += 1
-        product((rows, G), View(some, 0, (I, 1)), w, d, View(b, d * G, 0), View(z, 0, Z))
+        product((rows, G), View(some, 0, (I, 1)), w, d, View(b, d * G, 0), View(a, 0, Z))
         row = 0
         for step in range(begin, end):
-            active, zs = active_at(step, spans, places, d == 1), View(z, row * Z, Z)
+            active, now = active_at(step, spans, places, d == 1), View(a, row * Z, Z)
             if step > 0 or state.begun:
-                product((active, 2 * H if is_gru else Z), View(h, 0, (pitch, 1)), first, d, zs, zs)
+                product((active, 2 * H if is_gru else Z), View(h, 0, (pitch, 1)), first, d, now, now)
             if is_gru:
-                m, bias = View(z, row * Z + 3 * H, Z), View(b_last, d * H, 0)
+                m, bias = View(a, row * Z + 3 * H, Z), View(b_last, d * H, 0)
                 product((active, H), View(h, 0, (pitch, 1)), last, d, bias, m)
-                gru_step(active, d, block, zs, y, kept)
+                gru_step(active, d, block, now, y, kept)
             else:
-                lstm_step(active, d, block, zs, y, kept)
+                lstm_step(active, d, block, now, y, kept)
             row += active
     states(task, sequences, state.h, h, pitch, True)
     if not is_gru:
@@ -174,24 +174,24 @@ def copy_row(source, s, result, r, count):
 # --- backward -----------------------------------------------------------------------------------------------------
 
 
-@sized_kernel(THREADS_FROM, of=lambda dz, dy, dh, *_: dz.size * dh.shape[2], matmul=True)
-def backward_blocks(dz, dy, dh, sequences, first, last, kept):
+@sized_kernel(THREADS_FROM, of=lambda da, dy, dh, *_: da.size * dh.shape[2], matmul=True)
+def backward_blocks(da, dy, dh, sequences, first, last, kept):
     for task in prange(dh.shape[0] * sequences.blocks):
         before = flush_denormals()
-        backward_block(task, dz, dy, dh, sequences, first, last, kept)
+        backward_block(task, da, dy, dh, sequences, first, last, kept)
         restore_denormals(before)
 
 
 @kernel()
-def backward_block(task, dz, dy, dh, sequences, first, last, kept):
-    """dz (D, R, .) of the block's rows, from the last step to the first; `first` and `last` are of u.T."""
-    blocks, (_, N, H), is_gru, row_of_dz = sequences.blocks, dh.shape, last.size > 0, dz.shape[2]
+def backward_block(task, da, dy, dh, sequences, first, last, kept):
+    """da (D, R, .) of the block's rows, from the last step to the first; `first` and `last` are of u.T."""
+    blocks, (_, N, H), is_gru, row_of_da = sequences.blocks, dh.shape, last.size > 0, da.shape[2]
     d, B = task // blocks, (N - task % blocks + blocks - 1) // blocks
     spans, places = memory.scratch((2, B), sequences.order), memory.scratch((B,), sequences.order)
     longest = block_of(task, sequences, spans)
-    pitch = (H + width(dz) - 1) // width(dz) * width(dz)
-    dh_block, dc = memory.scratch((B * pitch,), dz), memory.scratch((0 if is_gru else B * pitch,), dz)
-    dzs = memory.scratch((B * row_of_dz,), dz)
+    pitch = (H + width(da) - 1) // width(da) * width(da)
+    dh_block, dc = memory.scratch((B * pitch,), da), memory.scratch((0 if is_gru else B * pitch,), da)
+    das = memory.scratch((B * row_of_da,), da)
     block = Block(places, dh_block, dc, pitch)
     states(task, sequences, dh, dh_block, pitch, False)
     for k in range(dc.size):
@@ -199,13 +199,13 @@ def backward_block(task, dz, dy, dh, sequences, first, last, kept):
     for step in range(longest - 1, -1, -1):
         active = active_at(step, spans, places, d == 1)
         if is_gru:
-            gru_step_backward(active, d, block, dy, kept, dz, dzs)
+            gru_step_backward(active, d, block, dy, kept, da, das)
         else:
-            lstm_step_backward(active, d, block, dy, kept, dz, dzs)
+            lstm_step_backward(active, d, block, dy, kept, da, das)
         if step > 0:
             out = View(dh_block, 0, pitch)
-            product((active, H), View(dzs, 0, (row_of_dz, 1)), first, d, out, out)
-            product((active, H), View(dzs, 3 * H, (row_of_dz, 1)), last, d, out, out)
+            product((active, H), View(das, 0, (row_of_da, 1)), first, d, out, out)
+            product((active, H), View(das, 3 * H, (row_of_da, 1)), last, d, out, out)
 
 
 class Sums(NamedTuple):
@@ -214,23 +214,23 @@ class Sums(NamedTuple):
     db: Any  # (D, 4 H)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, h_before, dz, *_: dz.size * x.shape[1], matmul=True)
-def sums_over_rows(x, h_before, dz, rows, groups, sums):
-    """Adds x.T dz to dw, h_before.T dz to du, the sum of dz to db, over these rows, (first, end), of each direction."""
-    for task in prange(dz.shape[0] * groups):
+@sized_kernel(THREADS_FROM, of=lambda x, h_before, da, *_: da.size * x.shape[1], matmul=True)
+def sums_over_rows(x, h_before, da, rows, groups, sums):
+    """Adds x.T da to dw, h_before.T da to du, the sum of da to db, over these rows, (first, end), of each direction."""
+    for task in prange(da.shape[0] * groups):
         before = flush_denormals()
-        sums_of_group(task // groups, (task % groups, groups), x, h_before, dz, rows, sums)
+        sums_of_group(task // groups, (task % groups, groups), x, h_before, da, rows, sums)
         restore_denormals(before)
 
 
 @kernel()
-def sums_of_group(d, group, x, h_before, dz, rows, sums):
-    """A part of the sums: it takes every third panel of dz's columns, say, if there are three groups.
+def sums_of_group(d, group, x, h_before, da, rows, sums):
+    """A part of the sums: it takes every third panel of da's columns, say, if there are three groups.
 
     `group` is (which, how many).  It takes as many rows at once as leave a panel of them in the L1 cache.
-    dz has 4 H columns.  GRU's third part of them is for dw alone, and its fourth for du.
+    da has 4 H columns.  GRU's third part of them is for dw alone, and its fourth for du.
     """
-    (_, R, H), I, step, (dw, du, db) = h_before.shape, x.shape[1], dz.shape[2], sums
+    (_, R, H), I, step, (dw, du, db) = h_before.shape, x.shape[1], da.shape[2], sums
     no_floor, one, G, C = x.dtype.type(-np.inf), np.ones(1, x.dtype), dw.shape[2], VECTORS * width(x)
     both = 4 * H if G == 4 * H else 2 * H  # columns that are for dw and du
     panels, rest = (both + C - 1) // C, (H + C - 1) // C if G < 4 * H else 0
@@ -241,7 +241,7 @@ def sums_of_group(d, group, x, h_before, dz, rows, sums):
             part = 0 if p < panels else 1 + (p - panels) // rest
             o = p * C if part == 0 else (p - panels) % rest * C
             n, at = min(C, (both if part == 0 else H) - o), o if part == 0 else (1 + part) * H + o
-            b, out = View(dz, (d * R + r) * step + at, step), View(db, d * 4 * H + at, 0)
+            b, out = View(da, (d * R + r) * step + at, step), View(db, d * 4 * H + at, 0)
             matmul((1, n, K), View(one, 0, (0, 0)), b, start=out, out=out, floor=no_floor)
             if part < 2:
                 out = View(dw, d * I * G + at, G)
@@ -252,18 +252,18 @@ def sums_of_group(d, group, x, h_before, dz, rows, sums):
                 matmul((H, n, K), a, b, start=out, out=out, floor=no_floor)
 
 
-@sized_kernel(THREADS_FROM, of=lambda dz, w, dx: dz.size * dx.shape[1], matmul=True)
-def input_gradient(dz, w, dx):
-    """dx = dz w.T, summed over the directions; w is that of w.T."""
-    (D, R, row_of_dz), I = dz.shape, dx.shape[1]
+@sized_kernel(THREADS_FROM, of=lambda da, w, dx: da.size * dx.shape[1], matmul=True)
+def input_gradient(da, w, dx):
+    """dx = da w.T, summed over the directions; w is that of w.T."""
+    (D, R, row_of_da), I = da.shape, dx.shape[1]
     zeros = np.zeros(I, dx.dtype)
     for task in prange((R + ROWS - 1) // ROWS):
         before = flush_denormals()
         r = task * ROWS
         size, out = (min(ROWS, R - r), I), View(dx, r * I, I)
-        product(size, View(dz, r * row_of_dz, (row_of_dz, 1)), w, 0, View(zeros, 0, 0), out)
+        product(size, View(da, r * row_of_da, (row_of_da, 1)), w, 0, View(zeros, 0, 0), out)
         for d in range(1, D):
-            product(size, View(dz, (d * R + r) * row_of_dz, (row_of_dz, 1)), w, d, out, out)
+            product(size, View(da, (d * R + r) * row_of_da, (row_of_da, 1)), w, d, out, out)
         restore_denormals(before)
 
 
@@ -281,7 +281,7 @@ def _forward(x, begins, w, u, biases, before, y, after, kept):
     forward_blocks(x, dealt(begins, len(w)), weights, state, y, kept)
 
 
-def row_of_dz(H, dtype):
+def row_of_da(H, dtype):
     """How many numbers a row has: an odd number of cache lines, since a power of two would use few of the cache's sets.
 
     There are 4 H numbers in it, and behind them room for a vector.
@@ -290,26 +290,26 @@ def row_of_dz(H, dtype):
     return (4 * H // line + 1 | 1) * line
 
 
-def _backward(dy, dh, x, begins, w, u, kept, dz, sums, dx):
+def _backward(dy, dh, x, begins, w, u, kept, da, sums, dx):
     D, H, G = u.shape
     first = 4 * H if G == 4 * H else 2 * H
     panels = transposed_in_panels(u, 0, first), transposed_in_panels(u, first, G)
-    backward_blocks(dz, dy, dh, dealt(begins, D), *panels, kept)
+    backward_blocks(da, dy, dh, dealt(begins, D), *panels, kept)
     if sums.dw.size:
-        all_sums(x, kept.h_before, dz, sums)
+        all_sums(x, kept.h_before, da, sums)
     if dx.size:
-        input_gradient(dz, transposed_in_panels(w, 0, G), dx)
+        input_gradient(da, transposed_in_panels(w, 0, G), dx)
 
 
-def all_sums(x, h_before, dz, sums):
-    """x.T dz, h_before.T dz and the sum of dz: in float64, where there are many rows."""
+def all_sums(x, h_before, da, sums):
+    """x.T da, h_before.T da and the sum of da: in float64, where there are many rows."""
     R, columns = len(x), 4 * h_before.shape[2]
     wide = [np.zeros(array.shape) for array in sums] if R > TOGETHER else []
     groups = max(1, min(numba.get_num_threads(), columns // panel_columns(x.dtype)))
     for begin in range(0, max(R, 1), TOGETHER):
         for array in sums:
             array[...] = 0
-        sums_over_rows(x, h_before, dz, (begin, min(R, begin + TOGETHER)), groups, sums)
+        sums_over_rows(x, h_before, da, (begin, min(R, begin + TOGETHER)), groups, sums)
         for total, part in zip(wide, sums, strict=False):
             total += part
     for total, array in zip(wide, sums, strict=False):
@@ -321,18 +321,18 @@ def lstm_forward(x, begins, w, u, b, h, c, y, h_after, c_after, gates, h_before,
     _forward(x, begins, w, u, (b, none), (h, c), y, (h_after, c_after), kept)
 
 
-def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, dz, dw, du, db, dx):
-    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, c_before), dz, Sums(dw, du, db), dx)
+def lstm_backward(dy, dh, x, begins, w, u, gates, h_before, c_before, da, dw, du, db, dx):
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, c_before), da, Sums(dw, du, db), dx)
 
 
-def gru_forward(x, begins, w, u, b, b_n, h, y, h_after, gates, h_before):
+def gru_forward(x, begins, w, u, b, b_m, h, y, h_after, gates, h_before):
     none = np.empty((len(w), 0, h.shape[2]), x.dtype)
-    _forward(x, begins, w, u, (b, b_n), (h, none), y, (h_after, none), Kept(gates, h_before, none))
+    _forward(x, begins, w, u, (b, b_m), (h, none), y, (h_after, none), Kept(gates, h_before, none))
 
 
-def gru_backward(dy, dh, x, begins, w, u, gates, h_before, dz, dw, du, db, db_n, dx):
+def gru_backward(dy, dh, x, begins, w, u, gates, h_before, da, dw, du, db, db_m, dx):
     D, _, H = h_before.shape
     sums, none = np.empty((D, 4 * H), x.dtype), np.empty((D, 0, H), x.dtype)
-    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), dz, Sums(dw, du, sums), dx)
+    _backward(dy, dh, x, begins, w, u, Kept(gates, h_before, none), da, Sums(dw, du, sums), dx)
     if db.size:
-        db[...], db_n[...] = sums[:, : 3 * H], sums[:, 3 * H :]
+        db[...], db_m[...] = sums[:, : 3 * H], sums[:, 3 * H :]

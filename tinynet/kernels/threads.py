@@ -53,6 +53,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
 from tinynet.kernels.atomics import SPIN_HINT, add, call, exchange, load, replace, spin_hint, store, the_pool
+from tinynet.kernels.compile import helper
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
 
@@ -89,24 +90,22 @@ sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
 pthread_setspecific = types.ExternalFunction("pthread_setspecific", types.int32(types.int32, types.int64))
 pthread_getspecific = types.ExternalFunction("pthread_getspecific", types.int64(types.int32))
 
-part = numba.njit(forceinline=True, boundscheck=None, error_model="numpy", fastmath=False)
-
 # --- waiting ------------------------------------------------------------------------------------------------
 
 
-@part
+@helper
 def now(thread):
     clock_gettime(1, thread + CLOCK)  # CLOCK_MONOTONIC, 30 ns
     return load(thread + CLOCK) * 1_000_000_000 + load(thread + CLOCK + 8)
 
 
-@part
+@helper
 def sleep(thread):
     while sem_wait(thread + SEMAPHORE) != 0:  # a signal came
         pass
 
 
-@part
+@helper
 def wake(pool, threads):
     for k in range(1, threads):
         thread = pool + THREADS + THREAD * k
@@ -114,7 +113,7 @@ def wake(pool, threads):
             sem_post(thread + SEMAPHORE)
 
 
-@part
+@helper
 def give_way(pool, time):
     """Use one thread less for a while: another process wants its processor."""
     since, pause = time - load(pool + NOTICED), load(pool + PAUSE)
@@ -126,7 +125,7 @@ def give_way(pool, time):
         store(pool + LIMIT, max(min(load(pool + LIMIT), load(pool + AT_WORK)) - 1, 1))
 
 
-@part
+@helper
 def limit_now(pool, time):
     """How many threads may be in use, one more where it is time to try again."""
     if time > load(pool + RETRY):
@@ -138,12 +137,12 @@ def limit_now(pool, time):
 # --- shares -------------------------------------------------------------------------------------------------
 
 
-@part
+@helper
 def any_left(ticket):
     return (ticket >> 16) & MOST_SHARES < ticket & MOST_SHARES
 
 
-@part
+@helper
 def take_shares(pool, thread, me, ticket, help_at, threads):
     """Take shares of this loop for as long as there are any, and return how many they were."""
     number, taken = ticket >> 32, 0

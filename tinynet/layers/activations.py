@@ -10,7 +10,7 @@
     Softplus   y = log(1 + exp(x))  =  max(x, 0) + log(1 + exp(-|x|)), where no exponential overflows
     x, y (N, ...), any shape; in Dense and Conv2D, x is their z
 
-Backward.  Each x touched one y, its own, times f'(x), so dx = f'(x) dy:
+Backward.  Each x touched one y, its own, times f'(x), the derivative of f, so dx = f'(x) dy:
 
     ReLU       1 where x > 0, else 0;         slope instead of 0 for LeakyReLU
     Sigmoid    exp(-x) / (1 + exp(-x))^2  =  y (1 - y)
@@ -26,8 +26,8 @@ f'(x) can be computed from y alone (y > 0 exactly where x > 0), but for GELU and
 that one y has two x.  They keep x, and so does Softplus, for simplicity.  With the others, Dense and Conv2D overwrite x
 with y: the functions called `_in_place`.  ELU and SELU are in elu.py, ReLU6 in relu6.py.
 
-In the functions below x, y, dy and dx are flat, (M,).  Constants are made in x's dtype, as by x.dtype.type(0) or
-type(x)(0), so that float32 stays float32.
+In the functions below x, y, dy and dx are flat, (M,).  They are compiled, and prange is a range that is shared out to
+threads.  Constants are made in x's dtype, as by x.dtype.type(0) or type(x)(0), so that float32 stays float32.
 
 Sources: LeakyReLU, Maas et al. 2013; GELU, Hendrycks and Gimpel 2016; Swish, Elfwing et al. 2018 and Ramachandran et
 al. 2017.
@@ -145,7 +145,7 @@ def sigmoid_backward(dy, y, dx):
 
 
 class Sigmoid(ActivationLayer):
-    """y = 1 / (1 + exp(-x)).  To train a classifier, leave it out: the loss takes the logits, and is exact for them.
+    """y = 1 / (1 + exp(-x)), an S from 0 to 1.  To train a classifier, leave it out: the losses take logits.
 
     >>> tn.Sequential([tn.Sigmoid()], 3).forward([[-2, 0, 2]]).round(3)
     array([[0.119, 0.5  , 0.881]], dtype=float32)
@@ -183,7 +183,7 @@ def tanh_backward(dy, y, dx):
 
 
 class Tanh(ActivationLayer):
-    """y = tanh(x).
+    """y = tanh(x), an S from -1 to 1, nearly x where x is small.
 
     >>> tn.Sequential([tn.Tanh()], 3).forward([[-2, 0, 2]]).round(3)
     array([[-0.964,  0.   ,  0.964]], dtype=float32)
@@ -267,7 +267,7 @@ GELUS = {
 
 
 class GELU(ActivationLayer):
-    """y = x Phi(x), Phi the normal distribution's (Hendrycks and Gimpel 2016).
+    """y = x Phi(x), a ReLU without its corner; Phi is the normal distribution's (Hendrycks and Gimpel 2016).
 
     approximate   None for the exact one, or "tanh" for their approximation, as GPT-2 has it: "gelu_tanh" in Dense
 
@@ -312,7 +312,7 @@ def swish_backward(dy, x, dx):
 
 
 class Swish(ActivationLayer):
-    """y = x sigmoid(x), which PyTorch calls SiLU (Elfwing et al. 2018; Ramachandran et al. 2017).
+    """y = x sigmoid(x), a ReLU without its corner, in PyTorch SiLU (Elfwing et al. 2018; Ramachandran et al. 2017).
 
     >>> tn.Sequential([tn.Swish()], 3).forward([[-2, 0, 2]]).round(3)
     array([[-0.238,  0.   ,  1.762]], dtype=float32)

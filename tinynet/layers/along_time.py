@@ -19,8 +19,12 @@ from tinynet.checks import as_array, real_array
 
 
 def split_pair(x, input_shape):
-    """(x, lengths) of a pair, (x, None) of all else: a tuple of two samples, say, has an axis less."""
-    if type(x) is tuple and len(x) == 2 and np.ndim(x[0]) == len(input_shape) + 1:
+    """(x, lengths) of a pair, (x, None) of all else: a tuple of two samples, say, has an axis less.
+
+    Of several inputs (inputs.py), which have several input shapes, each may be a pair, and their tuple is none.
+    """
+    several = bool(input_shape) and type(input_shape[0]) is tuple
+    if type(x) is tuple and len(x) == 2 and not several and np.ndim(x[0]) == len(input_shape) + 1:
         return x
     return x, None
 

@@ -4,37 +4,41 @@ Three Denses, side by side in one, make of each x[t] what it looks for, q[t] (it
 key), and what it has to give, v[t] (its value).  Their C columns are cut into heads of d = C / heads; each head does
 the same by itself, and a last Dense mixes what they found.  Of a sample and a head, with rows for positions:
 
-    [q, k, v] = x w + b            x (T, C)   w (C, 3C)   b (3C,)         in a head q, k, v are (T, d)
-    S[t,j] = sum_c q[t,c] k[j,c]                            how well key j fits query t
-    P[t,j] = exp(s (S[t,j] - m[t])) / u[t]                  s = 1 / sqrt(d), so that S s has variance 1 if q and k have
-    o[t,c] = sum_j P[t,j] v[j,c]                            m[t] = max_j S[t,j]   u[t] = sum_j exp(s (S[t,j] - m[t]))
-    y = o w_out + b_out, the heads' o side by side          w_out (C, C)   b_out (C,)
+    z = [q, k, v] = x w + b                 x (T, C)   w (C, 3C)   b (3C,)   in a head q, k, v, o are (T, d)
+    score[t,j] = sum_c q[t,c] k[j,c] / sqrt(d)      how well key j fits query t; of variance 1 if q and k are
+    p[t,j] = exp(score[t,j] - m[t]) / s[t]          a softmax: the share that t takes of j, all j together 1
+             m[t] = max_j score[t,j]   s[t] = sum_j exp(score[t,j] - m[t])           (softmax.py says why m)
+    o[t,c] = sum_j p[t,j] v[j,c]                    the mean of the values, by these shares
+    y = o w_out + b_out                     the heads' o side by side, (T, C)   w_out (C, C)   b_out (C,)
 
-j runs over the keys that t sees: those within the sequence's length, and if `causal` those with j <= t.  P is 0
+j runs over the keys that t sees: those within the sequence's length, and if `causal` those with j <= t.  p is 0
 elsewhere.  What lies behind the length is seen by no one, and y is 0 there.
 
 Backward.  Of each number, the last one first: which numbers did it touch, and times what?  The Denses' part is in
 dense.py: the last one gives do.
 
-    v[j,c]  touched o[t,c] of every t that sees j, times P[t,j]:     dv[j,c] = sum_t P[t,j] do[t,c]
-    P[t,j]  touched o[t,c] of every c, times v[j,c]:                 dP[t,j] = sum_c do[t,c] v[j,c]
-    S[t,j]  touched P[t,i] of every i that t sees: it is a softmax (softmax.py), of logits s S,
-            times s P[t,i] ([i = j] - P[t,j]):                       dS[t,j] = s P[t,j] (dP[t,j] - D[t])
-            with [i = j] 1 where i is j, else 0, and D[t] = sum_i P[t,i] dP[t,i]
-    q[t,c]  touched S[t,j] of every j, times k[j,c]:                 dq[t,c] = sum_j dS[t,j] k[j,c]
-    k[j,c]  touched S[t,j] of every t, times q[t,c]:                 dk[j,c] = sum_t dS[t,j] q[t,c]
+    v[j,c]      touched o[t,c] of every t that sees j, times p[t,j]:     dv[j,c] = sum_t p[t,j] do[t,c]
+    p[t,j]      touched o[t,c] of every c, times v[j,c]:                 dp[t,j] = sum_c do[t,c] v[j,c]
+    score[t,j]  touched p[t,i] of every i that t sees, as softmax.py derives, times p[t,i] ([i = j] - p[t,j]),
+                where [i = j] is 1 if i is j, else 0:                    dscore[t,j] = p[t,j] (dp[t,j] - mean[t])
+                                                                         mean[t] = sum_i p[t,i] dp[t,i]
+    q[t,c]      touched score[t,j] of every j, times k[j,c] / sqrt(d):   dq[t,c] = sum_j dscore[t,j] k[j,c] / sqrt(d)
+    k[j,c]      touched score[t,j] of every t, times q[t,c] / sqrt(d):   dk[j,c] = sum_t dscore[t,j] q[t,c] / sqrt(d)
 
-D needs no sum over all keys: sum_i P[t,i] sum_c do[t,c] v[i,c] = sum_c do[t,c] o[t,c].  As matrices, of a head:
+mean needs no sum over all keys: sum_i p[t,i] sum_c do[t,c] v[i,c] = sum_c do[t,c] o[t,c].  As matrices, of a head:
 
-    o = P v     dv = P.T do     dP = do v.T     dS = s P (dP - D)     dq = dS k     dk = dS.T q
+    o = p v     dv = p.T do     dp = do v.T     dscore = p (dp - mean)
+                dq = dscore k / sqrt(d)         dk = dscore.T q / sqrt(d)
 
-P is T x T numbers a head.  It is not kept: with m and u, two numbers a query, the backward pass makes it again.
+p is T x T numbers a head.  It is not kept: with m and s, two numbers a query, the backward pass makes it again.
 
-Dropout of the weights.  R[t,j] is 0 with probability `dropout`, else 1 / (1 - dropout), and o = (P R) v, number by
-number.  Then P touched o times R v: dv = (P R).T do, dP = R (do v.T), and all else, D too, is as before.
+Dropout of the shares.  keep[t,j] is 0 with probability `dropout`, else 1 / (1 - dropout), and o = (p keep) v, number by
+number.  Then p touched o times keep v: dv = (p keep).T do, dp = keep (do v.T), and all else, mean too, is as before.
 
-Sources: Vaswani et al. 2017, section 3.2; P made again, Dao et al. 2022.
+Sources: Vaswani et al. 2017, section 3.2; p made again, Dao et al. 2022.
 """
+
+from __future__ import annotations
 
 import math
 from functools import partial
@@ -54,28 +58,28 @@ from tinynet.layers.initialization import glorot
 from tinynet.layers.parameter import Parameter
 
 
-def attention_forward_plain(z, first, sees, R):
-    """z (N, S, 3, heads, d) holds q, k and v; the T queries of sample n begin in row first[n].
+def attention_forward_plain(z, first, sees, keep):
+    """z (N, S, 3, heads, d) holds q, k and v of S positions; the T queries of sample n begin in row first[n].
 
-    sees (N, T, S) says which keys a query sees; R (N, heads, T, S) is 1 without dropout.  It returns o (N, T, heads, d)
-    and m, u (N, heads, T).
+    sees (N, T, S) says which keys a query sees; keep (N, heads, T, S) is 1 without dropout.  It returns o (N, T, heads,
+    d) and m, s (N, heads, T); of m, the kernel keeps m sqrt(d), the largest product of query and key, and so does this.
     """
-    (N, S, _, heads, d), T = z.shape, sees.shape[1]
+    (N, _, _, heads, d), T = z.shape, sees.shape[1]
     q, k, v = z[:, :, 0], z[:, :, 1], z[:, :, 2]
-    o, m, u = np.zeros((N, T, heads, d)), np.zeros((N, heads, T)), np.ones((N, heads, T))
+    o, m, s = np.zeros((N, T, heads, d)), np.zeros((N, heads, T)), np.ones((N, heads, T))
     for n, h, t in np.ndindex(N, heads, T):
         j = np.flatnonzero(sees[n, t])
         if len(j) > 0:
-            S = k[n, j, h] @ q[n, first[n] + t, h]
-            m[n, h, t] = S.max()
-            e = np.exp((S - S.max()) / math.sqrt(d))
-            u[n, h, t] = e.sum()
-            P = e / e.sum()
-            o[n, t, h] = (P * R[n, h, t, j]) @ v[n, j, h]
-    return o, m, u
+            products = k[n, j, h] @ q[n, first[n] + t, h]
+            m[n, h, t] = products.max()
+            exp = np.exp((products - products.max()) / math.sqrt(d))
+            s[n, h, t] = exp.sum()
+            p = exp / exp.sum()
+            o[n, t, h] = (p * keep[n, h, t, j]) @ v[n, j, h]
+    return o, m, s
 
 
-def attention_backward_plain(do, z, first, sees, R, o, m, u):
+def attention_backward_plain(do, z, first, sees, keep, o, m, s):
     (N, _, _, heads, d), T = z.shape, sees.shape[1]
     q, k, v = z[:, :, 0], z[:, :, 1], z[:, :, 2]
     dz = np.zeros(z.shape)
@@ -83,13 +87,13 @@ def attention_backward_plain(do, z, first, sees, R, o, m, u):
     for n, h, t in np.ndindex(N, heads, T):
         j = np.flatnonzero(sees[n, t])
         if len(j) > 0:
-            this, r = first[n] + t, R[n, h, t, j]
-            P = np.exp((k[n, j, h] @ q[n, this, h] - m[n, h, t]) / math.sqrt(d)) / u[n, h, t]
-            dP = r * (v[n, j, h] @ do[n, t, h])
-            dS = P * (dP - do[n, t, h] @ o[n, t, h]) / math.sqrt(d)
-            dv[n, j, h] += np.outer(P * r, do[n, t, h])  # v[j] touched this o, times P r
-            dk[n, j, h] += np.outer(dS, q[n, this, h])  # k[j] touched S[t,j], times q[t]
-            dq[n, this, h] = dS @ k[n, j, h]  # q[t] touched S[t,j] of every j, times k[j]
+            this, kept = first[n] + t, keep[n, h, t, j]
+            p = np.exp((k[n, j, h] @ q[n, this, h] - m[n, h, t]) / math.sqrt(d)) / s[n, h, t]
+            dp = kept * (v[n, j, h] @ do[n, t, h])
+            dscore = p * (dp - do[n, t, h] @ o[n, t, h])
+            dv[n, j, h] += np.outer(p * kept, do[n, t, h])  # v[j] touched this o, times p keep
+            dk[n, j, h] += np.outer(dscore, q[n, this, h]) / math.sqrt(d)  # k[j]: score[t,j], times q[t] / sqrt(d)
+            dq[n, this, h] = dscore @ k[n, j, h] / math.sqrt(d)  # q[t]: score[t,j] of every j, times k[j] / sqrt(d)
     return dz
 
 
@@ -101,27 +105,31 @@ def seen_keys(T, S, causal, first, lengths):
 
 
 def for_plain(z, T, causal, first, lengths, drops):
-    """What the plain loops take, of what the kernels do: these make `sees` and R as they go."""
+    """What the plain loops take, of what the kernels do: these make `sees` and `keep` as they go."""
     N, S, _, heads, _ = z.shape
-    R = kernels.dropout_factors((N, heads, T, S), first, drops)
-    return z, first, seen_keys(T, S, causal, first, lengths), R
+    keep = kernels.dropout_factors((N, heads, T, S), first, drops)
+    return z, first, seen_keys(T, S, causal, first, lengths), keep
 
 
 attention_forward = either(attention_forward_plain, kernels.attention_forward, for_plain)
 attention_backward = either(
     attention_backward_plain,
     kernels.attention_backward,
-    lambda do, z, causal, first, lengths, drops, o, m, u: (
-        do, *for_plain(z, do.shape[1], causal, first, lengths, drops), o, m, u,
+    lambda do, z, causal, first, lengths, drops, o, m, s: (
+        do, *for_plain(z, do.shape[1], causal, first, lengths, drops), o, m, s,
     ),
 )  # fmt: skip
 
 
 class MultiHeadAttention(Random):
-    """Self-attention with this many heads: x (N, T, C) -> y (N, T, C).  C must be a multiple of heads.
+    """Self-attention: each position takes of all others what it needs: x (N, T, C) -> y (N, T, C).
 
+    Of each position x[n,t], a head makes a query q, a key k and a value v, by weights that are trained.  How well the
+    query of t fits the key of j says what share of j's value t takes: p[t,j], all j together 1.
+
+    heads     how many do so side by side, each with its C / heads of q's, k's and v's columns
     causal    each position sees itself and what is before it, and nothing later: to predict what comes next
-    dropout   the probability with which a weight P[t,j] is dropped in training; `state` as in Dropout
+    dropout   the probability with which a share p[t,j] is dropped in training; `state` as in Dropout
     bias      False leaves b and b_out out
 
     Parameters "qkv_weight" (C, 3C) and "qkv_bias" (3C,), whose columns are those of q, k and v in turn, each with its
@@ -188,17 +196,17 @@ class MultiHeadAttention(Random):
         if state is not None:
             z, first = self._after(state, z, counts)
         drops = self._draw() if training else kernels.NO_DROPS
-        o, (m, u) = np.empty((N, T, *z.shape[3:]), self.dtype), np.empty((2, N, self.heads, T), self.dtype)
-        attention_forward(z, T, self.causal, first, counts, drops, o, m, u)
+        o, (m, s) = np.empty((N, T, *z.shape[3:]), self.dtype), np.empty((2, N, self.heads, T), self.dtype)
+        attention_forward(z, T, self.causal, first, counts, drops, o, m, s)
         y = np.empty((N * T, C), self.dtype)
         dense_forward(o.reshape(-1, C), w_out, b_out, self.dtype.type(-np.inf), y)
         y = y.reshape(N, T, C)
         if training:
-            self._kept = x.view(), lengths, z, first, counts, drops, o, m, u
+            self._kept = x.view(), lengths, z, first, counts, drops, o, m, s
         return y if lengths is None else padded(y, lengths, T)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, lengths, z, first, counts, drops, o, m, u = self.kept("_kept")
+        x, lengths, z, first, counts, drops, o, m, s = self.kept("_kept")
         N, T, C = x.shape
         dy = self.checked_gradient(dy, N, T)
         if lengths is not None:
@@ -211,7 +219,7 @@ class MultiHeadAttention(Random):
             dense_backward_input(w_out, dy, do.reshape(-1, C))
         else:
             return None
-        attention_backward(do, z, self.causal, first, counts, drops, o, m, u, dz)
+        attention_backward(do, z, self.causal, first, counts, drops, o, m, s, dz)
         if dz.shape[1] != T or first.any():  # after a state: what was there before is a constant
             dz = _rows(dz, first, counts, T)
         dx, dz = np.empty_like(x if input_grad else x[:0]), dz.reshape(-1, 3 * C)
@@ -222,7 +230,7 @@ class MultiHeadAttention(Random):
         return dx if input_grad else None
 
     def weights(self, x: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
-        """P (N, heads, T, T) for inputs x (N, T, C), without dropout.
+        """The shares p (N, heads, T, T) for inputs x (N, T, C), without dropout.
 
         Row t is how much position t takes of each, 0 of those that it doesn't see; all 0 behind the sequence's length.
         """
@@ -233,9 +241,9 @@ class MultiHeadAttention(Random):
         z = self._projected(padded(x, counts, T))
         sees = seen_keys(T, T, self.causal, np.zeros(N, np.int64), counts)[:, None]
         q, k = z[:, :, 0].transpose(0, 2, 1, 3), z[:, :, 1].transpose(0, 2, 3, 1)
-        S = np.where(sees, q @ k / math.sqrt(z.shape[-1]), -np.inf)
-        e = np.exp(S - np.where(sees.any(-1, keepdims=True), S.max(-1, keepdims=True, initial=-np.inf), 0))
-        return (e / np.where(e.any(-1, keepdims=True), e.sum(-1, keepdims=True), 1)).astype(self.dtype)
+        score = np.where(sees, q @ k / math.sqrt(z.shape[-1]), -np.inf)
+        exp = np.exp(score - np.where(sees.any(-1, keepdims=True), score.max(-1, keepdims=True, initial=-np.inf), 0))
+        return (exp / np.where(exp.any(-1, keepdims=True), exp.sum(-1, keepdims=True), 1)).astype(self.dtype)
 
     def _draw(self):
         """What the kernels take as `drops`, of the next step."""
@@ -275,7 +283,7 @@ class MultiHeadAttention(Random):
         return f"y = {heads}softmax(q k.T / sqrt d) v, mixed" + (", of what is before" if self.causal else "")
 
     def backward_formula(self):
-        return "dv = P.T do, dS = s P (do v.T - sum do o), dq = dS k, dk = dS.T q"
+        return "dv = p.T do, dscore = p (do v.T - sum do o), dq = dscore k / sqrt d, dk = dscore.T q / sqrt d"
 
     # What others ask of it.
 
@@ -294,15 +302,15 @@ class MultiHeadAttention(Random):
         q = graph.add("Transpose", graph.add("Gather", z, 0, axis=2), perm=[0, 2, 1, 3])
         k = graph.add("Transpose", graph.add("Gather", z, 1, axis=2), perm=[0, 2, 3, 1])
         v = graph.add("Transpose", graph.add("Gather", z, 2, axis=2), perm=[0, 2, 1, 3])
-        S = graph.add("Mul", graph.add("MatMul", q, k), np.array(1 / math.sqrt(C // self.heads)))
+        score = graph.add("Mul", graph.add("MatMul", q, k), np.array(1 / math.sqrt(C // self.heads)))
         if self.causal:
             T = graph.add("Shape", x.last(), start=1, end=2)
             later = graph.add("Expand", np.array(-np.inf), graph.add("Concat", T, T, axis=0))
-            S = graph.add("Add", S, graph.add("Trilu", later, 1, upper=1))
+            score = graph.add("Add", score, graph.add("Trilu", later, 1, upper=1))
         if x.lengths is not None:
             seen = graph.add("Unsqueeze", x.inside(), [1, 2])
-            S = graph.add("Where", seen, S, np.array(-np.inf))
-        o = graph.add("MatMul", graph.add("Softmax", S, axis=-1), v)
+            score = graph.add("Where", seen, score, np.array(-np.inf))
+        o = graph.add("MatMul", graph.add("Softmax", score, axis=-1), v)
         o = graph.add("Reshape", graph.add("Transpose", o, perm=[0, 2, 1, 3]), [0, 0, C])
         return graph.value(graph.add("Add", graph.add("MatMul", o, w_out), b_out), 3)
 

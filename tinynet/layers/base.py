@@ -8,6 +8,8 @@ needs, and every layer says in its file which and why.
 Shapes given to and returned by build leave out the batch axis: (28, 28, 1) for images (N, 28, 28, 1).
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from types import MappingProxyType
@@ -96,16 +98,12 @@ class Layer(Declared, Guarded):
     def forward(self, x: ArrayLike, training: bool = False) -> np.ndarray:
         """y for a batch x.  `training` keeps what backward needs, which may be x and y themselves: leave them alone.
 
-        One with of_time = "lengths" has forward(x, training=False, lengths=None, state=None).  What lies behind a
-        sequence's length, if there are `lengths` (N,), is padding, which must change nothing.  `state`, if there is
-        one, is a dict of the caller's, {} at the start of the sequences: the layer goes on from what it left there
-        under itself, state[self], and puts new arrays in its place, so that pieces of a sequence give what the whole
-        does; its backward takes the state that it began with for constant.
+        One that looks along time takes `lengths` and a `state`, too: declared.py says what they are, at `of_time`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward(x, training)")
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        """Fill the parameters' gradients and return dx, or None when `input_grad` is False."""
+        """Fill the parameters' gradients from dy = dL/dy; return dx = dL/dx, or None when `input_grad` is False."""
         raise NotImplementedError(f"{type(self).__name__} has no backward(dy)")
 
     @property
@@ -143,6 +141,11 @@ class Layer(Declared, Guarded):
         """Whether it has a parameter that is not frozen."""
         parameters = self.parameters
         return bool(parameters) and (parameters[0]._trainable or any(p._trainable for p in parameters))
+
+    @property
+    def entries(self):
+        """What takes the model's inputs, if it is the first layer: itself, or an Entry for each (inputs.py)."""
+        return (self,)
 
     @property
     def keeps_output(self):
@@ -206,9 +209,19 @@ class Layer(Declared, Guarded):
     def input_error(self, shape):
         """The ValueError for an input of this shape, which is none of the layer's."""
         expected = ", ".join(["N", *map(str, self.input_shape)])
-        return ValueError(
-            f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
-        )
+        hint = batch_hint(shape, self.input_shape) or self._sequence_hint(shape)
+        return ValueError(f"{self.label}: expected input ({expected}), got {shape}{hint}")
+
+    def _sequence_hint(self, shape):
+        """What may be wrong with a batch of this shape, for a layer of sequences (T, ...)."""
+        T, *of_step = self.input_shape if self.of_time and self.input_shape else (0,)
+        if T and self.fits((1, *shape)):
+            return "; one sequence? x[None]"
+        if of_step and list(shape) == of_step:
+            return "; one step of one sequence? x[None, None]"
+        if T and len(shape) > 1 and list(shape[2:]) == of_step and shape[1] > T:
+            return f"; the model was built for sequences of up to {T}, by its input_shape"
+        return ""
 
     def checked_gradient(self, dy, batch, time=None):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype; `time`: of x's positions."""
@@ -220,6 +233,13 @@ class Layer(Declared, Guarded):
             hint = batch_hint(dy.shape, self.output_shape, "dy")
             raise ValueError(f"{self.label}: expected the gradient of its output, {shape}, got {dy.shape}{hint}")
         return dy
+
+    def checked_parts(self, shape):
+        """The shape of each of several inputs; a ValueError where the layer takes one."""
+        raise ValueError(
+            f"{self.label}: the input shape {tuple(shape)} is of several inputs: such a model must begin with a"
+            " Parallel that has a branch for each"
+        )
 
     def check_input_grad(self, input_grad):
         """A ValueError where the gradient of an input of whole numbers is asked for."""
@@ -237,6 +257,10 @@ class Layer(Declared, Guarded):
 def checked_eps(layer, eps):
     """eps of a normalisation, as a float above 0."""
     given, eps = eps, number(eps, f"{layer.label}: eps")
+    if layer.dtype is None and isinstance(given, int) and eps >= 1:  # LayerNorm(64), as elsewhere
+        raise ValueError(
+            f"{layer.label}: eps is a small number such as 1e-5, got {given}; no layer is told its channels"
+        )
     if not 0 < eps < math.inf:
         raise ValueError(f"{layer.label}: eps must be a finite number above 0, got {given!r}")
     return eps
@@ -265,11 +289,16 @@ def _holds_arrays(value):
 
 
 def _shape_of_sample(layer, shape):
+    if isinstance(shape, (tuple, list)) and any(isinstance(part, (tuple, list)) for part in shape):
+        return tuple(_shape_of_sample(layer, part) for part in layer.checked_parts(shape))
     if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool):
         shape = (shape,)
     try:
         return tuple(positive_int(size, f"{layer.label}: a size of the input shape") for size in shape)
     except TypeError:
+        unknown = isinstance(shape, (tuple, list)) and None in shape
+        hint = "; of sequences, give the longest length: shorter ones are taken, too" if unknown else ""
         raise TypeError(
-            f"{layer.label}: the input shape must be a tuple of whole numbers without the batch axis, got {shape!r}"
+            f"{layer.label}: the input shape must be a tuple of whole numbers without the batch axis,"
+            f" got {shape!r}{hint}"
         ) from None

@@ -5,22 +5,26 @@ x[m,c] in a batch; w, b, mu, v (C,), and each formula below is about one channel
 
     mu   = 1/M sum_m x[m]                                      the mean
     v    = 1/M sum_m (x[m] - mu)^2                             the variance
-    h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"
-    y[m] = w h[m] + b
+    h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"; eps, a small number, keeps r
+    y[m] = w h[m] + b                                          finite where all x[m] are alike
+
+So the layers behind get numbers of one size, whatever the weights before, and can be trained with larger steps.
 
 Predicting, mu and v are exponential moving averages over the batches of the training, so that no other sample matters:
 
     running <- momentum running + (1 - momentum) batch
 
-where a batch's v is taken as the unbiased estimate v M / (M - 1) (Bessel's correction).
+where a batch's v counts as v M / (M - 1): squared deviations from the mean of the very same M numbers are on average
+too small by that factor (Bessel's correction).
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
     b     touched y[m] of every m, times 1:           db    = sum_m dy[m]
     w     touched y[m] of every m, times h[m]:        dw    = sum_m dy[m] h[m]
     h[m]  touched y[m], times w:                      dh[m] = w dy[m]
-    r     touched h[m] of every m, times x[m] - mu:   dr    = sum_m dh[m] (x[m] - mu) = w dw / r
-    v     touched r, times -1/2 (v + eps)^(-3/2):     dv    = -r^3/2 dr = -r^2 w dw / 2
+    r     touched h[m] of every m, times x[m] - mu,   dr    = sum_m dh[m] (x[m] - mu) = w dw / r
+          which is h[m] / r:
+    v     touched r, times -1/2 (v + eps)^(-3/2):     dv    = -1/2 r^3 dr = -1/2 r^2 w dw
     mu    touched h[m] of every m, times -r,          dmu   = -r sum_m dh[m] = -r w db
           and v, times -2/M sum_m (x[m] - mu) = 0
     x[m]  touched h[m], times r,                      dx[m] = r dh[m] + 2/M (x[m] - mu) dv + dmu / M
@@ -40,6 +44,8 @@ Of sequences with lengths, the rows x[m] are those within them: padding enters n
 Source: Ioffe and Szegedy 2015, algorithms 1 and 2 and section 3.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 
@@ -57,10 +63,9 @@ from tinynet.layers.base import checked_eps
 
 
 def batchnorm_moments_plain(x):
-    """The means mu, and S = M v, the sums of squared deviations."""
+    """The means mu, and M v, the sums of squared deviations."""
     mu = x.sum(axis=0, dtype=np.float64) / max(len(x), 1)  # no rows have the mean 0
-    S = ((x - mu) ** 2).sum(axis=0)
-    return mu, S
+    return mu, ((x - mu) ** 2).sum(axis=0)
 
 
 def batchnorm_forward_plain(x, mu, v, w, b, eps):
@@ -85,7 +90,7 @@ def batchnorm_chain_plain(dy, x, mu, v, w, eps):
     M, r = len(x), 1 / np.sqrt(v + eps)
     dh = w * dy
     dr = (dh * (x - mu)).sum(axis=0)
-    dv = -(r**3) / 2 * dr
+    dv = -1 / 2 * r**3 * dr
     dmu = -r * dh.sum(axis=0)
     return r * dh + 2 / M * (x - mu) * dv + dmu / M
 
@@ -99,12 +104,15 @@ batchnorm_backward_input = either(batchnorm_backward_input_plain, kernels.batchn
 def _checked_momentum(layer, momentum):
     given, momentum = momentum, number(momentum, f"{layer.label}: momentum")
     if not 0 <= momentum <= 1:
-        raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}")
+        hint = "; no layer is told its channels" if isinstance(given, int) else ""
+        raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}{hint}")
     return momentum
 
 
 class BatchNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
+    """Every channel of a batch gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
 
     momentum  what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
               (its 0.1 is 0.9 here)
@@ -154,15 +162,15 @@ class BatchNorm(Affine):
             if training:
                 self._kept = rows.view(), None, mu.copy(), v.copy(), lengths, shape
             return _in_place(self._normalized(rows, mu, v), lengths, shape)
-        mu, S = np.empty(C), np.empty(C)
-        batchnorm_moments(rows, mu, S)
-        M, mu, S = self.whole_moments(len(rows), mu, S)
+        mu, squares = np.empty(C), np.empty(C)  # squares: the sums of squared deviations, M v
+        batchnorm_moments(rows, mu, squares)
+        M, mu, squares = self.whole_moments(len(rows), mu, squares)
         if M == 1:
             raise ValueError(f"{self.label}: training needs more than one number a channel, got input {shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in y
-            v = S / max(M, 1)
+            v = squares / max(M, 1)
             if M:
-                for name, batch in (("running_mean", mu), ("running_var", S / (M - 1))):
+                for name, batch in (("running_mean", mu), ("running_var", squares / (M - 1))):
                     running = self.buffers._arrays[name]
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
                     narrow = running.astype(self.dtype)  # other frameworks have one dtype for all of a model: what
@@ -181,7 +189,7 @@ class BatchNorm(Affine):
                 return None
             if M is None:  # frozen: dx is made of dy as y is of x, without mean and b
                 zeros = np.zeros_like(mu)
-                return _in_place(self._normalized(dy, zeros, v, zeros), lengths, shape)
+                return _in_place(self._normalized(dy, zeros, v, zeros.astype(self.dtype)), lengths, shape)
             dw, db = self.whole_sums(dw, db)
             dx = np.empty_like(x)
             batchnorm_backward_input(dy, x, mu, v, self._affine()[0], self.eps, dw, db, M, dx)

@@ -23,9 +23,13 @@ just what it was given:
 
 That dy in Residual's sum is why deep stacks of them train: whatever f does to its share, dy reaches x undiminished.
 
+Parallel is in parallel.py, for its branches may have an input each.
+
 Sources: Residual, He et al. 2016, equations 1 and 2; Concat, Huang et al. 2017 (DenseNet), equation 2; branches of
 several widths over one input, Kim 2014 (over words), Szegedy et al. 2015 (Inception).
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -71,8 +75,8 @@ class _Branches(Layer):
         super().build(input_shape, dtype, rng)
         try:
             shapes, first = [], 0
-            for branch in self.branches:
-                shapes.append(build_in_a_row(branch, self.input_shape, self.dtype, rng, self.place, first))
+            for branch, shape in zip(self.branches, self.of_branches(self.input_shape), strict=True):
+                shapes.append(build_in_a_row(branch, shape, self.dtype, rng, self.place, first))
                 first += len(branch)
             self.output_shape = self._joined_shape(shapes)
         except Exception:
@@ -92,10 +96,17 @@ class _Branches(Layer):
             forward_in_a_row(branch, x, training, lengths, state) if branch else self.checked(x)
             for branch in self.branches
         ]
+        return self._side_by_side(values, np.shape(x), training)
+
+    def of_branches(self, x):
+        """What each branch is given of x, or of x's shape: all of it."""
+        return [x] * len(self.branches)
+
+    def _side_by_side(self, values, shape, training):
         ends = slice(1, None if self.joined == "sum" else -1)
         if any(value.shape[ends] != values[0].shape[ends] for value in values):  # at the length they were built for: no
             shapes = ", ".join(str(value.shape) for value in values)
-            raise ValueError(f"{self.label}: of sequences {np.shape(x)}, its branches make {shapes}, which don't fit")
+            raise ValueError(f"{self.label}: of sequences {shape}, its branches make {shapes}, which don't fit")
         y = self._joined([np.ascontiguousarray(value, self.dtype) for value in values])
         if training:
             self._shape = y.shape
@@ -131,7 +142,8 @@ class _Branches(Layer):
         return found[0]
 
     def onnx(self, graph, x):
-        values = [graph.through(branch, x) for branch in self.branches]
+        inputs = self.of_branches(x)
+        values = [graph.through(branch, x) for branch, x in zip(self.branches, inputs, strict=True)]
         first = values[0]
         names = [value.named(first.layout) for value in values]
         if self.joined == "sum":
@@ -149,29 +161,8 @@ class _Branches(Layer):
             first += len(branch)
 
 
-class Parallel(_Branches):
-    """y = [f1(x), f2(x), ...] along the last axis.  branches: a list of lists of layers, each list over the same x.
-
-    [] is a branch too, x itself.  The layers are numbered through from the first branch to the last.  Words seen
-    through windows of several widths (Kim 2014, section 2):
-
-        Embedding(vocabulary, 64), Reshape((words, 1, 64)),
-        Parallel([[Conv2D(100, (width, 1), activation="relu"), GlobalMaxPool2D()] for width in (3, 4, 5)])
-
-    Raises ValueError when it is built where the branches' outputs differ in more than their last axis.
-
-    >>> model = tn.Sequential([tn.Parallel([[tn.MaxPool2D(2)], [tn.AvgPool2D(2)]])], input_shape=(2, 2, 1))
-    >>> model.forward(np.arange(4).reshape(1, 2, 2, 1))
-    array([[[[3. , 1.5]]]], dtype=float32)
-    """
-
-    def __init__(self, branches: Sequence[Sequence[Layer]]) -> None:
-        if isinstance(branches, Layer) or not isinstance(branches, (list, tuple)):
-            raise TypeError(f"Parallel: branches must be a list of lists of layers, got {branches!r}")
-        for index, branch in enumerate(branches):
-            if not isinstance(branch, (list, tuple)):
-                raise TypeError(f"Parallel: branch {index} must be a list of layers, got {branch!r}")
-        super().__init__([list(branch) for branch in branches])
+class Beside(_Branches):
+    """y = [f1(x), f2(x), ...] along the last axis: Concat, and Parallel, which parallel.py has."""
 
     def _joined_shape(self, shapes):
         if any(not shape or shape[:-1] != shapes[0][:-1] for shape in shapes):
@@ -204,12 +195,6 @@ class Parallel(_Branches):
                 copy_columns(_rows(dy), first, _rows(dx), 0, width, True)
         return dx
 
-    def formula(self):
-        return f"y = [{', '.join(name if name == 'x' else f'{name} of x' for name in self._names())}]"
-
-    def backward_formula(self):
-        return "dx = sum of what the branches make of their columns of dy"
-
     # What others ask of it.
 
     joined = "beside"
@@ -219,7 +204,7 @@ class Parallel(_Branches):
         return found[0] if len({each and each[0] for each in found}) == 1 else None
 
 
-class Concat(Parallel):
+class Concat(Beside):
     """y = [x, f(x)] along the last axis, f the layers in a row: x (N, ..., C) and f(x) (N, ..., G) -> (N, ..., C + G).
 
     As in DenseNet, where the layers after it still see x.  Raises ValueError when it is built where x and f(x) differ

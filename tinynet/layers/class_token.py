@@ -15,6 +15,8 @@ Backward.  Each number was copied, that is, it touched one y, times 1:
 Sources: Devlin et al. 2019 (BERT), section 3; Dosovitskiy et al. 2021 (vision transformers), section 3.1.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -2,10 +2,14 @@
 
     y = f(z)     z[n,p,q,k] = b[k] + sum_i sum_j sum_c x[n, p s + i d - top, q r + j e - left, c] w[i,j,c,k]
 
-    x (N, H, W, C) images   w (I, J, C, K) the kernel: I x J its window, K filters   b (K,)   z, y (N, P, Q, K)
-    s and r the stride, down and to the right; top and left the rows and columns of zeros there
+    x (N, H, W, C) images   w (I, J, C, K) K filters, each for a window of I x J pixels   b (K,)   z, y (N, P, Q, K)
+    s and r the stride, down and to the right: how far the window moves from one position to the next
+    top and left the padding: rows and columns of zeros there; x is 0 outside the image
     d and e the dilation: how far the pixels that a window looks at are apart, 1 for neighbours
-    P = (H + padding above and below - (I - 1) d - 1) // s + 1, and Q alike with W, J, e and r; x is 0 outside the image
+    P = (H + padding above and below - (I - 1) d - 1) // s + 1, since a window spans (I - 1) d + 1 rows, and moves on by
+    s while it fits; Q alike with W, J, e and r
+
+Example 33 has all of it in numbers, for one image, one channel, one filter and a stride of 1.
 
 With G groups the channels and the filters are cut into G parts, and each part of the filters looks at its own part of
 the channels: w is (I, J, C / G, K), and it is as if G layers stood side by side.  With a group for each channel that is
@@ -28,13 +32,18 @@ with dz = 0 outside 0 <= p < P and 0 <= q < Q:
 
     dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + top - i, g + left - j, k] w[i,j,c,k]
 
-Put i' = I-1-i and j' = J-1-j; then p = h + i' - (I-1-top) and q = g + j' - (J-1-left).  That is the forward formula
-with stride 1, input dz, padding I-1-top and J-1-left, and the kernel w[I-1-i', J-1-j', c, k]: w turned by 180 degrees,
-with C and K exchanged.  (For a larger stride, dz first gets s - 1 rows and r - 1 columns of zeros between its own.)
+Count i and j from the window's other end, that is, put I-1-i in the place of i and J-1-j in that of j:
+
+    dx[n,h,g,c] = sum_i sum_j sum_k dz[n, h + i - (I-1-top), g + j - (J-1-left), k] w[I-1-i, J-1-j, c, k]
+
+That is the forward formula with stride 1, input dz, padding I-1-top and J-1-left, and w turned by 180 degrees, with C
+and K exchanged.  (For a larger stride, dz first gets s - 1 rows and r - 1 columns of zeros between its own.)
 
 Sources: LeCun et al. 1989 and 1998; groups, Krizhevsky et al. 2012; depthwise, Sifre 2014; dilation, Yu and Koltun
 2016.
 """
+
+from __future__ import annotations
 
 from types import MappingProxyType
 
@@ -58,7 +67,7 @@ def conv2d_forward_plain(x, w, b, stride, before, dilation, groups, size, floor)
         for i, j in np.ndindex(I, J):
             h, g = p * s + i * d - top, q * r + j * e - left
             if 0 <= h < H and 0 <= g < W:
-                for c, k in parts_of(groups, x, w):
+                for c, k in parts_of(groups, x, w):  # c and k: all channels and filters of a group, as slices
                     z[n, p, q, k] += x[n, h, g, c] @ w[i, j, :, k]  # @ sums over c
     return np.maximum(z, floor)  # f: ReLU for floor 0, identity for -inf; other activations are applied afterwards
 
@@ -93,21 +102,27 @@ conv2d_backward_input = either(lambda *given: conv2d_backward_plain(*given)[2], 
 
 
 class Conv2D(Activated):
-    """y = activation(conv(x, w) + b): x (N, H, W, C) -> y (N, P, Q, filters); w (I, J, C / groups, filters).
+    """Filters that look for a pattern everywhere in an image: x (N, H, W, C) -> y (N, P, Q, filters).
 
+    A window of I x J pixels moves over the image, to P x Q positions.  At each, every filter makes a weighted sum of
+    the window's I J C numbers, with the same weights everywhere; then come its bias and the activation:
+
+        y[n,p,q] = activation(sum of x w over the window at (p, q), + b)         w (I, J, C, filters)   b (filters,)
+
+    filters      how many; each makes one channel of y
     kernel_size  the window, a whole number or a pair (I, J)
     stride       how far it moves from one position to the next, a whole number or a pair
     padding      "valid": only positions where the whole window is inside; "same": zeros around, so that the output has
                  ceil(H / stride) rows; an odd row or column of zeros goes below or to the right; a whole number: that
                  many on every side; two: above and below, left and right; or ((above, below), (left, right))
     dilation     how far the pixels are apart that the window looks at, a whole number or a pair
-    groups       into how many parts channels and filters are cut; it must divide the numbers of both
-    activation   None, or the name of one in activations.py: "relu", "tanh", ...
+    groups       into how many parts channels and filters are cut, each part of the filters for its own part of the
+                 channels; it must divide the numbers of both, and w is (I, J, C / groups, filters)
+    activation   a bend of each sum, by its name in activations.py ("relu", "tanh", ...), or None
     bias         False leaves b out
-    init         how w starts, as in Dense
+    init         how w starts, as in Dense; b starts at 0
 
-    As is usual in the field this is a cross-correlation: the kernel isn't flipped.  w starts with He's variance for
-    ReLU-like activations, Glorot's otherwise (initialization.py), b at 0.
+    As is usual in the field this is a cross-correlation: the filters aren't flipped.
 
     Raises ValueError for inputs that are not images (N, H, W, C), and where the window does not fit into them.
 

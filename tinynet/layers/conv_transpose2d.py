@@ -26,6 +26,8 @@ is 0 outside of the image:
 Sources: Zeiler et al. 2010; Dumoulin and Visin 2016, which draws every case.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np
@@ -72,7 +74,9 @@ conv_transpose2d_backward = either(
 
 
 class ConvTranspose2D(Activated):
-    """y = activation(x A.T + b), A a convolution of y: x (N, P, Q, C) -> y (N, H, W, filters), w (I, J, filters, C).
+    """A convolution's backward pass, as a layer that makes images larger: x (N, P, Q, C) -> y (N, H, W, filters).
+
+    Every pixel of x adds its numbers, times w (I, J, filters, C), to a window of y; then come b and the activation.
 
     kernel_size     the window, a whole number or a pair (I, J)
     stride          how far apart the windows of neighbouring x lie in y, a whole number or a pair

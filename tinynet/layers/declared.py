@@ -14,7 +14,11 @@ class Declared:
     takes_integers = False  # whether x is whole numbers, which have no gradient: such a layer can only come first
     of_batch = False  # whether a sample's y depends on the batch's other samples, through moments: see whole_moments
     # What it does along time, the first axis of a sample (T, ...): "apart" (each position for itself), "lengths" (it
-    # looks along time, and honours lengths: forward(x, training, lengths, state)), or None: it is given no lengths.
+    # looks along time), or None: it is given no lengths.  One with "lengths" has forward(x, training=False,
+    # lengths=None, state=None).  What lies behind a sequence's length, if there are `lengths` (N,), is padding, which
+    # must change nothing.  `state`, if there is one, is a dict of the caller's, {} at the start of the sequences: the
+    # layer goes on from what it left there under itself, state[self], and puts new arrays in its place, so that pieces
+    # of a sequence give what the whole does; its backward takes the state that it began with for constant.
     of_time: str | None = None
     longest = None  # the number of positions that a sequence can have, given in pieces too; None: any
     any_scale = False  # whether it brings x to a scale of its own, so that bytes from 0 to 255, say, do no harm
@@ -27,6 +31,8 @@ class Declared:
     activation = None  # the activations.Activation that its forward pass ends in
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
     # their "sum", or "beside" each other along the last axis
+
+    in_a_row = False  # whether it is its `layers`, one after another, and nothing else
 
     def ending(self, before):
         """What a loss may take its output for: ("logits" or "probabilities", the label of whose they are), or None.
@@ -60,9 +66,9 @@ class Declared:
     def step_back(self):
         """Draw the random numbers of the last forward(x, training=True) once more in the next one."""
 
-    def whole_moments(self, M, mu, S):
+    def whole_moments(self, M, mu, squares):
         """Count, means, sums of squared deviations of the batch, of those of x; replaced where x is a part of it."""
-        return M, mu, S
+        return M, mu, squares
 
     def whole_sums(self, *sums):
         """Sums over the batch, of those over x; replaced where x is a part of it."""

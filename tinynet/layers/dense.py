@@ -22,6 +22,8 @@ As matrices:  dw = x.T dz     db = column sums of dz     dx = dz w.T
 Source: Rumelhart, Hinton and Williams 1986.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 
@@ -43,8 +45,9 @@ def dense_backward_plain(x, w, dz):
     return x.T @ dz, dz.sum(axis=0), dz @ w.T  # dw, db, dx
 
 
-# The backward kernel takes more than the plain loops: it makes a ReLU's dz itself, and leaves out dx if not input_grad,
-# as for a model's first layer.  The lambda turns its arguments into theirs.
+# either: the compiled kernel, or the plain loops, where NUMBA_DISABLE_JIT=1 asks for what a debugger can follow.  The
+# backward kernel takes more than the plain loops: it makes a ReLU's dz itself, and leaves out dx if not input_grad, as
+# for a model's first layer.  The lambda turns its arguments into theirs.
 dense_forward = either(dense_forward_plain, kernels.dense_forward)
 dense_backward = either(
     dense_backward_plain,
@@ -59,15 +62,16 @@ def dense_backward_input(w, dz, dx):
 
 
 class Dense(Activated):
-    """y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
+    """Weighted sums, y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
-    Of more axes it takes the last, at each position by itself: (N, T, I) -> (N, T, units).  To see all of an image at
-    once, put a Flatten before it.
+    Each of the `units` outputs has a weight for each of the I inputs, and a bias.  Of more axes it takes the last, at
+    each position by itself: (N, T, I) -> (N, T, units).  To see all of an image at once, put a Flatten before it.
 
-    activation  None, or the name of one in activations.py: "relu", "tanh", ...
+    units       how many outputs; I is what comes in
+    activation  a bend of each sum, by its name in activations.py ("relu", "tanh", ...), or None
     bias        False leaves b out
-    init        how w starts: None (He's for ReLU-like activations, Glorot's otherwise), or a name or
-                function as `initialization.initial_weights` takes it; b starts at 0
+    init        how w starts: None (at random, He's variance for ReLU-like activations, Glorot's otherwise:
+                initialization.py), or a name or function as `initialization.initial_weights` takes it; b starts at 0
 
     >>> model = tn.Sequential([tn.Dense(1)], input_shape=2)
     >>> model.flat_values[:] = 2, 3, 1  # w, then b

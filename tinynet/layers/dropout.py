@@ -14,6 +14,8 @@ The random numbers come from a counter, the number of training steps so far: ker
 Sources: Srivastava et al. 2014; of whole channels, Tompson et al. 2015.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

@@ -1,5 +1,7 @@
 """What all activations share: f as functions of arrays, for Dense and Conv2D, and as a layer of its own."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -17,6 +17,8 @@ TiedDense has its backward pass first, and leaves its part in dw: the sum above 
 Sources: Bengio et al. 2003, section 2 (its matrix C); Mikolov et al. 2013.
 """
 
+from __future__ import annotations
+
 from types import MappingProxyType
 
 import numpy as np
@@ -50,7 +52,9 @@ embedding_backward = either(embedding_backward_plain, kernels.embedding_backward
 
 
 class Embedding(Layer):
-    """y = w[x]: whole numbers x (N, ...) from 0 to vocabulary - 1 -> y (N, ..., dim), with w (vocabulary, dim).
+    """A trained vector for each word, looked up by its number: x (N, ...) -> y (N, ..., dim).
+
+    y = w[x], with w (vocabulary, dim) and whole numbers x from 0 to vocabulary - 1.
 
     padding   the number that fills up short texts, if there is one: its vector is 0, and its row of w, which starts
               at 0 and has a gradient of 0, is never read

@@ -17,7 +17,7 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
     w[c]      touched y[n,s,c] of all n and s, times h[n,s,c]:    dw[c]     = sum_n sum_s dy[n,s,c] h[n,s,c]
     h[n,s,c]  touched y[n,s,c], times w[c]:                       dh[n,s,c] = w[c] dy[n,s,c]
     r[n,g]    touched h[n,s,c] of its group, times x - mu:        dr[n,g]   = sum_(s,c) dh[n,s,c] (x[n,s,c] - mu[n,g])
-    v[n,g]    touched r[n,g], times -1/2 (v[n,g] + eps)^(-3/2):   dv[n,g]   = -r[n,g]^3/2 dr[n,g]
+    v[n,g]    touched r[n,g], times -1/2 (v[n,g] + eps)^(-3/2):   dv[n,g]   = -1/2 r[n,g]^3 dr[n,g]
     mu[n,g]   touched h[n,s,c] of its group, times -r[n,g],       dmu[n,g]  = -r[n,g] sum_(s,c) dh[n,s,c]
               and v[n,g], times -2/M sum_(s,c) (x - mu) = 0
     x[n,s,c]  touched h[n,s,c], times r[n,g],                     dx[n,s,c] = r[n,g] dh[n,s,c] + dmu[n,g] / M
@@ -33,6 +33,8 @@ mean, and its y and dx are 0, as are those of a sample without any.
 
 Source: Wu and He 2018, equations 1 to 7.
 """
+
+from __future__ import annotations
 
 import math
 from types import MappingProxyType
@@ -80,7 +82,9 @@ groupnorm_backward = either(groupnorm_backward_plain, kernels.groupnorm_backward
 
 
 class GroupNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over a sample's group of channels: (N, ..., C).
+    """Every group of a sample's channels gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over a sample's group of channels: (N, ..., C).
 
     groups  into how many groups the channels are cut; it must divide their number
     eps     added to the variance, keeps the division finite where that is 0

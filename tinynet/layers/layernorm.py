@@ -15,7 +15,7 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
     w[c]    touched y[n,c] of every row n, times h[n,c]:        dw[c]   = sum_n dy[n,c] h[n,c]
     h[n,c]  touched y[n,c], times w[c]:                         dh[n,c] = w[c] dy[n,c]
     r[n]    touched h[n,c] of every c, times x[n,c] - mu[n]:    dr[n]   = sum_c dh[n,c] (x[n,c] - mu[n])
-    v[n]    touched r[n], times -1/2 (v[n] + eps)^(-3/2):       dv[n]   = -r[n]^3/2 dr[n]
+    v[n]    touched r[n], times -1/2 (v[n] + eps)^(-3/2):       dv[n]   = -1/2 r[n]^3 dr[n]
     mu[n]   touched h[n,c] of every c, times -r[n],             dmu[n]  = -r[n] sum_c dh[n,c]
             and v[n], times -2/C sum_c (x[n,c] - mu[n]) = 0
     x[n,c]  touched h[n,c], times r[n],                         dx[n,c] = r[n] dh[n,c] + 2/C (x[n,c] - mu[n]) dv[n]
@@ -28,6 +28,8 @@ Put in what dv and dmu are, with x[n,c] - mu[n] = h[n,c] / r[n] and means over t
 
 Source: Ba, Kiros and Hinton 2016, section 3.
 """
+
+from __future__ import annotations
 
 import math
 from types import MappingProxyType
@@ -70,7 +72,9 @@ layernorm_backward = either(layernorm_backward_plain, kernels.layernorm_backward
 
 
 class LayerNorm(Affine):
-    """y = w (x - mean) / sqrt(var + eps) + b, mean and variance over the last axis: (N, C), (N, T, C), (N, H, W, C).
+    """Every row of numbers gets mean 0 and variance 1, then a scale and a shift that are trained.
+
+    y = w (x - mean) / sqrt(var + eps) + b, mean and var over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
     eps     added to the variance, keeps the division finite where that is 0
     bias    False leaves b out

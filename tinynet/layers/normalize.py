@@ -11,11 +11,14 @@ Backward.  x[n,...,c] touched its own y only, times 1 / std[c]:
 
     dx[n,...,c] = dy[n,...,c] / std[c]
 
-mean and std of many numbers come from those of some at a time (Chan, Golub and LeVeque 1983).  Of M numbers with the
-mean m and the sum of squared deviations S, and k more with the mean m' and the sum S', d = m' - m:
+mean and std of many numbers come from those of some at a time (Chan, Golub and LeVeque 1983).  Let squares be the sum
+of squared deviations of M numbers from their mean; and of M2 more numbers let mean2 and squares2 be the same.  With
+d = mean2 - mean, those of all M + M2 are
 
-    m <- m + d k / (M + k)        S <- S + S' + d^2 M k / (M + k)        std = sqrt(S / M)
+    mean + d M2 / (M + M2)        squares + squares2 + d^2 M M2 / (M + M2)        and std = sqrt(squares / M) at the end
 """
+
+from __future__ import annotations
 
 import math
 from typing import Any
@@ -86,7 +89,7 @@ class Normalize(Layer):
         self.flops = 2 * math.prod(input_shape)
         return input_shape
 
-    def fit(self, x: Any) -> "Normalize":
+    def fit(self, x: Any) -> Normalize:
         """Find mean and std of x, whatever tn.batches takes for it; returns itself.
 
         Of sequences of unequal length, the pair (x, lengths), what lies behind the lengths does not count.  It may be
@@ -95,26 +98,30 @@ class Normalize(Layer):
         from tinynet.data.batches import batches  # which needs the layers
         from tinynet.data.sequences import count, split
 
-        M, mean, S, low, high = 0, np.zeros(1), np.zeros(1), np.inf, -np.inf
-        for some, _ in batches(x, range(count(x)), SAMPLES, shuffle=False):
+        M, mean, squares, low, high = 0, np.zeros(1), np.zeros(1), np.inf, -np.inf
+        for some, _ in batches(x, np.arange(count(x)), SAMPLES, shuffle=False):
             some, lengths = split(some)
             some = numbers(some, f"{self.label}: x")
             if some.ndim < 2:
                 raise ValueError(f"{self.label}: x must be (N, ..., C), got samples of shape {some.shape[1:]}")
             if lengths is not None:
                 some = within(some, checked_lengths(lengths, some, self.label))
-            rows = some.reshape(-1, some.shape[-1]).astype(np.float64)
-            if not len(rows):
+            if not some.size:
                 continue
-            if not np.isfinite(rows).all():
-                raise ValueError(f"{self.label}: x must be finite, got {rows[~np.isfinite(rows)][0]}")
-            k, d = len(rows), rows.mean(axis=0) - mean
-            S = S + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0) + d**2 * (M * k / (M + k))
+            if not np.isfinite(some).all():
+                raise ValueError(f"{self.label}: x must be finite, got {some[~np.isfinite(some)][0]}")
+            # sums over many short rows take ten times as long: first those over samples, then over places
+            C, rows = some.shape[-1], some.reshape(len(some), -1).astype(np.float64)
+            here = rows.mean(axis=0).reshape(-1, C).mean(axis=0)
+            of_these = ((rows - np.tile(here, rows.shape[1] // C)) ** 2).sum(axis=0).reshape(-1, C).sum(axis=0)
+            k, d = rows.size // C, here - mean
+            squares = squares + of_these + d**2 * (M * k / (M + k))
             mean, M = mean + d * (k / (M + k)), M + k
-            low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+            low = np.minimum(low, rows.min(axis=0).reshape(-1, C).min(axis=0))
+            high = np.maximum(high, rows.max(axis=0).reshape(-1, C).max(axis=0))
         if M == 0:
             raise ValueError(f"{self.label}: x has no numbers")
-        std = np.sqrt(S / M)  # of equal numbers rounding may leave some, as their mean is not quite what they are
+        std = np.sqrt(squares / M)  # of equal numbers rounding may leave some, as their mean is not quite what they are
         self._keep(mean, np.where((low < high) & (std > 0), std, 1.0))
         vars(self)["_given"] = {}  # so that it shows no other mean
         return self

@@ -109,7 +109,7 @@ def set_again(layers, settings):
         if (part.trainable, part.lr_factor) != (trainable, lr_factor):  # their setters would set all inside
             vars(part).update(_trainable=trainable, _lr_factor=lr_factor)
         for name, value in options.items():
-            if getattr(part, name) != value:
+            if not np.array_equal(getattr(part, name), value):
                 setattr(part, name, value)
     parameters = [parameter for layer in layers for parameter in layer.parameters]
     for parameter, values in zip(parameters, of_parameters, strict=True):

@@ -9,6 +9,8 @@ places: outside, one sees views of them, and what is assigned is checked and cop
     p.value.shape = (2, 3)           gives another shape to that view, and to nothing else
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np

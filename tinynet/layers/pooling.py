@@ -24,6 +24,8 @@ the last is kept.  The padding has no numbers: a window with nothing else has th
 Sources: mean, LeCun et al. 1998 (its subsampling); max, Scherer et al. 2010; over the whole image, Lin et al. 2014.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

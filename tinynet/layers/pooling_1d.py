@@ -11,6 +11,8 @@ them zeros.  What lies behind l is padding: it holds no numbers for a maximum, a
 The backward pass is that of pooling.py.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -15,6 +15,8 @@ number, and of several NaNs the last is kept, as in pooling.py.
 Source of the mean over all positions: Lin et al. 2014; of the maximum over time: Collobert et al. 2011.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

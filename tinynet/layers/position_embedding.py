@@ -12,6 +12,8 @@ Backward.  Ask of each number: which y did it touch, and times what?
 Sources: Gehring et al. 2017, section 3.1; Devlin et al. 2019 (BERT), from which it has how w starts.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -24,7 +26,7 @@ FEW = 64  # samples that are added in their own dtype; more are added in float64
 
 
 class PositionEmbedding(Layer):
-    """y[n,t] = x[n,t] + w[t]: x (N, T, C) -> y (N, T, C), for sequences of at most `length` positions.
+    """Adds a trained vector for each position: y[n,t] = x[n,t] + w[t], x, y (N, T, C), for at most `length` positions.
 
     Parameter "weight" (length, C), which starts normal with deviation 0.02.  With `lengths`, y is 0 behind them.  With
     a `state`, a sequence's positions go on from the one that it has reached there.

@@ -11,6 +11,8 @@ last axis of y.
 Source of running in both directions: Schuster and Paliwal 1997.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import MutableMapping
 
@@ -19,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from tinynet.checks import positive_int
 from tinynet.kernels.aligned import vector_of_zeros
-from tinynet.kernels.recurrent import row_of_dz
+from tinynet.kernels.recurrent import row_of_da
 from tinynet.layers.base import Layer
 from tinynet.layers.parameter import Parameter
 
@@ -30,8 +32,8 @@ def rows_in_time(begins, n, d):
     return rows if d == 0 else rows[::-1]
 
 
-def sigmoid(z):
-    return (1 + np.tanh(z / 2)) / 2  # 1 / (1 + exp(-z)), without an exponential that may overflow
+def sigmoid(a):
+    return (1 + np.tanh(a / 2)) / 2  # 1 / (1 + exp(-z)), without an exponential that may overflow
 
 
 class Recurrent(Layer):
@@ -46,13 +48,15 @@ class Recurrent(Layer):
         self.units = positive_int(units, f"{type(self).__name__}: units")
         for name, value in (("bidirectional", bidirectional), ("return_sequences", return_sequences)):
             if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{type(self).__name__}: {name} must be True or False, got {value!r}")
+                hint = "; no layer is told what goes into it" if isinstance(value, int) else ""
+                raise TypeError(f"{type(self).__name__}: {name} must be True or False, got {value!r}{hint}")
         self.bidirectional, self.return_sequences = bool(bidirectional), bool(return_sequences)
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
         if len(self.input_shape) != 2:
-            raise ValueError(f"{self.label}: expected sequences, input shape (T, I), got {self.input_shape}")
+            hint = "; a layer before it may have return_sequences=False" if len(self.input_shape) == 1 else ""
+            raise ValueError(f"{self.label}: expected sequences, input shape (T, I), got {self.input_shape}{hint}")
         (T, I), H, D = self.input_shape, self.units, self._directions
         bound = 1 / np.sqrt(H)
         self.parameters = []
@@ -84,10 +88,10 @@ class Recurrent(Layer):
         rows = x.reshape(N * T, I) if counts is None else x[counts]
         R = len(rows)
         y, after = np.empty((R, D * H), self.dtype), [np.empty_like(array) for array in before]
-        *kept, dz = self._room(R if training else 0)
+        *kept, da = self._room(R if training else 0)
         self._steps_forward(rows, begins, *self._stacked("_value"), *before, y, *after, *kept)
         if training:
-            self._kept = rows.view(), begins, counts, (N, T), kept, dz
+            self._kept = rows.view(), begins, counts, (N, T), kept, da
         if state is not None:
             state[self] = tuple(array[0] for array in after)
         if not self.return_sequences:
@@ -95,7 +99,7 @@ class Recurrent(Layer):
         return self._padded(y, counts, (N, T))
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        rows, begins, counts, (N, T), kept, dz = self.kept("_kept")
+        rows, begins, counts, (N, T), kept, da = self.kept("_kept")
         H, D = self.units, self._directions
         if self.return_sequences:
             dy = self.checked_gradient(dy, N, T)
@@ -106,18 +110,18 @@ class Recurrent(Layer):
         w, u, *_ = self._stacked("_value")
         gradients = self._stacked("_grad") if self.trains else [array[:0] for array in self._stacked("_grad")]
         dx = np.empty_like(rows if input_grad else rows[:0])
-        self._steps_backward(dy, dh, rows, begins, w, u, *kept, dz, *gradients, dx)
+        self._steps_backward(dy, dh, rows, begins, w, u, *kept, da, *gradients, dx)
         for i, parameter in enumerate(self.parameters if self.trains else ()):
             parameter._grad[...] = gradients[i % len(gradients)][i // len(gradients)]
         return self._padded(dx, counts, (N, T)) if input_grad else None
 
     def _room(self, R):
-        """What forward keeps of R rows, gates and the states before each step, and room for backward's dz.
+        """What forward keeps of R rows, gates and the states before each step, and room for backward's da.
 
         The memory stays with the layer for the next batch.
         """
         D, H = self._directions, self.units
-        shapes = [(D, R, 4, H), *[(D, R, H)] * len(self.states), (D, R, row_of_dz(H, self.dtype))]
+        shapes = [(D, R, 4, H), *[(D, R, H)] * len(self.states), (D, R, row_of_da(H, self.dtype))]
         ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
         if R and (self._memory is None or self._memory.size < ends[-1]):
             self._memory = vector_of_zeros(ends[-1], self.dtype)

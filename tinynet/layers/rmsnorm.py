@@ -12,7 +12,7 @@ Backward.  Ask of each number, the last one first: which numbers did it touch, a
     w[c]    touched y[n,c] of every row n, times h[n,c]:     dw[c]   = sum_n dy[n,c] h[n,c]
     h[n,c]  touched y[n,c], times w[c]:                      dh[n,c] = w[c] dy[n,c]
     r[n]    touched h[n,c] of every c, times x[n,c]:         dr[n]   = sum_c dh[n,c] x[n,c]
-    v[n]    touched r[n], times -1/2 (v[n] + eps)^(-3/2):    dv[n]   = -r[n]^3/2 dr[n]
+    v[n]    touched r[n], times -1/2 (v[n] + eps)^(-3/2):    dv[n]   = -1/2 r[n]^3 dr[n]
     x[n,c]  touched h[n,c], times r[n],                      dx[n,c] = r[n] dh[n,c] + 2/C x[n,c] dv[n]
             and v[n], times 2/C x[n,c]
 
@@ -22,6 +22,8 @@ Put in what dv is, with x[n,c] = h[n,c] / r[n] and a mean over the row n:
 
 Source: Zhang and Sennrich 2019.
 """
+
+from __future__ import annotations
 
 import math
 from types import MappingProxyType
@@ -61,7 +63,9 @@ rmsnorm_backward = either(rmsnorm_backward_plain, kernels.rmsnorm_backward)
 
 
 class RMSNorm(Affine):
-    """y = w x / sqrt(mean of x^2 + eps), the mean over the last axis: (N, C), (N, T, C), (N, H, W, C).
+    """Every row of numbers gets the mean square 1, then a scale that is trained.
+
+    y = w x / sqrt(mean of x^2 + eps), the mean over the last axis: (N, C), (N, T, C), (N, H, W, C).
 
     eps     added to the mean square, keeps the division finite where that is 0
     affine  False leaves w out

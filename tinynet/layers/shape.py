@@ -8,6 +8,8 @@ In C order the numbers lie in memory as before, so y is a view: nothing is copie
 image (N, H, W, C), Flatten puts the C numbers of a pixel next to each other.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -17,6 +17,8 @@ is 1 if that is true, else 0.  It has C^2 numbers; in the second line one sum do
 To train a classifier, end the model in the logits instead: softmax_cross_entropy does both at once, and exactly.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -24,6 +24,8 @@ this layer's sum is there first, written into the Embedding's gradient, and the 
 Sources: Press and Wolf 2017; Inan, Khosravi and Socher 2017.
 """
 
+from __future__ import annotations
+
 import math
 from types import MappingProxyType
 

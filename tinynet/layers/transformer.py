@@ -6,7 +6,7 @@ vision transformers have it, or behind the sums, as the first transformer and BE
     norm_first         r = x + attention(norm(x))          y = r + mlp(norm(r))
     not norm_first     r = norm(x + attention(x))          y = norm(r + mlp(r))
 
-    mlp(r) = f(r v + a) w + b        v (C, M)   w (M, C)   M = mlp_ratio C   f: the activation
+    mlp(r) = f(r w1 + b1) w2 + b2    w1 (C, M)   w2 (M, C)   M = mlp_ratio C   f: the activation
     x, r, y (N, T, C)
 
 With dropout, the output of attention and of the mlp is dropped from, and the weights within attention.
@@ -16,6 +16,8 @@ own derivations stand in attention.py, dense.py, layernorm.py, dropout.py and, f
 
 Sources: Vaswani et al. 2017, section 3.1; norm_first, Radford et al. 2019, section 2.3, Xiong et al. 2020.
 """
+
+from __future__ import annotations
 
 import math
 from functools import partial
@@ -42,7 +44,7 @@ from tinynet.layers.layernorm import LayerNorm
 
 
 class TransformerBlock(Layer):
-    """Attention, then an mlp, each in a Residual with a LayerNorm: x (N, T, C) -> y (N, T, C).
+    """Attention between positions, then two Denses for each (an mlp), both added to what came in: x, y (N, T, C).
 
     heads, causal   as MultiHeadAttention takes them: an encoder's block, or with causal=True one of a GPT
     dropout         of the attention's weights, and of what is added to x
@@ -132,6 +134,7 @@ class TransformerBlock(Layer):
     # What others ask of it.
 
     of_time = "lengths"
+    in_a_row = True
 
     def ending(self, before):
         return ending_in_a_row(self.layers, before)

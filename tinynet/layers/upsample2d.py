@@ -7,6 +7,8 @@ Backward.  x[n,p,q,c] touched the s r pixels of its block, each times 1:
     dx[n,p,q,c] = sum_a sum_b dy[n, p s + a, q r + b, c]        a < s, b < r
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -21,6 +21,8 @@ The logarithms.  With log1p(u) = log(1 + u), which keeps the digits of a small u
     -log (1 - p) = log1p(p / (1 - p))               correct for p = 1e-30, where 1 - p is 1
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -81,7 +83,8 @@ def binary_cross_entropy(
     reduction: str = "mean", denominator: float | None = None, sample_weight: ArrayLike | None = None,
     grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The cross-entropy of probabilities against targets, and its gradient with respect to the probabilities.
+    """The loss of yes-or-no questions, for those who have p: the mean of -t log p - (1 - t) log(1 - p), and its
+    gradient by p, the probability of yes; t, the target, is 1 for yes.
 
     probabilities  any shape, float32 or float64, in [0, 1]: what a sigmoid gave.  To train, leave the sigmoid out and
                    use sigmoid_cross_entropy: it is exact where this one is infinite

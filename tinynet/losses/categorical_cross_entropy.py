@@ -18,6 +18,8 @@ logits instead, for which the loss is exact however small p is.  Another is the 
 only for softmax's backward pass to multiply it by p again; together they are p - [c = t].
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -71,7 +73,7 @@ def categorical_cross_entropy(
     label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The cross-entropy of probabilities against targets, and its gradient with respect to the probabilities.
+    """The loss of classifiers, for those who have probabilities: the mean of -log p[t], and its gradient by p.
 
     probabilities  (..., C), float32 or float64: numbers in [0, 1], each row with the sum 1 (to 1e-3): what a softmax
                    gave.  To train, leave the softmax out and use softmax_cross_entropy: it is exact where this one is

@@ -13,6 +13,8 @@ never quite stops asking for more and can be read as a probability.
 Source: Cortes and Vapnik 1995, "Support-vector networks".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -56,7 +58,9 @@ def hinge(
     scores: ArrayLike, targets: ArrayLike, *, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The hinge loss of scores against targets of two sides, and its gradient with respect to the scores.
+    """The loss of support vector machines: the mean of max(0, 1 - y z), and its gradient by the scores z.
+
+    y, the target, is -1 or 1: a score that has its sign, and is at least 1 in size, costs nothing.
 
     scores   any shape, float32 or float64; above 0 means +1
     targets  the same shape: -1 and +1, or 0 and 1, of any type

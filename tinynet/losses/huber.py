@@ -12,6 +12,8 @@ Backward.  y[i] touched one term, times h'(d[i]), which is d[i], cut off at -del
 Source: Huber 1964, "Robust estimation of a location parameter".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -50,7 +52,9 @@ def huber(
     denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
     out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """Huber's loss of prediction - targets, and its gradient with respect to the prediction.
+    """The loss of a regression that outliers can't pull far: the mean of Huber's, and its gradient by the prediction.
+
+    It is d^2 / 2 for d = prediction - target, and beyond delta its tangent, which grows like delta |d|.
 
     prediction, targets  as in mean_squared_error
     delta                the difference at which the parabola goes over into a line; above 0

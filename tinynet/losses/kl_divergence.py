@@ -23,6 +23,8 @@ are no losses of their own, since each holds the same log sum_k exp(z[n,k]): the
 Source: Kullback and Leibler 1951, "On information and sufficiency".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -65,7 +67,8 @@ def kl_divergence(
     denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
     out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The divergence of softmax(logits) from target_probabilities, and its gradient with respect to the logits.
+    """How far p = softmax(logits) is from target probabilities q: the mean of sum q log(q / p), and its gradient by
+    the logits.
 
     logits                (..., C), float32 or float64
     target_probabilities  (..., C): numbers in [0, 1], each row with the sum 1; they get no gradient

@@ -11,6 +11,8 @@ where [c = t] is 1 for the right class and 0 for the others.  A row of z is need
 is summed, so the kernel takes a block of rows at a time, and z is never whole: see kernels/linear_cross_entropy.py.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numba

@@ -11,6 +11,8 @@ squared error makes it their mean.
 The gradient doesn't shrink as y comes near t, so a fixed step keeps jumping over it: see huber.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

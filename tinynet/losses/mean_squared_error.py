@@ -12,6 +12,8 @@ the cross-entropies are the better choice: through a sigmoid or a softmax, this 
 prediction is confidently wrong.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

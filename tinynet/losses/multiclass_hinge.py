@@ -18,6 +18,8 @@ Weights of the classes (C,) multiply row n's loss and gradient by weight[t[n]], 
 Source: Weston and Watkins 1999, "Support vector machines for multi-class pattern recognition".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -58,7 +60,7 @@ def multiclass_hinge(
     ignore_index: int = -100, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The multi-class hinge loss of scores against labels, and its gradient with respect to the scores.
+    """How far the right class fails to lead each other one by a margin, as a mean, and its gradient by the scores.
 
     scores   (..., C), float32 or float64; a score of -inf is a class that is left out
     targets  (...) of any integer type: classes from 0 to C-1

@@ -17,6 +17,8 @@ The name is from statistics: p[n,t[n]] is the likelihood of the label under the 
 this is softmax_cross_entropy in two parts, and it checks that log_p is such: that exp(log_p) sums to 1 in every row.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -70,7 +72,7 @@ def nll(
     label_smoothing: float = 0.0, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The negative log-likelihood of targets, and its gradient with respect to the logarithms of the probabilities.
+    """The loss of classifiers, for those who have log p: the mean of -log p[t], and its gradient by log p.
 
     log_probabilities  (..., C), float32 or float64: logarithms of numbers of which each row sums to 1 (to 1e-3)
     targets            (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities

@@ -1,16 +1,16 @@
 """NT-Xent, the loss of contrastive learning: find your partner among all others, by similarity alone.
 
     u[i]   = x[i] / |x[i]|                          x embeddings (2N, D); rows i and i + N are a pair
-    S[i,j] = u[i] . u[j] / tau                      S similarities (2N, 2N); S[i,i] = -inf, which takes i itself out
-    L      = softmax cross-entropy of S, where the label of row i is its partner, (i + N) mod 2N
+    z[i,j] = u[i] . u[j] / tau                      z similarities (2N, 2N), the logits; z[i,i] = -inf: not i itself
+    L      = softmax cross-entropy of z, where the label of row i is its partner, (i + N) mod 2N
 
 The pairs are two views of each of N images, cropped and coloured at random.  To tell its partner from the others, an
 embedding must keep what the views share.  No label is needed: this is a classification into 2N classes, the images
 themselves.  ("Normalised temperature-scaled cross-entropy.")
 
-Backward.  softmax_cross_entropy gives dS.  u[i] touched row i of S, times u[j] / tau, and column i, the same:
+Backward.  softmax_cross_entropy gives dz.  u[i] touched row i of z, times u[j] / tau, and column i, the same:
 
-    du[i] = sum_j (dS[i,j] + dS[j,i]) u[j] / tau
+    du[i] = sum_j (dz[i,j] + dz[j,i]) u[j] / tau
 
 x[i] touched u[i] by its direction only, and the part of du along u comes to nothing:
 
@@ -18,6 +18,8 @@ x[i] touched u[i] by its direction only, and the part of du along u comes to not
 
 Source: Chen et al. 2020, "A simple framework for contrastive learning of visual representations" (SimCLR).
 """
+
+from __future__ import annotations
 
 import numba
 import numpy as np
@@ -37,11 +39,11 @@ def nt_xent_plain(x, tau, s):
     M = len(x)
     norms = np.sqrt((x**2).sum(axis=1, keepdims=True))
     u, partner = x / norms, (np.arange(M) + M // 2) % M
-    S = u @ u.T / tau
-    S[np.arange(M), np.arange(M)] = -np.inf
-    losses, dS = softmax_cross_entropy_plain(S, np.eye(M)[partner], np.ones(M), 0.0)
-    dS = s[:, None] * dS
-    du = (dS + dS.T) @ u / tau
+    z = u @ u.T / tau
+    z[np.arange(M), np.arange(M)] = -np.inf
+    losses, dz = softmax_cross_entropy_plain(z, np.eye(M)[partner], np.ones(M), 0.0)
+    dz = s[:, None] * dz
+    du = (dz + dz.T) @ u / tau
     return s * losses, (du - (u * du).sum(axis=1, keepdims=True) * u) / norms
 
 
@@ -49,7 +51,7 @@ def nt_xent(
     embeddings: ArrayLike, temperature: float = 0.5, *, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The contrastive loss of pairs of embeddings, and its gradient with respect to the embeddings.
+    """The loss of contrastive learning: find your partner among all others; and its gradient by the embeddings.
 
     embeddings   (2N, D), float32 or float64, not normalised; rows i and i + N are a pair
     temperature  tau, above 0: the lower, the more the most similar others count
@@ -86,19 +88,19 @@ def nt_xent(
             gradient[...] = dx * scale
         value = value.astype(dtype) if reduction == "none" else float(value.sum() * scale)
         return value, checks.delivered(gradient, grad, out)
-    S, none = np.empty((M, M), dtype), dtype.type(-np.inf)
+    z, none = np.empty((M, M), dtype), dtype.type(-np.inf)
     columns = np.empty((D, M), dtype)
     transpose(scaled, 0, D, columns, 0, M, M, D)
-    dense_forward(u, columns, np.zeros(M, dtype), none, S)
-    S.reshape(-1)[:: M + 1] = none
+    dense_forward(u, columns, np.zeros(M, dtype), none, z)
+    z.reshape(-1)[:: M + 1] = none
     partner = (np.arange(M) + M // 2) % M
-    value, dS = softmax_cross_entropy(
-        S, partner, reduction=reduction, denominator=divisor or None, sample_weight=s, grad=grad,
-        out=S if grad else None,
+    value, dz = softmax_cross_entropy(
+        z, partner, reduction=reduction, denominator=divisor or None, sample_weight=s, grad=grad,
+        out=z if grad else None,
     )  # fmt: skip
     if grad:
-        add_transpose(dS)
+        add_transpose(dz)
         du = scaled
-        dense_forward(dS, u, np.zeros(D, dtype), none, du)
+        dense_forward(dz, u, np.zeros(D, dtype), none, du)
         normalize_backward(du, u, norms, tau, gradient)
     return value, checks.delivered(gradient, grad, out)

@@ -23,6 +23,8 @@ added inside of the logarithm.  A term with t = 0 is 0, also where the logarithm
 costs inf, and has the slope -inf.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -123,7 +125,7 @@ def poisson_nll(
     denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
     out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The negative log-likelihood of counts under predicted rates, and its gradient with respect to the prediction.
+    """The loss of counts: their negative log-likelihood under predicted rates, and its gradient by the prediction.
 
     prediction  any shape, float32 or float64: logarithms of rates, so that a model needs no activation at its end
     targets     the same shape: numbers of at least 0, such as counts; nothing is broadcast

@@ -1,17 +1,17 @@
 """Self-distillation, DINO's loss: a student network learns to say what its teacher says of another view.
 
-    P[n,k] = exp((T[n,k] - c[k]) / tau_t) / sum     T teacher logits (N, K), c (K,) their center: a distribution
-    S[n,k] = exp(s[n,k] / tau_s) / sum              s student logits (N, K)
-    L      = -1/N sum_n sum_k P[n,k] log S[n,k]
+    q[n,k] = exp((T[n,k] - c[k]) / tau_t) / sum     T teacher logits (N, K), c (K,) their center: a distribution
+    p[n,k] = exp(z[n,k] / tau_s) / sum              z student logits (N, K)
+    L      = -1/N sum_n sum_k q[n,k] log p[n,k]     each sum is over k, of the row
 
 Softmax cross-entropy with soft targets that a network makes.  The teacher has the student's architecture, and for
 weights a running mean of the student's; it is not trained itself, and no gradient goes to T.  Two forces keep both from
 saying the same of everything: subtracting the center, c <- 0.9 c + 0.1 mean of T, keeps any one k from winning always,
-and a tau_t below tau_s sharpens P, which keeps it from being uniform.
+and a tau_t below tau_s sharpens q, which keeps it from being uniform.
 
-Backward.  s[n,k] touched the cross-entropy through s / tau_s:
+Backward.  z[n,k] touched the cross-entropy through z / tau_s:
 
-    ds[n,k] = (S[n,k] - P[n,k]) / (N tau_s)
+    dz[n,k] = (p[n,k] - q[n,k]) / (N tau_s)
 
 Which views pair up.  Row n of the student is held against row n of the teacher: of the same image, but from different
 views.  With arrays of two global views for the teacher, (2, N, K), and V views for the student, (V, N, K), of which
@@ -27,6 +27,8 @@ the first two are the same, the paper's sum is
 Source: Caron et al. 2021, "Emerging properties in self-supervised vision transformers".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -37,17 +39,17 @@ from tinynet.losses.declaration import Result
 from tinynet.losses.rowwise import NUMBERS, rowwise
 
 
-def self_distillation_plain(s, T, tau_s, tau_t, center):
+def self_distillation_plain(z, T, tau_s, tau_t, center):
     """The rows' losses and gradients, before the mean: 1/N multiplies both in rowwise.py."""
-    P, S = softmax((T - center) / tau_t), softmax(s / tau_s)
-    z = s / tau_s - (s / tau_s).max(axis=1, keepdims=True)
-    log_S = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
-    return -np.where(P == 0, 0, P * log_S).sum(axis=1), (S - P) / tau_s
+    q, p = softmax((T - center) / tau_t), softmax(z / tau_s)
+    below = z / tau_s - (z / tau_s).max(axis=1, keepdims=True)
+    log_p = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
+    return -np.where(q == 0, 0, q * log_p).sum(axis=1), (p - q) / tau_s
 
 
 def softmax(x):
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
 
 
 def finite_center(center, shape, dtype, name):

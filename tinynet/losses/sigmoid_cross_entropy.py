@@ -1,25 +1,28 @@
-"""Sigmoid cross-entropy, fused: each output is a yes-or-no question of its own.
+"""Sigmoid cross-entropy: each output is a yes-or-no question of its own.
 
     p = 1 / (1 + exp(-z))                           z logits, t targets in [0, 1], of one shape with n elements
     H = -t log p - (1 - t) log(1 - p)               of each element
     L = 1/n sum_i H[i]
 
-Stable form.  With u = exp(-|z|) <= 1, nothing overflows, and log1p loses no digit of a small u:
+Stable form.  With u = exp(-|z|) <= 1, nothing overflows, and log1p(u) = log(1 + u) loses no digit of a small u:
 
     -log p       = log(1 + exp(-z)) = max(-z, 0) + log1p(u)
     -log (1 - p) = log(1 + exp(z))  = max( z, 0) + log1p(u)
 
-Backward, of one element.  d log(1 + exp(z)) / dz = p and d log(1 + exp(-z)) / dz = -(1 - p), so
+Backward, of one element.  The slope of log(1 + exp(z)) is exp(z) / (1 + exp(z)) = p, that of log(1 + exp(-z)) is
+-(1 - p), so
 
     dH/dz = (1 - t) p - t (1 - p) = p - t           dz[i] = (p[i] - t[i]) / n
 
-p = 1 / (1 + u) for z >= 0, else u / (1 + u); 1 - p is the other one.  Kept as two products, so that neither cancels,
-and so that weights fit in: with a = weight pos_weight t and b = weight (1 - t),
+p = 1 / (1 + u) for z >= 0, else u / (1 + u); 1 - p is the other one.  The slope is computed as its two products: p - t
+would lose its digits where p is near t.  So weights fit in, too: with a = weight pos_weight t and b = weight (1 - t),
 
     H  = a max(-z, 0) + b max(z, 0) + (a + b) log1p(u)                      dH/dz = b p - a (1 - p)
 
 A term whose factor is 0 is 0, even at z = inf.  Label smoothing moves t to (1 - eps) t + eps / 2.
 """
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -75,7 +78,11 @@ def sigmoid_cross_entropy(
     reduction: str = "mean", denominator: float | None = None, sample_weight: ArrayLike | None = None,
     grad: bool = True, out: np.ndarray | None = None, stream: Any = None, check: bool = True,
 ) -> Result:  # fmt: skip
-    """The cross-entropy of sigmoid(logits) against targets, and its gradient with respect to the logits.
+    """The loss of yes-or-no questions: the mean of -t log p - (1 - t) log(1 - p), and its gradient by the logits.
+
+    p = 1 / (1 + exp(-logits)) is the probability of yes, and t, the target, is 1 for yes.  Returned are both, loss and
+    gradient: the one says how wrong the logits are; the other, (p - t) / n, in their shape, is what model.backward
+    takes.
 
     logits           any shape, float32 or float64
     targets          the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities
@@ -85,9 +92,10 @@ def sigmoid_cross_entropy(
     ignore_index     say -1, for targets that mark what is unknown
     label_smoothing  eps: targets become (1 - eps) t + eps / 2
     stream, check    for device arrays only, see below
+    reduction, denominator, sample_weight, grad, out  as in help(tn.losses)
 
-    For the other options and what is returned, see tinynet.losses; "mean" is over the targets that count, whatever
-    their weight.  Logits of +-inf give the limits: 0 where the target agrees, else inf.
+    "mean" is over the targets that count, whatever their weight.  Logits of +-inf give the limits: 0 where the target
+    agrees, else inf.
 
     Arrays on a GPU (PyTorch's, CuPy's, Numba's: whatever has __cuda_array_interface__) are worked on there, which needs
     the extra "cuda".  Numba device arrays come back.  Work runs on `stream` (a handle, or has __cuda_stream__), else

@@ -23,6 +23,8 @@ sigmoid_cross_entropy.  A product of 0 and infinity, at z = +-inf, is the limit,
 Source: Lin et al. 2017, "Focal loss for dense object detection", with the formula of torchvision for soft targets.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -95,7 +97,9 @@ def sigmoid_focal(
     denominator: float | None = None, sample_weight: ArrayLike | None = None, grad: bool = True,
     out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The focal loss of sigmoid(logits) against targets, and its gradient with respect to the logits.
+    """The cross-entropy of yes-or-no questions, less weight on what is right already, and its gradient by the logits.
+
+    The weight of each is (1 - p)^gamma, p the probability that the truth was given.
 
     logits        any shape, float32 or float64
     targets       the same shape, in [0, 1]: labels 0 and 1 of any type, or probabilities

@@ -7,19 +7,21 @@ Stable form.  With m = max_k z[n,k] and s = sum_k exp(z[n,k] - m), no exp can ov
 
     -log p[n,t] = (m - z[n,t]) + log s
 
-One of the terms of s is exactly 1, the maximum's own.  Summing only the others, r = s - 1, and taking log1p(r), which
-is log(1 + r) to its last digit, keeps every digit of a small loss: for logits (20, 0) it is 2.1e-9, where
+One of the terms of s is exactly 1, the maximum's own.  Summing only the others, rest = s - 1, and taking log1p(rest),
+which is log(1 + rest) to its last digit, keeps every digit of a small loss: for logits (20, 0) it is 2.1e-9, where
 log(1 + 2.1e-9) in float32 is 0.
 
-Backward.  z[n,c] touched log s, times exp(z[n,c] - m) / s = p[n,c], and z[n,t] itself, times -1:
+Backward.  z[n,c] touched log s, times exp(z[n,c] - m) / s = p[n,c], and, if c is t, the loss itself, times -1.  (The
+largest z touched m, too, but m cancels: the loss has the same value with any number in its place.)
 
     dz[n,c] = (p[n,c] - [c = t[n]]) / N            where [c = t] is 1 for the right class and 0 for the others
 
-Why fuse: apart, softmax's backward multiplies by a (C, C) Jacobian per sample; together that Jacobian collapses
-to one subtraction, and p is never stored.
+Why softmax and logarithm in one: apart, softmax's backward pass multiplies a row by its (C, C) matrix of derivatives,
+dp[k]/dz[c]; together all of that becomes one subtraction, and p is never stored.
 
-Weights of the classes (C,), soft targets q (N, C) and label smoothing need one more factor.  Each class has its term in
-the loss, multiplied by a[n,c]; their sum over c is A[n], by which log s is multiplied, and so its slope:
+Weights of the classes (C,), soft targets q (N, C), which are probabilities, and label smoothing, which takes eps of the
+target from the right class and shares it out, need one more factor.  Each class has its term in the loss, multiplied by
+a[n,c]; their sum over c is A[n], by which log s is multiplied, and so its slope:
 
     L[n]    = sum_c a[n,c] ((m - z[n,c]) + log s)      a[n,c] = weight[c] ((1 - eps) q[n,c] + eps / K)
     dz[n,c] = A[n] p[n,c] - a[n,c]                     q[n,c] = [c = t[n]] for labels
@@ -28,6 +30,8 @@ K counts the open classes, which no logit of -inf masks; a masked class gets no 
 
 The compiled rows are in kernels/softmax_rows.py, and for few classes in kernels/softmax_few_classes.py.
 """
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -49,12 +53,12 @@ def softmax_cross_entropy_plain(z, q, weight, eps):
     losses, dz = np.empty(len(z)), np.empty(z.shape)
     for n in range(len(z)):
         top = z[n].argmax()
-        e = np.exp(z[n] - z[n, top])
-        r = np.delete(e, top).sum() + (e[top] - 1)  # e[top] is 1, and NaN for a logit of infinity
+        exp = np.exp(z[n] - z[n, top])
+        rest = np.delete(exp, top).sum() + (exp[top] - 1)  # exp[top] is 1, and NaN for a logit of infinity
         is_open = z[n] != -np.inf
         a = weight * ((1 - eps) * q[n] + eps * is_open / is_open.sum())
-        losses[n] = np.where(a == 0, 0, a * ((z[n, top] - z[n]) + np.log1p(r))).sum()
-        dz[n] = a.sum() * e / (1 + r) - a
+        losses[n] = np.where(a == 0, 0, a * ((z[n, top] - z[n]) + np.log1p(rest))).sum()
+        dz[n] = a.sum() * exp / (1 + rest) - a
     return losses, dz
 
 
@@ -83,11 +87,15 @@ def softmax_cross_entropy(
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None, stream: Any = None,
     check: bool = True,
 ) -> Result:  # fmt: skip
-    """The cross-entropy of softmax(logits) against targets, and its gradient with respect to the logits.
+    """The loss of classifiers: the mean of -log p[t], p = softmax(logits), and its gradient by the logits.
 
-    logits   (..., C), float32 or float64
-    targets  (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities
-    stream, check  for device arrays only, see below; for all other options and what is returned, see tinynet.losses
+    Returned are both, loss and gradient: the one says how wrong the scores are; the other, (p - 1) / N for the right
+    class and p / N for the others, in the logits' shape, is what model.backward takes.
+
+    logits   (..., C), float32 or float64: a score for each of C classes
+    targets  (...) of any integer type: the right class, from 0 to C-1; or (..., C) of floats: probabilities
+    weight, ignore_index, label_smoothing, reduction, denominator, sample_weight, grad, out  as in help(tn.losses)
+    stream, check  for device arrays only, see below
 
     A class at -inf has probability 0, and gets no share of label_smoothing; if it is the target, the loss is inf.  A
     row with a NaN or +inf, or with all of its classes at -inf, has a gradient of NaN and no finite loss.

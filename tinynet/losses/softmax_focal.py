@@ -38,6 +38,8 @@ needed for all of F, since p[t] = exp(-H), and it keeps its digits in softmax_cr
 Source: Lin et al. 2017, "Focal loss for dense object detection", who have two classes.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -81,7 +83,9 @@ def softmax_focal(
     ignore_index: int = -100, reduction: str = "mean", denominator: float | None = None,
     sample_weight: ArrayLike | None = None, grad: bool = True, out: np.ndarray | None = None,
 ) -> Result:  # fmt: skip
-    """The focal loss of softmax(logits) against targets, and its gradient with respect to the logits.
+    """The cross-entropy of classifiers, less weight on what is right already, and its gradient by the logits.
+
+    The weight of each sample is (1 - p[t])^gamma, p = softmax(logits).
 
     logits   (..., C), float32 or float64
     targets  (...) of any integer type: classes from 0 to C-1; or (..., C) of floats: probabilities

@@ -4,11 +4,11 @@ import copy
 
 import numpy as np
 
-from tinynet.checks import numbers, positive_int
-from tinynet.data.sequences import split
+from tinynet.checks import positive_int
+from tinynet.data.sequences import count
+from tinynet.gradients import checked_batch, through
 from tinynet.gradients import gradients as gradients_of
-from tinynet.gradients import through
-from tinynet.layers.along_time import check_along_time, checked_lengths, in_place, padded, within
+from tinynet.layers.along_time import check_along_time, in_place, padded, within
 from tinynet.layers.base import Layer
 from tinynet.plots.canvas import (
     BLUE,
@@ -248,22 +248,19 @@ def _check_loss(loss, name):
 
 def _checked(model, x, layer, sample, columns, name):
     """x as an array, its lengths or None, and the layer's index from the front or None, if all arguments fit."""
-    x, lengths = split(x)
-    x = numbers(x, f"{name}: x")
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"{name}: x must be a batch of at least one sample, got shape {x.shape}")
-    if positive_int(sample, f"{name}: sample", 0) >= len(x):
-        raise ValueError(f"{name}: sample must be below {len(x)}, the number of samples, got {sample}")
+    x, lengths = checked_batch(x, model, name)
+    N = count(x)
+    if positive_int(sample, f"{name}: sample", 0) >= N:
+        raise ValueError(f"{name}: sample must be below {N}, the number of samples, got {sample}")
     positive_int(columns, f"{name}: columns")
     if layer is not None:
-        count = len(model.layers)
+        layers = len(model.layers)
         if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
             raise TypeError(f"{name}: layer must be None or the index of a layer, got {layer!r}")
-        if not -count <= layer < count:
-            raise ValueError(f"{name}: layer must be an index of the model's {count} layers, got {layer}")
-        layer = int(layer) % count
+        if not -layers <= layer < layers:
+            raise ValueError(f"{name}: layer must be an index of the model's {layers} layers, got {layer}")
+        layer = int(layer) % layers
     if lengths is not None:
-        lengths = checked_lengths(lengths, x, name)
         check_along_time(model.layers, x.shape[1])
         if lengths[sample] == 0:
             raise ValueError(f"{name}: sample {sample} has the length 0: there is nothing to draw")
@@ -272,11 +269,18 @@ def _checked(model, x, layer, sample, columns, name):
 
 
 def _draw_layers(model, found, ends, layer, sample, columns, symbol, on, path):
-    """A row for each array of `found`, the input's and then every layer's; or `layer`'s alone, all its channels."""
+    """A row for each array of `found`, the input's and then every layer's; or `layer`'s alone, all its channels.
+
+    There is none for several inputs.
+    """
     drawn = []  # (title, symbol, array, its tiles or None)
     for k, array in enumerate(found):
         each = model.layers[k - 1] if k else None
-        if array is None or ((k and each.same_numbers) if layer is None else k != layer + 1):
+        if (
+            array is None
+            or isinstance(array, tuple)
+            or ((k and each.same_numbers) if layer is None else k != layer + 1)
+        ):
             continue
         title = f"{k - 1} {type(each).__name__}   {each.formula()}" if k else "input"
         tiles = None

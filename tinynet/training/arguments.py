@@ -4,17 +4,20 @@ Most mistakes would show by themselves, some only after an epoch, in which hours
 the model's outputs for something else would never show, but train badly.
 """
 
+import inspect
 import math
+import os
 import warnings
 
 import numpy as np
 
 from tinynet.checks import batch_hint, numbers, refuse
 from tinynet.data.batches import batches, checked_weights
-from tinynet.data.sequences import split
+from tinynet.data.sequences import as_inputs, count, parts, split
 from tinynet.data.writing import absolute
 from tinynet.layers.along_time import check_along_time, checked_lengths
 from tinynet.layers.in_a_row import ending_in_a_row
+from tinynet.layers.inputs import Inputs
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.by_name import apart, without_options
 from tinynet.training.counting import check_targets, takes_weights
@@ -33,9 +36,12 @@ def check_model(model, optimizer):
 
 
 def check_functions(augment, schedule, callbacks):
-    for name, function in (("augment", augment), ("schedule", schedule)):
+    functions = augment if isinstance(augment, (list, tuple)) else [augment]
+    for name, function in (*(("augment", each) for each in functions), ("schedule", schedule)):
         if function is not None and not callable(function):
             raise TypeError(f"fit: {name} must be a function, got {function!r}")
+    if schedule is not None:
+        _check_takes(schedule, "schedule must be a function of the step's number", 0)
     for callback in callbacks:
         if isinstance(callback, type):
             name = callback.__name__
@@ -44,8 +50,22 @@ def check_functions(augment, schedule, callbacks):
             )
         if not callable(callback):
             raise TypeError(f"fit: a callback must be a function of a Training, got {callback!r}")
+        _check_takes(callback, "a callback must be a function of a Training", None)
         if schedule is not None and getattr(callback, "sets_lr", False):
             raise ValueError(f"fit: {type(callback).__name__} would do nothing, since schedule sets the learning rate")
+
+
+def _check_takes(function, what, argument):
+    """A TypeError for one that can't be called with this argument alone: now, and not after an epoch."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a function in C that says nothing about itself
+        return
+    try:
+        signature.bind(argument)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"fit: {what}, and {name}{signature} is called with one argument: {error}") from None
 
 
 def check_stream(x, epochs, who, **others):
@@ -75,7 +95,7 @@ def checked_validation(validation, model):
         return None
     if is_stream(validation):
         check_stream(validation, 2, "fit: validation")
-        return (Stream(validation, who="fit: validation"),)
+        return (Stream(model, validation, who="fit: validation"),)
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         got = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
         raise ValueError(
@@ -87,24 +107,34 @@ def checked_validation(validation, model):
 
 def checked_data(x, y, sample_weight=None, *, model, who, of=""):
     """Data to judge the model by: (x, y), or (x, y, weights) where there are some; `who` and `of` are for messages."""
-    pair, (x, lengths) = x, split(x)
-    for part, what in ((x, f"{who}: x{of}"), (y, f"{who}: y{of}")):
+    x = as_inputs(x, model, f"{who}: x{of}")
+    for part, what in ((x if type(x) is Inputs else split(x)[0], f"{who}: x{of}"), (y, f"{who}: y{of}")):
         refuse(part, what)
         if not hasattr(part, "__len__"):
             raise TypeError(f"{what} must be an array or have a length and items, got {type(part).__name__}")
-    if hasattr(x, "iloc"):
-        numbers(x, f"{who}: x{of}")
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{who}: {of[4:] or 'it'} has {len(x)} samples and {len(y)} targets")
-    shape = tuple(getattr(x, "shape", (len(x), *model.input_shape)))
-    if not model.layers[0].fits(shape):
-        hint, those = batch_hint(shape, model.input_shape), f"those{of}" if of else "these"
-        raise ValueError(f"{who}: the model takes samples {model.input_shape}, {those} are {shape[1:]}{hint}")
-    if lengths is not None:
-        _check_sequences(pair, y, model, of, who)
+    for part, _, name in inputs_of(x, model):
+        if hasattr(part, "iloc"):
+            numbers(part, f"{who}: {name or 'x'}{of}")
+    if count(x) != len(y) or count(x) == 0:
+        raise ValueError(f"{who}: {of[4:] or 'it'} has {count(x)} samples and {len(y)} targets")
+    for part, entry, name in inputs_of(x, model):
+        inside, lengths = split(part)
+        shape = tuple(getattr(inside, "shape", (len(inside), *entry.input_shape)))
+        if not entry.fits(shape):
+            hint, those = batch_hint(shape, entry.input_shape), f"those{of}" if of else "these"
+            as_ = f" as {name}" if name else ""
+            raise ValueError(f"{who}: the model takes samples {entry.input_shape}{as_}, {those} are {shape[1:]}{hint}")
+        if lengths is not None:
+            _check_sequences(part, y, model, entry, of, who)
     if sample_weight is None:
-        return pair, y
-    return pair, y, checked_weights(sample_weight, len(x), f"{who}:{of[3:]}" if of else who)
+        return x, y
+    return x, y, checked_weights(sample_weight, count(x), f"{who}:{of[3:]}" if of else who)
+
+
+def inputs_of(x, model):
+    """(input, where it enters, "input 1" or "" of one alone) for each input."""
+    for number, (part, entry) in enumerate(zip(parts(x), model.layers[0].entries, strict=True)):
+        yield part, entry, f"input {number}" if type(x) is Inputs else ""
 
 
 def check_takes_weights(loss, who):
@@ -124,37 +154,39 @@ def check_takes_weights(loss, who):
 
 def check_samples(x, y, model, augment):
     """What the first batch would show, or an epoch later: x as a whole, and by its columns if it is a table."""
-    if augment is None:
-        pair, (x, lengths) = x, split(x)
-        _warn_of_bytes(x, model)
+    for pair, entry, name in inputs_of(x, model) if augment is None else ():
+        x, lengths = split(pair)
+        _warn_of_bytes(x, entry.layers if name else model.layers, name or "x")
         if hasattr(x, "iloc"):
-            numbers(x, "fit: x")
+            numbers(x, f"fit: {name or 'x'}")
         shape = getattr(x, "shape", None) if hasattr(x, "__array__") else None
-        if shape is not None and not model.layers[0].fits(tuple(shape)):
-            raise model.layers[0].input_error(tuple(shape))
+        if shape is not None and not entry.fits(tuple(shape)):
+            raise entry.input_error(tuple(shape))
         if lengths is not None:
-            _check_sequences(pair, y, model)
+            _check_sequences(pair, y, model, entry)
 
 
-def _warn_of_bytes(x, model):
+def _warn_of_bytes(x, layers, name):
     """Bytes where the first layer takes them for what they are: pixels from 0 to 255, of which nothing learns well."""
-    for layer in model.layers:
+    for layer in layers:
         if layer.any_scale or layer.takes_integers:
             return
         if not layer.same_numbers:
             break
     if getattr(x, "dtype", None) == np.uint8 and np.max(x[:64], initial=0) > 1:
         warnings.warn(
-            "fit: x is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin the "
-            "model with Normalize().fit(x)",
-            stacklevel=4,
+            f"fit: {name} is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin "
+            f"the {'model' if name == 'x' else 'branch'} with Normalize().fit(x)",
+            stacklevel=5,
         )
 
 
-def _check_sequences(pair, y, model, where="", who="fit"):
+def _check_sequences(pair, y, model, entry, where="", who="fit"):
     """Of sequences with lengths: whether these are right, the model minds them, and targets go by positions."""
     x, lengths = pair
     checked_lengths(lengths, x, f"{who}: x{where}")
+    if entry is not model.layers[0]:  # one of several inputs
+        return entry.check_along_time(np.shape(x[:1])[1])
     T = check_along_time(model.layers, np.shape(x[:1])[1])
     if T is not None and hasattr(y, "shape"):
         check_targets(tuple(y.shape), (len(x), T, *model.output_shape[1:]))
@@ -187,6 +219,21 @@ def check_last_words(callbacks):
             f"fit: {names} would each set the model's weights at the end, and only one can; leave the others out, or"
             " give EarlyStopping restore_best=False"
         )
+
+
+def check_files(checkpoint, callbacks):
+    """A ValueError where two would write one file, each in place of what the other wrote."""
+    writers = {}
+    for name, path in (
+        ("checkpoint", checkpoint),
+        *((type(c).__name__, c.path) for c in callbacks if getattr(c, "writes_path", False)),
+    ):
+        if path is None or (os.path.exists(path) and not os.path.isfile(path)):  # a terminal may show several
+            continue
+        path = os.path.realpath(path)
+        if path in writers:
+            raise ValueError(f"fit: {writers[path]} and {name} would both write {path}; give each a file of its own")
+        writers[path] = name
 
 
 def checkpoint_path(checkpoint, resume, optimizer):

@@ -19,7 +19,7 @@ from typing import Any
 
 from tinynet.checkpoint import save
 from tinynet.checks import number_within, positive_int
-from tinynet.data.writing import absolute, opened_through, target, write_whole
+from tinynet.data.writing import absolute, naming, opened_through, target, write_whole
 from tinynet.training.history import Training
 from tinynet.training.watching import Mode, Watching
 
@@ -112,8 +112,15 @@ class Checkpoint(Watching):
     True
     """
 
+    writes_path = True
+
     def __init__(self, path: Path, monitor: str | None = None, maximize: bool | None = None, mode: Mode = None) -> None:
         self.path, self.always = absolute(path, "Checkpoint"), monitor is None
+        if "{epoch" in self.path:
+            raise ValueError(
+                f"Checkpoint: path is taken as it is, got {path!r}; for a file an epoch, give fit a function: "
+                'lambda training: tn.save(training.model, f"{training.epoch}.safetensors")'
+            )
         if monitor is None:
             for name, given in (("mode", mode), ("maximize", maximize)):
                 if given is not None:
@@ -204,6 +211,8 @@ class CSVLog:
     (3, 'epoch,loss,lr,seconds')
     """
 
+    writes_path = True
+
     def __init__(self, path: Path) -> None:
         self.path = absolute(path, "CSVLog")
         self._left = None
@@ -220,14 +229,14 @@ class CSVLog:
         """Bring the file to the end of the history, if `written` epochs are in it."""
         through = opened_through(self.path)
         if through is not None:
-            with through as file:
+            with naming(self.path, "CSVLog"), through as file:
                 file.write(_lines(training, written))
             return
         path, status = target(self.path, "CSVLog")
         if self._left is None or self._left != _mark(status):
             write_whole(path, _lines(training, 0).encode(), who="CSVLog")
         else:
-            with open(path, "a", encoding="utf-8", newline="") as file:
+            with naming(path, "CSVLog"), open(path, "a", encoding="utf-8", newline="") as file:
                 file.write(_lines(training, written))
         self._left = _mark(os.stat(path))
 

@@ -75,7 +75,7 @@ def counting(loss):
     loss, options = without_options(loss)
     if options.get("reduction") == "sum" or options.get("denominator") is not None:
         return None
-    ours = getattr(loss, "__module__", "").startswith("tinynet.")
+    ours = (getattr(loss, "__module__", None) or "").startswith("tinynet.")  # None where it was made by exec
     names = inspect.signature(loss).parameters if ours else {}
     if "ignore_index" not in names:
         return lambda targets, rows, weights=None: rows if weights is None or not weighted else float(weights.sum())

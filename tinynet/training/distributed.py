@@ -56,8 +56,9 @@ import numpy as np
 
 from tinynet.config import get_num_threads, set_num_threads
 from tinynet.data.batches import part
-from tinynet.data.sequences import count, is_pair, rows
+from tinynet.data.sequences import count, each, is_pair, rows
 from tinynet.kernels.batchnorm import merge_moments
+from tinynet.layers.inputs import Inputs
 from tinynet.layers.options import set_again, settings
 from tinynet.training.one_process import OneProcess
 
@@ -335,6 +336,8 @@ class Ranks(OneProcess):
         """The batch of which each rank holds its share."""
         if data is None:
             return data
+        if type(data) is Inputs:
+            return each(self.whole, data)
         if is_pair(data):
             return tuple(map(self.whole, data))
         shares = self.communicator.allgather(data)
@@ -342,7 +345,7 @@ class Ranks(OneProcess):
 
     def predict(self, model, x):
         """model.predict(x) on rank 0, to which each rank adds its share; None on the others."""
-        x = x if hasattr(x, "shape") or is_pair(x) else np.asarray(x)
+        x = each(lambda part: part if hasattr(part, "shape") or is_pair(part) else np.asarray(part), x)
         shares = self.communicator.gather(model.predict(rows(x, part(count(x), *self.shard))))
         return np.concatenate(shares) if self.first else None
 

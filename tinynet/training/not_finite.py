@@ -2,7 +2,7 @@
 
 The batch is at hand, so the model goes through it once more.  The first of these that is not finite is where it began:
 
-    the input                    a row of the data is broken
+    the input                    a row of the data is broken, or augment broke it
     a parameter                  an earlier step broke it, of the layers that have one the last one first
     a layer's output             the numbers grew too large there
     none of them                 it is the loss that made it, of finite predictions
@@ -12,8 +12,10 @@ import math
 
 import numpy as np
 
-from tinynet.data.sequences import count, split
+from tinynet.data.sequences import count, parts, split
 from tinynet.layers.along_time import padded
+from tinynet.layers.inputs import Inputs
+from tinynet.losses.by_name import as_column
 from tinynet.training.counting import positions
 
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
@@ -24,7 +26,8 @@ class NonFiniteError(ArithmeticError):
 
     `epoch` and `step` count from 1 and over the whole training; `layer` is the label of the one where it began,
     such as "Dense (layer 3)", or None.  `rows` are those of the batch whose input, output or loss is not finite, where
-    that can be said, and `samples` the same ones as they are numbered in x.
+    that can be said, and `samples` the same ones as they are numbered in x; none where x is finite and what augment
+    made of it is not.
 
     >>> x, y, model = np.eye(4), np.arange(4) % 2, tn.Sequential([tn.Dense(2)], 4)
     >>> x[2, 1] = np.nan
@@ -41,11 +44,19 @@ class NonFiniteError(ArithmeticError):
         self.rows, self.samples = rows, samples
 
 
-def not_finite(what, model, loss, x, y, weights, numbers, epoch, step):
-    """The NonFiniteError, after a look for where it began.  `numbers` are those of the batch's samples in the data."""
+def not_finite(what, model, loss, x, y, weights, numbers, read, epoch, step):
+    """The NonFiniteError, after a look for where it began.
+
+    numbers   those of the batch's samples in the data
+    read      the batch as it stands there, if augment changed it and it can be had; else None
+    """
     where, layer, rows = first_not_finite(model, x, y, loss, weights)
     # augment may have returned more or fewer rows than it was given
     samples = tuple(int(numbers[row]) for row in rows) if len(numbers) == count(x) else ()
+    if read is not None and input_not_finite(x):
+        broken = input_not_finite(read)
+        where += "" if broken else " after augment, though x itself is"
+        samples = tuple(int(numbers[row]) for row in broken[1]) if broken else ()
     if 1 < len(rows) == count(x):
         where += ", in every row of the batch"
     elif rows:
@@ -62,10 +73,9 @@ def _listed(numbers, most=8):
 
 def first_not_finite(model, x, y, loss, weights=None):
     """In words, the layer's label, and which rows of the batch, as far as that can be said."""
-    inputs, lengths = split(x)
-    rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
-    if rows:
-        return "the input is not finite", None, rows
+    broken = input_not_finite(x)
+    if broken:
+        return broken[0], None, broken[1]
     # Gradients travel from the last layer to the first, so the last layer with a broken parameter was the
     # first that received a broken gradient, in an earlier step.  Of nested layers, the inner ones come first here.
     for layer in reversed(list(model.walk())):
@@ -78,13 +88,23 @@ def first_not_finite(model, x, y, loss, weights=None):
     rows = rows_not_finite(prediction)
     if layer is not None:
         return f"it began at {layer.label}: its parameters are finite and its output is not", layer.label, rows
-    rows = rows_of_loss(loss, prediction, y, model.output_lengths(lengths))
+    rows = rows_of_loss(loss, prediction, y, model.output_lengths(split(x)[1]))
     rows = tuple(row for row in rows if weights is None or weights[row] > 0)
     largest = np.abs(prediction).max()
     look = "look at the targets"
     if largest > HUGE:
         look = f"its predictions reach {largest:.0e}, and the learning rate may be too high"
     return f"every layer's output is finite, so it began in the loss: {look}", None, rows
+
+
+def input_not_finite(x):
+    """In words, and which rows; None where the input is finite."""
+    for number, part in enumerate(parts(x)):
+        inputs, lengths = split(part)
+        rows = rows_not_finite(inputs if lengths is None else padded(np.asarray(inputs), lengths, inputs.shape[1]))
+        if rows:
+            return f"{f'input {number}' if type(x) is Inputs else 'the input'} is not finite", rows
+    return None
 
 
 def forward_again(model, x):
@@ -136,7 +156,7 @@ def rows_of_loss(loss, prediction, y, ends):
     def alone(row):
         some = slice(row, row + 1)
         of_row, targets = positions(prediction[some], y[some], None if ends is None else ends[some])
-        return loss(of_row, targets)[0] if len(of_row) else 0.0
+        return loss(of_row, as_column(targets, of_row, loss))[0] if len(of_row) else 0.0
 
     try:
         return tuple(row for row in range(len(y)) if not math.isfinite(alone(row)))

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from tinynet.notebook import progress_bar, shows_bars
+from tinynet.notebook import progress_bar, seconds_to_show, shows_bars
 
 HEARD = (
     "\nCtrl-C: the training stops after the current step (while kernels are compiled, that can take a minute); "
@@ -27,10 +27,10 @@ class Progress:
 
     def __init__(self, wanted, epochs, samples):
         self.wanted, self.epochs, self.samples = bool(wanted) and sys.stdout is not None, epochs, samples
-        self.bar, self.bars, self.first = None, False, True
+        self.bar, self.bars, self.first, self.wait = None, False, True, 0.0
         if self.wanted:
             with self._showing():
-                self.bars = shows_bars(sys.stdout)
+                self.bars, self.wait = shows_bars(sys.stdout), seconds_to_show(sys.stdout)
 
     def __enter__(self):
         return self
@@ -58,22 +58,30 @@ class Progress:
     def start(self, epoch, seen):
         """`seen` samples of the epoch are done already, in a run that was resumed."""
         self.title = f"epoch {epoch:{len(str(self.epochs))}}/{self.epochs}"
+        self.seen, self.drawn = seen, time.perf_counter()
+        if self.first or not self.wait:
+            self._draw()
+
+    def _draw(self):
         if self.bars:
             with self._showing():
                 self.bar = progress_bar(
                     sys.stdout,
                     total=self.samples,
-                    initial=seen,
+                    initial=self.seen,
                     desc=self.title,
                     unit=" samples",
                     leave=False,
                     bar_format="{desc} {bar:20} {n_fmt}/{total_fmt} {rate_noinv_fmt}{postfix}",
                 )
-            self.drawn = time.perf_counter()
 
     def advance(self, n, means):
         """After a batch of n samples; means() are those of the epoch so far."""
-        if self.bar is not None:
+        self.seen += n
+        if self.bar is None:
+            if self.bars and time.perf_counter() - self.drawn > self.wait:
+                self._draw()
+        else:
             with self._showing():
                 now = time.perf_counter()
                 if self.first:  # it may have compiled kernels, so the rate is that of the steps after it

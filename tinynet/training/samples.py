@@ -8,7 +8,8 @@ import numpy as np
 
 from tinynet.checks import as_array, without_objects
 from tinynet.data.batches import ahead, batches, checked_weights
-from tinynet.data.sequences import count, is_pair, split
+from tinynet.data.sequences import as_inputs, count, is_pair, parts, split
+from tinynet.layers.inputs import Inputs, takes_several
 from tinynet.training.resume import checksum
 
 
@@ -37,7 +38,7 @@ class Data:
         self.numbers = np.arange(count(x)) if numbers is None else numbers
         self.samples = count(x) - (count(x) % batch_size if drop_last else 0)
         self.augment = None if augment is None else augmentation(augment)
-        in_memory = all(type(part) is np.ndarray for part in (split(x)[0], y))
+        in_memory = all(type(part) is np.ndarray for part in (*(split(part)[0] for part in parts(x)), y))
         self.ahead = ahead if prefetch and not in_memory else iter
 
     def left(self, epoch):
@@ -55,23 +56,26 @@ class Data:
             yield x, y, n
 
     def last(self, epoch):
-        """The batch given last, with all ranks' shares: x, y, weights, and the numbers of its samples."""
+        """The batch given last, with all ranks' shares: x, y, weights; the numbers of its samples; x before augment.
+
+        The last is None without augment.
+        """
         index, *batch = self.given
-        order = self._order(epoch, self.numbers, None)
-        return *map(self.ranks.whole, batch), next(islice(order, index, None))[1]
+        read, numbers, *_ = next(islice(self._order(epoch, self.numbers, None), index, None))
+        return *map(self.ranks.whole, batch), numbers, None if self.augment is None else read
 
     def settings(self):
         """What must be the same for a run to be resumed, in the names of resume.settings."""
         targets = np.asarray(self.y) if hasattr(self.y, "__array__") else np.empty(0, object)
-        lengths = split(self.x)[1]
+        lengths = [np.asarray(ends, np.int64) for _, ends in map(split, parts(self.x)) if ends is not None]
         found = {
             "fit's seed": self.seed,
             "batch_size": int(self.batch_size),
             "the number of samples": count(self.x),
             "the checksum of y": checksum(targets) if targets.dtype.kind in "fiub" else None,
         }
-        if lengths is not None:
-            found["the checksum of the lengths"] = checksum(np.asarray(lengths, np.int64))
+        if lengths:
+            found["the checksum of the lengths"] = checksum(np.concatenate(lengths))
             found["similar_length"] = bool(self.options["similar_length"])
         if self.sample_weight is not None:
             found["the checksum of sample_weight"] = checksum(self.sample_weight)
@@ -89,12 +93,13 @@ class Stream:
 
     source     a PyTorch DataLoader, a list of batches, or anything else that can be iterated over again and again; or a
                function that returns an iterator.  Batches are (x, y) or (x, y, weights), x perhaps a pair (x, lengths)
+               or a tuple of the inputs that the model takes
     """
 
     samples = x = y = given = None
 
-    def __init__(self, source, augment=None, seed=0, who="fit: x"):
-        self.source, self.seed, self.who = source, seed, who
+    def __init__(self, model, source, augment=None, seed=0, who="fit: x"):
+        self.model, self.source, self.seed, self.who = model, source, seed, who
         self.augment = None if augment is None else augmentation(augment)
 
     def __iter__(self):
@@ -105,7 +110,15 @@ class Stream:
                 got = f"a {type(batch).__name__}"
                 got += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
                 raise TypeError(f"{self.who}: batch {index} must be (x, y), or (x, y, sample_weight), got {got}")
-            x, y = map(_as_arrays, batch[:2])
+            y = _as_arrays(batch[1])
+            if np.ndim(y) == 0:
+                raise TypeError(
+                    f"{self.who}: the targets of batch {index} must be (N, ...), got {y!r}; of a single sample, "
+                    "a batch is x[None] and [y]"
+                )
+            several = takes_several(self.model.input_shape) and isinstance(batch[0], (tuple, list))
+            x = tuple(map(_as_arrays, batch[0])) if several else _as_arrays(batch[0])
+            x = as_inputs(x, self.model, f"{self.who}: batch {index}")
             weights = batch[2] if len(batch) == 3 else None
             if count(x) != len(y) or len(y) == 0:
                 raise ValueError(f"{self.who}: batch {index} has {count(x)} samples and {len(y)} targets")
@@ -129,8 +142,8 @@ class Stream:
             )
 
     def last(self, epoch):
-        """As Data.last; nobody knows the numbers of the samples."""
-        return (*self.given[1:], ())
+        """As Data.last; nobody knows the numbers of the samples, nor what they were before augment."""
+        return (*self.given[1:], (), None)
 
     def settings(self):
         """As Data.settings."""
@@ -147,7 +160,16 @@ def is_stream(data):
 
 
 def augmentation(augment):
-    """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
+    """augment, or several of them, as one function (x, y, rng) -> (x, y), whichever of the two forms they have."""
+    if isinstance(augment, (list, tuple)):
+        functions = [augmentation(each) for each in augment]
+
+        def in_a_row(x, y, rng):
+            for function in functions:
+                x, y = function(x, y, rng)
+            return x, y
+
+        return in_a_row
     with_targets = False
     try:
         signature = inspect.signature(augment)
@@ -169,17 +191,24 @@ def augmentation(augment):
             given, x = x, augment(x, rng)
             if x is None:
                 raise TypeError("fit: augment returned None; it must return the batch")
+            if isinstance(x, tuple) and not isinstance(given, tuple):
+                raise TypeError(
+                    "fit: augment(x, rng) returned a tuple, and must return x; one that returns (x, y) takes both: "
+                    "augment(x, y, rng)"
+                )
             if is_pair(given) and not is_pair(x):
                 raise TypeError("fit: augment must return the pair (x, lengths) for the pair that it is given")
-            return x, y
+            return _as_given(x, given), y
 
         return augmented
 
     def augmented(x, y, rng):
         pair = augment(x, y, rng)
-        if not isinstance(pair, tuple) or len(pair) != 2 or count(pair[0]) != len(pair[1]):
-            raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
-        return pair
+        if isinstance(pair, tuple) and len(pair) == 2:
+            pair = _as_given(pair[0], x), pair[1]
+            if count(pair[0]) == len(pair[1]):
+                return pair
+        raise TypeError("fit: augment(x, y, rng) must return the pair (x, y), both of one length")
 
     return augmented
 
@@ -193,6 +222,15 @@ def augmented(augment, x, y, weights, rng):
             "and sample n keeps the weight that it has"
         )
     return x, y
+
+
+def _as_given(x, given):
+    """What augment returned in place of what it was given: several inputs in place of several."""
+    if type(given) is not Inputs:
+        return x
+    if not isinstance(x, (tuple, list)) or len(x) != len(given):
+        raise TypeError(f"fit: augment must return the tuple of {len(given)} inputs that it is given, changed")
+    return Inputs(x)
 
 
 def _as_arrays(part):

@@ -73,6 +73,9 @@ class Watching:
             raise ValueError(self._asking())
         value = training.history[self.monitor][-1]
         if math.isnan(value):
+            warnings.warn(
+                f"{type(self).__name__}: {self.monitor!r} is NaN, which is never an improvement", stacklevel=3
+            )
             return False
         least = self.min_delta
         if self.best is not None and not (

@@ -1,5 +1,7 @@
 """AlexNet: the network of 2012 that showed how far a deep one comes, with ReLU, dropout and many images."""
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from tinynet.layers.conv2d import Conv2D

@@ -7,6 +7,8 @@
 What was found once is not found again, so layers can be narrow: the network is deep and has few parameters.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from numpy.typing import DTypeLike

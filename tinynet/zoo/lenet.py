@@ -1,5 +1,7 @@
 """LeNet-5: what a convolutional network is, since 1998: windows that share their weights, pooling, a classifier."""
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from tinynet.layers.conv2d import Conv2D

@@ -8,6 +8,8 @@ each followed by BatchNorm.  Where f changes the size, y = f(x).  A 3x3 convolut
 multiplications a pixel; these two parts take 9 x 384 and 64 x 384.
 """
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from tinynet.checks import number_within

@@ -8,6 +8,8 @@ blocks of 50 layers and more have their stride in the 3x3 convolution, which see
 the first 1x1, which leaves three of four unseen.
 """
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from tinynet.checks import positive_int

@@ -4,6 +4,8 @@ model = tn.zoo.gpt2(vocabulary=65, length=64, layers=4, heads=4, dim=128)
 tn.interop.from_torch(model, network)    weights of the `transformers` package's GPT2LMHeadModel, by their names
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """VGG: nothing but windows of 3 x 3, in 8 to 16 layers: two of them see 5 x 5 pixels, three see 7 x 7."""
 
+from __future__ import annotations
+
 from numpy.typing import DTypeLike
 
 from tinynet.checks import positive_int
