@@ -1,6 +1,6 @@
 """A neural network with nothing but arrays and formulas, and the same numbers from the classes.
 
-    python examples/02_by_hand.py
+    python examples/02_by_hand.py [--page step.html] [--sliders sliders.html]
 
 A network is a function with adjustable numbers, its parameters: weights w and biases b.  This one maps an image of a
 handwritten digit, 8 x 8 pixels written as a row of 64 numbers, to ten scores, one for each digit; the largest is its
@@ -55,6 +55,16 @@ is sure of anything yet.  (The biases may start at 0.)  How far a step goes, the
 That is all of backpropagation.  The classes do the same, compiled: Dense is a weighted sum, and relu is max(a, 0).  So
 every number must agree at every step, apart from rounding.  The picture shows the loss from both; below it, how far
 apart any loss, derivative or parameter was at each step; and what some of the hidden numbers have learnt to look for.
+
+Its lower half is the chain itself, for one digit that the trained network hesitates about: from left to right what is
+computed of it, and below, from right to left, the derivative of its loss by each of these numbers.  The chain goes on
+to the pixels, x[n,i] touched all a[n,o], times w1[i,o]:  dx = da w1.T.  Training has no use for it, but it says where
+more ink would make the answer better (blue, the loss falls) or worse (orange).
+
+To see every number of a step, what it was made of and what it touches, times what, run this with --page step.html and
+open that file in a browser: it is a step of a network of the same kind that is small enough to walk through.  With
+--sliders sliders.html there is a page where you move its weights, and see the loss, its slope, and descent.  For a
+network of your own, tn.explain(model, x, t, loss) prints the step as a table, and its save_html(path) writes the page.
 """
 
 import gallery
@@ -80,12 +90,12 @@ def loss_and_gradients(x, t, w1, b1, w2, b2):
     dz /= N
     dh = dz @ w2.T
     da = np.where(a > 0, dh, 0)
-    return loss, (x.T @ da, da.sum(axis=0), h.T @ dz, dz.sum(axis=0))
+    return loss, (x.T @ da, da.sum(axis=0), h.T @ dz, dz.sum(axis=0)), (da, dh, dz)
 
 
 def check_by_small_changes(x, t, parameters, eps=1e-5):
     """What the formulas say of three numbers of each parameter, beside what a small change of them does to the loss."""
-    _, gradients = loss_and_gradients(x, t, *parameters)
+    _, gradients, _ = loss_and_gradients(x, t, *parameters)
     for name, value, gradient in zip(("w1", "b1", "w2", "b2"), parameters, gradients, strict=True):
         for index in np.argsort(-np.abs(gradient), axis=None)[:3]:  # where it is largest
             kept, losses = value.flat[index], []
@@ -99,8 +109,52 @@ def check_by_small_changes(x, t, parameters, eps=1e-5):
             assert abs(slope - gradient.flat[index]) < 1e-7
 
 
+def draw_chain(on, x, t, parameters, model):
+    """What becomes of one digit x (1, 64), from left to right; below, the derivative of the loss by each number."""
+    a, h, z = forward(x, *parameters)
+    loss, _, (da, dh, dz) = loss_and_gradients(x, t, *parameters)
+    dx = da @ parameters[0].T
+    np.testing.assert_allclose(dx, tn.gradients(model, x, t, tn.softmax_cross_entropy).dx, rtol=1e-6, atol=1e-9)
+    p = np.exp(z - z.max())
+    p /= p.sum()
+    columns = (
+        (x, "x, the pixels", dx, "dx = da w1.T", (8, 8)),
+        (a, "a = x w1 + b1", da, "da = dh where a > 0", (8, 4)),
+        (h, "h = max(a, 0)", dh, "dh = dz w2.T", (8, 4)),
+        (z, "z = h w2 + b2", dz, f"dz = p - onehot({t[0]})", (10, 1)),
+        (p, "p = softmax(z)", None, "", (10, 1)),
+    )
+    panels = on.subplots(2, 5, width_ratios=[1.2, 1, 1, 1, 1])
+    for (value, title, gradient, below, shape), both in zip(columns, panels.T, strict=True):
+        for panel, array, words in zip(both, (value, gradient), (title, below), strict=True):
+            panel.set_axis_off()
+            if array is None:
+                panel.text(0.5, 0.5, f"L = -log p[{t[0]}] = {loss:.2f}", transform=panel.transAxes, ha="center")
+                continue
+            most = np.abs(array).max()
+            inked = words.startswith(("x", "p"))  # never negative
+            colours = {"cmap": "Greys"} if inked else {"cmap": tn.plots.signed_colours(), "vmin": -most, "vmax": most}
+            panel.imshow(array.reshape(shape), **colours)
+            panel.set_title(words, fontsize=10)
+            for digit in range(10 * (shape[1] == 1)):
+                panel.text(-0.8, digit, digit, ha="right", va="center", fontsize=7)
+
+
+def write_pages(options, x, t):
+    """A step of small networks as pages: three images of 0, 1 and 2, of each the mean ink of its four quarters."""
+    some = [np.argmax(t == digit) for digit in range(3)]
+    x = x[some].reshape(3, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(3, 4)
+    for path, activation in ((options.page, "relu"), (options.sliders, "sigmoid")):
+        if path:
+            layers = [tn.Dense(3, activation=activation), tn.Dense(3)]
+            model = tn.Sequential(layers, input_shape=4, seed=0, dtype="float64")
+            step = tn.explain(model, x, t[some], tn.softmax_cross_entropy)
+            (step.save_html if activation == "relu" else step.save_sliders_html)(path)
+            print(f"saved {path}")
+
+
 def main():
-    options = gallery.options(__doc__)
+    options = gallery.options(__doc__, page="", sliders="")
     epochs, lr = 5 if options.quick else 30, 0.3  # an epoch shows every image once; lr, how far a step goes
     (x, t), (x_test, t_test) = tn.data.digits()
     x, x_test = x.reshape(-1, 64).astype(np.float64), x_test.reshape(-1, 64).astype(np.float64)
@@ -112,7 +166,7 @@ def main():
     by_hand, by_classes, differences = [], [], []
     for epoch in range(epochs):
         for x_batch, t_batch in tn.batches(x, t, batch_size=32, seed=epoch):
-            loss, gradients = loss_and_gradients(x_batch, t_batch, *parameters)
+            loss, gradients, _ = loss_and_gradients(x_batch, t_batch, *parameters)
             for value, gradient in zip(parameters, gradients, strict=True):
                 value -= lr * gradient
 
@@ -135,8 +189,11 @@ def main():
     print(f"{accuracy:.1%} of {len(t_test)} digits that it never saw are read rightly")
     assert accuracy > (0.85 if options.quick else 0.94)
 
-    figure = tn.plots.figure(10.5, 4.2)
-    curves, images = figure.subfigures(1, 2, width_ratios=[1.2, 1])
+    write_pages(options, x, t)
+
+    figure = tn.plots.figure(10.5, 8.4)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1])
+    curves, images = upper.subfigures(1, 2, width_ratios=[1.2, 1])
     top, bottom = curves.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     epoch_ends = np.arange(1, epochs + 1)
     for losses, name, style, colour in (
@@ -155,6 +212,14 @@ def main():
         image = panel.imshow(weights.reshape(8, 8), cmap=tn.plots.signed_colours(), vmin=-1.2, vmax=1.2)
         panel.set_axis_off()
     images.colorbar(image, ax=panels, label="weight", extend="both")
+    p = tn.softmax(model.predict(x_test))[np.arange(len(t_test)), t_test]
+    k = np.abs(p - 0.3).argmin()
+    lower.suptitle(
+        f"The chain for one {t_test[k]}: its numbers, forward, and below them dL by each, backward\n"
+        "blue: negative    orange: positive    (each array with a scale of its own)",
+        size=11,
+    )
+    draw_chain(lower, x_test[k : k + 1], t_test[k : k + 1], parameters, model)
     gallery.finish(figure, options)
 
 

@@ -71,7 +71,7 @@ def main():
         image, probabilities, pushes = row
         image.imshow(x[n, :, :, 0], cmap="Greys", vmin=0, vmax=1)
         image.set(xticks=[], yticks=[], ylabel=name)
-        colours = np.where(np.arange(10) == t[n], tn.plots.BLUE, tn.plots.ORANGE)
+        colours = np.where(np.arange(10) == t[n], tn.plots.ORANGE, tn.plots.BLUE)  # pushed up, pushed down
         probabilities.bar(range(10), p[n], color=colours)
         pushes.bar(range(10), -gradients[n], color=colours)
         pushes.axhline(0, color=tn.plots.GREY, lw=0.8)
@@ -82,7 +82,7 @@ def main():
         gallery.plain(pushes, title, ylabel="push", ylim=(-1.05, 1.05), xticks=range(10))
         image.grid(False)
     for panel in rows[-1, 1:]:
-        panel.set_xlabel("digit (blue: the true one)")
+        panel.set_xlabel("digit (orange: the true one)")
     gallery.finish(figure, options)
 
 

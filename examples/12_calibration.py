@@ -104,9 +104,9 @@ def main():
     top.plot(range(1, epochs + 1), accuracies, color=tn.plots.BLUE, lw=2, label="accuracy")
     top.legend(frameon=False, loc="lower right")
     bottom.plot(range(1, epochs + 1), spreads, color=tn.plots.GREY, lw=2)
-    gallery.plain(top, "It goes on growing surer, but hardly better")
+    gallery.plain(top, "It goes on growing surer, but hardly better", ylabel="share of test images")
     gallery.plain(bottom, "because its logits go on growing", xlabel="epoch", ylim=(0, None))
-    bottom.set_ylabel("deviation of the ten")
+    bottom.set_ylabel("standard deviation\nof an image's ten logits")
     gallery.finish(figure, options)
 
 

@@ -1,6 +1,6 @@
 """A layer of your own: derive it, check it, train it.
 
-    python examples/18_your_own_layer.py
+    python examples/18_your_own_layer.py [--page step.html]
 
 An activation is the bend between two weighted sums (example 02).  Swish is one with a number to learn for each of its C
 inputs, the slope b, which is no bias here (Ramachandran, Zoph and Le 2017):
@@ -34,6 +34,10 @@ If a parameter is used several times, in several places of forward, each use has
 the sum over all uses.  If a layer gives another shape than it gets, build must set output_shape, and return it: that is
 what the next layer is built for.  And parameters of a weighted sum start random (example 02: all alike, they would stay
 alike); one slope for each input may start at 1, since the inputs differ.
+
+With --page step.html, tn.explain writes a page for a browser, where this layer stands between two others, and each of
+its numbers tells what it was made of and what it touches, times what: the derivatives are those that its own backward
+computes.
 """
 
 import gallery
@@ -108,7 +112,13 @@ MISTAKES = {  # what is wrong, and what the check says about it
 
 
 def main():
-    options = gallery.options(__doc__)
+    options = gallery.options(__doc__, page="")
+    if options.page:
+        small = tn.Sequential([tn.Dense(2), Swish(), tn.Dense(2)], input_shape=2, seed=0, dtype="float64")
+        step = tn.explain(small, [[1.0, -2.0], [0.5, 1.5], [-1.0, 0.5]], [0, 1, 1], tn.softmax_cross_entropy)
+        print(step)
+        step.save_html(options.page)
+        print(f"saved {options.page}")
     right = tn.gradcheck.check(Swish(), (5, 4))
     print(right)
     assert right.passed

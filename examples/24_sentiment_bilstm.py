@@ -184,7 +184,7 @@ def main():
     left.bar_label(left.bar(2 + 0.38, imdb, 0.36, color=tn.plots.BLUE), fmt=lambda share: f"{share:.1%}", fontsize=9)
     left.set_xticks([0.19, 1.19, 2.38], ["treebank,\n5 classes", "treebank,\n2 classes", "IMDB,\n2 classes"])
     left.legend(frameon=False, loc="upper left")
-    gallery.plain(left, "Right about test sentences and reviews", ylim=(0, 1.1))
+    gallery.plain(left, "Right about test sentences and reviews", ylabel="share", ylim=(0, 1.1))
     panel.set_axis_off()
     panel.set_title("Each word's part in z: praise (green) or blame (red)", fontsize=11)
     show(panel, sentences, parts)

@@ -223,6 +223,7 @@ def main():
             accuracy = found[name, kind]
             panel.plot(np.arange(1, len(accuracy) + 1), accuracy, "o-", ms=4, color=colour, label=kind)
         gallery.plain(panel, f"From scratch, {name}", ylabel="test accuracy")
+        panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_xlabel("epoch")
     panel.legend(frameon=False, loc="lower right")
     panel = middle.subplots()

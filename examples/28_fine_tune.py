@@ -155,10 +155,10 @@ def main():
     panel = figure.subplots()
     for w, (way, colour) in enumerate(WAYS.items()):
         at = np.arange(len(LABELS)) + 0.16 * (w - 2)
-        panel.bar(at, found[:, w].mean(axis=1), 0.14, color=colour, label=way, alpha=0.75)
-        panel.plot(np.repeat(at, seeds), found[:, w].ravel(), "o", ms=3.5, color="black")
+        panel.plot(np.repeat(at, seeds), found[:, w].ravel(), "o", color=colour, alpha=0.5)
+        panel.plot(at, found[:, w].mean(axis=1), "_", ms=38, mew=3, color=colour, label=way)
     panel.set_xticks(range(len(LABELS)), [f"{n} labelled X-rays of each kind" for n in LABELS])
-    panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    panel.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), markerscale=0.5)
     low = np.floor(20 * found.min() - 0.5) / 20
     gallery.plain(panel, f"Pneumonia or not: mean of {seeds} seeds, and each of them", ylabel="AUROC", ylim=(low, 1))
     gallery.finish(figure, options)

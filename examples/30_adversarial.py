@@ -125,15 +125,13 @@ def main():
 
 
 def draw(options, model, x, t, right, parts, sizes, curves, counts, left):
-    from matplotlib.figure import Figure
-
     changed = fgsm(model, x, t, EPS)
     answers = model.predict(changed).argmax(axis=1)
     shown = [int(np.flatnonzero(right & (answers != t) & (t == digit))[0]) for digit in (0, 3, 4, 8)]
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    figure = tn.plots.figure(11, 6.2)
     above, below = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     panels = above.subplots(4, 4)
-    titles = ["image", "change", "changed", "what made it its class"]
+    titles = ["image", "change\norange: more ink", "changed", "what made it its class\norange: for it"]
     for row, n in zip(panels, shown, strict=True):
         limit = np.abs(parts[n]).max()
         pictures = [
@@ -145,18 +143,18 @@ def draw(options, model, x, t, right, parts, sizes, curves, counts, left):
         for panel, (picture, look) in zip(row, pictures, strict=True):
             panel.imshow(picture[..., 0], **look)
             panel.set(xticks=[], yticks=[])
-        row[0].set_xlabel(f"a {t[n]}, says the network", fontsize=9)
-        row[2].set_xlabel(f"a {answers[n]}, it says now", fontsize=9)
+        row[0].set_xlabel(f"read as {t[n]}", fontsize=9)
+        row[2].set_xlabel(f"read as {answers[n]}", fontsize=9)
     for panel, title in zip(panels[0], titles, strict=True):
         panel.set_title(title, fontsize=10)
     first, second = below.subplots(2, 1)
-    for (name, curve), colour in zip(curves.items(), (tn.plots.GREY, "C3", "C0"), strict=True):
+    for (name, curve), colour in zip(curves.items(), (tn.plots.GREY, tn.plots.RED, tn.plots.BLUE), strict=True):
         first.plot(sizes, curve, "o-", ms=4, color=colour, label=name)
     gallery.plain(
         first, "Each pixel changed by at most eps", xlabel="eps", ylabel="share that is right", ylim=(0, 1.03)
     )
     first.legend(frameon=False, fontsize=9)
-    for (name, curve), colour in zip(left.items(), ("C3", tn.plots.GREY), strict=True):
+    for (name, curve), colour in zip(left.items(), (tn.plots.RED, tn.plots.GREY), strict=True):
         second.plot(counts, curve, "o-", ms=4, color=colour, label=name)
     gallery.plain(second, "Pixels made blank", xlabel="how many", ylabel="share that is still right", ylim=(0, 1.03))
     second.legend(frameon=False, fontsize=9)

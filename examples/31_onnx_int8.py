@@ -138,11 +138,11 @@ def main():
     left.plot(w, "o", color=tn.plots.BLUE, label="the weights")
     left.plot(s * np.round(w / s), "_", ms=22, color=tn.plots.ORANGE, label="rounded to 4 bits (15 steps)")
     left.legend(frameon=False)
-    gallery.plain(left, "One filter of 3 x 3 weights", xlabel="weight", ylabel="value")
+    gallery.plain(left, "One filter of 3 x 3 weights", xlabel="weight", ylabel="value (s: one step)")
     left.set_ylim(-8 * s, 11 * s)
     left.set_yticks(s * np.arange(-7, 8), [f"{q} s" if q % 2 else "" for q in range(-7, 8)])
     middle.plot(exact.ravel()[:3000], int8.ravel()[:3000], ".", ms=3, color=tn.plots.BLUE)
-    gallery.plain(middle, "Logits of test digits", xlabel="float32", ylabel="int8")
+    gallery.plain(middle, "Logits of test digits", xlabel="in float32", ylabel="in int8")
     names = [name.replace(", ", ",\n") for name in run]
     times = [1e3 * value for value in batch.values()]
     bars = right.bar(names, times, color=[tn.plots.ORANGE, tn.plots.GREY, tn.plots.BLUE], width=0.6)

@@ -136,7 +136,7 @@ def main():
     panel = figure.subplots()
     colours = [tn.plots.GREY] * 3 + [tn.plots.BLUE] * 2
     bars = panel.barh(list(times), [taken * 1e3 for taken in times.values()], color=colours)
-    labels = [f"{taken * 1e3:.3g} ms" for taken in times.values()]
+    labels = [f"{taken * 1e3:,.{0 if taken > 1 else 3}f} ms" for taken in times.values()]
     panel.bar_label(bars, labels, padding=4)
     panel.set_xscale("log")
     panel.invert_yaxis()

@@ -15,9 +15,10 @@ import tinynet as tn
 
 
 def options(doc, **more):
-    """The command line's out, show and quick, and what `more` gives a default: a whole number, or words to choose from.
+    """The command line's out, show and quick, and what `more` gives a default: a number, a file, words to choose from.
 
     options(__doc__, seed=0, data=("digits", "clothes")): --seed 3 and --data clothes; without these, 0 and "digits".
+    options(__doc__, page=""): --page step.html; without it, "".
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     picture = Path(sys.argv[0]).with_suffix(".png").name
@@ -25,10 +26,11 @@ def options(doc, **more):
     parser.add_argument("--show", action="store_true", help="open a window with the picture")
     parser.add_argument("--quick", action="store_true", help="less of everything: some seconds, for tests")
     for name, default in more.items():
-        kind = {"type": int, "default": default}
+        kind = {"type": type(default), "default": default}
         if isinstance(default, tuple):
             kind = {"choices": default, "default": default[0]}
-        parser.add_argument(f"--{name}", **kind, help="(default: %(default)s)")
+        told = "where to write it (default: nowhere)" if default == "" else "(default: %(default)s)"
+        parser.add_argument(f"--{name}", **kind, help=told)
     return parser.parse_args()
 
 

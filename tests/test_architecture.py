@@ -277,7 +277,7 @@ def test_how_weights_start_need_not_be_known_to_read_them(path):
 
 def test_an_option_that_no_file_can_hold_leaves_the_numbers(path):
     model, other = (tn.Sequential([Scale(1, table=object(), inner=tn.Dense(2))], 2, seed) for seed in (1, 2))
-    with pytest.warns(UserWarning, match="save: .* of which an option is a object: it is read into"):
+    with pytest.warns(UserWarning, match="save: .* of which an option is a object; so it is read into"):
         tn.save(model, path)
     with pytest.raises(ValueError, match=r"an option is a object; build the model and read its numbers"):
         tn.load(path, layers={"Scale": Scale})

@@ -88,6 +88,15 @@ def test_every_public_name_has_an_example():
     assert without == []
 
 
+def test_help_names_the_types_of_arguments_in_a_word():
+    everything = dict(OFFERED)
+    for name, thing in OFFERED.items():
+        everything |= members(name, thing) if inspect.isclass(thing) else {}
+    shown = {name: str(inspect.signature(thing)) for name, thing in everything.items() if inspect.isfunction(thing)}
+    assert len(shown) > 200
+    assert [name for name, text in shown.items() if "numpy._typing" in text] == []
+
+
 def test_only_what_needs_downloads_or_several_processes_is_not_run():
     skipped = {test.name for test in EXAMPLES.values() for e in test.examples if e.options.get(doctest.SKIP)}
     rooms = {name.rpartition(".")[0] for name in skipped}

@@ -56,7 +56,8 @@ def test_the_example_runs_and_saves_its_picture(example, tmp_path):
     for name in data_sets(example):
         if root is None or not (Path(root) / FOLDERS[name]).is_dir():
             pytest.skip(f"needs {FOLDERS[name]}/ in the folder that TINYNET_DATA names")
-    result = run(example, tmp_path, "--quick")
+    pages = [name for name in ("page", "sliders") if f'{name}=""' in example.read_text()]
+    result = run(example, tmp_path, "--quick", *(f"--{name}={name}.html" for name in pages))
     if result.returncode != 0 and "This example needs " in result.stderr:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 0, result.stderr
@@ -65,7 +66,11 @@ def test_the_example_runs_and_saves_its_picture(example, tmp_path):
     width, height = size(tmp_path / picture)
     assert width > 500
     assert height > 300
-    assert [path.name for path in tmp_path.iterdir()] == [picture]  # nothing else is left behind
+    written = {picture, *(f"{name}.html" for name in pages)}
+    assert {path.name for path in tmp_path.iterdir()} == written  # nothing else is left behind
+    assert all(
+        "One training step, every" in (tmp_path / f"{name}.html").read_text() for name in pages if name == "page"
+    )
 
 
 @pytest.mark.parametrize("example", [path for path in EXAMPLES if data_sets(path)], ids=lambda path: path.stem)

@@ -126,7 +126,7 @@ MISTAKES = {  # exercise, function -> pairs of what somebody may write there, an
         (lambda z, t: -np.exp(-(2 * t - 1) * z) / len(z), "which has the slope -s"),
     ],
     ("losses", "gradient_with_temperature"): [
-        (lambda z, t, T: (softmax(z / T) - np.eye(4)[t]) / len(z), "times 1 / T"),
+        (lambda z, t, tau: (softmax(z / tau) - np.eye(4)[t]) / len(z), "times 1 / tau"),
     ],
     ("convolution", "scattered"): [(scattered_without_adding, "where windows overlap")],
     ("convnet", "pixels_seen"): [(lambda layers: 1 + sum(I - 1 for I, _ in layers), "a step is s of the steps before")],
@@ -143,7 +143,7 @@ MISTAKES = {  # exercise, function -> pairs of what somebody may write there, an
     ("attention", "scale"): [(lambda d, a, b: 1 / (a * b * d), "the variances add up")],
     ("attention", "causal_shares"): [
         (lambda S: softmax(np.where(np.tri(len(S)), S, -1e4)), "only -inf is below any score"),
-        (lambda S: softmax(S * np.tri(len(S))), "row t is the softmax of S[t,0] to S[t,t] alone"),
+        (lambda S: softmax(S * np.tri(len(S))), "row t is the softmax of score[t,0] to score[t,t] alone"),
     ],
     ("attention", "backward_of_picking"): [
         (lambda dy, index, T: dy[np.argsort(index)], "dx has the shape (5, 2), and should have (4, 2)"),

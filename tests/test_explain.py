@@ -339,7 +339,7 @@ def test_every_loss_of_fit_says_its_formulas():
     assert all(forward.startswith("L = ") and backward.startswith("d") for forward, backward in formulas)
 
 
-def test_a_loss_with_options_or_of_ones_own_is_named_without_a_formula():
+def test_a_loss_with_options_or_of_ones_own_is_named_without_a_formula_unless_it_declares_one():
     model = tn.Sequential([tn.Flatten(), tn.Dense(3)], input_shape=(8, 8, 1))
     smooth = functools.partial(tn.softmax_cross_entropy, label_smoothing=0.1, weight=np.ones(3))
     row = explained(model, loss=smooth).rows[-1]
@@ -353,6 +353,11 @@ def test_a_loss_with_options_or_of_ones_own_is_named_without_a_formula():
     row = explained(model, loss=mine).rows[-1]
     assert row.formula == "L = mine"
     assert row.error < 1e-7
+
+    row = explained(model, loss=tn.declares("scores", "L = sum z^2 / 2", "dz = z")(mine)).rows[-1]
+    assert (row.formula, row.backward_formula) == ("L = sum z^2 / 2", "dz = z")
+    with pytest.raises(ValueError, match=r"declares: expects must be one of 'logits', .*, got 'logit'"):
+        tn.declares("logit", "L = ...", "dz = ...")
 
 
 def test_a_model_that_is_not_finite_is_shown_as_it_is():

@@ -28,6 +28,7 @@ def without_state(model, tokens, length):
 
 
 MODELS = {"GPT": gpt, "LSTM": lambda: recurrent(tn.LSTM(8)), "GRU": lambda: recurrent(tn.GRU(8))}
+MODELS["causal Conv1D"] = lambda: recurrent(tn.Conv1D(8, 4, padding="causal", dilation=2, activation="tanh"))
 
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
@@ -54,6 +55,21 @@ def test_a_model_that_was_saved_and_loaded_writes_the_same_text(tmp_path):
 def test_a_recurrent_model_writes_on_without_end():
     model = recurrent(tn.LSTM(8))
     assert tn.generate(model, np.arange(30) % 7, 50).shape == (80,)
+
+
+def test_a_text_ends_with_the_token_that_stops_it():
+    model, prompts = recurrent(tn.GRU(8)), np.random.default_rng(3).integers(0, 30, (4, 3))
+    whole = tn.generate(model, prompts, 60, seed=5)
+    stop = int(whole[0, 3 + 20])
+    found = tn.generate(model, prompts, 60, seed=5, stop=stop)
+    ends = [3 + list(row[3:]).index(stop) if stop in row[3:] else 62 for row in whole]
+    assert found.shape == (4, max(ends) + 1)
+    for row, without, end in zip(found, whole, ends, strict=True):
+        assert row[: end + 1].tolist() == without[: end + 1].tolist()
+        assert set(row[end + 1 :].tolist()) <= {stop}
+    alone = tn.generate(model, prompts[0], 60, temperature=0).tolist()
+    end = alone.index(alone[7], 3)
+    assert tn.generate(model, prompts[0], 60, temperature=0, stop=alone[7]).tolist() == alone[: end + 1]
 
 
 def expecting(logits):
@@ -120,6 +136,7 @@ def test_what_can_not_be_continued_is_refused():
         (([1], 2, -1), ValueError, "temperature must be a finite number of at least 0, got -1"),
         (([1], 2, 1, 0), ValueError, "top_k"),
         (([1], 2, 1, None, -3), ValueError, "seed"),
+        (([1], 2, 1, None, 0, 30), ValueError, "stop must be a token of the model, from 0 to 29, got 30"),
     ],
 )
 def test_arguments_are_checked(arguments, error, message):

@@ -350,6 +350,22 @@ def test_a_loss_without_its_1_over_N_is_told_so():
     assert found.causes["prediction"].startswith("it is 6 times too large everywhere, as many as there are samples")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda dy: dy * [1, 2, 3, 4], "the ratio varies from entry to entry"),  # each of the few that are not 0
+        (lambda dy: dy * [1, 1, 0, 0], "5 of 20 entries are wrong, the first at [2, 2]: are they left out of a loop?"),
+    ],
+)
+def test_where_most_of_a_gradient_is_0_the_cause_is_seen_in_the_rest(spoil, said):
+    def my_loss(prediction, target):
+        dy = np.zeros(prediction.shape)
+        dy[np.arange(5), [0, 0, 2, 2, 3]] = dy[np.arange(5), [1, 1, 3, 0, 2]] = 1
+        return (prediction * dy).sum(), spoil(dy)
+
+    assert said in check(my_loss, np.ones((5, 4)), np.zeros(5)).causes["prediction"]
+
+
 def test_a_forward_that_gives_no_number_is_not_blamed_on_backward():
     def my_loss(prediction, target):
         return np.log(prediction - target).sum(), np.ones_like(prediction)

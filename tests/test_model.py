@@ -163,6 +163,15 @@ def test_copies_and_pickles_are_models_of_their_own(images):
         assert (model.flat_values != 0).any()
 
 
+def test_summary_says_how_many_parameters_are_frozen():
+    model = tn.Sequential([tn.Dense(4), tn.Dense(2)], 3)
+    assert model.summary().splitlines()[-1].split()[0] == "total"
+    model.layers[0].trainable = False
+    *_, total, frozen = model.summary().splitlines()
+    assert (total.split()[:2], frozen.split()) == (["total", "26"], ["of", "these", "frozen", "16"])
+    assert "of these frozen" in model._repr_html_()
+
+
 def test_summary_counts_parameters_and_operations():
     model = tn.Sequential([tn.Conv2D(6, 5, activation="relu"), tn.Flatten(), tn.Dense(10)], input_shape=(28, 28, 1))
     table = model.summary().splitlines()

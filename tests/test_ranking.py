@@ -50,6 +50,18 @@ def test_several_labels_and_several_classes():
     assert tn.metrics.auroc(p, c) == pytest.approx(theirs.roc_auc_score(c, p, multi_class="ovr"))
 
 
+def test_an_axis_of_one_may_be_missing_and_scores_may_be_whole_numbers_or_bools():
+    for z, t, w in cases():
+        expected = tn.metrics.auroc(z, t, sample_weight=w)
+        for scores, labels in ((z[:, None], t), (z, t[:, None]), (z[:, None], t[:, None])):
+            assert tn.metrics.auroc(scores, labels, sample_weight=w) == expected
+            for mine, other in zip(tn.metrics.roc_curve(scores, labels), tn.metrics.roc_curve(z, t), strict=True):
+                np.testing.assert_array_equal(mine, other)
+        grades = np.abs(np.round(2 * z)).astype(np.uint8)  # from 0 on: -0 is not below -1 in bytes
+        for scores in (grades, grades.astype(np.int8), grades > 1):
+            assert tn.metrics.auroc(scores, t) == pytest.approx(theirs.roc_auc_score(t, scores.astype(float)))
+
+
 def test_a_weight_of_0_is_as_if_the_sample_were_not_there():
     rng = np.random.default_rng(2)
     z, t, w = rng.normal(size=50), rng.integers(0, 2, 50), rng.integers(0, 2, 50)
@@ -71,6 +83,7 @@ def test_a_weight_of_0_is_as_if_the_sample_were_not_there():
         ([0.1, 0.2], [0, 2], ValueError, "labels must be 0 or 1, got 2"),
         ([0.1, 0.2], [0, 1, 1], ValueError, r"labels must have the shape of the scores, \(2,\), got \(3,\)"),
         ([], [], ValueError, "with at least one"),
+        ([[0.1, 0.2]], [[0], [1]], ValueError, r"labels must have the shape of the scores, \(1, 2\), got \(2, 1\)"),
         (["a"], [1], TypeError, "scores must hold real numbers"),
     ],
 )

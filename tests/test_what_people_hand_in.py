@@ -300,6 +300,22 @@ def test_a_batch_of_another_shape_is_told_what_is_likely(case):
         assert f"got {given};" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ((5, 4), "one sequence? x[None]"),
+        ((9, 4), "one sample? x[None]"),
+        ((4,), "one step of one sequence? x[None, None]"),
+        ((2, 10, 4), "the model was built for sequences of up to 9, by its input_shape"),
+    ],
+)
+def test_a_batch_of_sequences_of_another_shape_is_told_what_is_likely(given, advice):
+    model = tn.Sequential([tn.GRU(2)], (9, 4))
+    with pytest.raises(ValueError, match=r"^GRU \(layer 0\): expected input \(N, 9, 4\), got ") as caught:
+        model.predict(np.zeros(given))
+    assert str(caught.value).endswith(f"got {given}; {advice}")
+
+
 def test_the_shape_is_looked_at_by_fit_before_anything_is_trained():
     message = r"^Dense \(layer 0\): expected input \(N, 3\), got \(3,\); one sample\? x\[None\]"
     with pytest.raises(ValueError, match=message):
@@ -451,12 +467,57 @@ NAMES = {
     "a metric's slip": (lambda: fitted(EYE, [0, 1, 1], metrics="acuracy"), ValueError, ["Did you mean 'accuracy'?"]),
     "a loss's slip": (lambda: fitted(EYE, [0, 1, 1], metrics="hubber"), ValueError, ["Did you mean 'huber'?"]),
     "kappa": (lambda: fitted(EYE, [0, 1, 1], metrics="kappa"), ValueError, ["a function (prediction, target)"]),
+    "perplexity": (lambda: fitted(EYE, [0, 1, 1], metrics="perplexity"), ValueError, ["np.exp of its cross-entropy"]),
     "batchmean": (lambda: cross_entropy([0] * 4, reduction="batchmean"), ValueError, ['"mean" of kl_divergence']),
     "no reduction": (lambda: cross_entropy([0] * 4, reduction=None), ValueError, ['reduction="none"']),
     "average": (lambda: cross_entropy([0] * 4, reduction="average"), ValueError, ['that is "mean" here']),
     "half precision": (lambda: tn.Sequential([tn.Dense(2)], 3, dtype="float16"), TypeError, ["float32 or float64"]),
     "brain floats": (lambda: tn.Sequential([tn.Dense(2)], 3, dtype="bfloat16"), TypeError, ["float32 or float64"]),
 }
+
+
+OPTIONS = {
+    "Keras's bias": (lambda: tn.Conv2D(2, 3, use_bias=False), ["Conv2D: ", "'use_bias'", "Did you mean 'bias'?"]),
+    "Keras's strides": (lambda: tn.Conv1D(2, 3, strides=2), ["Conv1D: ", "Did you mean 'stride'?"]),
+    "PyTorch's hidden size": (lambda: tn.LSTM(hidden_size=8), ["LSTM: ", "'hidden_size'", "Did you mean 'units'?"]),
+    "PyTorch's batch_first": (lambda: tn.GRU(8, batch_first=True), ["GRU: ", "(N, T, C)"]),
+    "PyTorch's p": (lambda: tn.Dropout(p=0.5), ["Dropout: ", "it takes (rate). Did you mean 'rate'?"]),
+    "channels in": (lambda: tn.Conv2D(in_channels=1, filters=2, kernel_size=3), ["'in_channels'", "No layer is told"]),
+    "Keras's learning rate": (lambda: tn.Adam(dense(), learning_rate=1e-3), ["Adam: ", "Did you mean 'lr'?"]),
+    "a slip": (lambda: tn.SGD(dense(), weightdecay=0.1), ["SGD: ", "Did you mean 'weight_decay'?"]),
+    "no shape": (
+        lambda: tn.Sequential([tn.Dense(2)]),
+        ["missing a required argument: 'input_shape'; it takes (layers, "],
+    ),
+    "Keras's validation": (lambda: fitted(EYE, [0, 1, 1], validation_data=1), ["fit: ", "Did you mean 'validation'?"]),
+    "of a layer of one's own": (lambda: Mine(units=3), ["Mine: ", "'units'", "it takes (scale=1)."]),
+    "Linear's two numbers": (lambda: tn.Dense(8, 3), ["got 3. No layer is told what goes into it"]),
+    "LSTM's two numbers": (lambda: tn.LSTM(8, 3), ["got 3; no layer is told what goes into it"]),
+}
+VALUES = {
+    "LayerNorm's number": (lambda: tn.LayerNorm(64), ["eps is a small number", "no layer is told its channels"]),
+    "BatchNorm2d's number": (lambda: tn.BatchNorm(64), ["momentum", "got 64; no layer is told its channels"]),
+    "a sequence of any length": (lambda: tn.Sequential([tn.GRU(2)], (None, 4)), ["(None, 4)", "the longest length"]),
+    "an LSTM's end under an LSTM": (
+        lambda: tn.Sequential([tn.LSTM(2, return_sequences=False), tn.LSTM(2)], (5, 3)),
+        ["LSTM (layer 1): expected sequences", "return_sequences=False"],
+    ),
+}
+
+
+class Mine(tn.Layer):
+    def __init__(self, scale=1):
+        super().__init__()
+        self.scale = scale
+
+
+@pytest.mark.parametrize("case", [*OPTIONS, *VALUES])
+def test_arguments_as_others_have_them_are_told_what_they_are_here(case):
+    enter, parts = (OPTIONS | VALUES)[case]
+    with pytest.raises((TypeError, ValueError) if case in VALUES else TypeError) as caught:
+        enter()
+    for part in parts:
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("case", NAMES)

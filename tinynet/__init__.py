@@ -56,6 +56,7 @@ from tinynet.layers.transformer import TransformerBlock
 from tinynet.layers.upsample2d import Upsample2D
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
 from tinynet.losses.categorical_cross_entropy import categorical_cross_entropy
+from tinynet.losses.declaration import declares
 from tinynet.losses.hinge import hinge
 from tinynet.losses.huber import huber
 from tinynet.losses.kl_divergence import kl_divergence
@@ -180,6 +181,7 @@ __all__ = [
     "constant",
     "cosine",
     "data",
+    "declares",
     "distributed",
     "evaluate",
     "explain",

@@ -46,7 +46,7 @@ class CalibrationBins(NamedTuple):
     count: np.ndarray  # type: ignore[assignment]  # hides the count() that tuples have
 
 
-def calibration_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> CalibrationBins:
+def calibration_bins(probabilities: "ArrayLike", labels: "ArrayLike", *, bins: int = 15) -> CalibrationBins:
     """What a reliability diagram shows: how often predictions are right, by how confident they are.
 
     probabilities (..., C) with C >= 2, rows in [0, 1] that sum to 1 (within 1e-3); labels (...) integers from 0 to C-1.
@@ -71,7 +71,7 @@ def calibration_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
 
 
 def expected_calibration_error(
-    probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15, sample_weight: ArrayLike | None = None
+    probabilities: "ArrayLike", labels: "ArrayLike", *, bins: int = 15, sample_weight: "ArrayLike | None" = None
 ) -> float:
     """How far confidence and accuracy are apart, on average over predictions: a float in [0, 1], 0 being the best.
 
@@ -88,7 +88,7 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / (weight.sum() or 1.0))
 
 
-def temperature_scaling(logits: ArrayLike, labels: ArrayLike) -> float:
+def temperature_scaling(logits: "ArrayLike", labels: "ArrayLike") -> float:
     """The temperature T that makes softmax(logits / T) as honest about its confidence as one number can make it.
 
     logits (..., C), all finite, and labels (...), integers from 0 to C-1, of samples that the model was not trained on.

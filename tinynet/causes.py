@@ -82,11 +82,12 @@ def likely_cause(gradient, entries, quotients, N):
         if same(turned, whole):
             return "these are the right numbers in the order of the transposed array: x.T dy, or dy.T x?"
     wrong = np.abs(found - quotients) > CLOSE * most
+    matters = wrong | (found != 0)  # a loss may touch few entries: where both sides are 0, nothing can be seen
     first = np.unravel_index(int(np.sort(entries[wrong])[0]), gradient.shape)
     where = ", ".join(str(int(axis)) for axis in first)
     if same(np.abs(found), np.abs(quotients)):
         return f"{wrong.sum()} of {len(found)} entries have the wrong sign, the first at [{where}]"
-    if wrong.sum() <= len(found) // 2:
+    if wrong.sum() <= matters.sum() // 2:
         return f"{wrong.sum()} of {len(found)} entries are wrong, the first at [{where}]: are they left out of a loop?"
     return (
         "the ratio varies from entry to entry: a term is missing (which outputs did this number touch, too?), or a"

@@ -73,8 +73,8 @@ def save(model: Any, path: Path) -> None:
     write(path, arrays, about, "save")
     for option in architecture.unknown(about["model"]):
         warnings.warn(
-            f"save: {path} holds the numbers, and not how a layer is made, of which an option is {option}: it is read "
-            "into a model that you build, tn.load(model, path)",
+            f"save: {os.fsdecode(path)} holds the numbers, not how a layer is made, of which an option is {option}; "
+            "so it is read into a model that you build, tn.load(model, path)",
             stacklevel=2,
         )
 

@@ -9,6 +9,8 @@ down on the left, and up on the right: the dy of a layer is the dx that the one 
 The step is made by a copy of the model whose layers note what passes through their forward and backward.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -28,7 +30,7 @@ from tinynet.data.writing import write_whole
 from tinynet.gradients import checked_batch
 from tinynet.layers.along_time import in_place, within
 from tinynet.layers.inputs import Inputs
-from tinynet.losses.by_name import checked_result, loss_function, without_options
+from tinynet.losses.by_name import as_column, checked_result, loss_function, without_options
 from tinynet.model import Sequential
 from tinynet.notebook import table
 from tinynet.pages import sliders, walk
@@ -101,8 +103,8 @@ class Explanation:
 
         Of a network of at most 500 numbers (the input, the parameters, and what each layer computes) it shows each:
         forward and backward in steps, the formulas with the numbers in them, and of each number what it was made of
-        and what it touches, times what.  Of larger ones, and those with a TiedDense, it shows this table
-        and histograms.
+        and what it touches, times what.  Blocks are opened into their layers.  Of larger networks, and those with a
+        TiedDense, it shows this table and histograms.
         """
         if self._walk is None:
             raise ValueError("save_html: a pair (sequences, lengths) has no page; explain a batch x without lengths")
@@ -179,6 +181,7 @@ def explain(
     # The first step is looked at, and compiles what has yet to be; the others are timed.
     prediction = twin.forward(batch, True)
     counted, targets = positions(prediction, y, ends)
+    targets = as_column(targets, counted, loss)
     value, gradient = checked_result(loss(counted, targets), counted, "explain")
     gradient = gradient if ends is None else in_place(gradient, ends, prediction.shape)
     dx = twin.backward(gradient, not model.layers[0].takes_integers)
@@ -188,7 +191,7 @@ def explain(
         watch.looking = False
     for _ in range(repeats):
         prediction = twin.forward(batch, True)
-        counted, targets = positions(prediction, y, ends)
+        counted, _ = positions(prediction, y, ends)
         began = time.perf_counter()
         loss(counted, targets)
         loss_seconds = min(loss_seconds, time.perf_counter() - began)
@@ -199,7 +202,8 @@ def explain(
     formula, backward_formula = _formulas(loss)
     error = gradcheck.check(loss, counted, targets, samples=samples).max_error if samples else None
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
-    title = f"{type(model).__name__}, {_called(loss)}, one training step of {count(batch)} samples in {model.dtype}"
+    many = f"{count(batch)} sample{'s' * (count(batch) > 1)}"
+    title = f"{type(model).__name__}, {_called(loss)}, one training step of {many} in {model.dtype}"
     result = Explanation(title, rows, repeats)
     if all(split(part)[1] is None for part in parts(batch)):
         result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
@@ -251,7 +255,7 @@ class _Watch:
 def _row(layer, watch, gradients, samples):
     """The Row of a layer of the model; `watch` is its twin's, `gradients` the twin's norms by the parameter's name."""
     inside = {id(p) for inner in layer.layers for p in inner.parameters}
-    place = layer.place.removeprefix(" (layer ").removesuffix(")")
+    place = walk.number(layer)
     errors = {}
     if samples and (watch.words is None or layer.parameters):
         # A batch uses few of many words, and the other rows' gradient is 0 whatever is wrong: so more are moved.

@@ -26,15 +26,18 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     seed: int = 0,
+    stop: int | None = None,
 ) -> np.ndarray:
     """The tokens with `length` more behind them, each drawn from what the model expects next: (T + length,), int64.
 
     model        begins with an Embedding and ends in logits (N, T, V) over its vocabulary, as tn.zoo.gpt2 does; each
-                 position may see what is before it, and nothing later: causal attention, or an LSTM or GRU
+                 position may see what is before it, and nothing later: causal attention or Conv1D, an LSTM or GRU
     tokens       what is there already, (T,); or (N, T), of several texts, each of which is continued: (N, T + length)
     temperature  divides the logits: below 1 what is likely becomes likelier, at 0 the likeliest token is always taken
     top_k        draws from so many tokens, the likeliest ones; None: from all
     seed         the same one draws the same tokens
+    stop         the token that ends a text, such as that of "<end>": once each text has it, nothing more is drawn, and
+                 the result is shorter.  Behind it, where another text goes on, stands this token again
 
     Raises ValueError for a model that can't go on from where it is or has too few positions for the whole text, and
     for logits that are not finite.
@@ -54,18 +57,26 @@ def generate(
         raise ValueError(f"generate: temperature must be a finite number of at least 0, got {temperature}")
     _check_model(model, given.shape[-1] + length)
     V, rng = model.output_shape[-1], np.random.default_rng(positive_int(seed, "generate: seed", 0))
+    if stop is not None and positive_int(stop, "generate: stop", 0) >= V:
+        raise ValueError(f"generate: stop must be a token of the model, from 0 to {V - 1}, got {stop}")
     k = V if top_k is None else min(V, positive_int(top_k, "generate: top_k"))
 
     text = np.atleast_2d(given).astype(np.int64)
     state: dict[Any, Any] = {}
-    unread, longest = text, model.input_shape[0]
+    unread, longest, ended = text, model.input_shape[0], np.zeros(len(text), bool)
     for _ in range(length):
         for t in range(0, unread.shape[1], longest):
             logits = model.forward(unread[:, t : t + longest], state=state)[:, -1].astype(np.float64)
         if not np.isfinite(logits).all():
             raise ValueError("generate: the model's logits are not finite")
-        unread = _drawn(logits, temperature, k, rng)[:, None]
+        drawn = _drawn(logits, temperature, k, rng)
+        if stop is not None:
+            drawn[ended] = stop
+            ended |= drawn == stop
+        unread = drawn[:, None]
         text = np.concatenate([text, unread], axis=1)
+        if ended.all():
+            break
     return text.reshape(*given.shape[:-1], text.shape[1])
 
 

@@ -24,7 +24,7 @@ from tinynet.data.sequences import as_inputs, count, parts, split
 from tinynet.layers.along_time import check_along_time, checked_lengths, in_place, padded
 from tinynet.layers.in_a_row import forward_in_a_row
 from tinynet.layers.inputs import Inputs, checked_inputs
-from tinynet.losses.by_name import checked_result, loss_function
+from tinynet.losses.by_name import as_column, checked_result, loss_function
 from tinynet.training.counting import positions
 
 
@@ -77,6 +77,7 @@ def gradients(model: Any, x: Any, y: Any, loss: Callable[..., Any] | str | None 
         value, dy = _score(prediction, y)
     else:
         counted, targets = positions(prediction.copy(), y, ends)
+        targets = as_column(targets, counted, function)
         value, dy = checked_result(function(counted, targets), counted, "gradients")
         dy = dy if ends is None else in_place(dy, ends, prediction.shape)
     flowing = []

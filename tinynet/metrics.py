@@ -130,8 +130,12 @@ def confusion_matrix(
     array([[1, 1],
            [0, 2]])
     """
-    name = "confusion_matrix"
-    predictions, labels, scores = predicted(predictions, labels, name)
+    return _confusion_matrix(predictions, labels, classes, ignore_index, "confusion_matrix")
+
+
+def _confusion_matrix(predictions, labels, classes, ignore_index, name):
+    hint = "give the classes: scores[..., 0] > 0 of logits, > 0.5 of probabilities"
+    predictions, labels, scores = predicted(predictions, labels, name, hint)
     counts = labels != ignore_index  # all differ from None
     no_nan(scores, name, counts)
     if classes is not None:
@@ -223,7 +227,7 @@ def precision_recall_f1(predictions, labels, *, average=None, classes=None, igno
     name = "precision_recall_f1"
     if average not in (None, "macro"):
         raise ValueError(f'{name}: average must be None or "macro", got {average!r}')
-    table = confusion_matrix(predictions, labels, classes=classes, ignore_index=ignore_index)
+    table = _confusion_matrix(predictions, labels, classes, ignore_index, name)
     results, means = _precision_recall_f1(table)
     return results if average is None else means
 
@@ -267,7 +271,7 @@ def report(
 
 def named_confusion_matrix(predictions, labels, names, classes, ignore_index, who):
     """confusion_matrix, and a word for each class; where there are more names than classes occur, all of them."""
-    table = confusion_matrix(predictions, labels, classes=classes, ignore_index=ignore_index)
+    table = _confusion_matrix(predictions, labels, classes, ignore_index, who)
     if names is None:
         return table, [str(c) for c in range(len(table))]
     words, C = list(map(str, names)), len(table)

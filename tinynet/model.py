@@ -284,7 +284,8 @@ class Sequential(Guarded):
     def summary(self) -> str:
         """The layers as a table of text: output shapes, parameters, and floating-point operations a sample takes.
 
-        Layers inside another one are indented below it, and their numbers are left out of its own.
+        Layers inside another one are indented below it, and their numbers are left out of its own.  The last line says
+        how many parameters are frozen, where some are.
         """
         rows = self._table()
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -293,13 +294,15 @@ class Sequential(Guarded):
             left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
             right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
             lines.append("  ".join(left + right).rstrip())
-        rule = "-" * max(map(len, lines))
-        return Text("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
+        rule, total = "-" * max(map(len, lines)), next(k for k, row in enumerate(rows) if row[0] == "total")
+        return Text("\n".join([lines[0], rule, *lines[1:total], rule, *lines[total:]]))
 
     def _table(self):
         flops = sum(layer.flops for layer in self.layers)
         total = ("total", "", "", f"{self._flat_values.size:,}", f"{flops:,}")
-        return [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers), total]
+        frozen = sum(p._value.size for p in self.parameters() if not p.trainable)
+        ends = [total, ("of these frozen", "", "", f"{frozen:,}", "")] if frozen else [total]
+        return [("layer", "", "output", "parameters", "FLOPs forward"), *_rows(self.layers), *ends]
 
     def _repr_html_(self):
         header, *rows = self._table()
@@ -313,7 +316,7 @@ class Sequential(Guarded):
 
 def _is_data_set(x):
     """Whether it is one of the caller's own: it has items and a length, and NumPy would read on beyond that."""
-    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, dict))
+    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, bytearray, memoryview, dict))
     return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 

@@ -38,7 +38,8 @@ def roc_curve(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(FPR, TPR, thresholds), three arrays: the rates where all scores of at least the threshold count as positive.
 
-    scores (N,) are real numbers, logits or probabilities; labels (N,) are 0 and 1, or booleans.  The first threshold is
+    scores (N,) are real numbers, logits or probabilities; labels (N,) are 0 and 1, or booleans; in either, (N, 1) is as
+    good.  The first threshold is
     infinity; then comes each score that occurs, from the highest to the lowest.  sample_weight (N,), at least 0, says
     how often a sample counts.  Raises ValueError where the positives or the negatives are missing.
 
@@ -76,10 +77,11 @@ def auroc(
 
     scores (N,) with labels (N,), 0 and 1        one question
     scores (N, L) with labels (N, L), 0 and 1    L questions, each by itself
-    scores (N, C) with labels (N,)               of C classes, each against all others
+    scores (N, C) with labels (N,)               of C classes, each against all others: give probabilities, since the
+                                                 logit of a class alone does not say how likely it is
 
-    Of several it is their mean, or with average=None an array of them.  Raises ValueError where one of them has no
-    positives, or no negatives.
+    A last axis of one number may be missing in either.  Of several it is their mean, or with average=None an array of
+    them.  Raises ValueError where one of them has no positives, or no negatives.
 
     >>> tn.metrics.auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
     0.75
@@ -148,7 +150,7 @@ def _average_precision(found, wrong, _):
 
 def _counts(scores, labels, weight, name, what=""):
     """The weights of the positives and of the negatives with at least each score that occurs, and these scores."""
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(scores, kind="stable")[::-1]
     order = order[weight[order] > 0]
     scores, labels, weight = scores[order], labels[order], weight[order]
     for some, kind in ((labels, "positives"), (~labels, "negatives")):
@@ -174,6 +176,8 @@ def _of_each(measure, name, scores, labels, average, sample_weight):
 def checked(scores, labels, sample_weight, name, most):
     """Scores and booleans of the same shape, (N,) or if `most` is 2 (N, L), the weights (N,), and the name."""
     z, t = numbers(scores, f"{name}: scores"), numbers(labels, f"{name}: labels")
+    z = z[:, 0] if z.ndim == 2 and z.shape[1] == 1 and (most == 1 or t.ndim == 1) else z
+    t = t[:, 0] if z.ndim == 1 and t.ndim == 2 and t.shape[1] == 1 else t
     if not 1 <= z.ndim <= most or z.size == 0:
         accepted = "(N,)" if most == 1 else "(N,), (N, L) or (N, C)"
         raise ValueError(f"{name}: scores must be {accepted}, with at least one, got {z.shape}")

@@ -70,6 +70,37 @@ def test_fit_predict_batches_and_normalize_take_it(folder):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_images_without_classes_are_those_of_a_folder_a_file_or_a_list(folder):
+    path, pixels = folder
+    x = tn.data.images(path)
+    assert (x.names, repr(x)) == ([], "Images((10, 6, 8, 3))")
+    np.testing.assert_array_equal(x[:], pixels)
+    classes, _ = tn.data.image_folder(path, size=(4, 5), grey=True)
+    np.testing.assert_array_equal(tn.data.images(str(classes.files[7]), (4, 5), grey=True)[:], classes[[7]])
+    np.testing.assert_array_equal(tn.data.images([classes.files[7], str(classes.files[2])])[:], pixels[[7, 2]])
+    error = tn.data.DatasetError
+    with pytest.raises(error, match="there are no files"):
+        tn.data.images([])
+    with pytest.raises(error, match=r"nowhere\.png cannot be read as an image"):
+        tn.data.images(path / "nowhere.png")
+    (path / "empty").mkdir()
+    with pytest.raises(error, match=r"empty has no images \(\.bmp, "):
+        tn.data.images(path / "empty")
+
+
+def test_all_broken_files_are_found_at_once(folder):
+    path, pixels = folder
+    (path / "cat" / "1.png").write_bytes((path / "cat" / "1.png").read_bytes()[:60])
+    (path / "dog" / "8.png").write_text("no image")
+    save(path / "dog" / "9.png", pixels[9, :4].astype(np.uint8))
+    x, y = tn.data.image_folder(path)
+    assert [file.name for file in x.broken()] == ["1.png", "8.png", "9.png"]
+    x, _ = tn.data.image_folder(path, size=6)
+    assert [file.name for file in x.broken()] == ["1.png", "8.png"]
+    with pytest.raises(tn.data.DatasetError, match=r"1\.png cannot be read .*; x\.broken\(\) lists all such files"):
+        x[:]
+
+
 def test_every_image_is_brought_to_the_size_and_its_middle_is_kept(tmp_path):
     wide = np.zeros((10, 40, 3), np.uint8)
     wide[:, 15:25] = 200

@@ -115,6 +115,7 @@ def test_decoding_takes_rows_of_any_kind_and_leaves_padding_out(kind):
     assert vocabulary.decode(vocabulary.sequences(LINES)) == vocabulary.decode(encoded.tolist()) == texts
     assert vocabulary.decode(encoded[1]) == vocabulary.decode(encoded[1].tolist()) == texts[1]
     assert vocabulary.decode([0, 2, 0]) == "<mask>"
+    assert vocabulary.decode([[2, 3, 0], [2, 0]], special=False) == [vocabulary.decode([3]), ""]
     assert vocabulary.decode([]) == []
     assert vocabulary.decode(np.zeros(0, int)) == ""
     size = len(vocabulary)
@@ -180,7 +181,7 @@ def test_characters_are_told_apart_by_case_and_ranked_by_frequency():
     assert characters.words[2:] == ["b", "a", " ", "A"]
     assert characters.encode(["Ab x"]).tolist() == [[5, 2, 4, 1]]
     assert Characters(["Abba"], min_count=2).words[2:] == ["b"]
-    assert characters.decode([5, 1]) == "A<unknown>"
+    assert characters.decode([5, 1]) == characters.decode([5, 1], special=False) == "A<unknown>"
 
 
 # --- pieces of words ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import load_diabetes, make_classification, make_regression
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -182,6 +182,17 @@ def test_one_number_or_several_are_predicted_as_they_were_given():
     assert one.predict(XR).shape == (200,)
     assert two.predict(XR).shape == (200, 2)
     assert min(one.score(XR, YR), two.score(XR, both)) > 0.95
+
+
+def test_a_regression_begins_at_the_mean_of_the_targets():
+    given, y = load_diabetes(return_X_y=True)
+    X, y, weight = StandardScaler().fit_transform(given), np.stack([y, 1000 - y], axis=1), np.arange(len(y)) % 3
+    for loss, begins in ((None, True), ("mae", True), ("huber", True), ("poisson_nll", False)):
+        model = Regressor(hidden=(), lr=1e-9, epochs=1, loss=loss).fit(X, y, weight)
+        expected = np.average(y, axis=0, weights=weight) if begins else [0, 0]
+        np.testing.assert_allclose(model.model_.layers[-1].parameters[1].value, expected, rtol=1e-5, atol=1e-5)
+    scores = cross_val_score(Regressor(hidden=(32,), random_state=0), X, y[:, 0], cv=3)
+    assert min(scores) > 0.2  # from 0, not even the mean is reached: below -1
 
 
 def test_optimizers_are_given_by_name_or_as_functions():

@@ -1,6 +1,7 @@
 """Whatever is assigned to what a model shows: it is copied, checked, or refused; kernels get the arrays they know."""
 
 import copy
+import operator
 import os
 import pickle
 import subprocess
@@ -202,6 +203,11 @@ REFUSED = {
     "the model's layers": (lambda m: setattr(m, "layers", []), "Sequential: layers"),
     "the model's dtype": (lambda m: setattr(m, "dtype", np.dtype("f8")), "Sequential: dtype"),
     "the model's input_shape": (lambda m: setattr(m, "input_shape", (3,)), "Sequential: input_shape"),
+    "of all layers": (
+        lambda m: setattr(m, "trainable", False),
+        r"no trainable to set; its layers have: for layer",
+    ),
+    "a layer in place": (lambda m: operator.setitem(m.layers, -1, tn.Dense(3)), r"fixed; .*\*model\.layers\[:-1\], tn"),
     "nothing of the model's": (lambda m: setattr(m, "training", True), "Sequential: it has no training to set"),
     "a deleted option": (lambda m: delattr(m.layers[0], "units"), r"Dense \(layer 0\): units can't be deleted"),
     "a deleted layer list": (lambda m: delattr(m, "layers"), "Sequential: layers can't be deleted"),

@@ -241,6 +241,8 @@ def channels_in_the_middle(function):
 def conv1d_case(shape, filters, size, stride=1, padding="valid", act=None, bias=True, **options):
     def in_torch(x, w, b=None):
         zeros = (0, 0) if padding == "valid" else (padding, padding) if isinstance(padding, int) else padding
+        if padding == "causal":
+            zeros = (size - 1) * options.get("dilation", 1), 0
         if padding == "same":
             total = max((-(-x.shape[2] // stride) - 1) * stride + (size - 1) * options.get("dilation", 1) + 1, 0)
             total = max(total - x.shape[2], 0)
@@ -260,6 +262,7 @@ def along_time_cases():
     yield conv1d_case((2, 11, 6), 4, 3, 2, "same", "gelu", groups=2)
     yield conv1d_case((2, 8, 3), 17, 2, padding=(4, 0), bias=False, dilation=4)
     yield conv1d_case((2, 8, 20), 20, 5, padding=2, groups=20)
+    yield conv1d_case((2, 7, 4), 3, 3, padding="causal", dilation=2)
     for options in ((2,), (3, 2, 1), (3, 1, 1, 2), (3, 2, 1, 1, True)):
         in_torch = channels_in_the_middle(lambda x, options=options: F.max_pool1d(x, *options))
         yield Case(f"MaxPool1D {options}", lambda options=options: tn.MaxPool1D(*options), (2, 10, 6), in_torch)
@@ -1073,6 +1076,11 @@ def test_a_state_that_is_none_is_refused(state, error):
         (lambda: Conv2D(3, 3, groups=2), ValueError, "Conv2D: groups must divide the 3 filters, got 2"),
         (lambda: tn.Conv1D(3, 3, groups=2), ValueError, "Conv1D: groups must divide the 3 filters, got 2"),
         (lambda: tn.Conv1D(3, 3, padding=(1, -1)), ValueError, "Conv1D: padding must be at least 0, got -1"),
+        (
+            lambda: tn.Conv1D(3, 3, padding="Causal"),
+            ValueError,
+            r'Conv1D: .* or a pair .*, got .Causal.; did you mean "causal"',
+        ),
         (lambda: tn.Conv1D(3, 3, padding=None), TypeError, "Conv1D: padding, .* must be a whole number, got None"),
         (lambda: tn.MaxPool1D(3, padding=2), ValueError, "padding must be at most half of the window 3, got 2"),
         (

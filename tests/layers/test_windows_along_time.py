@@ -79,6 +79,56 @@ def test_sequences_too_short_for_a_window_give_nothing(make):
             model.forward(x[:2, :1])
 
 
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"groups": 4, "activation": "relu"}, {"activation": "gelu"}])
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_a_causal_convolution_gives_of_pieces_what_it_gives_of_the_whole(size, options):
+    layers = [tn.Conv1D(4, size, padding="causal", **options), tn.Conv1D(3, 2, padding=(1, 0)), tn.GRU(3)]
+    model = tn.Sequential(layers, (T, 4), seed=0, dtype="float64")
+    x = np.random.default_rng(0).normal(size=(5, T, 4))
+    whole, state, pieces = model.forward(x), {}, []
+    for start, end in ((0, 1), (1, 2), (2, 5), (5, T)):
+        pieces.append(model.forward(x[:, start:end], state=state))
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=1e-12)
+    # of unequal lengths, each sequence goes on from its own end
+    lengths, state = np.array([4, 1, 2, 4, 3]), {}
+    model.forward((x[:, :4], lengths), state=state)
+    found = model.forward(x[:, 4:6], state=state)
+    for n, length in enumerate(lengths):
+        alone = model.forward(np.concatenate([x[[n], :length], x[[n], 4:6]], axis=1))
+        np.testing.assert_allclose(found[[n]], alone[:, length:], rtol=1e-12)
+
+
+def test_backward_of_a_piece_takes_what_was_before_for_constant():
+    layer = tn.Conv1D(3, 3, padding="causal", dilation=2)
+    layer.build((T, 4), "float64", np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    first, x, dy = rng.normal(size=(2, 5, 4)), rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, 3))
+    state = {}
+    layer.forward(first, state=state)
+
+    def loss():
+        return (layer.forward(x, state=dict(state)) * dy).sum()
+
+    layer.forward(x, True, state=dict(state))
+    dx = layer.backward(dy)
+    for array, gradient in ((x, dx), *((p.value, p.grad) for p in layer.parameters)):
+        for index in np.ndindex(array.shape):
+            before, step = array[index], 1e-6
+            array[index] = before + step
+            above = loss()
+            array[index] = before - step
+            below = loss()
+            array[index] = before
+            assert abs((above - below) / (2 * step) - gradient[index]) < 1e-7
+
+
+def test_a_state_of_other_sequences_is_refused():
+    model, state = tn.Sequential([tn.Conv1D(2, 3, padding="causal")], (T, 4)), {}
+    model.forward(np.zeros((3, 2, 4)), state=state)
+    with pytest.raises(ValueError, match=r"Conv1D \(layer 0\): the state is that of 3 sequences, got x with 2"):
+        model.forward(np.zeros((2, 1, 4)), state=state)
+
+
 @every_layer
 def test_it_cannot_go_on_from_a_state(make):
     model, x = model_and_batch(make)

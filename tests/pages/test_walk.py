@@ -33,6 +33,14 @@ CASES = {
         RNG.normal(size=(3, 3)),
     ),
     "a block": (words([tn.Residual([tn.Dense(2), tn.Tanh()]), tn.Dense(2)], input_shape=2), RNG.normal(size=(2, 2))),
+    "branches": (
+        words([tn.Parallel([[tn.Dense(2, "relu"), tn.Dense(1)], [tn.Dense(1)], []]), tn.Dense(2)], input_shape=2),
+        RNG.normal(size=(2, 2)),
+    ),
+    "a transformer": (
+        words([tn.Embedding(5, 2), tn.TransformerBlock(1, mlp_ratio=1), tn.GlobalAvgPool1D()], input_shape=3),
+        np.array([[1, 4, 4]]),
+    ),
     "words": (words([tn.Embedding(5, 2), tn.LSTM(2, return_sequences=False)], input_shape=3), np.array([[1, 4, 4]])),
     "several inputs": (
         words(
@@ -77,16 +85,39 @@ def test_its_numbers_are_those_of_the_step(name, tmp_path):
 def test_a_gradient_is_the_sum_over_what_the_number_touched_times_its_derivative(name, tmp_path):
     data = saved(explained(name)[3], tmp_path)
     arrays = data["arrays"]
+    sums = {a: np.zeros(len(arrays[a]["values"])) for step in data["steps"] for a in step["inputs"]}
     for step in data["steps"]:
-        sums = {a: np.zeros(len(arrays[a]["values"])) for a in step["inputs"]}
         for dy, links in zip(arrays[step["output"]]["grads"], step["links"], strict=True):
             for a, e, derivative, other, entry in links:
                 sums[a][e] += derivative * dy
                 if other >= 0:
                     assert arrays[other]["values"][entry] == pytest.approx(derivative, abs=1e-12)
-        for a, found in sums.items():
-            if arrays[a]["grads"] is not None:
-                np.testing.assert_allclose(found, arrays[a]["grads"], rtol=1e-9, atol=1e-12)
+    for a, found in sums.items():
+        if arrays[a]["grads"] is not None:
+            np.testing.assert_allclose(found, arrays[a]["grads"], rtol=1e-9, atol=1e-12)
+
+
+def test_a_block_is_opened_into_the_steps_of_its_layers_and_one_that_joins_them(tmp_path):
+    data = saved(explained("a block")[3], tmp_path)
+    names = [array["name"] for array in data["arrays"]]
+    assert names == ["x", "w0.0", "b0.0", "y0.0", "y0.1", "y0", "w1", "b1", "y1"]
+    assert [step["name"] for step in data["steps"]] == ["0.0 Dense", "0.1 Tanh", "0 Residual", "1 Dense"]
+    join = data["steps"][2]
+    assert (join["formula"], join["backward"]) == ("y0 = x + y0.1", "x and y0.1 get dy0, whole")
+    assert join["links"][3] == [[0, 3, 1.0, -1, -1], [4, 3, 1.0, -1, -1]]
+
+    data = saved(explained("branches")[3], tmp_path)
+    join = data["steps"][-2]
+    assert (join["formula"], join["backward"]) == (
+        "y0 = [y0.1, y0.2, x]", "y0.1 and y0.2 and x get their own columns of dy0",
+    )  # fmt: skip
+    assert [links[0][1] for links in join["links"]] == [0, 0, 0, 1, 1, 1, 2, 3]
+    assert all(len(links) == 1 for links in join["links"])
+
+    data = saved(explained("a transformer")[3], tmp_path)
+    kinds = [step["name"].split()[1] for step in data["steps"]]
+    layers = ["LayerNorm", "MultiHeadAttention", "Residual", "LayerNorm", "Dense", "GELU", "Dense", "Residual"]
+    assert kinds == ["Embedding", *layers, "GlobalAvgPool1D"]
 
 
 def test_several_inputs_are_arrays_of_their_own_with_gradients_of_their_own(tmp_path):
@@ -98,7 +129,9 @@ def test_several_inputs_are_arrays_of_their_own_with_gradients_of_their_own(tmp_
     assert data["arrays"][0]["grads"] is None
     for array, gradient in zip(data["arrays"][1:3], dx, strict=True):
         np.testing.assert_allclose(array["grads"], gradient.ravel(), rtol=1e-12)
-    assert data["steps"][0]["inputs"][:4] == [0, 1, 2, 3]  # the inputs, then the parameters
+    (join,) = (step for step in data["steps"] if step["name"] == "0 Parallel")
+    assert join["formula"] == "y0 = [y0.1, y0.2, x2]"
+    assert join["inputs"][2] == 2
     large = tn.Sequential([tn.Parallel([[tn.Dense(300)], []])], ((2,), (3,)))
     page = saved(
         tn.explain(large, (np.ones((2, 2)), np.ones((2, 3))), [0, 1], "softmax_cross_entropy", samples=0), tmp_path
@@ -189,6 +222,24 @@ def test_the_arrow_keys_and_buttons_step_through_forward_and_backward(browser, t
     assert browser.get_log("browser") == []
 
 
+def test_what_touched_two_steps_has_its_gradient_after_both(browser, tmp_path):
+    opened(browser, explained("a block")[3], tmp_path)
+    press(browser, *[Keys.ARROW_RIGHT] * 8)
+    assert texts(browser, "#step") == ["Step 9 of 11: 0 Residual, backward"]
+    said = texts(browser, "#formula p")
+    assert said[:2] == [
+        "x and y0.1 get dy0, whole",
+        "dx is not complete yet: x touched more than this, of which a later step tells.",
+    ]
+    assert said[2].startswith("dy0.1[0,0] = dy0[0,0] = ")
+    press(browser, *[Keys.ARROW_RIGHT] * 2)
+    lines = [line for line in texts(browser, "#formula p") if line.startswith("dx[0,0] = ")]
+    assert [re.sub(" = .*", "", line.removeprefix("dx[0,0] = ")) for line in lines] == [
+        "w0.0[0,0] dy0.0[0,0] + w0.0[0,1] dy0.0[0,1] + dy0[0,0]"
+    ]
+    assert browser.get_log("browser") == []
+
+
 def test_pointing_at_a_number_tells_what_made_it_and_what_it_touches_times_what(browser, tmp_path):
     model = words([tn.Dense(2, activation="sigmoid"), tn.Dense(2)], input_shape=2)
     model.flat_values[...] = [0.5, -1, 2, 1, 0, 1, 1, 2, -3, 4, 0, 0]
@@ -234,6 +285,20 @@ def test_the_keyboard_reaches_every_number(browser, tmp_path):
     browser.find_element(By.CSS_SELECTOR, '[aria-label^="w0[0,0]"]').send_keys(Keys.ARROW_DOWN)
     assert browser.switch_to.active_element.get_attribute("aria-label").startswith("w0[0,1]")
     assert texts(browser, "#number h2")[0].startswith("w0[0,1] = ")
+
+
+def test_the_step_that_is_shown_is_in_view_on_a_narrow_screen(browser, tmp_path):
+    opened(browser, explained("a transformer")[3], tmp_path)
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 700, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    seen = "const c = document.querySelector('.now h2').getBoundingClientRect(); return [c.left, c.right];"
+    places = []
+    for _ in range(14):
+        press(browser, Keys.ARROW_RIGHT)
+        places.append(browser.execute_script(seen))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert all(0 <= left < right <= 700 for left, right in places)
 
 
 def test_at_200_percent_on_a_small_screen_only_the_graph_scrolls_sideways(browser, tmp_path):

@@ -37,6 +37,14 @@ def test_the_last_layer_that_gives_images_is_the_default(model):
     )
 
 
+def test_each_image_s_highest_class_is_the_default(model):
+    x = np.random.default_rng(1).random((5, *model.input_shape))
+    highest = model.predict(x).argmax(axis=1)
+    np.testing.assert_array_equal(tn.plots.class_activation(model, x), tn.plots.class_activation(model, x, highest))
+    titles = [panel.get_title() for panel in tn.plots.grad_cam(model, x).axes[:10:2]]
+    assert [int(title.split(":")[0]) for title in titles] == highest.tolist()
+
+
 def test_the_model_stays_as_it_was(model):
     before, buffers = model.flat_values.copy(), model.buffers().copy()
     tn.plots.grad_cam(model, np.zeros((6, 6, 1)), 1)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pandas
 import pytest
 from sklearn import metrics as sk
 
@@ -272,3 +273,43 @@ def test_what_cannot_be_evaluated_is_refused(arguments, options, error, message)
         tn.evaluate(model_of(tn.Dense(3)), *arguments, **options)
     with pytest.raises(TypeError, match=r"evaluate: model must be a tinynet.Sequential"):
         tn.evaluate(None, *arguments, **options)
+
+
+@pytest.mark.parametrize("loss", ["bce", "sigmoid_focal", "hinge", "mse", "mae", "huber", "poisson_nll"])
+def test_targets_of_one_output_may_lack_its_axis(loss):
+    def run(y, y_validation):
+        model, order = model_of(tn.Dense(1)), np.arange(90) % 4 == 0
+        metrics = ["mae", "auc", tn.metrics.f1, "r2"][: 4 if loss in ("bce", "hinge") else 1]
+        history = trained(model, y, loss, metrics, validation=(X[order], y_validation[order]))
+        del history["seconds"]
+        judged = tn.evaluate(model, X, y, loss=loss, metrics=metrics)
+        slopes = tn.gradients(model, X[:9], y[:9], loss)
+        first = tn.explain(model, X[:9], y[:9], loss).rows
+        return dict(history), judged, slopes.value, slopes.dx.tolist(), [row.gradient_norm for row in first]
+
+    expected = run(YES[:, None], YES[:, None])
+    assert run(YES, pandas.Series(YES)) == expected
+    assert run(YES.tolist(), YES) == expected
+
+
+def test_targets_of_one_output_may_lack_its_axis_in_batches_made_elsewhere_and_at_each_position():
+    def history(y):
+        model = model_of(tn.Dense(1))
+        return tn.fit(
+            model, [(X, y), (X[:20], y[:20])], loss="bce", optimizer=tn.Adam(model, 0.01), epochs=2, progress=False,
+            validation=[(X, y)], metrics="accuracy",
+        )  # fmt: skip
+
+    ours, with_axis = history(YES), history(YES[:, None])
+    assert [ours[name] for name in ("val_loss", "accuracy")] == [with_axis[name] for name in ("val_loss", "accuracy")]
+    model = tn.Sequential([tn.GRU(3), tn.Dense(1)], (5, 2), seed=0)
+    x, y = rng.standard_normal((8, 5, 2)).astype(np.float32), rng.integers(0, 2, (8, 5))
+    lengths = np.array([5, 3, 1, 2, 4, 5, 5, 2])
+    found = [tn.evaluate(model, (x, lengths), t, loss="bce", metrics="f1") for t in (y, y[..., None])]
+    assert found[0] == found[1]
+
+
+def test_targets_that_lack_an_axis_of_several_outputs_are_refused():
+    model = model_of(tn.Dense(2))
+    with pytest.raises(ValueError, match=r"targets must have the prediction's shape \(16, 2\), got \(16,\)"):
+        trained(model, YES, "mse", None)

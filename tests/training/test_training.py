@@ -228,6 +228,20 @@ def test_an_augment_that_does_not_fit_is_refused(augment, message):
     np.testing.assert_array_equal(model.flat_values, small_model().flat_values)
 
 
+def test_of_several_augments_each_gets_what_the_one_before_made():
+    def noisy(x, rng):
+        return x + rng.normal(size=x.shape).astype(np.float32)
+
+    def other_labels(x, y, rng):
+        return 2 * x, rng.permutation(y)
+
+    one, _ = trained(augment=lambda x, y, rng: other_labels(noisy(x, rng), y, rng))
+    several, _ = trained(augment=[noisy, other_labels])
+    np.testing.assert_array_equal(one.flat_values, several.flat_values)
+    with pytest.raises(TypeError, match="augment must be a function, got 3"):
+        trained(augment=[noisy, 3])
+
+
 def test_callbacks_see_every_epoch_and_can_stop():
     epochs = []
 

@@ -45,7 +45,7 @@ def as_array(x, what):
     try:
         return np.asarray(x)
     except ValueError as error:
-        advice = "; rows of unequal length must be padded" if "inhomogeneous" in str(error) else ""
+        advice = UNEQUAL if "inhomogeneous" in str(error) else ""
         raise ValueError(f"{what} is not an array: {error}{advice}") from None
     except Exception as error:  # whatever an __array__ of someone else raises
         raise TypeError(f"{what} is not an array: {error}") from None
@@ -262,6 +262,7 @@ def channels_last(shape):
     return (*shape[:1], *shape[2:], *shape[1:2])
 
 
+UNEQUAL = "; rows of unequal length must be padded, as tn.data.pad does it"
 ONE_A_SAMPLE = "; for one target a sample, the model must end in (N, C): put a Flatten() before its Dense, or a pooling"
 
 
@@ -335,7 +336,7 @@ def _advice_on(item, array, given):
         shapes = {np.shape(part) if hasattr(part, "shape") else (len(part),) for part in array.flat if _sized(part)}
         if len(shapes) == 1 and all(map(_sized, array.flat)):
             return "; make one array of them: np.stack(x)" if array.ndim == 1 else "; make one array of them"
-        return "; rows of unequal length must be padded"
+        return UNEQUAL
     if isinstance(item, NUMBERS):
         return ", which does not fit exactly; to round it, x.astype(float)"
     return "; try x.astype(float)" if hasattr(item, "__float__") else ""

@@ -13,9 +13,12 @@ What an object notes of itself for this:
 import functools
 from types import MappingProxyType
 
+from tinynet.checks import other_names
+
 REPLACEABLE = ("forward", "backward", "predict", "step")  # methods that may be watched, by putting a function before
 OF_A_BUILD = ("parameters", "buffers", "layers", "output_shape", "flops")  # what every build sets, one's own too
 ELSEWHERE = ("requires_grad",)  # what other libraries have, and would do nothing here: ours is `trainable`
+OF_LAYERS = ("trainable", "lr_factor")  # what a model has not, but each of its layers
 
 
 class AssignmentError(TypeError, AttributeError):
@@ -68,6 +71,8 @@ def setting(method):
         outer = state.get("_setting")
         if first_only and outer is None and state.get("_made"):
             raise AssignmentError(f"{type(self).__name__}: it is made already; make a new one")
+        if first_only and outer is None:
+            other_names.bound(type(self).__name__, method, self, *args, **options)
         state["_setting"] = "package" if ours else "own"
         try:
             result = method(self, *args, **options)
@@ -111,6 +116,8 @@ def _assignable(owner, name, value):
         raise AssignmentError(f"{label}: the method {name} can't be replaced; define it in a class of your own")
     if name not in state and known is None and (name in ELSEWHERE or of_package(kind)):
         hint = "; did you mean trainable?" if name in ELSEWHERE else ""
+        if name in (*OF_LAYERS, *ELSEWHERE) and hasattr(owner, "flat_values"):
+            hint = "; its layers have: for layer in model.layers[:-1]: layer.trainable = False"
         raise AssignmentError(f"{label}: it has no {name} to set{hint}")
     if of_package(kind) and name not in state:
         raise AssignmentError(f"{label}: {name} can't be set; it belongs to the class")
@@ -121,6 +128,12 @@ class Fixed(tuple):
     """A tuple that adds to lists, as the list did that it was made of."""
 
     __slots__ = ()
+
+    def __setitem__(self, place, value):
+        raise AssignmentError(
+            "what a model or layer is made of is fixed; make a new one of the others: "
+            "tn.Sequential([*model.layers[:-1], tn.Dense(3)], model.input_shape)"
+        )
 
     def __getitem__(self, place):
         found = super().__getitem__(place)

@@ -5,8 +5,13 @@ import numpy as np
 from tinynet.checks import labels_hint, number, numbers
 
 
-def predicted(predictions, labels, name):
-    """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None."""
+def predicted(
+    predictions, labels, name, hint="say where yes begins: threshold=0 for logits, threshold=0.5 for probabilities"
+):
+    """Predicted classes and labels, two arrays of one shape, and the scores they came from, or None.
+
+    hint   what to do with one score a sample
+    """
     predictions, labels = (
         numbers(given, f"{name}: {what}", "must be numbers")
         for given, what in ((predictions, "predictions"), (labels, "labels"))
@@ -17,7 +22,7 @@ def predicted(predictions, labels, name):
         if scores.ndim < 2 or scores.shape[-1] < 2:
             raise ValueError(
                 f"{name}: scores must be (..., C) with at least 2 classes, got {scores.shape}; "
-                f"for one score a sample, say where yes begins: threshold=0 for logits, threshold=0.5 for probabilities"
+                f"for one score a sample, {hint}"
             )
         predictions = scores.argmax(axis=-1)
     if labels.dtype.kind == "f":

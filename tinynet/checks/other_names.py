@@ -4,6 +4,12 @@ The nearest of the names would not do: of "elu" that is "relu".
 """
 
 import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def advice(name, known, elsewhere):
@@ -16,6 +22,34 @@ def advice(name, known, elsewhere):
         return f" {elsewhere[given]}"
     near = [elsewhere[given]] if given in elsewhere else [names[n] for n in difflib.get_close_matches(given, names, 1)]
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def bound(who, function, /, *args, **options):
+    """The arguments by name, as inspect binds them; a TypeError that says which there are, where these do not fit."""
+    signature = inspect.signature(function)
+    try:
+        return signature.bind(*args, **options)
+    except TypeError as error:
+        found = list(signature.parameters.values())
+        found = found[1:] if found and found[0].name == "self" else found
+        accepted = ", ".join(str(p.replace(annotation=p.empty)) for p in found)
+        unknown = [name for name in options if name not in signature.parameters]
+        names = [p.name for p in found]
+        elsewhere = {name: meant for name, meant in OPTIONS.items() if meant in names or " " in meant}
+        what = f"got an unexpected keyword argument {unknown[0]!r}" if unknown else str(error)
+        hint = advice(unknown[0], names, elsewhere) if unknown else ""
+        raise TypeError(f"{who}: {what}; it takes ({accepted}).{hint}") from None
+
+
+def naming_options(function: Function) -> Function:
+    """A decorator: arguments that do not fit are refused as `bound` refuses them."""
+
+    @functools.wraps(function)
+    def run(*args, **options):
+        bound(function.__name__, function, *args, **options)
+        return function(*args, **options)
+
+    return run  # type: ignore[return-value]
 
 
 def run_together(name):
@@ -59,4 +93,36 @@ FOR_LOGITS_OR_PROBABILITIES = _table(
 )
 LOSSES = _table(
     ("focal focalloss", "Did you mean 'softmax_focal', for classes, or 'sigmoid_focal', for a yes or no?"),
+)
+METRICS = _table(
+    ("perplexity ppl", "The perplexity of a language model is np.exp of its cross-entropy, here the loss."),
+    ("matthewscorrcoef mcc cohenkappa kappa", "Or give one of scikit-learn's: lambda z, y: its(y, z.argmax(-1))."),
+)
+# Names of arguments, each for those functions that have what it means.
+OPTIONS = _table(
+    ("usebias", "bias"),
+    ("hiddensize numunits outfeatures outputsize", "units"),
+    ("outchannels", "filters"),
+    ("strides", "stride"),
+    ("dilationrate", "dilation"),
+    ("poolsize kernelsize scalefactor", "size"),
+    ("p prob dropoutrate", "rate"),
+    ("numheads nhead nheads", "heads"),
+    ("numgroups", "groups"),
+    ("epsilon", "eps"),
+    ("numembeddings inputdim vocabsize", "vocabulary"),
+    ("embeddingdim outputdim", "dim"),
+    ("paddingidx", "padding"),
+    ("kernelinitializer initializer", "init"),
+    ("batchfirst", "Sequences are (N, T, C) here, always."),
+    (
+        "infeatures inchannels inputsize numfeatures normalizedshape embeddim dmodel",
+        "No layer is told what goes into it: that follows from input_shape.",
+    ),
+    ("learningrate", "lr"),
+    ("clipnorm maxnorm globalclipnorm", "clip_norm"),
+    ("validationdata validationsplit valdata evalset", "validation"),
+    ("verbose", "progress"),
+    ("numepochs maxepochs", "epochs"),
+    ("criterion lossfn lossfunction", "loss"),
 )

@@ -14,14 +14,7 @@ def checked_padding(padding, what):
         "((above, below), (left, right))"
     )
     if isinstance(padding, str):
-        hint = ""
-        if padding.lower() in ("valid", "same"):
-            hint = f'; did you mean "{padding.lower()}"?'
-        elif padding.lower() == "full":
-            hint = "; that is one less than the kernel's size on every side: padding=2 for 3"
-        elif padding.lower() in ("reflect", "replicate", "circular", "symmetric", "edge", "wrap", "causal", "constant"):
-            hint = "; it puts zeros on both sides; for others, np.pad the images before"
-        raise ValueError(f"{expected}, got {padding!r}{hint}")
+        raise ValueError(f"{expected}, got {padding!r}{_hint(padding, ('valid', 'same'))}")
     sides = padding if isinstance(padding, (tuple, list)) else ()
     if len(sides) == 2 and all(isinstance(side, (tuple, list)) and len(side) == 2 for side in sides):
         both = tuple(tuple(positive_int(zeros, what, least=0) for zeros in side) for side in sides)
@@ -34,9 +27,29 @@ def checked_padding(padding, what):
 
 
 def checked_padding_of_time(padding, what):
-    """The same of sequences: "valid", "same", a whole number or a pair (before, behind)."""
+    """The same of sequences: "valid", "same", "causal", a whole number or a pair (before, behind)."""
     if isinstance(padding, str):
-        return checked_padding(padding, what)
+        words = ("valid", "same", "causal")
+        if padding not in words:
+            raise ValueError(
+                f'{what} must be "valid", "same", "causal", a whole number or a pair (before, behind), got {padding!r}'
+                f"{_hint(padding, words)}"
+            )
+        return padding
     if isinstance(padding, (tuple, list)) and len(padding) == 2:
         return tuple(positive_int(zeros, what, least=0) for zeros in padding)
-    return positive_int(padding, f'{what}, where it is not "valid", "same" or a pair (before, behind),', least=0)
+    return positive_int(
+        padding, f'{what}, where it is not "valid", "same", "causal" or a pair (before, behind),', least=0
+    )
+
+
+def _hint(padding, words):
+    """What may be meant by a word that is none of these."""
+    given = padding.lower()
+    if given in words:
+        return f'; did you mean "{given}"?'
+    if given == "full":
+        return "; that is one less than the kernel's size on every side: padding=2 for 3"
+    if given in ("reflect", "replicate", "circular", "symmetric", "edge", "wrap", "causal", "constant"):
+        return "; it puts zeros on both sides; for others, np.pad x before"
+    return ""

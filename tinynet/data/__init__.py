@@ -7,7 +7,7 @@ from tinynet.data.bpe import BPE
 from tinynet.data.cifar10 import cifar10
 from tinynet.data.digits import digits
 from tinynet.data.files import DatasetError
-from tinynet.data.image_folder import image_folder
+from tinynet.data.image_folder import image_folder, images
 from tinynet.data.imdb import imdb
 from tinynet.data.medmnist import chest_mnist, pneumonia_mnist
 from tinynet.data.mnist import fashion_mnist, mnist
@@ -32,6 +32,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "image_folder",
+    "images",
     "imdb",
     "mixup",
     "mnist",

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class:
+"""Images in files, most of them in folders, one folder a class:
 
     flowers/daisy/001.jpg  flowers/daisy/002.jpg  ...  flowers/rose/001.jpg  ...
 
@@ -25,7 +25,7 @@ class Images:
 
     x[3], x[10:20] and x[[3, 5, 8]] are arrays, and x[:] reads them all.
 
-    names   the classes' words: label k is names[k]
+    names   the classes' words: label k is names[k]; empty where there are no classes
     files   the path of each image
     """
 
@@ -58,10 +58,23 @@ class Images:
         return np.asarray(self[:], dtype)
 
     def __repr__(self):
-        return f"Images({self.shape}, {len(self.names)} classes)"
+        return f"Images({self.shape}{f', {len(self.names)} classes' if self.names else ''})"
+
+    def broken(self) -> list[Path]:
+        """The files that can't be read, as a DatasetError says of the first one met: this reads them all."""
+
+        def is_broken(file):
+            try:
+                return self._read(file) is None
+            except DatasetError:
+                return True
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(is_broken, self.files))
+        return [file for file, wrong in zip(self.files, found, strict=True) if wrong]
 
     def _read(self, file):
-        image = _opened(file)
+        image = _opened(file, "; x.broken() lists all such files")
         if not self._fits and (image.height, image.width) != self.size:
             (H, W), found = self.size, f"{image.height} by {image.width}"
             raise DatasetError(f"{file} is {found}, and the first image {H} by {W}: give image_folder a size")
@@ -83,7 +96,8 @@ def image_folder(
     all images.  Photographs are turned as their camera notes it, and what is transparent stands on white.  Needs
     Pillow, which matplotlib brings along.
 
-    Raises DatasetError, naming the folder or the file, where there are no images, or one can't be read.
+    Raises DatasetError, naming the folder or the file, where there are no images, or one can't be read: x.broken() is
+    the list of all such files.
 
     >>> import pathlib
     >>> import tempfile
@@ -101,7 +115,10 @@ def image_folder(
         raise DatasetError(f"{root} is no folder; image_folder reads a folder that has one for each class")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
-        raise DatasetError(f"{root} has no folders; image_folder takes each for a class")
+        raise DatasetError(
+            f"{root} has no folders; image_folder takes each for a class; for images without classes, "
+            f"tn.data.images({str(root)!r})"
+        )
     if {folder.name.lower() for folder in folders} <= PARTS:
         raise DatasetError(
             f"{root} has the folders {', '.join(folder.name for folder in folders)}, which are parts and no classes: "
@@ -109,18 +126,52 @@ def image_folder(
         )
     files, labels = [], []
     for label, folder in enumerate(folders):
-        found = sorted(
-            file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
-        )
-        if not found:
-            raise DatasetError(f"{folder} has no images ({', '.join(sorted(ENDINGS))})")
+        found = _images_below(folder)
         files += found
         labels += [label] * len(found)
     size = None if size is None else pair(size, "image_folder: size")
     return Images(files, [folder.name for folder in folders], size, bool(grey)), np.array(labels, np.int64)
 
 
-def _opened(file):
+def images(
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    size: int | tuple[int, int] | None = None,
+    grey: bool = False,
+) -> Images:
+    """Images without classes, to predict, say: those below a folder, in the order of their names, or of these files.
+
+    files   the path of a folder or of an image, or a list of paths of images
+
+    The result is the x of image_folder, size and grey are as there, and so are errors.
+
+    >>> import pathlib
+    >>> import tempfile
+    >>> from matplotlib.image import imsave
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     imsave(pathlib.Path(folder, "new.png"), np.ones((6, 9, 3)))
+    ...     tn.data.images(pathlib.Path(folder, "new.png"), size=4, grey=True)[:].shape
+    (1, 4, 4, 1)
+    """
+    single = isinstance(files, (str, os.PathLike))
+    paths = [Path(files)] if single else [Path(file) for file in files]  # type: ignore[arg-type,union-attr]
+    if single and paths[0].is_dir():
+        paths = _images_below(paths[0])
+    if not paths:
+        raise DatasetError("images: there are no files")
+    return Images(paths, [], None if size is None else pair(size, "images: size"), bool(grey))
+
+
+def _images_below(folder):
+    """The files that are images by their names, in order."""
+    found = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
+    )
+    if not found:
+        raise DatasetError(f"{folder} has no images ({', '.join(sorted(ENDINGS))})")
+    return found
+
+
+def _opened(file, hint=""):
     """The image of Pillow's, its pixels read, upright."""
     from PIL import Image, ImageOps
 
@@ -130,18 +181,18 @@ def _opened(file):
                 raise ValueError("its pixels are real numbers, and nobody says which of them is white")
             return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{file} cannot be read as an image: {error}") from None
+        raise DatasetError(f"{file} cannot be read as an image: {error}{hint}") from None
 
 
 def _pixels(image, size, grey):
     """Its pixels (H, W, C) in [0, 1], on white."""
     from PIL import Image, ImageOps
 
-    if image.has_transparency_data:  # the colours of transparent pixels are whatever the program left there
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     if image.mode.startswith("I"):  # 16 bits of grey: convert would cut off what is above 255
         image, highest = Image.fromarray(np.asarray(image, np.float32)), 65535
     else:
+        if image.mode[-1] in "Aa" or "transparency" in image.info:  # what colours are left there nobody saw
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image, highest = image.convert("L" if grey else "RGB"), 255
     if (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1])

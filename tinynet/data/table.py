@@ -9,6 +9,7 @@ its own, which is 1 where it occurs (one-hot).  Which columns there are, the tab
 later one may lack a category, and must have the same columns all the same.
 """
 
+import datetime
 import json
 import math
 from collections.abc import Mapping
@@ -136,7 +137,11 @@ def _learnt(name, column, is_category):
     wrong = next((kind for kind in kinds if not issubclass(kind, (str, *NUMBERS))), None)
     if wrong is not None or len({issubclass(kind, str) for kind in kinds}) > 1:
         got = wrong.__name__ if wrong else "both texts and numbers"
-        raise TypeError(f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}")
+        is_date = wrong is not None and issubclass(wrong, (datetime.date, np.datetime64))
+        hint = "; give what matters of a date as numbers, such as its .dt.year or .dt.dayofweek" if is_date else ""
+        raise TypeError(
+            f"Table: the column {name!r} must hold numbers, or texts or numbers as categories, got {got}{hint}"
+        )
     values = [value for _, value in sorted(set(map(_told_apart, present)))]
     if len(values) > MOST:
         raise ValueError(f"Table: the column {name!r} has {len(values)} categories, more than {MOST}; leave it out")

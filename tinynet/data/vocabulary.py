@@ -126,19 +126,21 @@ class Vocabulary:
             row[: len(numbers)] = numbers
         return encoded
 
-    def decode(self, numbers: Any) -> Any:
+    def decode(self, numbers: Any, special: bool = True) -> Any:
         """The text of a row of numbers (T,), or a list of the texts of several: an array (N, T) or a list of rows.
 
-        Padding is left out.  Raises ValueError for a number that is no word's.
+        Padding is left out, and with special=False what stands for no word of a text, such as "<end>".  Raises
+        ValueError for a number that is no word's.
         """
+        left_out = {0} if special else {number for word, number in self.special.items() if word != UNKNOWN}
         if isinstance(numbers, np.ndarray) and numbers.ndim == 1:
-            return self._decode_row(numbers)
+            return self._decode_row(numbers, left_out)
         rows = list(numbers)
         if rows and np.ndim(rows[0]) == 0:
-            return self._decode_row(rows)
-        return [self._decode_row(row) for row in rows]
+            return self._decode_row(rows, left_out)
+        return [self._decode_row(row, left_out) for row in rows]
 
-    def _decode_row(self, row):
+    def _decode_row(self, row, left_out):
         row = np.asarray(row)
         if row.ndim != 1 or (row.dtype.kind not in "iu" and row.size):
             raise TypeError(f"decode: expected rows of whole numbers, got an array {row.shape} of {row.dtype}")
@@ -146,7 +148,7 @@ class Vocabulary:
         if wrong.any():
             k = int(wrong.argmax())
             raise ValueError(f"decode: numbers must be from 0 to {len(self) - 1}, got {row[k]} at position {k}")
-        return self._text([int(number) for number in row if number])
+        return self._text([int(number) for number in row if number not in left_out])
 
     def _text(self, numbers):
         return self.between.join(self.words[number] for number in numbers)

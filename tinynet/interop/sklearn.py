@@ -34,7 +34,10 @@ except ModuleNotFoundError as error:
 from tinynet.checks import float_dtype
 from tinynet.checks.other_names import run_together
 from tinynet.layers.dense import Dense
-from tinynet.losses.by_name import LOSSES, OTHER_NAMES, without_options
+from tinynet.losses.by_name import LOSSES, OTHER_NAMES, loss_function, without_options
+from tinynet.losses.huber import huber
+from tinynet.losses.mean_absolute_error import mean_absolute_error
+from tinynet.losses.mean_squared_error import mean_squared_error
 from tinynet.model import Sequential
 from tinynet.probabilities import softmax
 from tinynet.training import optim
@@ -84,6 +87,7 @@ class _Network(BaseEstimator):
             weight = self._weighted(weight, y)
             if not goes_on:
                 self._start(X, outputs)
+                self._set_first_bias(targets, weight)
             options: dict[str, Any] = {}
             if self.early_stopping:
                 arrays = [X, targets] if weight is None else [X, targets, weight]
@@ -103,6 +107,7 @@ class _Network(BaseEstimator):
             weight = self._weighted(weight, y)
             if not goes_on:
                 self._start(X, outputs)
+                self._set_first_bias(targets, weight)
             return self._train(X, targets, weight, 1)
 
     @contextlib.contextmanager
@@ -273,6 +278,9 @@ class Classifier(ClassifierMixin, _Network):
     def _strata(self, targets):
         return targets
 
+    def _set_first_bias(self, targets, weight):
+        pass
+
 
 class Regressor(RegressorMixin, _Network):
     """A network that predicts numbers, as scikit-learn has estimators: y (N,), or (N, outputs).
@@ -280,8 +288,9 @@ class Regressor(RegressorMixin, _Network):
     loss     a loss of predictions and targets (N, outputs), or its name: None is "mean_squared_error"; "huber" and
              "mean_absolute_error" mind outliers less
 
-    All else is as in Classifier.  Targets are learnt best where they are of the size of 1: sklearn.compose has a
-    TransformedTargetRegressor, which scales them.
+    All else is as in Classifier.  With these losses, training begins at the mean of y, which the last bias then is.
+    Targets are learnt best where they spread by about 1: sklearn.compose has a TransformedTargetRegressor, which scales
+    them.
 
     >>> from tinynet.interop.sklearn import Regressor
     >>> X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
@@ -318,6 +327,13 @@ class Regressor(RegressorMixin, _Network):
 
     def _weighted(self, weight, y):
         return weight
+
+    def _set_first_bias(self, targets, weight):
+        """The mean of the targets, from which losses in their unit would else have to go a long way, step by step."""
+        loss = self.loss or self._loss
+        function, _ = without_options(loss_function(loss, "fit") if isinstance(loss, str) else loss)
+        if function in (mean_squared_error, mean_absolute_error, huber) and (weight is None or weight.any()):
+            self.model_.layers[-1].parameters[1].value = np.average(targets, axis=0, weights=weight)
 
     def _strata(self, targets):
         return None

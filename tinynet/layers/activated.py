@@ -112,6 +112,8 @@ def known_activation(name, where):
         else:
             got, its_name = repr(name), getattr(name, "__name__", type(name).__name__)
         hint = other_names.advice(its_name, ACTIVATIONS, other_names.ACTIVATIONS)
+        if isinstance(name, int):
+            hint = " No layer is told what goes into it: the first number is how many come out."
         raise TypeError(f"{where}: activation must be None or one of {accepted}; got {got}.{hint}")
     if name not in ACTIVATIONS:
         hint = other_names.advice(name, ACTIVATIONS, other_names.ACTIVATIONS)

@@ -209,9 +209,19 @@ class Layer(Declared, Guarded):
     def input_error(self, shape):
         """The ValueError for an input of this shape, which is none of the layer's."""
         expected = ", ".join(["N", *map(str, self.input_shape)])
-        return ValueError(
-            f"{self.label}: expected input ({expected}), got {shape}{batch_hint(shape, self.input_shape)}"
-        )
+        hint = batch_hint(shape, self.input_shape) or self._sequence_hint(shape)
+        return ValueError(f"{self.label}: expected input ({expected}), got {shape}{hint}")
+
+    def _sequence_hint(self, shape):
+        """What may be wrong with a batch of this shape, for a layer of sequences (T, ...)."""
+        T, *of_step = self.input_shape if self.of_time and self.input_shape else (0,)
+        if T and self.fits((1, *shape)):
+            return "; one sequence? x[None]"
+        if of_step and list(shape) == of_step:
+            return "; one step of one sequence? x[None, None]"
+        if T and len(shape) > 1 and list(shape[2:]) == of_step and shape[1] > T:
+            return f"; the model was built for sequences of up to {T}, by its input_shape"
+        return ""
 
     def checked_gradient(self, dy, batch, time=None):
         """dy as a C-contiguous array (batch, *output_shape) of the layer's dtype; `time`: of x's positions."""
@@ -247,6 +257,10 @@ class Layer(Declared, Guarded):
 def checked_eps(layer, eps):
     """eps of a normalisation, as a float above 0."""
     given, eps = eps, number(eps, f"{layer.label}: eps")
+    if layer.dtype is None and isinstance(given, int) and eps >= 1:  # LayerNorm(64), as elsewhere
+        raise ValueError(
+            f"{layer.label}: eps is a small number such as 1e-5, got {given}; no layer is told its channels"
+        )
     if not 0 < eps < math.inf:
         raise ValueError(f"{layer.label}: eps must be a finite number above 0, got {given!r}")
     return eps
@@ -282,6 +296,9 @@ def _shape_of_sample(layer, shape):
     try:
         return tuple(positive_int(size, f"{layer.label}: a size of the input shape") for size in shape)
     except TypeError:
+        unknown = isinstance(shape, (tuple, list)) and None in shape
+        hint = "; of sequences, give the longest length: shorter ones are taken, too" if unknown else ""
         raise TypeError(
-            f"{layer.label}: the input shape must be a tuple of whole numbers without the batch axis, got {shape!r}"
+            f"{layer.label}: the input shape must be a tuple of whole numbers without the batch axis,"
+            f" got {shape!r}{hint}"
         ) from None

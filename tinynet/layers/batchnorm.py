@@ -104,7 +104,8 @@ batchnorm_backward_input = either(batchnorm_backward_input_plain, kernels.batchn
 def _checked_momentum(layer, momentum):
     given, momentum = momentum, number(momentum, f"{layer.label}: momentum")
     if not 0 <= momentum <= 1:
-        raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}")
+        hint = "; no layer is told its channels" if isinstance(given, int) else ""
+        raise ValueError(f"{layer.label}: momentum must lie between 0 and 1, got {given!r}{hint}")
     return momentum
 
 

@@ -15,6 +15,10 @@ Sequences of unequal length.  One of length l gives what it gives alone: as many
 l for T (with padding="same", l / r rounded up), none where no window fits, and behind them zeros.  What lies behind l
 counts as the zeros of the padding do.  (To rounding: how long the batch is decides which way the products are made.)
 
+A sequence in pieces.  With stride 1 and all zeros before it, left = (J - 1) e ("causal"), y[n,q] touches x[n,q] and the
+`left` positions before, and none behind.  So whoever keeps the last `left` positions of a piece, and puts them before
+the next one in the place of the zeros, gets of pieces what the whole gives.
+
 Sources: Waibel et al. 1989, the time-delay neural network; for text, Collobert et al. 2011 and Kim 2014.
 """
 
@@ -46,13 +50,14 @@ class Conv1D(Activated):
 
     kernel_size  J, how many positions the window has
     stride       how far it moves from one position to the next
-    padding      "valid", "same", a whole number of zeros on both sides, or a pair (before, behind): (J - 1, 0) lets no
-                 output look ahead
+    padding      "valid", "same", "causal", a whole number of zeros on both sides, or a pair (before, behind).  With
+                 "causal", all zeros are before the sequence, so that no output looks ahead
     dilation     how far the positions are apart that the window looks at
     groups       into how many parts channels and filters are cut
     activation, bias, init   as in Conv2D
 
-    Given sequences with their lengths, each has outputs as if it were alone, and zeros behind them.
+    Given sequences with their lengths, each has outputs as if it were alone, and zeros behind them.  A causal one with
+    stride 1 takes a `state`, a dict, {} at first: there it leaves the end of a piece, and goes on from it in the next.
 
     Raises ValueError for inputs that are not sequences (N, T, C), and where the window does not fit into them.
 
@@ -92,9 +97,9 @@ class Conv1D(Activated):
         if C % self.groups:
             raise ValueError(f"{self.label}: expected channels that {self.groups} groups divide, got {C}")
         C = C // self.groups
-        window = T, J, self.stride, self.padding, self.dilation
+        padding = (reach(J, self.dilation) - 1, 0) if self.padding == "causal" else self.padding
+        window = T, J, self.stride, padding, self.dilation
         Q, self._around = along_axis(self.label, "a sequence", "long", *window)
-        self._windows = (1, self.stride), (0, self._around[0]), (1, self.dilation), self.groups
         self._start_parameters((J, C, K), J * C, J * K // self.groups, rng)
         self.output_shape = Q, K
         self.flops = 2 * Q * J * C * K
@@ -102,8 +107,6 @@ class Conv1D(Activated):
 
     def forward(self, x: ArrayLike, training: bool = False, lengths=None, state=None) -> np.ndarray:
         x = self.checked(x)
-        if state is not None:
-            raise ValueError(f"{self.label}: it looks at neighbours in time, and can't go on from a state")
         lengths, T = self.checked_lengths(lengths, x), x.shape[1]
         if lengths is not None:
             x = along_time.padded(x, lengths, max(T, self._shortest))
@@ -112,17 +115,19 @@ class Conv1D(Activated):
                 f"{self.label}: its window needs sequences of at least {self._shortest}, got {T} positions"
             )
         w, b = self._values()
-        z = np.empty((len(x), self._count(x.shape[1]), self.filters), self.dtype)
-        conv2d_forward(as_images(x), w[None], b, *self._windows, (1, z.shape[1]), self._floor, as_images(z))
+        z, past = np.empty((len(x), self._count(x.shape[1]), self.filters), self.dtype), 0
+        if state is not None:
+            x, past = self._after_state(x, lengths, state)
+        conv2d_forward(as_images(x), w[None], b, *self._windows(past), (1, z.shape[1]), self._floor, as_images(z))
         y, kept = (z, None) if self.activation is None else self._activated(z)
         if training:
             self._keep(x, kept)
-            self._time = lengths, T, z.shape[1]
+            self._time = lengths, T, z.shape[1], past
         return y if lengths is None else along_time.padded(y, self.output_lengths(lengths), y.shape[1])
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
         (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
-        lengths, T, Q = self._time
+        lengths, T, Q, past = self._time
         dy = self.checked_gradient(dy, len(x), Q)
         if lengths is not None:
             dy = along_time.padded(dy, self.output_lengths(lengths), Q)
@@ -130,13 +135,37 @@ class Conv1D(Activated):
         grad, y, is_relu = self._through_activation(dy, kept)
         arrays = as_images(x), w[None], as_images(grad), as_images(y)
         if self.trains:
-            conv2d_backward(*arrays, is_relu, *self._windows, input_grad, dw[None], db, as_images(dx))
+            conv2d_backward(*arrays, is_relu, *self._windows(past), input_grad, dw[None], db, as_images(dx))
         elif input_grad:
             dz = as_images(through_relu(grad, y, is_relu))
-            conv2d_backward_input(*arrays[:2], dz, *self._windows, as_images(dx))
+            conv2d_backward_input(*arrays[:2], dz, *self._windows(past), as_images(dx))
         if not input_grad:
             return None
+        dx = dx[:, past:]
         return dx if lengths is None else along_time.padded(dx, lengths, T)
+
+    def _windows(self, past):
+        """Strides, zeros before, dilation and groups, as of an image; `past` of the zeros are positions of x."""
+        return (1, self.stride), (0, self._around[0] - past), (1, self.dilation), self.groups
+
+    def _after_state(self, x, lengths, state):
+        """x with the positions that the state has in place of the zeros, how many; leaves there x's own last ones."""
+        before = reach(self.kernel_size, self.dilation) - 1
+        if self.stride > 1 or self._around != (before, 0):
+            raise ValueError(
+                f"{self.label}: it looks at neighbours in time, and can't go on from a state; with stride 1 and"
+                ' padding="causal" it can'
+            )
+        N, T = x.shape[:2]
+        past = state.get(self)
+        if past is None:
+            past = np.zeros((N, before, x.shape[2]), self.dtype)
+        if len(past) != N:
+            raise ValueError(f"{self.label}: the state is that of {len(past)} sequences, got x with {N}")
+        x = np.concatenate([past, x], axis=1)
+        ends = np.full(N, T) if lengths is None else lengths
+        state[self] = x[np.arange(N)[:, None], ends[:, None] + np.arange(before)]
+        return x, before
 
     def _count(self, T):
         """Q of a sequence of length T, or of an array of them; below 1 where no window fits."""

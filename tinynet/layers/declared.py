@@ -32,6 +32,8 @@ class Declared:
     joined = None  # how y is made of the outputs of its `branches` (lists of layers, each over x, [] for x itself):
     # their "sum", or "beside" each other along the last axis
 
+    in_a_row = False  # whether it is its `layers`, one after another, and nothing else
+
     def ending(self, before):
         """What a loss may take its output for: ("logits" or "probabilities", the label of whose they are), or None.
 

@@ -15,6 +15,8 @@ So a network of two inputs, an image and what else is known of it, needs no more
 lie side by side, nothing of one has to do with the other.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

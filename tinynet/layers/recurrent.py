@@ -48,13 +48,15 @@ class Recurrent(Layer):
         self.units = positive_int(units, f"{type(self).__name__}: units")
         for name, value in (("bidirectional", bidirectional), ("return_sequences", return_sequences)):
             if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{type(self).__name__}: {name} must be True or False, got {value!r}")
+                hint = "; no layer is told what goes into it" if isinstance(value, int) else ""
+                raise TypeError(f"{type(self).__name__}: {name} must be True or False, got {value!r}{hint}")
         self.bidirectional, self.return_sequences = bool(bidirectional), bool(return_sequences)
 
     def build(self, input_shape, dtype, rng):
         super().build(input_shape, dtype, rng)
         if len(self.input_shape) != 2:
-            raise ValueError(f"{self.label}: expected sequences, input shape (T, I), got {self.input_shape}")
+            hint = "; a layer before it may have return_sequences=False" if len(self.input_shape) == 1 else ""
+            raise ValueError(f"{self.label}: expected sequences, input shape (T, I), got {self.input_shape}{hint}")
         (T, I), H, D = self.input_shape, self.units, self._directions
         bound = 1 / np.sqrt(H)
         self.parameters = []

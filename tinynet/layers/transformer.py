@@ -134,6 +134,7 @@ class TransformerBlock(Layer):
     # What others ask of it.
 
     of_time = "lengths"
+    in_a_row = True
 
     def ending(self, before):
         return ending_in_a_row(self.layers, before)

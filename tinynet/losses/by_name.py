@@ -41,8 +41,11 @@ LOSSES = {
         poisson_nll,
     )
 }
-# What a loss takes its predictions for; those that aren't here take any scores.
-EXPECTED = {loss: loss.declaration.expects for loss in LOSSES.values() if loss.declaration.expects != "scores"}
+# Those whose targets have the prediction's shape, number by number.
+ELEMENTWISE = (
+    sigmoid_cross_entropy, sigmoid_focal, binary_cross_entropy, hinge, mean_squared_error, mean_absolute_error, huber,
+    poisson_nll,
+)  # fmt: skip
 OTHER_NAMES = {**other_names.LOSSES, **{n: name for name, loss in LOSSES.items() for n in loss.declaration.names}}
 
 
@@ -112,6 +115,17 @@ def checked_result(result, prediction, name):
             f"got {np.shape(gradient)}"
         )
     return float(value), gradient
+
+
+def as_column(targets, prediction, loss):
+    """Targets (N,) as the column (N, 1) that an elementwise loss compares with a model's one output a row; else them.
+
+    The losses themselves refuse (N,) beside (N, 1), of which NumPy would make (N, N); here it is known what is meant.
+    """
+    if prediction.shape[-1:] != (1,) or without_options(loss)[0] not in ELEMENTWISE:
+        return targets
+    column = np.asarray(targets)
+    return column[..., None] if column.shape == prediction.shape[:-1] else targets
 
 
 def apart(loss):

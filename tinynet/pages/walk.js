@@ -92,7 +92,7 @@ function forwardLine(a, e) {
     return `${start}${right.replace(/\bx\b/g, called(i, j))} = ${right.replace(/\bx\b/g, enclosed(value(i, j)))}${end}`;
   }
   if (step.form === "other" || step.form === "loss") return `${start}${show(value(a, e))}, of ${links.map(([i, j]) => `${called(i, j)} = ${show(value(i, j))}`).join(", ")}`;
-  const own = links.filter(([i]) => step.form === "both" || isParameter(i) === (step.form === "sums"));
+  const own = links.filter(([i]) => ["both", "joined"].includes(step.form) || isParameter(i) === (step.form === "sums"));
   const one = (d, fa) => d === 1 && fa < 0;
   const names = own.map(([i, j, d, fa, fe]) => (one(d, fa) ? called(i, j) : `${factorName(d, fa, fe)} ${called(i, j)}`));
   const numbers = own.map(([i, j, d, fa]) => (one(d, fa) ? enclosed(value(i, j)) : `${enclosed(d)} \u00b7 ${enclosed(value(i, j))}`));
@@ -124,13 +124,13 @@ function drawArray(a, parent) {
   make("span", box, shape.length ? `${array.name} (${shape.join(", ")})` : array.name);
   // An image (N, H, W, C) and a kernel (I, J, C, K) are shown as pictures of rows and columns; others by the last two axes.
   const n = shape.length, [row, column] = n === 4 ? (kind === "parameter" ? [0, 1] : [1, 2]) : [n - 2, n - 1];
-  const blocks = new Map();
+  const set = make("div", box, "", "blocks"), blocks = new Map();
   array.values.forEach((_, e) => {
     const at = place(array, e);
     const rest = at.map((i, axis) => (axis === row || axis === column ? ":" : i));
     const key = rest.join(",");
     if (!blocks.has(key)) {
-      const block = make("div", box, "", "block");
+      const block = make("div", set, "", "block");
       if (n > 2) make("span", block, `[${key}]`);
       block.style.gridTemplateColumns = `repeat(${n ? shape[column] : 1}, auto)`;
       blocks.set(key, block);
@@ -167,11 +167,13 @@ function fillCells() {
 function line(from, to, derivative, strong) {
   const frame = $("graph").getBoundingClientRect();
   const [p, q] = [from, to].map((key) => cells.get(key).getBoundingClientRect());
-  const x = (r, right) => (right ? r.right : r.left) - frame.left + $("graph").scrollLeft - 1;
-  const y = (r) => r.top + r.height / 2 - frame.top - 1 + $("graph").scrollTop;
+  const beside = p.right <= q.left; // else one above the other, a parameter and its output: from edge to edge
+  const x = (r, share) => r.left + share * r.width - frame.left + $("graph").scrollLeft - 1;
+  const y = (r, share) => r.top + share * r.height - frame.top + $("graph").scrollTop - 1;
   const path = document.createElementNS("http://www.w3.org/2000/svg", "line");
   const set = (name, v) => path.setAttribute(name, v);
-  set("x1", x(p, true)); set("y1", y(p)); set("x2", x(q, false)); set("y2", y(q));
+  set("x1", x(p, beside ? 1 : 0.5)); set("y1", y(p, beside ? 0.5 : 1));
+  set("x2", x(q, beside ? 0 : 0.5)); set("y2", y(q, beside ? 0.5 : 0));
   set("stroke", derivative === 0 ? "var(--soft)" : `var(--${derivative < 0 ? "negative" : "positive"})`);
   set("stroke-width", strong ? 2.5 : 1);
   set("stroke-opacity", strong ? 1 : 0.25);
@@ -248,14 +250,18 @@ function write(moment, section) {
     return;
   }
   make("p", section, kind === "forward" ? step.formula : step.backward, "rule");
-  if (step.form !== "loss") {
+  if (step.form !== "loss" && step.form !== "joined") {
     make("p", section, `Here x is ${named(step.inputs.filter((a) => !isParameter(a)))}, and y is ${arrays[step.output].name}.`);
   }
   if (kind === "forward") {
     arrays[step.output].values.forEach((_, e) => make("p", section, forwardLine(step.output, e), "line"));
     if (step.form === "loss") (loss.lines?.forward ?? []).forEach((text) => make("p", section, text, "line"));
   } else {
-    for (const a of step.inputs) (arrays[a].grads ?? []).forEach((_, e) => make("p", section, backwardLine(a, e), "line"));
+    for (const a of step.inputs) {
+      const { grads, gradAt, name } = arrays[a];
+      if (moments[gradAt] === moment) (grads ?? []).forEach((_, e) => make("p", section, backwardLine(a, e), "line"));
+      else make("p", section, `d${name} is not complete yet: ${name} touched more than this, of which a later step tells.`);
+    }
   }
 }
 
@@ -269,9 +275,12 @@ function go(to) {
   $("step").textContent = `Step ${now + 1} of ${moments.length}: ${heading(moment)}`;
   $("formula").replaceChildren();
   write(moment, $("formula"));
-  document.querySelectorAll(".column").forEach((column) =>
-    column.classList.toggle("now", Number(column.dataset.output) === (moment.step ? moment.step.output : 0)));
   fillCells();
+  document.querySelectorAll(".column").forEach((column) => {
+    const is = Number(column.dataset.output) === (moment.step ? moment.step.output : 0);
+    column.classList.toggle("now", is);
+    if (is) $("graph").scrollLeft = column.offsetLeft - ($("graph").clientWidth - column.offsetWidth) / 2;
+  });
   tell();
   drawLines();
 }

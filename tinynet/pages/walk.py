@@ -17,7 +17,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from tinynet.data.sequences import count, each, parts
+from tinynet.data.sequences import Inputs, each, parts
 from tinynet.layers.activated import Activated
 from tinynet.layers.activations import LAYERS
 from tinynet.layers.elementwise import ActivationLayer
@@ -35,52 +35,109 @@ def look(model, x, targets, loss, found, formulas):
 
     `found` are the loss's value and gradient in this step, `formulas` its formulas, forward and backward.
     """
-    layers = _in_parts(copy.deepcopy(model))
-    sizes = [count(x) * math.prod(layer.output_shape) for layer, _ in layers]
-    small = (
-        sum(part.size for part in parts(x))
-        + sum(sizes)
-        + sum(p.value.size for layer, _ in layers for p in layer.parameters)
-        <= MOST
-    )
+    step = _Step(each(np.array, x))
+    step.forward(copy.deepcopy(model).layers, step.given)
     # A TiedDense multiplies by another layer's weights, which the Jacobian of either layer alone does not see.
-    small = small and all(layer.tied is None for layer in model.walk())
-    shown = _numbers if small else _histogram
-
-    def array(name, values, kind):
-        arrays.append({"name": name, "kind": kind, "shape": list(values.shape), "values": shown(values)})
-
-    y, arrays, steps = each(np.array, x), [], []
-    for number, part in enumerate(parts(y)):
-        array("x" if part is y else f"x{number}", part, "input")
-    given = list(range(len(arrays)))  # which arrays the next layer is given
-    for layer, name in layers:
-        layer.trainable = True  # a frozen layer leaves out gradients, which the reader wants to see
-        x, y = y, layer.forward(y, True)
-        inputs = [*given, *range(len(arrays), len(arrays) + len(layer.parameters))]
-        for p in layer.parameters:
-            array(_short(p.name, name[1:]), p.value, "parameter")
-        array(name, y, "output")
-        kept = (each(np.array, x), np.array(y)) if small else ()  # a layer may write into what the one before it made
-        given = [len(arrays) - 1]
-        steps.append({"name": f"{name[1:]} {type(layer).__name__}", "inputs": inputs, "output": len(arrays) - 1})
-        steps[-1] |= {"formula": layer.formula(), "backward": layer.backward_formula(), "kept": kept}
+    tied = any(layer.tied is not None for layer in model.walk())
+    small = sum(array["values"].size for array in step.arrays) <= MOST and not tied
     value, dy = found
-    written = _softmax_with_numbers(y, targets, loss) if small else None
-    arrays[-1]["grads"] = shown(dy)
-    for (layer, _), step in zip(reversed(layers), reversed(steps), strict=True):
-        dy = layer.backward(dy, not layer.takes_integers)
-        gradients = [*_of_inputs(layer, dy), *(p.grad for p in layer.parameters)]
-        for index, gradient in zip(step["inputs"], gradients, strict=True):
-            arrays[index]["grads"] = None if gradient is None else shown(gradient)
-        kept = step.pop("kept")
-        if small:
-            dy = np.array(dy) if type(dy) is np.ndarray else dy
-            step["form"], step["links"] = _links(layer, *kept, step["inputs"])
+    z = step.arrays[-1]["values"]
+    written = _softmax_with_numbers(z, targets, loss) if small else None
+    step.backward(dy, small)
+    shown = _numbers if small else _histogram
+    for array in step.arrays:
+        array["shape"] = list(array["values"].shape)
+        for kind in ("values", "grads"):
+            array[kind] = None if array[kind] is None else shown(array[kind])
     its = {"value": _numbers(value)[0], "formula": formulas[0], "backward": formulas[1], "lines": written}
     its["labels"] = np.asarray(targets).tolist() if written else None
     its["targets"] = np.array2string(np.asarray(targets), separator=", ", threshold=60)
-    return {"small": small, "arrays": arrays, "steps": steps, "loss": its}
+    return {"small": small, "arrays": step.arrays, "steps": step.steps, "loss": its}
+
+
+class _Step:
+    """The arrays of a training step, each a dict with its name, kind, values and gradients, and the steps between them.
+
+    A block is opened: its layers have steps of their own, and if it joins branches, that is one more.
+    """
+
+    def __init__(self, x):
+        self.arrays, self.steps, self._ways_back = [], [], []
+        if type(x) is Inputs:
+            self.given = Inputs(self._add(f"x{number}", part, "input") for number, part in enumerate(x))
+        else:
+            self.given = self._add("x", x, "input")
+
+    def _add(self, name, values, kind):
+        self.arrays.append({"name": name, "kind": kind, "values": values, "grads": None})
+        return len(self.arrays) - 1
+
+    def forward(self, layers, at):
+        """Through the layers, from the array of index `at`, or from several; returns the index of what they make."""
+        for layer in layers:
+            if layer.joined:
+                given = zip(layer.branches, layer.of_branches(at), strict=True)
+                at = self._join(layer, [self.forward(branch, its) for branch, its in given])
+            elif layer.in_a_row:
+                at = self.forward(layer.layers, at)
+            else:
+                for part, letter in _in_parts(layer):
+                    at = self._through(part, letter, number(layer), at)
+        return at
+
+    def _through(self, layer, letter, place, at):
+        layer.trainable = True  # a frozen layer leaves out gradients, which the reader wants to see
+        x = each(lambda index: self.arrays[index]["values"], at)
+        y = np.array(layer.forward(each(np.copy, x), True))  # a layer may write into its x, and a later one into this y
+        own = [self._add(_short(p.name, place), p.value.copy(), "parameter") for p in layer.parameters]
+        inputs, output = [*parts(at), *own], self._add(letter + place, y, "output")
+        step = {"name": f"{place} {type(layer).__name__}", "inputs": inputs, "output": output}
+        self.steps.append({**step, "formula": layer.formula(), "backward": layer.backward_formula()})
+
+        def back(dy, small):
+            dx = layer.backward(dy, not layer.takes_integers)
+            found = [*_of_inputs(layer, dx), *(p.grad for p in layer.parameters)]
+            gradients = [None if gradient is None else np.array(gradient) for gradient in found]
+            return gradients, _links(layer, x, y, inputs) if small else ("other", None)
+
+        self._ways_back.append(back)
+        return output
+
+    def _join(self, layer, inputs):
+        """The step of a block that adds what its branches made, or puts it side by side."""
+        is_sum, place = layer.joined == "sum", number(layer)
+        inputs = sorted(inputs) if is_sum else inputs  # a Residual is x + f(x)
+        parts, names = ([self.arrays[index][key] for index in inputs] for key in ("values", "name"))
+        y, name = sum(parts) if is_sum else np.concatenate(parts, axis=-1), f"y{place}"
+        formula = f"{name} = {' + '.join(names)}" if is_sum else f"{name} = [{', '.join(names)}]"
+        backward = f"{' and '.join(names)} get {f'd{name}, whole' if is_sum else f'their own columns of d{name}'}"
+        step = {"name": f"{place} {type(layer).__name__}", "inputs": inputs, "output": self._add(name, y, "output")}
+        self.steps.append({**step, "formula": formula, "backward": backward})
+
+        def back(dy, small):
+            if is_sum:
+                links = [[[a, k, 1.0, -1, -1] for a in inputs] for k in range(y.size)] if small else None
+                return [dy] * len(inputs), ("joined", links)
+            whose = [np.full(part.shape, a) for part, a in zip(parts, inputs, strict=True)]
+            entries = [np.arange(part.size).reshape(part.shape) for part in parts]
+            made_of = (np.concatenate(of, axis=-1).ravel().tolist() for of in (whose, entries))
+            links = [[[a, e, 1.0, -1, -1]] for a, e in zip(*made_of, strict=True)] if small else None
+            return np.split(dy, np.cumsum([part.shape[-1] for part in parts])[:-1], axis=-1), ("joined", links)
+
+        self._ways_back.append(back)
+        return step["output"]
+
+    def backward(self, dy, small):
+        """Gradients for all arrays; and, of a small network, how each output was made, and of what."""
+        self.arrays[-1]["grads"] = np.array(dy)
+        for step, back in zip(reversed(self.steps), reversed(self._ways_back), strict=True):
+            gradients, (form, links) = back(self.arrays[step["output"]]["grads"], small)
+            if small:
+                step["form"], step["links"] = form, links
+            for index, gradient in zip(step["inputs"], gradients, strict=True):
+                array = self.arrays[index]
+                if gradient is not None:  # what touched several steps adds up what comes from each
+                    array["grads"] = gradient if array["grads"] is None else array["grads"] + gradient
 
 
 def page(title, data, table):
@@ -101,21 +158,23 @@ def filled(name, data):
     return text
 
 
-def _in_parts(model):
-    """[(layer, the name of its output)], a Dense or Conv2D with an activation as two: z = x w + b and y = f(z)."""
-    activations, parts = {layer.activation.name: layer for layer in LAYERS}, []
-    for number, layer in enumerate(model.layers):
-        given = options(layer)
-        if not isinstance(layer, Activated) or given.get("activation") is None:
-            parts.append((layer, f"y{number}"))
-            continue
-        sums, f = type(layer)(**{**given, "activation": None}), activations[layer.activation.name]
-        f = f() if isinstance(f, type) else copy.copy(f)  # GELU() and GELU("tanh") are two of them
-        f.build(sums.build(layer.input_shape, model.dtype, np.random.default_rng(0)), model.dtype, None)
-        for p, its in zip(sums.parameters, layer.parameters, strict=True):
-            p.value = its.value
-        parts += [(sums, f"z{number}"), (f, f"y{number}")]
-    return parts
+def _in_parts(layer):
+    """[(layer, the letter of its output)]: a Dense or Conv2D with an activation as two, z = x w + b and y = f(z)."""
+    given = options(layer)
+    if not isinstance(layer, Activated) or given.get("activation") is None:
+        return [(layer, "y")]
+    sums = type(layer)(**{**given, "activation": None})
+    f = {kind.activation.name: kind for kind in LAYERS}[layer.activation.name]
+    f = f() if isinstance(f, type) else copy.copy(f)  # GELU() and GELU("tanh") are two of them
+    f.build(sums.build(layer.input_shape, layer.dtype, np.random.default_rng(0)), layer.dtype, None)
+    for p, its in zip(sums.parameters, layer.parameters, strict=True):
+        p.value = its.value
+    return [(sums, "z"), (f, "y")]
+
+
+def number(layer):
+    """Where a layer is in the model: "3", or "3.1" for one inside layer 3."""
+    return layer.place.removeprefix(" (layer ").removesuffix(")")
 
 
 def _links(layer, x, y, inputs):
@@ -222,10 +281,10 @@ def _softmax_with_numbers(z, targets, loss):
     return {"forward": forward, "backward": backward}
 
 
-def _short(name, layer):
+def _short(name, number):
     """A parameter's name as formulas have it, with its layer's number: "0.weight" is w0; "3.1.bias" is b3.1."""
-    *within, own = name.split(".")
-    return {"weight": "w", "bias": "b"}.get(own, own) + ".".join([layer, *within[1:]])
+    *within, own = name.removeprefix(f"{number}.").split(".")
+    return {"weight": "w", "bias": "b"}.get(own, own) + ".".join([number, *within])
 
 
 def _numbers(array):

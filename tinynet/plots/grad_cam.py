@@ -19,10 +19,10 @@ from tinynet.plots.canvas import checked_images, draw_image, drawing_on, finishe
 from tinynet.plots.inside import check_model
 
 
-def class_activation(model, x, class_index, layer=None):
+def class_activation(model, x, class_index=None, layer=None):
     """M, an array (N, P, Q), for images x (N, H, W, C).
 
-    class_index   of which output the score is: a whole number, or one for each image, (N,)
+    class_index   of which output the score is: a whole number, or one for each image, (N,); None: each image's highest
     layer         the index of a layer of the model whose output is (N, P, Q, K); None is the last one that is so
 
     The model is taken as it predicts (Dropout drops nothing, BatchNorm uses its running statistics), and stays as it
@@ -38,6 +38,7 @@ def class_activation(model, x, class_index, layer=None):
     x, layer = numbers(x, f"{name}: x"), _checked_layer(model, layer, name)
     if len(model.output_shape) != 1:
         raise ValueError(f"{name}: the model must end in scores (N, C), its output is (N, *{model.output_shape})")
+    class_index = _predicted(model, x) if class_index is None else class_index
     classes = numbers(class_index, f"{name}: class_index", "must be a whole number, or one for each image")
     if classes.dtype.kind not in "iu" or classes.shape not in ((), (len(x),)):
         raise ValueError(f"{name}: class_index must be a whole number or ({len(x)},) of them, got {class_index!r}")
@@ -49,7 +50,7 @@ def class_activation(model, x, class_index, layer=None):
     return np.maximum((a * A).sum(axis=-1), 0).astype(A.dtype)
 
 
-def grad_cam(model, x, class_index, layer=None, path=None, *, on=None, columns=4, names=None):
+def grad_cam(model, x, class_index=None, layer=None, path=None, *, on=None, columns=4, names=None):
     """Beside each image, where the model has seen the class: class_activation over the image, red where it is highest.
 
     x        images (N, H, W, C) with C = 1 or 3, or a single one (H, W, C)
@@ -65,6 +66,7 @@ def grad_cam(model, x, class_index, layer=None, path=None, *, on=None, columns=4
     x = numbers(x, "grad_cam: x")
     if x.ndim == 3:
         x = x[None]
+    class_index = _predicted(model, x) if class_index is None else class_index
     M, shown = class_activation(model, x, class_index, layer), in_unit_interval(checked_images(x, "grad_cam"))
     scores, classes = model.predict(x), np.broadcast_to(class_index, len(x))
     columns = min(columns, len(x))
@@ -83,6 +85,11 @@ def grad_cam(model, x, class_index, layer=None, path=None, *, on=None, columns=4
         box = (-0.5, W - 0.5, H - 0.5, -0.5)
         right.imshow(share, cmap="jet", vmin=0, vmax=1, alpha=0.45, extent=box, interpolation="bilinear")
     return finished(on, path)
+
+
+def _predicted(model, x):
+    """The class that the model gives each image."""
+    return model.predict(x).argmax(axis=-1)
 
 
 def _checked_layer(model, layer, name):

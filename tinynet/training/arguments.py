@@ -36,7 +36,8 @@ def check_model(model, optimizer):
 
 
 def check_functions(augment, schedule, callbacks):
-    for name, function in (("augment", augment), ("schedule", schedule)):
+    functions = augment if isinstance(augment, (list, tuple)) else [augment]
+    for name, function in (*(("augment", each) for each in functions), ("schedule", schedule)):
         if function is not None and not callable(function):
             raise TypeError(f"fit: {name} must be a function, got {function!r}")
     if schedule is not None:
@@ -176,7 +177,7 @@ def _warn_of_bytes(x, layers, name):
         warnings.warn(
             f"fit: {name} is bytes, from 0 to 255, on which networks learn badly; give x / 255 in float32, or begin "
             f"the {'model' if name == 'x' else 'branch'} with Normalize().fit(x)",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tinynet.checks import positive_int
 from tinynet.data.sequences import split
-from tinynet.losses.by_name import loss_function
+from tinynet.losses.by_name import as_column, loss_function
 from tinynet.training import arguments
 from tinynet.training.counting import as_option, positions, row_weights
 from tinynet.training.metrics import check_whole, checked_metrics
@@ -84,7 +84,9 @@ def judged(rows, loss, metrics, where):
     names = [*(["loss"] if loss is not None else []), *metrics]
     if len(prediction) == 0:  # sequences without any position
         return dict.fromkeys(names, 0.0)
-    results = [float(loss(prediction, y, **as_option(weights))[0])] if loss is not None else []
+    results = []
+    if loss is not None:
+        results.append(float(loss(prediction, as_column(y, prediction, loss), **as_option(weights))[0]))
     for metric in metrics.values():
         found = metric.of_all(prediction, y, weights, where) if metric.of_epoch else metric(prediction, y, weights)
         results.append(found)

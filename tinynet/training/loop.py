@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynet.checks import number_within, positive_int
+from tinynet.checks.other_names import naming_options
 from tinynet.data.batches import checked_weights
 from tinynet.data.sequences import as_inputs, count, split
 from tinynet.losses.by_name import loss_function
@@ -57,6 +58,7 @@ BATCH_SIZE = 64
 OF_RANK_0 = ("the model's seed", "the list of callbacks with a state")  # other ranks' may be others
 
 
+@naming_options
 def fit(
     model: Any,
     x: Any,
@@ -72,7 +74,7 @@ def fit(
     metrics: Any = None,
     sample_weight: Any = None,
     class_weight: Any = None,
-    augment: Callable[..., Any] | None = None,
+    augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     schedule: Schedule | None = None,
     callbacks: Callable[[Training], Any] | Sequence[Callable[[Training], Any]] = (),
     checkpoint: str | bytes | os.PathLike | None = None,
@@ -87,13 +89,13 @@ def fit(
     An epoch takes all samples once, in random batches, and for each batch: forward, loss, backward, a step of the
     optimizer.  The History has a number for each epoch, history["loss"] and what else was asked for.
 
-    x, y        arrays (N, ...), or data sets as tn.batches takes them.  Sequences of unequal length are a pair
-                x = (sequences, lengths), here and in `validation` (tn.data.pad makes one); if the model's output keeps
-                time, y is (N, T, ...), and what lies behind the lengths counts nowhere: the loss and the metrics are
-                given the other positions alone, as rows.  Several inputs are a tuple (images, table).  Without y, x
-                makes the batches: a PyTorch DataLoader, a list, or a function that returns an iterator, of (x, y) or
-                (x, y, sample_weight) each, channels last.  A resumed run then goes on with whatever comes next, and
-                only its finished epochs are the same
+    x, y        arrays (N, ...), or data sets as tn.batches takes them; y of a model with one output is (N,) or (N, 1).
+                Sequences of unequal length are a pair x = (sequences, lengths), here and in `validation` (tn.data.pad
+                makes one); if the model's output keeps time, y is (N, T, ...), and what lies behind the lengths counts
+                nowhere: the loss and the metrics are given the other positions alone, as rows.  Several inputs are a
+                tuple (images, table).  Without y, x makes the batches: a PyTorch DataLoader, a list, or a function that
+                returns an iterator, of (x, y) or (x, y, sample_weight) each, channels last.  A resumed run then goes on
+                with whatever comes next, and only its finished epochs are the same
     similar_length  whether batches are of sequences of similar length, of which less is padding
     loss        a function (prediction, target) -> (value, gradient), such as softmax_cross_entropy, or the name of one.
                 linear_cross_entropy computes the model's last layer, a Dense or TiedDense, too, and never stores its
@@ -117,7 +119,8 @@ def fit(
                 `weight`, or of a yes or no `weight` and `pos_weight`; metrics are not weighted by it
     augment     a function (x, rng) -> x or (x, y, rng) -> (x, y), called on every training batch, which it may
                 overwrite.  Where its parameter `rng` stands tells which; without one of that name, how many it needs.
-                What is sample n after it has the weight that sample n had before
+                Of a list of such functions, each gets what the one before made.  What is sample n after it has the
+                weight that sample n had before
     schedule    a function step -> learning rate, with steps counted from 0 over the whole training
     callbacks   functions that are given a Training after every epoch, such as EarlyStopping; one that has a method
                 step(training) is called by it after every step, too, in which it may read.  One that watches a metric

@@ -22,7 +22,7 @@ import numpy as np
 from tinynet.checks import other_names
 from tinynet.layers.in_a_row import ending_in_a_row
 from tinynet.losses.binary_cross_entropy import binary_cross_entropy
-from tinynet.losses.by_name import LOSSES, OTHER_NAMES, apart, named_loss, without_options
+from tinynet.losses.by_name import LOSSES, OTHER_NAMES, apart, as_column, named_loss, without_options
 from tinynet.losses.hinge import hinge
 from tinynet.losses.sigmoid_cross_entropy import sigmoid_cross_entropy
 from tinynet.losses.sigmoid_focal import sigmoid_focal
@@ -129,6 +129,7 @@ class Metric:
         self._call = partial(_of_whole, given, known, meant) if known is not None and self.of_epoch else given
 
     def __call__(self, prediction, target, weights=None):
+        target = as_column(target, prediction, self.given) if self.loss else target
         result = self._call(prediction, target, **as_option(weights if self._weighted else None))
         result = result[0] if self.loss else result
         if np.ndim(result) != 0 or not hasattr(result, "__float__"):
@@ -195,7 +196,7 @@ def _named(name, model, who):
     top = re.fullmatch(r"top([1-9]\d*)(accuracy)?", short)
     found = found or (partial(top_k_accuracy, k=int(top[1])) if top else named_loss(name, who, model))
     if found is None:
-        hint = other_names.advice(name, [*NAMES, *LOSSES], OTHER_NAMES)
+        hint = other_names.advice(name, [*NAMES, *LOSSES], OTHER_NAMES | other_names.METRICS)
         raise ValueError(
             f"{who}: there is no metric {name!r}; there are {', '.join(NAMES)}, top_5 and the like, and the losses; "
             f"any other is a function (prediction, target) -> number.{hint}"

@@ -15,6 +15,7 @@ import numpy as np
 from tinynet.data.sequences import count, parts, split
 from tinynet.layers.along_time import padded
 from tinynet.layers.inputs import Inputs
+from tinynet.losses.by_name import as_column
 from tinynet.training.counting import positions
 
 HUGE = 1e15  # no sound training makes a prediction like this, and float32 still holds its square
@@ -155,7 +156,7 @@ def rows_of_loss(loss, prediction, y, ends):
     def alone(row):
         some = slice(row, row + 1)
         of_row, targets = positions(prediction[some], y[some], None if ends is None else ends[some])
-        return loss(of_row, targets)[0] if len(of_row) else 0.0
+        return loss(of_row, as_column(targets, of_row, loss))[0] if len(of_row) else 0.0
 
     try:
         return tuple(row for row in range(len(y)) if not math.isfinite(alone(row)))

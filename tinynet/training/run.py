@@ -17,7 +17,7 @@ import numpy as np
 
 from tinynet.data.sequences import split
 from tinynet.layers.along_time import in_place
-from tinynet.losses.by_name import checked_result
+from tinynet.losses.by_name import as_column, checked_result
 from tinynet.training.counting import as_option, counting, positions, row_weights
 from tinynet.training.evaluation import judged, predicted
 from tinynet.training.not_finite import not_finite
@@ -102,6 +102,7 @@ class Run:
         """
         ends = self.body.output_lengths(split(self.data.given.x)[1])
         counted, targets = positions(prediction, y, ends)
+        targets = as_column(targets, counted, self.given_loss)
         weights = row_weights(self.data.given.weights, prediction, ends)
         gradient, means, counts = self.judge(counted, targets, weights)
         if not math.isfinite(means[0]):

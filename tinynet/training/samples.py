@@ -160,7 +160,16 @@ def is_stream(data):
 
 
 def augmentation(augment):
-    """augment as a function (x, y, rng) -> (x, y), whichever of the two forms it has."""
+    """augment, or several of them, as one function (x, y, rng) -> (x, y), whichever of the two forms they have."""
+    if isinstance(augment, (list, tuple)):
+        functions = [augmentation(each) for each in augment]
+
+        def in_a_row(x, y, rng):
+            for function in functions:
+                x, y = function(x, y, rng)
+            return x, y
+
+        return in_a_row
     with_targets = False
     try:
         signature = inspect.signature(augment)
@@ -182,7 +191,7 @@ def augmentation(augment):
             given, x = x, augment(x, rng)
             if x is None:
                 raise TypeError("fit: augment returned None; it must return the batch")
-            if type(x) is tuple and type(given) is not tuple:
+            if isinstance(x, tuple) and not isinstance(given, tuple):
                 raise TypeError(
                     "fit: augment(x, rng) returned a tuple, and must return x; one that returns (x, y) takes both: "
                     "augment(x, y, rng)"
