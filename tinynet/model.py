@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
-from tinynet.data.sequences import as_inputs, count, rows, split
+from tinynet.data.sequences import as_inputs, count, is_data_set, rows, split
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers import along_time
 from tinynet.layers.base import Layer
@@ -244,9 +244,9 @@ class Sequential(Guarded):
         if type(x) is not np.ndarray:
             what = f"{self.layers[0].label}: the input"
             refuse(x, what)
-            if _is_data_set(x):
+            if is_data_set(x):
                 starts = range(0, len(x), batch_size)
-                return np.concatenate([self.forward([x[n] for n in range(len(x))[s : s + batch_size]]) for s in starts])
+                return np.concatenate([self.forward(rows(x, slice(n, n + batch_size))) for n in starts])
             if not hasattr(x, "shape") or hasattr(x, "iloc"):
                 x = numbers(x, what)
         if len(x.shape) == 0:
@@ -312,12 +312,6 @@ class Sequential(Guarded):
         return (
             f"Sequential({_names(self.layers)}, input_shape={self.input_shape}, {self._flat_values.size:,} parameters)"
         )
-
-
-def _is_data_set(x):
-    """Whether it is one of the caller's own: it has items and a length, and NumPy would read on beyond that."""
-    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, bytearray, memoryview, dict))
-    return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 
 def _rows(layers, number="", indent=""):

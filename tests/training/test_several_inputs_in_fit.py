@@ -1,5 +1,6 @@
 """fit, evaluate and batches with several inputs: a tuple of arrays, data sets and pairs in place of x."""
 
+import operator
 import re
 from functools import partial
 
@@ -30,7 +31,9 @@ def new_model(dtype="float64"):
 
 def trained(x=X, y=Y, model=None, **options):
     model = model or new_model()
-    options = {"loss": "cross_entropy", "epochs": 2, "batch_size": 12, "progress": False, **options}
+    options = {"loss": "cross_entropy", "epochs": 2, "progress": False, **options}
+    if y is not None:
+        options.setdefault("batch_size", 12)
     history = tn.fit(model, x, y, optimizer=tn.Adam(model, 0.01), **options)
     return model, history
 
@@ -140,6 +143,28 @@ def test_each_input_may_be_a_data_set_a_list_or_a_memory_map(tmp_path):
     for image in (Images(), list(IMAGE), torch.tensor(IMAGE)):
         model, _ = trained((image, (series, LENGTHS.tolist()), KIND.tolist()), Y.tolist())
         np.testing.assert_array_equal(model.flat_values, expected.flat_values)
+
+
+def test_what_fit_takes_for_an_input_predict_and_evaluate_take_too():
+    class OneByOne(Images):
+        def __getitem__(self, index):
+            return super().__getitem__(operator.index(index))
+
+    model, of_arrays = trained(validation=(X, Y))
+    same, history = trained((OneByOne(), *X[1:]), validation=((OneByOne(), *X[1:]), Y))
+    np.testing.assert_array_equal(model.flat_values, same.flat_values)
+    assert history["val_loss"] == of_arrays["val_loss"]
+    np.testing.assert_array_equal(model.predict((OneByOne(), *X[1:]), batch_size=7), model.predict(X))
+
+
+def test_a_tuple_of_as_many_samples_as_each_has_numbers_is_one_input():
+    x, y = RNG.normal(size=(4, 4)), np.array([0, 1, 0, 1])
+    found = []
+    for given in (x, tuple(x)):
+        model = tn.Sequential([tn.Normalize().fit(given), tn.Dense(2)], 4, dtype="float64")
+        model, history = trained(given, y, model, validation=(given, y), batch_size=4)
+        found.append([*model.flat_values, *model.layers[0].buffers["mean"], *history["loss"], *history["val_loss"]])
+    assert found[0] == found[1]
 
 
 def test_a_dataloader_gives_several_inputs():

@@ -110,7 +110,12 @@ def as_inputs(x, model, where):
         return Inputs(x)
     if type(x) is tuple and not is_pair(x) and x and all(hasattr(p, "ndim") and p.ndim > len(shapes) for p in x):
         raise TypeError(f"{where}: expected one input, of samples {shapes}, got a tuple of {len(x)} arrays")
-    return x
+    return as_one(x)
+
+
+def as_one(x):
+    """x as it is, or a tuple of samples as a list of them: `several` takes no list for several inputs."""
+    return list(x) if type(x) is tuple and not is_pair(x) else x
 
 
 def several(x, samples):
@@ -131,11 +136,18 @@ def count(x):
 
 
 def rows(x, index):
-    """Some of the samples."""
+    """Some of the samples; `index` is a slice."""
     if type(x) is Inputs:
         return Inputs(rows(part, index) for part in x)
     x, lengths = split(x)
-    return x[index] if lengths is None else (x[index], lengths[index])
+    some = [x[n] for n in range(len(x))[index]] if is_data_set(x) else x[index]
+    return some if lengths is None else (some, lengths[index])
+
+
+def is_data_set(x):
+    """Whether it is one of the caller's own: it has a length, and items one by one, and NumPy would read on beyond."""
+    own = not hasattr(x, "__array__") and not isinstance(x, (list, tuple, str, bytes, bytearray, memoryview, dict))
+    return own and hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x) > 0
 
 
 def similar_lengths(lengths, batch_size, shuffle, rng):

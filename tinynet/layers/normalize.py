@@ -96,10 +96,10 @@ class Normalize(Layer):
         called before the layer is part of a model, or after.
         """
         from tinynet.data.batches import batches  # which needs the layers
-        from tinynet.data.sequences import count, split
+        from tinynet.data.sequences import as_one, count, split
 
         M, mean, squares, low, high = 0, np.zeros(1), np.zeros(1), np.inf, -np.inf
-        for some, _ in batches(x, np.arange(count(x)), SAMPLES, shuffle=False):
+        for some, _ in batches(as_one(x), np.arange(count(x)), SAMPLES, shuffle=False):
             some, lengths = split(some)
             some = numbers(some, f"{self.label}: x")
             if some.ndim < 2:
