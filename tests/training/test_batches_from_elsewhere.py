@@ -78,6 +78,26 @@ def test_sequences_of_unequal_length_come_in_batches_too():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_targets_may_be_what_only_the_loss_understands():
+    given = []
+
+    def loss(prediction, targets):  # each sample has as many right classes as it likes
+        given.append(targets)
+        hit = np.zeros_like(prediction)
+        for row, classes in zip(hit, targets, strict=True):
+            row[classes] = 1
+        return tn.sigmoid_cross_entropy(prediction, hit)
+
+    y = [[1], [0, 2], []]
+    found, history = trained([(X[:3], y)], loss=loss, epochs=1)
+    assert given == [y]
+    expected = trained(X[:3], np.array([[0, 1, 0], [1, 0, 1], [0, 0, 0]]), loss="sigmoid_cross_entropy", epochs=1)
+    assert history["loss"] == pytest.approx(expected[1]["loss"])
+    with pytest.raises(ValueError, match=r"mean_squared_error: targets is not an array.* must be padded"):
+        model = tn.Sequential([tn.Dense(1)], 4)
+        tn.fit(model, X[:3], y, loss="mse", optimizer=tn.SGD(model, 0.1), epochs=1, progress=False)
+
+
 def test_augment_and_nonfinite_errors_know_them():
     np.testing.assert_array_equal(
         trained(BATCHES, augment=lambda x, rng: 2 * x)[0], by_hand([(2 * x, y) for x, y in BATCHES])

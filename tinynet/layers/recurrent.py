@@ -33,7 +33,7 @@ def rows_in_time(begins, n, d):
 
 
 def sigmoid(a):
-    return (1 + np.tanh(a / 2)) / 2  # 1 / (1 + exp(-z)), without an exponential that may overflow
+    return (1 + np.tanh(a / 2)) / 2  # 1 / (1 + exp(-a)), without an exponential that may overflow
 
 
 class Recurrent(Layer):

@@ -124,7 +124,10 @@ def as_column(targets, prediction, loss):
     """
     if prediction.shape[-1:] != (1,) or without_options(loss)[0] not in ELEMENTWISE:
         return targets
-    column = np.asarray(targets)
+    try:
+        column = np.asarray(targets)
+    except ValueError:  # rows of unequal length: the loss says so
+        return targets
     return column[..., None] if column.shape == prediction.shape[:-1] else targets
 
 

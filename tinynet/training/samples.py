@@ -111,7 +111,7 @@ class Stream:
                 got += f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
                 raise TypeError(f"{self.who}: batch {index} must be (x, y), or (x, y, sample_weight), got {got}")
             y = _as_arrays(batch[1])
-            if np.ndim(y) == 0:
+            if not hasattr(y, "__len__") or getattr(y, "ndim", 1) == 0:
                 raise TypeError(
                     f"{self.who}: the targets of batch {index} must be (N, ...), got {y!r}; of a single sample, "
                     "a batch is x[None] and [y]"
