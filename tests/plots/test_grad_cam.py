@@ -74,3 +74,8 @@ def test_the_picture_has_an_image_and_a_map_for_each(model, tmp_path):
 def test_what_fits_no_model_is_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         tn.plots.class_activation(model, np.zeros((2, 6, 6, 1)), **options)
+
+
+def test_what_is_no_model_is_refused_without_a_class_too():
+    with pytest.raises(TypeError, match=r"grad_cam: model must be a tinynet.Sequential, got int"):
+        tn.plots.grad_cam(3, np.zeros((2, 6, 6, 1)))

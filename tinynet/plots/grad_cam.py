@@ -38,7 +38,7 @@ def class_activation(model, x, class_index=None, layer=None):
     x, layer = numbers(x, f"{name}: x"), _checked_layer(model, layer, name)
     if len(model.output_shape) != 1:
         raise ValueError(f"{name}: the model must end in scores (N, C), its output is (N, *{model.output_shape})")
-    class_index = _predicted(model, x) if class_index is None else class_index
+    class_index = model.predict(x).argmax(axis=-1) if class_index is None else class_index
     classes = numbers(class_index, f"{name}: class_index", "must be a whole number, or one for each image")
     if classes.dtype.kind not in "iu" or classes.shape not in ((), (len(x),)):
         raise ValueError(f"{name}: class_index must be a whole number or ({len(x)},) of them, got {class_index!r}")
@@ -66,9 +66,9 @@ def grad_cam(model, x, class_index=None, layer=None, path=None, *, on=None, colu
     x = numbers(x, "grad_cam: x")
     if x.ndim == 3:
         x = x[None]
-    class_index = _predicted(model, x) if class_index is None else class_index
     M, shown = class_activation(model, x, class_index, layer), in_unit_interval(checked_images(x, "grad_cam"))
-    scores, classes = model.predict(x), np.broadcast_to(class_index, len(x))
+    scores = model.predict(x)
+    classes = scores.argmax(axis=-1) if class_index is None else np.broadcast_to(class_index, len(x))
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
     on = drawing_on(on, (columns * 2.5, rows * 1.5))
@@ -85,11 +85,6 @@ def grad_cam(model, x, class_index=None, layer=None, path=None, *, on=None, colu
         box = (-0.5, W - 0.5, H - 0.5, -0.5)
         right.imshow(share, cmap="jet", vmin=0, vmax=1, alpha=0.45, extent=box, interpolation="bilinear")
     return finished(on, path)
-
-
-def _predicted(model, x):
-    """The class that the model gives each image."""
-    return model.predict(x).argmax(axis=-1)
 
 
 def _checked_layer(model, layer, name):
