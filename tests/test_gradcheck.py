@@ -113,6 +113,8 @@ def test_a_model_and_its_loss_are_checked_together():
     assert result.passed
     assert result.counts["3.weight"] == "30 of 320"
     assert check(small_model(), x, y, loss="softmax_cross_entropy", samples=30).errors == result.errors
+    model = Sequential([Dense(1)], 6)  # of one output, as fit takes its targets
+    assert check(model, x[0, ..., 0], np.arange(6) % 2, loss="bce").passed
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

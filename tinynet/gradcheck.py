@@ -24,7 +24,7 @@ from tinynet.checks.assignments import of_package
 from tinynet.layers.along_time import in_place
 from tinynet.layers.base import Layer
 from tinynet.layers.inputs import takes_several
-from tinynet.losses.by_name import loss_function
+from tinynet.losses.by_name import as_column, loss_function
 from tinynet.notebook import table
 from tinynet.training.counting import positions
 
@@ -235,7 +235,8 @@ def _of_layers(what, inputs, loss, rng):
         ends = x.ends(what)
 
         def judged():
-            return loss(*positions(forward(), inputs[1], ends))
+            counted, targets = positions(forward(), inputs[1], ends)
+            return loss(counted, as_column(targets, counted, loss))
 
         dy, g = np.array(judged()[1]), 1.0
         dy = dy if ends is None else in_place(dy, ends, y.shape)

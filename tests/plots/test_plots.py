@@ -344,6 +344,14 @@ def test_an_image_with_what_is_not_finite_keeps_the_scale_of_the_rest():
     plots.filters(model).canvas.draw()
 
 
+def test_gradients_of_one_output_take_targets_without_its_axis():
+    model, x, y = tn.Sequential([tn.Dense(1)], 3), np.eye(3), np.arange(3.0)
+    first, second = (plots.gradients(model, x, t, tn.mean_squared_error).axes[-1] for t in (y, y[:, None]))
+    heights = [[bar.get_height() for bar in panel.patches] for panel in (first, second)]
+    assert len(heights[0]) > 1
+    assert heights[0] == heights[1]
+
+
 def test_gradients_are_those_of_a_training_step_and_leave_the_model_alone():
     model, twin = network(), network()
     before = model.flat_grads.copy(), model.layers[3].state

@@ -10,6 +10,7 @@ from tinynet.gradients import checked_batch, through
 from tinynet.gradients import gradients as gradients_of
 from tinynet.layers.along_time import check_along_time, in_place, padded, within
 from tinynet.layers.base import Layer
+from tinynet.losses.by_name import as_column
 from tinynet.plots.canvas import (
     BLUE,
     PALE,
@@ -113,7 +114,7 @@ def gradients(model, x, y, loss, path=None, *, on=None, layer=None, sample=0, co
     layers = copy.deepcopy(model).layers
     values, ends = through(layers, x, lengths, True)
     counted, targets = positions(values[-1].copy(), y, ends[-1])
-    _, dy = loss(counted, targets)
+    _, dy = loss(counted, as_column(targets, counted, loss))
     dy = dy if ends[-1] is None else in_place(dy, ends[-1], values[-1].shape)
     found = [dy]
     for k in range(len(layers) - 1, -1, -1):
