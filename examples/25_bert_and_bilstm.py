@@ -1,16 +1,17 @@
 """Reading before judging: a small BERT fills in missing words, then a bidirectional LSTM on top learns to judge films.
 
-    python examples/25_bert_and_bilstm.py [--seeds 3] [--steps 6000] [--minilm 1]          reads IMDB and SST
+    python examples/25_bert_and_bilstm.py [--seeds 3] [--steps 6000] [--minilm 1]    reads IMDB and SST; 25 minutes
 
 Labels are dear: somebody must read a sentence and say what it is worth.  Text is cheap.  What can a network learn from
 text alone, and what is it worth where labels are few?  BERT's answer (Devlin et al. 2019): hide some words, and let the
 network guess them.  Whoever guesses the hidden word of "do n't waste your <mask> on this movie" has understood
 something.  All text here is that of IMDB's 25,000 training reviews, 6.7 million words, without their labels.
 
-First, counting.  A word is known by the company it keeps.  M[i,j] is the log of how often word j stands within ten
-words of word i, over how often it would by chance, or 0 where that is less (Church and Hanks 1990; often words are
-made a little rarer, by a power of 3/4).  M is (12000, 12000).  Its singular value decomposition finds the vectors
-E (12000, 128) from whose products M comes nearest (Levy and Goldberg 2014).  In E, "terrible" lies beside "awful".
+First, counting.  A word is known by the company it keeps.  M[i,j] is the log of a quotient, how often word j stands
+within ten words of word i over how often it would by chance; where that log is below 0, M[i,j] is 0 (Church and Hanks
+1990; frequent words count as a little rarer, by a power of 3/4).  M is (12000, 12000).  Its singular value
+decomposition finds vectors E (12000, 128), one for each word, whose products with as many others come as near to M as
+128 numbers a word allow (Levy and Goldberg 2014).  In E, "terrible" lies beside "awful".
 
 Then, guessing.  The encoder is the transformer of example 23, but not causal: each position sees what is before it and
 what is behind it.
@@ -18,7 +19,7 @@ what is behind it.
     x                   (N, 128)        windows of 128 words, some of them hidden
     Embedding           (N, 128, 128)   a vector for each word: E, as counted
     PositionEmbedding   (N, 128, 128)   plus one for each position
-    Residual(Conv1D)    (N, 128, 128)   plus what a convolution makes of the five words around it
+    Residual(Conv1D)    (N, 128, 128)   plus what a convolution makes of it and two words on either side
     LayerNorm, TransformerBlock twice, LayerNorm (N, 128, 128)   h, a vector that knows what is around its position
 
 Words are hidden half of the time where they are rare, seldom where they are frequent: guessing "the" teaches little.
@@ -26,14 +27,15 @@ Of the hidden words, 8 of 10 are replaced by <mask>, 1 by any other word, and 1 
 words it will be asked for, and must have something to say at each.  Only the hidden words count.  Their vectors h are
 held against those of all words, z = h E.T + b, where b is the log of each word's frequency, so that nobody need learn
 it; and the loss is the softmax cross-entropy of z with the words that were there.  These logits would be the largest
-array of all.  tn.linear_cross_entropy never holds them whole, and returns the gradients of h and
-of E.T.  E was used twice, there and by the Embedding, so its gradient is the sum of two, which the loop below adds.
+array of all.  tn.linear_cross_entropy never holds them whole, and returns the gradients of h and of E.T.  E was used
+twice, there and by the Embedding, so its gradient is the sum of two, which the loop below adds.
 
-Why the convolution?  Attention must first find out which positions are neighbours.  With nothing else to go by, in
-windows of 32 words, it had not after 1,200 steps: 6.33 nats a hidden word, where all words are hidden equally often and
-their frequency alone gives 6.41.  With a convolution over three words, the loss was 5.59 after 800.  And why count
-first?  Of a rare word, a few thousand steps see a handful of examples.  Vectors that began at random, and learnt by
-guessing for 5,000 steps, told praise from blame worse than those that are counted in half a minute.
+Why the convolution?  Attention must first find out which positions are neighbours.  In earlier trials, with nothing
+else to go by and windows of 32 words, it had not after 1,200 steps: 6.33 nats (example 06) a hidden word, where all
+words were hidden equally often and their frequency alone gave 6.41.  With a convolution over three words, the loss was
+5.59 after 800.  And why count first?  Of a rare word, a few thousand steps see a handful of examples.  Vectors that
+began at random, and learnt by guessing for 5,000 steps, told praise from blame worse than those that are counted in
+half a minute.
 
 Last, judging.  On top of the encoder comes a bidirectional LSTM, of which one half reads from left to right, the other
 from right to left:
@@ -43,10 +45,10 @@ from right to left:
     GlobalMaxPool1D     (N, 128)        of each number the largest, wherever it was
     Dense               (N, K)          the logits of K classes
 
-All of it is trained on labels, by the cross-entropy (example 04): the same network from random weights, with the
-counted vectors alone, and with the whole encoder.  What it brings along learns at a tenth of the learning rate
-(example 28).  The ways to pre-train and to fine-tune were compared on SST's validation sentences and on training
-reviews.  Accuracy on test data in percent, the mean of three seeds, which also choose what has labels:
+All of it is trained on labels, with Dropout before LSTM and Dense, by the cross-entropy (example 04): the same network
+from random weights, with the counted vectors alone, and with the whole encoder.  What it brings along learns at a tenth
+of the learning rate (example 28).  The ways to pre-train and to fine-tune were compared on SST's validation sentences
+and on training reviews.  Accuracy on test data in percent, the mean of three seeds, which also choose what has labels:
 
                     SST-2          SST-2    SST-5    IMDB          IMDB
                     300 sentences  6,920    8,544    100 reviews   1,000
@@ -56,20 +58,20 @@ reviews.  Accuracy on test data in percent, the mean of three seeds, which also 
     MiniLM, frozen   75.1          82.8     45.3
 
 SST is praise or blame, or five classes from very bad to very good, of sentences from film reviews (Socher et al. 2013);
-IMDB praise or blame of whole reviews, of which the last 128 words are read (Maas et al. 2011).  Where labels are few,
-what was read before is worth 14 and 15 points; with thousands of them, 2 to 6.  Most of it the counted vectors tell
-already.  What the encoder knows of words in their places adds a clear part to it where five classes must be told apart,
-and for whole reviews with 100 labels.  (For 1,000 reviews the number of epochs was doubled after a first run, at whose
-end the network from random weights was still guessing.)
-The last row is the same LSTM on the vectors of a MiniLM that stays as it is (--minilm 1): six blocks of width 384,
-which learnt other texts from a much larger network.
+IMDB praise or blame of whole reviews, of which the last 128 words are read, 2,000 in the test (Maas et al. 2011).
+Where labels are few, what was read before is worth 14 and 15 points; with a thousand and more, 2 to 7.  Most of it the
+counted vectors tell already.  What the encoder knows of words in their places adds a clear part to it where five
+classes must be told apart, and for whole reviews with 100 labels.  (For 1,000 reviews the number of epochs was doubled
+after a first run, at whose end the network from random weights was still guessing.)
+The last row is the same LSTM on the vectors of a MiniLM that stays as it is (--minilm 1, on SST alone): six blocks of
+width 384, which learnt from a much larger network, on other texts.
 
-What can one expect?  A system of this kind, BERT with a bidirectional LSTM on top, is reported with 97.7 % on SST-2
-and 59.5 % on SST-5, which are among the highest figures there are.  They need another scale.  BERT read 3.3 billion
-words, 500 times as many as there are here, and has 110 million weights in its small version (Devlin et al. 2019), 50
-times as many.  One of just this size, two blocks of width 128, that read those 3.3 billion words got 83.2 % on SST-2
-(Turc et al. 2019; it also learnt from phrases, and was tested on other sentences): a point more than this one, which
-read film reviews only.
+What can one expect?  A system of this kind, BERT with a bidirectional LSTM on top, is reported with 97.7 % on IMDB and
+59.5 % on SST-5 (Nkhata et al. 2023), which are among the highest figures there are.  They need another scale.  BERT
+read 3.3 billion words, 500 times as many as there are here, and has 110 million weights in its small version (Devlin et
+al. 2019), 50 times as many.  One of just this size, two blocks of width 128, that read those 3.3 billion words got
+83.2 % on SST-2 (Turc et al. 2019; it also learnt from phrases, and was tested on other sentences): a point more than
+this one, which read film reviews only.
 """
 
 import re
@@ -182,7 +184,7 @@ def pretrain(vectors, text, held_out, frequency, steps, seed=0):
     V = len(vectors)
     encoder, rng = network(V, [], 0.0, seed), np.random.default_rng(seed)
     E, b = encoder.parameters()[0], np.log(frequency)
-    E.value, E.lr_factor = vectors, 0.2
+    E.value, E.lr_factor = vectors, 0.2  # what was counted changes slowly
     optimizer = tn.AdamW(encoder, clip_norm=1.0)
     schedule, looks = tn.cosine(2e-3, steps, warmup=steps // 16), []
     for step in range(steps):

@@ -2,13 +2,13 @@
 
     python examples/35_your_own_loss.py [--page loss.html]
 
-The sentences of the treebank (example 24) have 0 to 4 stars.  Softmax takes these for five classes: to it, 4 stars
-where 0 are right are as wrong as 1.  The squared error knows the order, but gives no probability, and takes the way
-from 0 stars to 1 to be as long as that from 2 to 3.  The loss derived here (McCullagh 1980) has both.  The network
-gives a sentence one score s, how good it sounds, and four numbers that are learnt with it, the cuts b, say where more
-stars begin:
+People gave sentences from film reviews 0 to 4 stars (the treebank of example 24).  Softmax takes these for five
+classes: to it, 4 stars where 0 are right are as wrong as 1.  The squared error knows the order, but gives no
+probability, and takes the way from 0 stars to 1 to be as long as that from 2 to 3.  The loss derived here (McCullagh
+1980) has both.  The network gives a sentence one score s, how good it sounds, and four numbers that are learnt with it,
+the cuts c, say from which score on more than k stars are likelier than not:
 
-    z[n,k] = s[n] + b[k]              z (N, K)   the logit of "more than k stars", K = 4; b falls, and so do rows of z
+    z[n,k] = s[n] - c[k]              z (N, K)   the logit of "more than k stars", K = 4; c rises, so rows of z fall
     P(more than k) = sigmoid(z[n,k])             more than -1 stars are sure, more than 4 impossible: 1 and 0
     p[n] = P(more than t[n] - 1) - P(more than t[n]) = sigmoid(z[n,t-1]) - sigmoid(z[n,t])          t (N,)   true stars
     L = -mean log p[n]
@@ -36,22 +36,22 @@ gradcheck ask for no more.  What @tn.declares adds is what it expects, so that f
 probabilities, and the two formulas, which explain shows.
 
 Is it right?  The stable form must give what the plain one gives, wherever that is finite, and what gradcheck finds.
-Again it also gets mistakes that people make (example 18), and says what is wrong with each:
+As in example 18, gradcheck also gets mistakes that people make, and says of each what may be the cause:
 
     no mean               the 1/N forgotten: steps are N times too large, and grow with the batch
     one neighbour         only z[n,t-1] has a gradient: "which did it touch?" was answered too soon
     the outer derivative  1 / p[n] forgotten: the gradient of -mean p, not of -mean log p
 
 Is it of use?  The same network, a mean of word vectors, is trained with softmax cross-entropy, with the squared error
-of the stars and with this loss, each on 200 to 8,544 sentences, five times, from other random starts and on other
-sentences, and stops where 1,101 others are predicted best.  With few sentences the order is knowledge, which softmax
-must find in the data and this loss is told: its -log p is lower, and its expected stars, sum_t t p(t), are nearer to
-the true ones, by a little.  With all the sentences softmax has found the order, and gains by what this loss does not
-allow, such as words that speak for "neutral" alone.  The squared error, which trains the expected stars and nothing
-else, does not come nearer to them.
+of the stars and with this loss, each on 200 to 8,544 sentences, five times, from other random starts and, below 8,544,
+on other sentences, and stops where 1,101 others are predicted best.  With few sentences the order is knowledge, which
+softmax must find in the data and this loss is told: its -log p is lower, and its expected stars, sum_t t p(t), are
+nearer to the true ones, by a little.  With all the sentences softmax has found the order, and gains by what this loss
+does not allow, such as words that speak for "neutral" alone.  The squared error, which trains the expected stars and
+nothing else, comes no nearer to the true ones than this loss.
 
-The picture shows what the cuts make of a score; where on the ruler the test sentences lie, and the cuts, where more
-than so many stars are as likely as not; and both measures, with a dot for each training.
+The picture shows what the cuts make of a score; where the test sentences lie on this ruler, and where the cuts; and
+both measures, with a dot for each training.
 """
 
 import gallery
@@ -67,8 +67,8 @@ def ordinal_plain(z, t):
     """The formula as it stands, sample by sample."""
     (N, K), L, dz = z.shape, 0.0, np.zeros(z.shape)
     for n in range(N):
-        above = sigmoid(z[n, t[n] - 1]) if t[n] > 0 else 1.0
-        below = sigmoid(z[n, t[n]]) if t[n] < K else 0.0
+        above = tn.sigmoid(z[n, t[n] - 1]) if t[n] > 0 else 1.0
+        below = tn.sigmoid(z[n, t[n]]) if t[n] < K else 0.0
         p = above - below
         L -= np.log(p) / N
         if t[n] > 0:
@@ -98,13 +98,9 @@ def ordinal(z, t):
     r = np.exp(b - a) / apart
     L = np.logaddexp(0, -a) + np.logaddexp(0, b) - np.log(apart)  # logaddexp(0, v) is log(1 + exp(v))
     d = np.zeros((N, K + 2))
-    d[n, t] = (-sigmoid(-a) - r) / N
-    d[n, t + 1] = (sigmoid(b) + r) / N
+    d[n, t] = (-tn.sigmoid(-a) - r) / N
+    d[n, t + 1] = (tn.sigmoid(b) + r) / N
     return float(L.mean()), d[:, 1:-1].astype(z.dtype)
-
-
-def sigmoid(v):
-    return 0.5 + 0.5 * np.tanh(0.5 * v)
 
 
 def probabilities(z):
@@ -120,7 +116,7 @@ def check():
         np.testing.assert_allclose(mine, plain, rtol=1e-12, atol=1e-15)
     value, _ = ordinal(np.array([[40.0, 39.0]]), [1])
     with np.errstate(divide="ignore"):
-        plain = -np.log(sigmoid(40.0) - sigmoid(39.0))
+        plain = -np.log(tn.sigmoid(40.0) - tn.sigmoid(39.0))
     print(f"at a = 40, b = 39 the stable form gives {value:.4f}, the plain one {plain}")
     assert abs(value - (39 - np.log1p(-np.exp(-1)))) < 1e-12
     right = tn.gradcheck.check(ordinal, z, t)
@@ -151,13 +147,13 @@ def check():
 def ruler(layers, input_shape, shares, seed=0, dtype="float32"):
     """A network that ends in one score and the cuts, which begin where they give the classes their shares.
 
-    A Dense whose weights stay 1 is z[n,k] = s[n] + b[k].
+    A Dense whose weights stay 1 and whose bias is -c is z[n,k] = s[n] - c[k].
     """
     model = tn.Sequential([*layers, tn.Dense(1, bias=False), tn.Dense(CUTS)], input_shape, seed=seed, dtype=dtype)
-    ones, cuts = model.layers[-1].parameters
+    ones, bias = model.layers[-1].parameters
     more = 1 - np.cumsum(shares)[:-1]
     ones.value, ones.trainable = np.ones((1, CUTS)), False
-    cuts.value = np.log(more / (1 - more))
+    bias.value = np.log(more / (1 - more))
     return model
 
 
@@ -205,7 +201,7 @@ def errors(name, model, x, t):
 def show_ruler(panel, model, x, t):
     """Where on the ruler the test sentences lie, a row for each of the stars that they have, and the cuts."""
     s = tn.Sequential(model.layers[:-1], LENGTH).predict(x)[:, 0]
-    cuts = -model.layers[-1].parameters[1].value  # more than k stars are as likely as not where s + b[k] = 0
+    cuts = -model.layers[-1].parameters[1].value  # more than k stars are as likely as not where s = c[k]
     boxes = [s[t == k] for k in range(CUTS + 1)]
     style = {"color": tn.plots.GREY}
     panel.boxplot(

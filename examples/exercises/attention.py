@@ -2,7 +2,7 @@
 
     python examples/exercises/attention.py
 
-One sequence and one head: q, k, v (T, d) are queries, keys and values; score (T, T) says how well each query fits each
+One sequence and one head: q, k, v (T, C) are queries, keys and values; score (T, T) says how well each query fits each
 key, p (T, T) is the softmax of each of its rows, and o = p v.  The answers, with their derivations, are in
 attention_answers.py.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from tasks import call, derivatives, gap, run, same
 
 
-def scale(d, a, b):
+def scale(C, a, b):
     """1.  The numbers in q have the standard deviation a, those in k have b; all have mean 0 and are independent.  By
     which factor must q k.T be multiplied, so that the scores have the standard deviation 1?
     """
@@ -24,7 +24,7 @@ def distances(q, k):
 
 
 def backward_of_distances(q, k, v, do):
-    """2.  The whole backward pass of a head with these scores.  do (T, d): return dq, dk, dv.  Begin with p and dp; ask
+    """2.  The whole backward pass of a head with these scores.  do (T, C): return dq, dk, dv.  Begin with p and dp; ask
     which scores q[t] touched, and times what; and k[j].
     """
     gap()
@@ -63,16 +63,16 @@ def tasks(written):
     q, k, v, do = rng.standard_normal((4, 5, 3))
 
     def deviation():
-        for d, a, b in ((16, 0.5, 3.0), (64, 1.0, 1.0)):
-            right = 1 / (a * b * np.sqrt(d))
+        for C, a, b in ((16, 0.5, 3.0), (64, 1.0, 1.0)):
+            right = 1 / (a * b * np.sqrt(C))
             mistakes = [
-                (1 / (a * b * d), "of independent terms the variances add up, not the standard deviations"),
-                (1 / np.sqrt(d), "a and b count, too"),
+                (1 / (a * b * C), "of independent terms the variances add up, not the standard deviations"),
+                (1 / np.sqrt(C), "a and b count, too"),
                 (1 / right, "that is the standard deviation without the factor"),
                 (right**2, "that would be the factor of a variance: a standard deviation is its root"),
             ]
             why = "begin with the variance of one product, q[t,c] k[j,c]"
-            same(f"for d, a, b = {d}, {a}, {b}, it", call(written["scale"], d, a, b), right, mistakes, why)
+            same(f"for C, a, b = {C}, {a}, {b}, it", call(written["scale"], C, a, b), right, mistakes, why)
 
     def nearness():
         found = call(written["backward_of_distances"], q, k, v, do, results=3)

@@ -1,7 +1,7 @@
 """The answers to attention.py.
 
-1.  A score is a sum of d products q[t,c] k[j,c].  Each has mean 0 and, both factors being independent, the variance
-    a^2 b^2.  Variances of independent terms add up: d a^2 b^2.  So the factor is 1 / (a b sqrt(d)).
+1.  A score is a sum of C products q[t,c] k[j,c].  Each has mean 0 and, both factors being independent, the variance
+    a^2 b^2.  Variances of independent terms add up: C a^2 b^2.  So the factor is 1 / (a b sqrt(C)).
 
 2.  dv, dp and dscore are those of example 22, since all behind the scores is the same.  q[t,c] touched score[t,j] of
     every j, times -(q[t,c] - k[j,c]); and k[j,c] touched score[t,j] of every t, times q[t,c] - k[j,c]:
@@ -28,8 +28,8 @@ from attention import distances, softmax
 from tasks import run
 
 
-def scale(d, a, b):
-    return 1 / (a * b * np.sqrt(d))
+def scale(C, a, b):
+    return 1 / (a * b * np.sqrt(C))
 
 
 def backward_of_distances(q, k, v, do):

@@ -32,7 +32,7 @@ def newton_step_of_counts(x, w, t):
 
 def weights_for_and():
     """3.  Four points x, (0, 0), (0, 1), (1, 0) and (1, 1), and t is 1 for the last alone: "both".  z = w[0] x[0] +
-    w[1] x[1] + b.  There are better w and b for any: return three numbers w[0], w[1], b with L below 0.001.
+    w[1] x[1] + b.  For any w and b there are better ones: return three numbers w[0], w[1], b with L below 0.001.
     """
     gap()
 
