@@ -83,6 +83,9 @@ def test_images_without_classes_are_those_of_a_folder_a_file_or_a_list(folder):
         tn.data.images([])
     with pytest.raises(error, match=r"nowhere\.png cannot be read as an image"):
         tn.data.images(path / "nowhere.png")
+    for wrong in (3, [3], None):
+        with pytest.raises(TypeError, match="images: files must be a path or a list of paths, got"):
+            tn.data.images(wrong)
     (path / "empty").mkdir()
     with pytest.raises(error, match=r"empty has no images \(\.bmp, "):
         tn.data.images(path / "empty")

@@ -154,7 +154,7 @@ def test_what_fit_takes_for_an_input_predict_and_evaluate_take_too():
     same, history = trained((OneByOne(), *X[1:]), validation=((OneByOne(), *X[1:]), Y))
     np.testing.assert_array_equal(model.flat_values, same.flat_values)
     assert history["val_loss"] == of_arrays["val_loss"]
-    np.testing.assert_array_equal(model.predict((OneByOne(), *X[1:]), batch_size=7), model.predict(X))
+    np.testing.assert_array_equal(model.predict((OneByOne(), *X[1:]), 7), model.predict(X, 7))
 
 
 def test_a_tuple_of_as_many_samples_as_each_has_numbers_is_one_input():

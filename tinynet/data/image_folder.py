@@ -153,7 +153,10 @@ def images(
     (1, 4, 4, 1)
     """
     single = isinstance(files, (str, os.PathLike))
-    paths = [Path(files)] if single else [Path(file) for file in files]  # type: ignore[arg-type,union-attr]
+    try:
+        paths = [Path(files)] if single else [Path(file) for file in files]  # type: ignore[arg-type,union-attr]
+    except TypeError:
+        raise TypeError(f"images: files must be a path or a list of paths, got {files!r}") from None
     if single and paths[0].is_dir():
         paths = _images_below(paths[0])
     if not paths:
