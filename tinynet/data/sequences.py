@@ -114,7 +114,7 @@ def as_inputs(x, model, where):
 
 
 def as_one(x):
-    """x as it is, or a tuple of samples as a list of them: `several` takes no list for several inputs."""
+    """x, which is one input, or a tuple of samples as a list of them: batches takes no list for several inputs."""
     return list(x) if type(x) is tuple and not is_pair(x) else x
 
 
