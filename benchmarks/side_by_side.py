@@ -103,8 +103,9 @@ def in_setting(vectors, threads):
     """Run this script once more, in a process that has the setting."""
     environment = {**os.environ, MARK: f"{vectors} {threads}"}
     if vectors == "avx2":
-        cache = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("tinynet-benchmarks")
-        environment |= {**AVX2, "NUMBA_CACHE_DIR": str(Path(cache) / "avx2")}
+        cache = Path(os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("tinynet-benchmarks"), "avx2")
+        # In its usual cache torch.compile would find, and take, what was compiled for other vectors: losses were wrong.
+        environment |= {**AVX2, "NUMBA_CACHE_DIR": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     if threads == "one":
         environment |= ONE_THREAD
     command = [sys.executable, *sys.argv, "--vectors", vectors, "--threads", threads]
