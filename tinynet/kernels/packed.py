@@ -272,7 +272,8 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     C, work = VECTORS * (BYTES // itemsize), M * N * K
     whole, short = tiles(M)
     tall, broad = whole * ROWS + short * SHORT, (N + C - 1) // C * C
-    copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if b_n == 1 else TRANSPOSE_B) * K * N
+    on_the_way = b_n == 1 and K * N * itemsize <= 4 * L2  # main memory is too far
+    copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if on_the_way else TRANSPOSE_B) * K * N
     way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
         time = work / ON_PANELS + COPY_PANEL * K * N
