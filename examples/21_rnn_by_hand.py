@@ -325,7 +325,7 @@ def main():
         middle.semilogy(np.arange(len(back[name])), back[name], color=colour, label=name)
         panel.plot(*np.transpose(right[name]), "o-", color=colour, label=name)
     panel.axhline(frequent, color=tn.plots.GREY, ls="--")
-    panel.text(steps, frequent - 0.02, "always the most frequent letter", color=tn.plots.GREY, ha="right", va="top")
+    panel.text(steps, frequent - 0.06, "always the most frequent letter", color=tn.plots.GREY, ha="right", va="top")
     middle.legend(frameon=False)
     gallery.plain(middle, "Before training: what comes back", xlabel="letters before the last", ylabel="|dL/dstate|")
     gallery.plain(panel, f"Which letter was the first of {T}?", xlabel="step", ylabel="share right", ylim=(0, 1.02))
