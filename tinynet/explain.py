@@ -30,7 +30,7 @@ from tinynet.data.writing import write_whole
 from tinynet.gradients import checked_batch
 from tinynet.layers.along_time import in_place, within
 from tinynet.layers.inputs import Inputs
-from tinynet.losses.by_name import as_column, checked_result, loss_function, without_options
+from tinynet.losses.by_name import as_column, called, checked_result, formulas, loss_function
 from tinynet.model import Sequential
 from tinynet.notebook import table
 from tinynet.pages import sliders, walk
@@ -199,11 +199,11 @@ def explain(
 
     rows = list(_input_rows(model, batch, dx))
     rows += [_row(layer, watch, gradients, samples) for layer, watch in zip(model.walk(), watches, strict=True)]
-    formula, backward_formula = _formulas(loss)
+    formula, backward_formula = formulas(loss)
     error = gradcheck.check(loss, counted, targets, samples=samples).max_error if samples else None
     rows.append(Row("loss", "loss", 0, formula, backward_formula, (), value, 1.0, 1e6 * loss_seconds, None, error, ()))
     many = f"{count(batch)} sample{'s' * (count(batch) > 1)}"
-    title = f"{type(model).__name__}, {_called(loss)}, one training step of {many} in {model.dtype}"
+    title = f"{type(model).__name__}, {called(loss)}, one training step of {many} in {model.dtype}"
     result = Explanation(title, rows, repeats)
     if all(split(part)[1] is None for part in parts(batch)):
         result._walk = walk.look(model, x, y, loss, (value, gradient), (formula, backward_formula))
@@ -294,20 +294,6 @@ def _microseconds(seconds):
 # --- as text ------------------------------------------------------------------------------------------------
 
 
-def _called(loss):
-    """A loss as one would call it, without its arrays: "softmax_cross_entropy(label_smoothing=0.1)"."""
-    loss, options = without_options(loss)
-    name = getattr(loss, "__name__", type(loss).__name__)
-    words = [f"{key}={value!r}" if np.ndim(value) == 0 else f"{key}=..." for key, value in options.items()]
-    return f"{name}({', '.join(words)})" if words else name
-
-
-def _formulas(loss):
-    """The loss's formulas forward and backward, where it is one of tinynet's and has no options."""
-    declaration = getattr(loss, "declaration", None)
-    return declaration.formulas if declaration else (f"L = {_called(loss)}", "")
-
-
 def _table(explanation):
     rows = explanation.rows
     names = [2 * row.depth + len(row.name) for row in rows]
@@ -322,7 +308,7 @@ def _table(explanation):
     def line(name, forward, backward):
         lines.append(f"{name:{width}}  {forward:{left}} | {backward}".rstrip())
 
-    def formulas(name, forward, backward):
+    def wrapped(name, forward, backward):
         forward, backward = _wrapped(forward, left), _wrapped(backward, right)
         for k in range(max(len(forward), len(backward), 1)):
             line(name if k == 0 else "", *(text[k] if k < len(text) else "" for text in (forward, backward)))
@@ -349,7 +335,7 @@ def _table(explanation):
         if row.kind == "loss":
             lines.append(rule)
         indent = "  " * row.depth
-        formulas(indent + row.name, row.formula, row.backward_formula)
+        wrapped(indent + row.name, row.formula, row.backward_formula)
         for p in row.parameters:
             numbers(f"{indent}  {p.name}", p.shape, p.norm, p.gradient_norm, error=p.error)
         begun.append(row)

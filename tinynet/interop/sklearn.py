@@ -82,12 +82,7 @@ class _Network(BaseEstimator):
         """
         goes_on = self.warm_start and hasattr(self, "model_")
         with self._all_or_nothing(goes_on):
-            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
-            targets, outputs = self._targets(y, None, goes_on)
-            weight = self._weighted(weight, y)
-            if not goes_on:
-                self._start(X, outputs)
-                self._set_first_bias(targets, weight)
+            X, targets, weight = self._begin(X, y, sample_weight, None, goes_on)
             options: dict[str, Any] = {}
             if self.early_stopping:
                 arrays = [X, targets] if weight is None else [X, targets, weight]
@@ -102,13 +97,17 @@ class _Network(BaseEstimator):
     def _partial_fit(self, X, y, classes, sample_weight):
         goes_on = hasattr(self, "model_")
         with self._all_or_nothing(goes_on):
-            X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
-            targets, outputs = self._targets(y, classes, goes_on)
-            weight = self._weighted(weight, y)
-            if not goes_on:
-                self._start(X, outputs)
-                self._set_first_bias(targets, weight)
-            return self._train(X, targets, weight, 1)
+            return self._train(*self._begin(X, y, sample_weight, classes, goes_on), 1)
+
+    def _begin(self, X, y, sample_weight, classes, goes_on):
+        """X, the targets and their weights as fit takes them, and a new network for them unless one goes on."""
+        X, y, weight = self._checked(X, y, sample_weight, reset=not goes_on)
+        targets, outputs = self._targets(y, classes, goes_on)
+        weight = self._weighted(weight, y)
+        if not goes_on:
+            self._start(X, outputs)
+            self._set_first_bias(targets, weight)
+        return X, targets, weight
 
     @contextlib.contextmanager
     def _all_or_nothing(self, goes_on):

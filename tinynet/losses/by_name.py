@@ -145,3 +145,17 @@ def without_options(loss):
     while isinstance(loss, partial):
         options, loss = {**loss.keywords, **options}, loss.func
     return loss, options
+
+
+def called(loss):
+    """A loss as one would call it, without its arrays: "softmax_cross_entropy(label_smoothing=0.1)"."""
+    loss, options = without_options(loss)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    words = [f"{key}={value!r}" if np.ndim(value) == 0 else f"{key}=..." for key, value in options.items()]
+    return f"{name}({', '.join(words)})" if words else name
+
+
+def formulas(loss):
+    """Those that it declares, of its value and its gradient, which hold without options; else how it is called."""
+    declaration = getattr(loss, "declaration", None)
+    return declaration.formulas if declaration else (f"L = {called(loss)}", "")
