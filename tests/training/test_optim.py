@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tinynet as tn
+from tinynet.kernels.denormals import CAN
 from tinynet.layers.base import Layer, Parameter
 from tinynet.training import optim
 
@@ -454,6 +455,22 @@ def test_a_gradient_of_zero_moves_nothing_whatever_eps_is(make, dtype, eps):
     assert np.isfinite(model.flat_values).all()
     np.testing.assert_array_equal(model.flat_values[::2], start[::2])
     assert (model.flat_values[1::2] < start[1::2]).all()
+
+
+@pytest.mark.skipif(not CAN, reason="only on x86, and without checked bounds, may numbers be flushed")
+@pytest.mark.parametrize("make", [partial(optim.SGD, momentum=0.9), optim.Adam])
+@pytest.mark.parametrize("size", [3, 5 * optim.HEAVY])
+def test_a_mean_of_gradients_that_become_zero_ends_at_zero(make, size):
+    # Rounded, 0.9 times the smallest number is that number: as a denormal the mean would stay there, and slow.
+    model = Weights(size, dtype=np.float32)
+    optimizer = make(model, lr=0.01)
+    model.flat_grads[:] = 1e-36
+    for _ in range(70):
+        optimizer.step()
+        model.flat_grads[:] = 0
+    mean = optimizer.velocity if isinstance(optimizer, optim.SGD) else optimizer.mean
+    np.testing.assert_array_equal(mean, 0)
+    assert np.float32(1e-36) * np.float32(1e-3) > 0  # this thread computes with them as before
 
 
 # --- what was added to optimizers that were there before ------------------------------------------------------

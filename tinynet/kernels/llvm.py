@@ -61,6 +61,13 @@ def alignment(vector: ir.VectorType) -> ir.Constant:
     return I32({ir.FloatType(): 4, ir.DoubleType(): 8}.get(vector.element, 1))
 
 
+def emit_fetch(builder: ir.IRBuilder, a, i, writes=0):
+    """Ask for the cache line of a[i], which need not be a's, to read it or to write it."""
+    line = ir.VectorType(ir.IntType(8), 64)
+    pointer = builder.bitcast(builder.gep(a, [i]), line.as_pointer())
+    builder.call(llvm_function(builder.module, "prefetch", line), [pointer, I32(writes), I32(3), I32(1)])
+
+
 def emit_load(builder: ir.IRBuilder, a, i, vector: ir.VectorType, mask=None, others=None):
     """The vector from a[i] on; where there is a mask and it is false, the lanes of `others`, and nothing is read."""
     pointer = builder.bitcast(builder.gep(a, [i]), vector.as_pointer())

@@ -18,10 +18,10 @@ from numba import types
 from tinynet.kernels.compile import helper
 from tinynet.kernels.llvm import (
     FEATURES,
-    I32,
     I64,
     LANES,
     alignment,
+    emit_fetch,
     emit_load,
     emit_splat,
     emit_store,
@@ -112,10 +112,8 @@ def _tile_function(module, scalar, rows, copied):
 
     def fetch(place, *numbers):
         """Ask for memory that will be read some terms later."""
-        line = ir.VectorType(ir.IntType(8), 64)
         for n in numbers:
-            pointer = builder.bitcast(builder.gep(place, [builder.add(ahead, I64(n))]), line.as_pointer())
-            builder.call(llvm_function(module, "prefetch", line), [pointer, I32(0), I32(3), I32(1)])
+            emit_fetch(builder, place, builder.add(ahead, I64(n)))
 
     def copy_to_sliver(place, to):
         fetch(place, 0, rows - 1)

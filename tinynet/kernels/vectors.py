@@ -58,6 +58,7 @@ from tinynet.kernels.llvm import (  # noqa: F401
     LANES,
     Vector,
     alignment,
+    emit_fetch,
     emit_first_lanes,
     emit_joined,
     emit_least,
@@ -246,9 +247,7 @@ def store_some(builder, made, v, a, i, n):
 def _prefetch(writes):
     @primitive(lambda a, i: types.void)
     def prefetch(builder, made, a, i):
-        line = ir.VectorType(ir.IntType(8), 64)
-        pointer = builder.bitcast(builder.gep(a, [i]), line.as_pointer())
-        builder.call(llvm_function(builder.module, "prefetch", line), [pointer, I32(writes), I32(3), I32(1)])
+        emit_fetch(builder, a, i, writes)
 
     return prefetch
 
