@@ -20,8 +20,8 @@ from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.kernels.compile import chunk_count, sized_kernel
 from tinynet.layers.parameter import Parameter
 
-PIECE = 1024  # elements, whose weights, gradients and means the L1 cache holds
-HEAVY = 64 * PIECE  # elements from which threads pay: SGD's whole step takes 7 us here, and starting them 2 to 6 us
+PIECE = 2048  # elements, whose weights, gradients and means the L1 cache holds
+HEAVY = 32 * PIECE  # elements from which threads pay: SGD's whole step takes 7 us here, and starting them 2 to 6 us
 
 RANGES = {  # what a setting may be: from the least, to just below the most
     "lr": (0, math.inf),
