@@ -5,24 +5,75 @@ are what a sum is cut into: within one it is in the prediction's own dtype, over
 what threads take.
 """
 
+import numba
 import numpy as np
 from numba import prange
 
 from tinynet.checks.losses import BAD_PREDICTION, BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import helper, kernel
-from tinynet.kernels.vectors import load, load_some, select, splat, store, store_some, sum_of, width
+from tinynet.kernels.vectors import (
+    greatest,
+    load,
+    load4,
+    load_some,
+    maximum,
+    select,
+    splat,
+    splat4,
+    store,
+    store_some,
+    sum_of,
+    width,
+    will_read,
+)
 
 BLOCK = 1024  # numbers, of whose losses the sum is in their own dtype
+AHEAD = 2048  # numbers: how far ahead memory is asked for
 
 
 # --- targets: are they what they should be, and how many count? -------------------------------------------------
 # Each returns three counts; those of all chunks are added up, and the functions below say what they mean.
 
 
-@kernel(fast=True)
+def range_and_sum(q):
+    """The least number of q (C,), at most 0; the greatest, at least 0; and the sum, in which alone a NaN shows."""
+    return np.fmin.reduce(q, initial=0), np.fmax.reduce(q, initial=0), q.sum()
+
+
+@kernel()
+def _range_and_sum(q):
+    C, W, line = q.size, width(q), 64 // q.itemsize
+    whole = C - C % (4 * W)
+    fours_below = fours_above = fours = splat4(q, 0)
+    below = above = ones = splat(q, 0)
+    for c in range(0, whole, 4 * W):
+        for ahead in range(c + AHEAD, c + AHEAD + 4 * W, line):
+            will_read(q, ahead)
+        x = load4(q, c)
+        fours_below, fours_above, fours = maximum(0 - x, fours_below), maximum(x, fours_above), fours + x
+    for c in range(whole, C, W):
+        x = load_some(q, c, C - c, 0)
+        below, above, ones = maximum(0 - x, below), maximum(x, above), ones + x
+    least = -max(greatest(fours_below), greatest(below))
+    return least, max(greatest(fours_above), greatest(above)), sum_of(fours) + sum_of(ones)
+
+
+if not numba.config.DISABLE_JIT:
+    range_and_sum = _range_and_sum
+
+
+@kernel()
 def in_unit_interval(y, t, ignored):
-    """How many of t are ignored, and how many are neither that nor in [0, 1]."""
+    """How many of t are ignored, and how many are neither that nor in [0, 1], or 1 where there are some."""
+    if ignored == ignored:
+        return counts_of_unit_interval(t, ignored)
+    least, most, total = range_and_sum(t)
+    return 0, int(least < 0 or most > 1 or total != total), 0
+
+
+@kernel(fast=True)
+def counts_of_unit_interval(t, ignored):
     zero, one, ignored = t.dtype.type(0), t.dtype.type(1), t.dtype.type(ignored)
     absent = bad = 0
     for i in range(t.size):

@@ -9,7 +9,7 @@ from numba import prange
 from tinynet.checks.losses import BAD_TARGET, FINE
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.loss_elements import named
+from tinynet.kernels.loss_elements import named, range_and_sum
 
 # --- targets: are they what they should be, and how many count? -----------------------------------------------
 
@@ -40,21 +40,10 @@ def bad_row(q, first, last):
     """A row of q (N, C) in [first, last) that isn't made of numbers in [0, 1] with the sum 1; or -1."""
     C = q.shape[1]
     for n in range(first, last):
-        outside, total = check_row(memory.piece(q, n * C, C))
-        if outside > 0 or not abs(total - 1.0) <= 1e-3:
+        least, most, total = range_and_sum(memory.piece(q, n * C, C))
+        if least < 0 or most > 1 + 1e-6 or not abs(total - 1.0) <= 1e-3:  # NaN shows in the sum alone
             return n
     return -1
-
-
-@kernel(fast=True)
-def check_row(q):
-    """How many of q (C,) lie outside of [0, 1], and their sum."""
-    zero, most = q.dtype.type(0), q.dtype.type(1 + 1e-6)
-    outside, total = 0, zero
-    for c in range(q.size):
-        outside += not (q[c] >= zero and q[c] <= most)
-        total += q[c]
-    return outside, total
 
 
 @kernel()

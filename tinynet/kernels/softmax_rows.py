@@ -95,34 +95,41 @@ def exponentials(z, m, e, g):
     return below, one if s - below > z.dtype.type(0.5) else z.dtype.type(0)
 
 
-@kernel(fast=True)
+@kernel()
 def target_terms(z, q, w, m):
     """sum_c a and sum_c a (m - z), for a = w q; where a is 0 the term is, even at z = -inf."""
-    zero = z.dtype.type(0)
-    total = loss = zero
-    for c in range(z.size):
-        a = w[c] * q[c]
-        term = zero if a == zero else a * (m - z[c])
-        total += a
-        loss += term
-    return total, loss
+    C, W = z.size, width(z)
+    whole = C - C % (4 * W)
+    fours, four_losses, ones, losses = splat4(z, 0), splat4(z, 0), splat(z, 0), splat(z, 0)
+    for c in range(0, whole, 4 * W):
+        a = load4(w, c) * load4(q, c)
+        fours, four_losses = fours + a, four_losses + select(a == 0, 0, a * (m - load4(z, c)))
+    for c in range(whole, C, W):
+        a = load_some(w, c, C - c, 0) * load_some(q, c, C - c, 0)
+        ones, losses = ones + a, losses + select(a == 0, 0, a * (m - load_some(z, c, C - c, 0)))
+    return sum_of(fours) + sum_of(ones), sum_of(four_losses) + sum_of(losses)
 
 
-@kernel(fast=True)
+@kernel()
 def smoothing_terms(z, w, m, e):
     """How many classes are not masked, and over those sum_c w and sum_c w (m - z).  Masked ones get e = -1."""
-    zero, one, masked = z.dtype.type(0), z.dtype.type(1), z.dtype.type(-np.inf)
-    count = total = loss = zero
-    for c in range(z.size):
-        closed = z[c] == masked
-        a, x = zero if closed else w[c], -one if closed else e[c]
-        term = zero if closed else w[c] * (m - z[c])
-        n = zero if closed else one
-        e[c] = x
-        count += n
-        total += a
-        loss += term
-    return count, total, loss
+    C, W, masked = z.size, width(z), z.dtype.type(-np.inf)
+    fours = four_totals = four_losses = splat4(z, 0)
+    ones = totals = losses = splat(z, 0)
+    whole = C - C % (4 * W)
+    for c in range(0, whole, 4 * W):
+        x = load4(z, c)
+        closed, a = x == masked, load4(w, c)
+        store(select(closed, -1, load4(e, c)), e, c)
+        fours, four_totals = fours + select(closed, 0, splat4(z, 1)), four_totals + select(closed, 0, a)
+        four_losses = four_losses + select(closed, 0, a * (m - x))
+    for c in range(whole, C, W):
+        x = load_some(z, c, C - c, masked)
+        closed, a = x == masked, load_some(w, c, C - c, 0)
+        store_some(select(closed, -1, load_some(e, c, C - c, 0)), e, c, C - c)
+        ones, totals = ones + select(closed, 0, splat(z, 1)), totals + select(closed, 0, a)
+        losses = losses + select(closed, 0, a * (m - x))
+    return sum_of(fours) + sum_of(ones), sum_of(four_totals) + sum_of(totals), sum_of(four_losses) + sum_of(losses)
 
 
 @helper
@@ -180,17 +187,28 @@ def multiply(e, factor, g):
 
 
 @kernel()
-def multiply_less_smoothing(g, factor, b, w):
-    """g = factor g - b w, and 0 where g = -1 marks a masked class."""
-    zero = g.dtype.type(0)
-    for c in range(g.size):
-        g[c] = zero if g[c] < zero else g[c] * factor - b * w[c]
+def multiply_less_smoothing(e, factor, b, w, g):
+    """g = factor e - b w, and 0 where e = -1 marks a masked class; e may be g itself."""
+    C, W = e.size, width(e)
+    whole = C - C % W
+    for c in range(0, whole, W):
+        x = load(e, c)
+        store(select(x < 0, 0, x * factor - load(w, c) * b), g, c)
+    for c in range(whole, C, W):
+        x = load_some(e, c, C - c, 0)
+        store_some(select(x < 0, 0, x * factor - load_some(w, c, C - c, 0) * b), g, c, C - c)
 
 
 @kernel()
-def subtract_targets(g, b, w, q):
-    for c in range(g.size):
-        g[c] -= b * (w[c] * q[c])
+def multiply_less_targets(e, factor, b, w, q, g):
+    """g = factor e - b w q; e may be g itself."""
+    C, W = e.size, width(e)
+    whole = C - C % W
+    for c in range(0, whole, W):
+        store(load(e, c) * factor - load(w, c) * load(q, c) * b, g, c)
+    for c in range(whole, C, W):
+        some, a = load_some(e, c, C - c, 0), load_some(w, c, C - c, 0) * load_some(q, c, C - c, 0)
+        store_some(some * factor - a * b, g, c, C - c)
 
 
 @helper
@@ -204,11 +222,13 @@ def row_gradient(m, factor, q, w, smooth, keep, soft, tail, highest, g):
             scaled = g.dtype.type(factor * np.float64(floats.exp(highest[k] - m)))
         dz, wk = memory.piece(g, start, size), memory.piece(w, start, size if w.size else 0)
         e = memory.piece(tail, 0, size) if start + size == C else dz
-        multiply(e, g.dtype.type(1) if smooth else scaled, dz)
         if smooth:
-            multiply_less_smoothing(dz, scaled, g.dtype.type(soft), wk)
+            multiply_less_smoothing(e, scaled, g.dtype.type(soft), wk, dz)
+            e, scaled = dz, g.dtype.type(1)
         if q.size:
-            subtract_targets(dz, g.dtype.type(keep), wk, memory.piece(q, start, size))
+            multiply_less_targets(e, scaled, g.dtype.type(keep), wk, memory.piece(q, start, size), dz)
+        elif not smooth:
+            multiply(e, scaled, dz)
 
 
 # --- rows of a batch ------------------------------------------------------------------------------------------
