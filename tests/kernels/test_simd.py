@@ -12,6 +12,7 @@ from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.padded import with_zeros_around
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
+from tinynet.kernels.surprisal import surprisal
 from tinynet.kernels.transpose import transpose
 
 
@@ -212,6 +213,44 @@ def test_operators_of_vectors_are_those_of_numbers(dtype):
         expected += [np.where(x >= 1, x, np.where(x == 0, y, x)), np.where(x > y, x, y)]
         np.testing.assert_array_equal(results[:8], expected)
         np.testing.assert_allclose(results[8], np.log1p(np.exp(x)), rtol=4 * np.finfo(dtype).eps, atol=1e-37)
+
+
+@kernel()
+def logarithms(x, results):
+    """log1p, log and -log of x, of its numbers and of its vectors; results (3, 2, n)."""
+    n, W = x.size, vectors.width(x)
+    for i in range(n):
+        results[0, 0, i], results[1, 0, i] = floats.log1p(x[i]), floats.log(x[i])
+        results[2, 0, i] = surprisal(x[i])
+    for i in range(0, n, W):
+        v = vectors.load(x, i)
+        vectors.store(floats.log1p(v), results, n + i)
+        vectors.store(floats.log(v), results, 3 * n + i)
+        vectors.store(surprisal(v), results, 5 * n + i)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logarithms_are_right_to_two_units_in_the_last_place(dtype):
+    rng, n = np.random.default_rng(0), 2**14
+    several = rng.random(n), 1 - 1e-3 * rng.random(n), 1 + rng.random(n), 10.0 ** (60 * rng.random(n) - 30)
+    for numbers in several:
+        x = numbers.astype(dtype)
+        results = np.empty((3, 2, n), dtype)
+        logarithms(x, results)
+        exact = np.log1p(x.astype(np.longdouble)), np.log(x.astype(np.longdouble)), -np.log(x.astype(np.longdouble))
+        for both, right in zip(results, exact, strict=True):
+            np.testing.assert_array_equal(*both)
+            most = 2.6 * np.spacing(np.abs(right).astype(dtype)).astype(np.longdouble)
+            assert (np.abs(both[0] - right) <= most).all()
+    special = np.full(vectors.lanes_of(dtype(0).dtype), 1, dtype)
+    special[:3] = 0, np.nan, np.finfo(dtype).smallest_subnormal
+    results = np.empty((3, 2, special.size), dtype)
+    logarithms(special, results)
+    with np.errstate(divide="ignore"):
+        expected = -np.log(special)
+    for found in results[2]:
+        np.testing.assert_allclose(found, expected, rtol=1e-6 if dtype is np.float32 else 1e-15)
+        assert found[3] == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
