@@ -9,7 +9,7 @@ from test_packed import assert_same_bits, numbers
 
 import tinynet as tn
 from tinynet.kernels.caches import cache_size
-from tinynet.kernels.few_rows import FEW, VECTORS, columns_at_once, few_rows_pay
+from tinynet.kernels.few_rows import FAR, FEW, IN_ORDER, L2, VECTORS, columns_at_once, few_rows_pay
 from tinynet.kernels.vectors import lanes_of
 
 I = 700
@@ -57,13 +57,19 @@ def test_a_nan_and_infinities_stay_in_their_row_and_column():
 
 
 def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
-    assert few_rows_pay(1, 4096, 4096, 4)
-    assert not few_rows_pay(FEW + 1, 4096, 4096, 4)
-    assert not few_rows_pay(1, 10, 84, 4)
+    N, K = 256, 5 * L2 // 1024  # of five L2 caches
+    for in_order, most in ((False, FEW), (True, FAR)):
+        assert few_rows_pay(1, N, K, in_order, 4)
+        assert few_rows_pay(most, N, K, in_order, 4)
+        assert not few_rows_pay(most + 1, N, K, in_order, 4)
+    assert few_rows_pay(IN_ORDER, N, K // 5, True, 4)
+    assert not few_rows_pay(IN_ORDER + 1, N, K // 5, True, 4)
+    assert not few_rows_pay(1, 10, 84, True, 4)
 
 
 def test_a_sample_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads():
-    x, dy = numbers(np.float32, (20, I), (20, BEYOND_L2))
+    x, dy = numbers(np.float32, (30, I), (30, BEYOND_L2))
+    counts = 1, 2, 8, 9, FEW, FEW + 1, IN_ORDER, IN_ORDER + 1
     model = tn.Sequential([tn.Dense(BEYOND_L2, activation="relu")], I, seed=0)
     threads, found = numba.get_num_threads(), []
     try:
@@ -71,19 +77,21 @@ def test_a_sample_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_thre
             tn.set_num_threads(count)
             y = model.forward(x, training=True)
             dx = model.backward(dy, input_grad=True)
-            for n in (1, 2, 8, 9, FEW, FEW + 1):
+            for n in counts:
                 assert np.array_equal(model.forward(x[:n], training=True), y[:n])
                 assert np.array_equal(model.backward(dy[:n], input_grad=True), dx[:n])
                 found.append([y, dx, model.flat_grads.copy()])
     finally:
         tn.set_num_threads(threads)
     for k, results in enumerate(found):
-        for one, other in zip(found[k % 6], results, strict=True):
+        for one, other in zip(found[k % len(counts)], results, strict=True):
             assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("N", "inputs", "outputs"), [(1, 9, 150), (1, I, BEYOND_L2), (3, I, BEYOND_L2), (0, 9, 150)])
+@pytest.mark.parametrize(
+    ("N", "inputs", "outputs"), [(1, 9, 150), (1, I, BEYOND_L2), (3, I, BEYOND_L2), (30, I, BEYOND_L2), (0, 9, 150)]
+)
 def test_gradients_of_few_samples_are_those_of_pytorch(N, inputs, outputs, dtype):
     x, dy = numbers(dtype, (N, inputs), (N, outputs))
     model = tn.Sequential([tn.Dense(outputs)], inputs, seed=0, dtype=dtype)

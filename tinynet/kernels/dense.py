@@ -31,8 +31,9 @@ from tinynet.kernels.vectors import width as lanes
 # A task is a block of the result.  48 rows are four tiles high on AVX-512 and eight on AVX2, and 64 columns of w stay
 # in the L2 cache while they run over it.
 ROWS, COLUMNS = 48, 64
-# Of few samples the time is what reading w and writing dw take: there a thread has as many inputs as another, and dw is
-# written TALL rows at a time; for one sample it is a table of products, without sums.
+# Of few samples the time is what reading w and writing dw take: there a thread has as many inputs as another.  A large
+# dw is written TALL rows at a time, each from end to end: of (32, 4096, 4096) that takes two threads of an Intel Xeon
+# (Emerald Rapids) 5.0 ms, and in blocks 8.7.  For one sample it is a table of products, without sums.
 FEW_SAMPLES, TALL = 8, 12
 TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in
@@ -70,7 +71,7 @@ def forward_blocks(x, w, b, floor, threads, y):
     O = w.shape[1]
     tall, broad = block_shape(N, O, threads, IN_PANELS, x.itemsize)
     in_place = best_way(tall, broad, I, 1, O, 1, x.itemsize) == AS_THEY_LIE
-    if few_rows_pay(N, O, I, x.itemsize):
+    if few_rows_pay(N, O, I, True, x.itemsize):
         tall, broad = N, (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS
     elif in_place:
         tall, broad = ROWS, COLUMNS
@@ -133,6 +134,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=out, floor=no_floor)
         return
+    tall = few_samples or (not few and N <= SAMPLES and w.size * x.itemsize > L2 // 2)
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
     two = 2 * lanes(x)
@@ -156,10 +158,10 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
             if few_samples and N == 1:
                 outer_product(x, i, width, dz, dw)
-            for r in range(i, i + width if few_samples and N != 1 else i, TALL):
+            for r in range(i, i + width if tall and N != 1 else i, TALL):
                 size, xt = (min(TALL, i + width - r), O, N), View(x, r, (1, I))
                 matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=View(dw, r * O, O), floor=no_floor)
-            for o in range(0, 0 if few or few_samples else O, COLUMNS):
+            for o in range(0, 0 if few or tall else O, COLUMNS):
                 size, at = (width, min(COLUMNS, O - o), K), i * O + o
                 start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
                 xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)

@@ -50,7 +50,10 @@ from tinynet.kernels.vectors import (
 )
 
 L1, L2 = cache_size(1), cache_size(2)
-FEW = 16  # rows at most: with 49 the packed product was as fast (2-core Xeon, Emerald Rapids)
+# Rows at most; where both factors are read in order; and where, besides, b is in main memory.  A forward pass takes
+# two threads of an Intel Xeon (Emerald Rapids) 375 us so, and packed 575, at (17, 2048, 1024); 5.2 ms and 6.7 at
+# (32, 4096, 4096).
+FEW, IN_ORDER, FAR = 16, 24, 48
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 
 # The vectors of b in registers, ROWS x VECTORS, leave room for VECTORS sums and a number of a.
@@ -299,9 +302,14 @@ def few_rows_product(size, arrays, lines, floor):
 
 
 @helper
-def few_rows_pay(M, N, K, itemsize):
-    """Whether it is faster than the tile that reads b where it is, which is so where b is not in the L2 cache."""
-    return M <= FEW and N * K * itemsize > L2 // 2
+def few_rows_pay(M, N, K, in_order, itemsize):
+    """Whether it is faster than the other products, which it is where b is not in the L2 cache.
+
+    in_order  whether a's terms lie side by side, and b's columns
+    """
+    size = N * K * itemsize
+    most = FEW if not in_order else FAR if size > 4 * L2 else IN_ORDER
+    return most >= M and size > L2 // 2
 
 
 @kernel()

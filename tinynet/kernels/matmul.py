@@ -44,6 +44,7 @@ from tinynet.kernels.packed import (
     PACKED,
     best_way,
     copy_panels,
+    in_a_row,
     packed_product,
     rows_at_a_time,
     together,
@@ -249,7 +250,7 @@ def compile_for(dtype):
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: one of few rows or a packed one as gathered does it, else as a lies, on b as it lies or in panels."""
     given = array_at(b, floor)
-    few = few_rows_pay(M, N, K, given.itemsize)
+    few = few_rows_pay(M, N, K, a_k == 1 and b_n == 1, given.itemsize)
     way = AS_THEY_LIE if b_n == 0 else best_way(M, N, K, a_k, b_k, b_n, given.itemsize)
     if b_n != 0 and (few or way == PACKED):
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
@@ -288,7 +289,8 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
         array_at(o_rows, i),
     )
     arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-    if M <= FEW:
+    in_order = in_a_row(lines[1], 0, K) and in_a_row(lines[2], 0, N)
+    if M <= FEW or few_rows_pay(M, N, K, in_order, arrays[1].itemsize):
         few_rows_product((M, N, K), arrays, lines, floor)
     else:
         packed_product((M, N, K), arrays, lines, floor)

@@ -276,7 +276,7 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if on_the_way else TRANSPOSE_B) * K * N
     way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
-        time = work / ON_PANELS + COPY_PANEL * K * N
+        time = work / ON_PANELS + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
     if b_n == 1:

@@ -29,8 +29,8 @@ def _tile_shapes(features):
 
 TILE = _tile_shapes(FEATURES)
 HIGHEST = max(rows for rows, _, _ in TILE.values())
-# Terms ahead of the one that is multiplied for which a row of b is asked for.  Weights that another core has just
-# written are far away: the forward pass of (64, 784, 128) on two threads, in training, went from 76 us to 63.
+# Terms ahead of the one that is multiplied for which a row of b is asked for, where there are many.  Weights that
+# another core has just written are far away: in training, a forward pass of (64, 784, 128) went from 76 us to 63.
 AHEAD = 16
 
 # Sums of more than WHOLE terms are cut into blocks of BLOCK.  Added one by one, 64 equal numbers lose up to 1e-6, and
@@ -124,11 +124,12 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
         return builder.gep(p, [builder.add(builder.mul(builder.add(m, I64(t)), step), n)])
 
     a_row = [builder.mul(I64(t), a_m) for t in range(rows)]
+    ahead = builder.select(builder.icmp_signed(">", K, I64(4 * AHEAD)), builder.mul(b_k, I64(AHEAD)), I64(0))
 
     def over_k(todo, a, b, *sums):
         if 2 * rows >= HIGHEST and mask is None:  # else there is no time for it
             for i in range(0, vectors * lanes, 64 // align.constant):
-                emit_fetch(builder, b, builder.add(builder.mul(b_k, I64(AHEAD)), I64(i)))
+                emit_fetch(builder, b, builder.add(ahead, I64(i)))
         columns = [load(b, v) for v in range(vectors)]
         # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
         # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12 rows of

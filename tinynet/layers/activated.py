@@ -39,11 +39,13 @@ class Activated(Layer):
 
     def _values(self):
         """w and b; without biases, b is 0."""
-        return self.parameters[0]._value, self.parameters[1]._value if self.bias else self._no_bias
+        w, b = self.parameters if self.bias else (*self.parameters, None)  # an index of a Fixed takes longer
+        return w._value, self._no_bias if b is None else b._value
 
     def _gradients(self):
         """Where dw and db go."""
-        return self.parameters[0]._grad, self.parameters[1]._grad if self.bias else np.empty_like(self._no_bias)
+        w, b = self.parameters if self.bias else (*self.parameters, None)
+        return w._grad, np.empty_like(self._no_bias) if b is None else b._grad
 
     def _activated(self, z):
         """y = f(z), and which of the two backward needs.  z is y already of a ReLU, and may be overwritten by y."""

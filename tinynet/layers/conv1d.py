@@ -126,7 +126,7 @@ class Conv1D(Activated):
         return y if lengths is None else along_time.padded(y, self.output_lengths(lengths), y.shape[1])
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        (x, kept), (w, _), (dw, db) = self.kept("_kept"), self._values(), self._gradients()
         lengths, T, Q, past = self._time
         dy = self.checked_gradient(dy, len(x), Q)
         if lengths is not None:

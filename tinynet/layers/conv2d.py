@@ -180,7 +180,7 @@ class Conv2D(Activated):
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        (x, kept), (w, _), (dw, db) = self.kept("_kept"), self._values(), self._gradients()
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         grad, y, is_relu = self._through_activation(dy, kept)  # grad is dz; a ReLU's is dy, and the kernel makes dz

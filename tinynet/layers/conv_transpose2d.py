@@ -142,7 +142,7 @@ class ConvTranspose2D(Activated):
         return y
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        (x, kept), (w, _), (dw, db) = self.kept("_kept"), self._values(), self._gradients()
         dy = self.checked_gradient(dy, len(x))
         dx = np.empty_like(x) if input_grad else np.empty((0, 0, 0, 0), self.dtype)
         dz = dy if self.activation is None else self.activation.backward(dy, kept)

@@ -104,7 +104,7 @@ class Dense(Activated):
         return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.units)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        (x, kept), w, (dw, db) = self.kept("_kept"), self.parameters[0]._value, self._gradients()
+        (x, kept), (w, _), (dw, db) = self.kept("_kept"), self._values(), self._gradients()
         shape = x.shape
         dy = self.checked_gradient(dy, len(x), shape[1] if len(shape) > 2 else None)
         if len(shape) > 2:

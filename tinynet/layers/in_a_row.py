@@ -50,7 +50,7 @@ def forward_in_a_row(layers, x, training, lengths=None, state=None):
 
 def backward_in_a_row(layers, dy, input_grad):
     """dL/dx if `input_grad`, else None: then the walk back ends at the first layer that has something to train."""
-    first = 0
+    first, layers = 0, tuple(layers)
     if not input_grad:
         while first < len(layers) and not layers[first].trains:
             first += 1
