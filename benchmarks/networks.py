@@ -6,6 +6,7 @@
 Times are measured and values compared as training.py does it; PyTorch's networks have torchvision's modules.  Then a
 process of its own for each side measures the peak of its memory in two training steps, beyond what importing took (on
 Linux, which keeps that figure): weights, gradients, what layers keep, and machine code.  PyTorch's is its eager mode.
+With --headlines PyTorch's networks are not compiled, which takes minutes for each.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def print_memory(name, which, quick):
 def run(name, build, batch, options, most):
     """Rows: a training step, with its memory, and inference."""
     sizes = () if options.headlines or options.quick else PREDICTED.get(name, (1,))
-    step, *predictions = rows_of(name, build(), batch, sizes, options, most)
+    modes = ("eager", "channels_last") if options.headlines else ("eager", "channels_last", "compile")
+    step, *predictions = rows_of(name, build(), batch, sizes, options, most, modes)
     step["headline"] = name.startswith(HEADLINES)
     if not options.headlines:
         sides = "tinynet", *(["PyTorch eager"] if torch else [])

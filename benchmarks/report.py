@@ -1,12 +1,13 @@
 """Run every benchmark of the CPU and write down what came out, lost or won.
 
-    python benchmarks/report.py [--rounds 5] [--quick --out FOLDER] [--out FOLDER] [--readme PATH]
+    python benchmarks/report.py [--rounds 5] [--keep FOLDER] [--quick --out FOLDER] [--out FOLDER] [--readme PATH]
 
 Every script runs with the machine's own vectors on all threads; and those that can be restricted run again for the
 README's rows on one thread, and with AVX2 alone, which is what most laptops have.  Writes this processor's section of
 RESULTS.md into the folder (default: beside this script), keeping those of other processors, and its picture; and the
 README's table between its markers, which also says what the range over all processors is.  Nothing is written unless
-every script ended well, which it does only if both sides computed the same numbers.
+every script ended well, which it does only if both sides computed the same numbers.  With --keep each script's figures
+are kept in that folder, and those that lie there are not measured again: a run that was broken off goes on.
 """
 
 import argparse
@@ -47,7 +48,7 @@ MANY = "products", "convolutions"  # whose rows are too many for lines of their 
 # What they take on two processors: natively on all threads, and in another setting.
 MINUTES = {"losses": (3, 1), "products": (2, 1), "convolutions": (3, 1), "training": (5, 3)}
 MINUTES |= {
-    "networks": (12, 6),
+    "networks": (12, 3),
     "sequences": (1, 1),
     "attention": (2, 2),
     "gpt": (3, 2),
@@ -82,12 +83,18 @@ def measured(options, folder):
         print(f"\n== {script}.py, {in_words(setting)}", end="" if not options.quick else "\n", flush=True)
         if not options.quick:
             print(f": {so_far:.0f} minutes so far, about {left} left on a machine with two processors", flush=True)
-        path, (vectors, threads) = Path(folder) / f"{script}.json", settings()[setting]
+        path, (vectors, threads) = Path(folder) / f"{script}, {setting}.json", settings()[setting]
+        if path.exists():
+            print("kept from before")
+            found.setdefault(setting, {})[script] = json.loads(path.read_text(encoding="utf-8"))
+            continue
         rounds = min(options.rounds, 3) if script in MANY or setting != NATIVE else options.rounds
-        command = [sys.executable, str(HERE / f"{script}.py"), "--rounds", str(rounds), "--json", str(path)]
+        part = path.with_suffix(".part")
+        command = [sys.executable, str(HERE / f"{script}.py"), "--rounds", str(rounds), "--json", str(part)]
         command += ["--vectors", vectors, "--threads", threads] + ["--quick"] * options.quick
         if subprocess.run(command + ["--headlines"] * (setting != NATIVE)).returncode:
             sys.exit(f"{script}.py failed: nothing was written")
+        part.replace(path)
         found.setdefault(setting, {})[script] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -300,7 +307,8 @@ of the rounds' ratios. Values were compared before anything was timed. GB/s coun
 the gradient written. GFLOP/s counts a multiply-add as two, a training step as three forward passes, and a
 convolution as its plain sum, so that a method with fewer multiplications can pass 100%. The FMA peak is what
 multiply-adds reach that do nothing else, in registers. Memory is that of a process of its own: of
-linear_cross_entropy beyond inputs and outputs, and of steps all that three of them take.
+linear_cross_entropy beyond inputs and outputs, and of steps all that three of them take. PyTorch's fastest is
+that of eager, channels_last and torch.compile, but known networks are compiled in the first setting alone.
 """
 
 
@@ -392,6 +400,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one hasty round; its figures mean nothing")
+    parser.add_argument("--keep", help="a folder for each script's figures, from which a later run goes on")
     parser.add_argument("--out", help="the folder for RESULTS.md and its picture (default: beside this script)")
     parser.add_argument("--readme", help="the README whose table is refreshed (default: the project's, without --out)")
     options = parser.parse_args()
@@ -403,6 +412,9 @@ def main():
     if text:
         refreshed(text, "")  # a README without markers is found out before the hour of measuring
     with tempfile.TemporaryDirectory() as folder:
+        if options.keep:
+            folder = options.keep
+            Path(folder).mkdir(parents=True, exist_ok=True)
         found = measured(options, folder)
     path, picture = out / "RESULTS.md", out / file_name(processor(found))
     draw(found, picture)

@@ -198,13 +198,12 @@ def run(name, sizes, options, most):
     return rows_of(name, tn.Sequential(layers, input_shape=shape, seed=0), batch, sizes, options, most)
 
 
-def rows_of(name, model, batch, sizes, options, most):
-    """The same of a model that was built."""
+def rows_of(name, model, batch, sizes, options, most, modes=("eager", "channels_last", "compile")):
+    """The same of a model that was built, beside PyTorch in these modes."""
     rng = np.random.default_rng(0)
     batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch)) for _ in range(4)]
     step = step_of(model, batches)
-    modes = ("eager",) if options.quick else ("eager", "channels_last", "compile")
-    peers = torch_steps(model, batches, modes) if torch else {}
+    peers = torch_steps(model, batches, ("eager",) if options.quick else modes) if torch else {}
 
     # Inference first, while the weights are the same; steps last, since the sides take different numbers of them.
     flops = sum(layer.flops for layer in model.layers)

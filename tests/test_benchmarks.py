@@ -311,7 +311,7 @@ def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
     report.refreshed((BENCHMARKS.parent / "README.md").read_text(), table)
 
 
-def run_report_on(folder, saved, module, monkeypatch, failing=""):
+def run_report_on(folder, saved, module, monkeypatch, failing="", more=()):
     """Run report.py's main with stand-ins for the scripts, each of which saves what is given or fails."""
     report = module("report")
     for script in report.SCRIPTS:
@@ -321,7 +321,7 @@ def run_report_on(folder, saved, module, monkeypatch, failing=""):
     (folder / "README.md").write_text("<!-- benchmarks -->\n<!-- end -->\n")
     monkeypatch.setattr(report, "HERE", folder)
     arguments = ["report.py", "--quick", "--out", str(folder), "--readme", str(folder / "README.md")]
-    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "argv", [*arguments, *more])
     report.main()
 
 
@@ -338,6 +338,19 @@ def test_the_report_writes_nothing_when_a_script_found_different_numbers(tmp_pat
     assert not (tmp_path / "RESULTS.md").exists()
     assert not list(tmp_path.glob("*.png"))
     assert (tmp_path / "README.md").read_text() == "<!-- benchmarks -->\n<!-- end -->\n"
+
+
+def test_a_report_that_was_broken_off_goes_on_where_it_was(tmp_path, module, monkeypatch):
+    more = "--keep", str(tmp_path / "kept")
+    with pytest.raises(SystemExit):
+        run_report_on(tmp_path, made_up(), module, monkeypatch, failing="startup", more=more)
+    scripts = list(module("report").SCRIPTS)
+    kept = {path.name for path in (tmp_path / "kept").glob("*.json")}
+    assert kept == {f"{script}, native, all.json" for script in scripts[: scripts.index("startup")]}
+    path = tmp_path / "kept" / "losses, native, all.json"
+    path.write_text(path.read_text().replace('"won"', '"won before"'))
+    run_report_on(tmp_path, made_up(), module, monkeypatch, more=more)
+    assert "| won before |" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_hasty_figures_do_not_get_beside_the_projects_own(module, monkeypatch, capsys):
