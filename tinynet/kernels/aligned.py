@@ -4,7 +4,10 @@ import numba
 import numpy as np
 
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.vectors import will_write
+from tinynet.kernels.vectors import FEATURES, will_write
+
+# Whether the processor asks for a line to write it; one of 2013 can only ask to read it, and has to ask again.
+CAN = bool(FEATURES & {"prfchw", "neon"})
 
 
 def vector_of_zeros(size, dtype):
@@ -24,8 +27,9 @@ def fetch_to_write(a, first, end):
 
 @kernel()
 def _fetch_to_write(a, first, end):
-    for i in range(first, end, 64 // a.itemsize):
-        will_write(a, i)
+    if CAN:
+        for i in range(first, end, 64 // a.itemsize):
+            will_write(a, i)
 
 
 if not numba.config.DISABLE_JIT:
