@@ -158,9 +158,11 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
             if few_samples and N == 1:
                 outer_product(x, i, width, dz, dw)
-            for r in range(i, i + width if tall and N != 1 else i, TALL):
-                size, xt = (min(TALL, i + width - r), O, N), View(x, r, (1, I))
-                matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=View(dw, r * O, O), floor=no_floor)
+            parts = (width + TALL - 1) // TALL if tall and N != 1 else 0
+            for p in range(parts):
+                r, end = block(p, parts, width)
+                size, xt, out = (end - r, O, N), View(x, i + r, (1, I)), View(dw, (i + r) * O, O)
+                matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=out, floor=no_floor)
             for o in range(0, 0 if few or tall else O, COLUMNS):
                 size, at = (width, min(COLUMNS, O - o), K), i * O + o
                 start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
