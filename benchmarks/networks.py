@@ -6,7 +6,7 @@
 Times are measured and values compared as training.py does it; PyTorch's networks have torchvision's modules.  Then a
 process of its own for each side measures the peak of its memory in two training steps, beyond what importing took (on
 Linux, which keeps that figure): weights, gradients, what layers keep, and machine code.  PyTorch's is its eager mode.
-With --headlines PyTorch's networks are not compiled, which takes minutes for each.
+With --headlines PyTorch's networks are not compiled: that takes minutes for each of them.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,27 +77,39 @@ def in_words(setting):
 
 def measured(options, folder):
     """{setting: {script: what it saved}}; ends the program if one of them failed."""
-    found, runs = {}, [(s, script) for s in settings() for script in SCRIPTS if s == NATIVE or script in RESTRICTED]
+    runs = [(s, script) for s in settings() for script in SCRIPTS if s == NATIVE or script in RESTRICTED]
+    paths = {(s, script): Path(folder) / f"{script}, {s}.json" for s, script in runs}
     start = time.perf_counter()
-    for done, (setting, script) in enumerate(runs):
-        left, so_far = sum(MINUTES[one][s != NATIVE] for s, one in runs[done:]), (time.perf_counter() - start) / 60
+    for setting, script in [run for run in runs if not paths[run].exists()]:
+        left = sum(MINUTES[one][s != NATIVE] for s, one in runs if not paths[s, one].exists())
+        so_far = (time.perf_counter() - start) / 60
         print(f"\n== {script}.py, {in_words(setting)}", end="" if not options.quick else "\n", flush=True)
         if not options.quick:
             print(f": {so_far:.0f} minutes so far, about {left} left on a machine with two processors", flush=True)
-        path, (vectors, threads) = Path(folder) / f"{script}, {setting}.json", settings()[setting]
-        if path.exists():
-            print("kept from before")
-            found.setdefault(setting, {})[script] = json.loads(path.read_text(encoding="utf-8"))
-            continue
+        path, (vectors, threads) = paths[setting, script], settings()[setting]
         rounds = min(options.rounds, 3) if script in MANY or setting != NATIVE else options.rounds
         part = path.with_suffix(".part")
         command = [sys.executable, str(HERE / f"{script}.py"), "--rounds", str(rounds), "--json", str(part)]
         command += ["--vectors", vectors, "--threads", threads] + ["--quick"] * options.quick
         if subprocess.run(command + ["--headlines"] * (setting != NATIVE)).returncode:
-            sys.exit(f"{script}.py failed: nothing was written")
+            sys.exit(f"{script}.py failed: no table was written")
         part.replace(path)
-        found.setdefault(setting, {})[script] = json.loads(path.read_text(encoding="utf-8"))
+    found = {setting: {} for setting, _ in runs}
+    for (setting, script), path in paths.items():
+        found[setting][script] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def begin_keeping(folder, options):
+    """Make the folder; or end the program where it holds figures that were made otherwise."""
+    git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    about = f"{side.machine()}\n{options.rounds} rounds{', hasty' * options.quick}\n{commit}\n"
+    note = Path(folder) / "about.txt"
+    if note.exists() and note.read_text(encoding="utf-8") != about:
+        sys.exit(f"{folder} keeps figures that were made otherwise, see {note}; give another folder")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    note.write_text(about, encoding="utf-8")
 
 
 def rows_of(data):
@@ -279,7 +292,7 @@ def readme_table(found, results):
     lines = markdown([*head, f"range over {count} processor{'s' if count > 1 else ''}"], rows)
     lines += ["", f"Measured on {machine(found)}; the last column has all settings of all processors, as times faster."]
     told = [f"{lost(rows_of(data))} with {in_words(setting)}" for setting, data in found.items()]
-    lines += [f"tinynet was {', '.join(told)}."]
+    lines += [f"tinynet was {', '.join(told)}. PyTorch compiled known networks in the first setting only."]
     lines += ["All figures: [benchmarks/RESULTS.md](benchmarks/RESULTS.md), written by `python benchmarks/report.py`."]
     return "\n".join(lines)
 
@@ -414,7 +427,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if options.keep:
             folder = options.keep
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            begin_keeping(folder, options)
         found = measured(options, folder)
     path, picture = out / "RESULTS.md", out / file_name(processor(found))
     draw(found, picture)

@@ -333,7 +333,7 @@ def test_the_report_writes_tables_picture_and_readme(tmp_path, module, monkeypat
 
 
 def test_the_report_writes_nothing_when_a_script_found_different_numbers(tmp_path, module, monkeypatch):
-    with pytest.raises(SystemExit, match=r"training\.py failed: nothing was written"):
+    with pytest.raises(SystemExit, match=r"training\.py failed: no table was written"):
         run_report_on(tmp_path, made_up(), module, monkeypatch, failing="training")
     assert not (tmp_path / "RESULTS.md").exists()
     assert not list(tmp_path.glob("*.png"))
@@ -351,6 +351,8 @@ def test_a_report_that_was_broken_off_goes_on_where_it_was(tmp_path, module, mon
     path.write_text(path.read_text().replace('"won"', '"won before"'))
     run_report_on(tmp_path, made_up(), module, monkeypatch, more=more)
     assert "| won before |" in (tmp_path / "RESULTS.md").read_text()
+    with pytest.raises(SystemExit, match="made otherwise"):
+        run_report_on(tmp_path, made_up(), module, monkeypatch, more=(*more, "--rounds", "2"))
 
 
 def test_hasty_figures_do_not_get_beside_the_projects_own(module, monkeypatch, capsys):

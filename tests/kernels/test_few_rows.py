@@ -5,11 +5,22 @@ import numpy as np
 import pytest
 import torch
 from test_bounds import gathered_once
-from test_packed import assert_same_bits, numbers
+from test_packed import assert_same_bits, in_place, numbers
 
 import tinynet as tn
 from tinynet.kernels.caches import cache_size
-from tinynet.kernels.few_rows import FAR, FEW, IN_ORDER, L2, VECTORS, columns_at_once, few_rows_pay
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.few_rows import (
+    DISTANT,
+    FEW,
+    IN_ORDER,
+    L2,
+    VECTORS,
+    columns_at_once,
+    few_rows_pay,
+    few_rows_product,
+)
+from tinynet.kernels.matmul import places
 from tinynet.kernels.vectors import lanes_of
 
 I = 700
@@ -22,6 +33,26 @@ def test_few_rows_have_the_bits_of_any_number_at_every_remainder(dtype):
     for M in (1, 2, 3, 5, FEW):
         for N in (1, 2, C // 2, C - 1, C, C + 1, 2 * C + 1):
             assert_same_bits(dtype, M, N, 1 + (7 * M + N) % 70, floor=0 if N % 2 else -np.inf)
+
+
+@kernel()
+def few_rows_alone(size, a, b, start, out, floor):
+    """The product for few rows, of matrices in C order, however many rows and however small b."""
+    M, N, K = size
+    lines = places(K, M), places(1, K), places(1, N), places(N, K), places(N, M), places(N, M)
+    few_rows_product(size, (a.reshape(-1), b.reshape(-1), start.reshape(-1), out.reshape(-1)), lines, floor)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("M", [FEW + 1, IN_ORDER, DISTANT])
+def test_more_rows_have_the_bits_of_the_product_in_place(dtype, M):
+    for N, K in ((1, 3), (33, 70), (65, 257), (31, 4160)):
+        floor = np.dtype(dtype).type(0 if N % 2 else -np.inf)
+        a, b, start = numbers(dtype, (M, K), (K, N), (M, N))
+        expected, out = np.empty((M, N), dtype), np.full((M, N), np.nan, dtype)
+        in_place(a, (M, N, K), (K, 1), b, N, start, N, expected, N, floor)
+        few_rows_alone((M, N, K), a, b, start, out, floor)
+        assert np.array_equal(out, expected), (M, N, K)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -58,7 +89,7 @@ def test_a_nan_and_infinities_stay_in_their_row_and_column():
 
 def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
     N, K = 256, 5 * L2 // 1024  # of five L2 caches
-    for in_order, most in ((False, FEW), (True, FAR)):
+    for in_order, most in ((False, FEW), (True, DISTANT)):
         assert few_rows_pay(1, N, K, in_order, 4)
         assert few_rows_pay(most, N, K, in_order, 4)
         assert not few_rows_pay(most + 1, N, K, in_order, 4)

@@ -230,7 +230,7 @@ def logarithms(x, results):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_logarithms_are_right_to_two_units_in_the_last_place(dtype):
+def test_logarithms_are_right_to_few_units_in_the_last_place(dtype):
     rng, n = np.random.default_rng(0), 2**14
     several = rng.random(n), 1 - 1e-3 * rng.random(n), 1 + rng.random(n), 10.0 ** (60 * rng.random(n) - 30)
     for numbers in several:
@@ -240,9 +240,9 @@ def test_logarithms_are_right_to_two_units_in_the_last_place(dtype):
         exact = np.log1p(x.astype(np.longdouble)), np.log(x.astype(np.longdouble)), -np.log(x.astype(np.longdouble))
         for both, right in zip(results, exact, strict=True):
             np.testing.assert_array_equal(*both)
-            most = 2.6 * np.spacing(np.abs(right).astype(dtype)).astype(np.longdouble)
+            most = (1.5 if dtype is np.float32 else 2.6) * np.spacing(np.abs(right).astype(dtype)).astype(np.longdouble)
             assert (np.abs(both[0] - right) <= most).all()
-    special = np.full(vectors.lanes_of(dtype(0).dtype), 1, dtype)
+    special = np.full(16, 1, dtype)  # whole vectors of any width
     special[:3] = 0, np.nan, np.finfo(dtype).smallest_subnormal
     results = np.empty((3, 2, special.size), dtype)
     logarithms(special, results)

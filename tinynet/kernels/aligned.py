@@ -7,7 +7,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.vectors import FEATURES, will_write
 
 # Whether the processor asks for a line to write it; one of 2013 can only ask to read it, and has to ask again.
-CAN = bool(FEATURES & {"prfchw", "neon"})
+FETCHES = bool(FEATURES & {"prfchw", "neon"})
 
 
 def vector_of_zeros(size, dtype):
@@ -27,8 +27,9 @@ def fetch_to_write(a, first, end):
 
 @kernel()
 def _fetch_to_write(a, first, end):
-    if CAN:
-        for i in range(first, end, 64 // a.itemsize):
+    line = 64 // a.itemsize
+    if FETCHES:
+        for i in range(first, end + line - 1, line):  # the first may begin within a line
             will_write(a, i)
 
 

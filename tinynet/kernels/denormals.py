@@ -24,7 +24,7 @@ from numba.core import cgutils
 from tinynet.kernels.compile import CHECKED
 from tinynet.kernels.llvm import I32, primitive
 
-CAN = platform.machine().lower() in ("x86_64", "amd64") and not CHECKED
+CAN = platform.machine().lower() in ("x86_64", "amd64") and not CHECKED and not numba.config.DISABLE_JIT
 FLUSH = 0x8040  # bits of the control register: results that are denormal become 0, and so do such operands
 
 

@@ -71,8 +71,9 @@ def forward_blocks(x, w, b, floor, threads, y):
     O = w.shape[1]
     tall, broad = block_shape(N, O, threads, IN_PANELS, x.itemsize)
     in_place = best_way(tall, broad, I, 1, O, 1, x.itemsize) == AS_THEY_LIE
-    if few_rows_pay(N, O, I, True, x.itemsize):
-        tall, broad = N, (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS
+    share = (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS  # of the columns, a thread's
+    if few_rows_pay(N, share, I, True, x.itemsize):
+        tall, broad = N, share
     elif in_place:
         tall, broad = ROWS, COLUMNS
     down, across = (N + tall - 1) // tall, (O + broad - 1) // broad
@@ -134,7 +135,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=out, floor=no_floor)
         return
-    tall = few_samples or (not few and N <= SAMPLES and w.size * x.itemsize > L2 // 2)
+    tall = few_samples or (not few and 1 < N <= SAMPLES and w.size * x.itemsize > L2 // 2)
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
     two = 2 * lanes(x)

@@ -23,8 +23,8 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.llvm import (
     FEATURES,
-    I32,
     I64,
+    emit_fetch,
     emit_first_lanes,
     emit_load,
     emit_splat,
@@ -53,7 +53,7 @@ L1, L2 = cache_size(1), cache_size(2)
 # Rows at most; where both factors are read in order; and where, besides, b is in main memory.  A forward pass takes
 # two threads of an Intel Xeon (Emerald Rapids) 375 us so, and packed 575, at (17, 2048, 1024); 5.2 ms and 6.7 at
 # (32, 4096, 4096).
-FEW, IN_ORDER, FAR = 16, 24, 48
+FEW, IN_ORDER, DISTANT = 16, 24, 48
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 
 # The vectors of b in registers, ROWS x VECTORS, leave room for VECTORS sums and a number of a.
@@ -117,7 +117,7 @@ def _rows_function(module, scalar):
     itemsize = 4 if scalar == ir.FloatType() else 8
     lanes = BYTES // itemsize
     vector = ir.VectorType(scalar, lanes)
-    zero, fetch = ir.Constant(vector, [0.0] * lanes), llvm_function(module, "prefetch", vector)
+    zero = ir.Constant(vector, [0.0] * lanes)
 
     def columns(rows, k, n, masks):
         """`rows` rows of b, from k on, and len(masks) vectors of each, from n on."""
@@ -126,8 +126,7 @@ def _rows_function(module, scalar):
         for place in places if rows > 1 else []:
             ahead = builder.add(place, builder.mul(I64(rows), b_step))
             for line in range(0, len(masks) * BYTES, LINE):
-                p = builder.gep(b, [builder.add(ahead, I64(line // itemsize))])
-                builder.call(fetch, [builder.bitcast(p, vector.as_pointer()), I32(0), I32(3), I32(1)])
+                emit_fetch(builder, b, builder.add(ahead, I64(line // itemsize)))
         read = []
         for place in places:
             at = [builder.add(place, I64(v * lanes)) for v in range(len(masks))]
@@ -308,7 +307,7 @@ def few_rows_pay(M, N, K, in_order, itemsize):
     in_order  whether a's terms lie side by side, and b's columns
     """
     size = N * K * itemsize
-    most = FEW if not in_order else FAR if size > 4 * L2 else IN_ORDER
+    most = FEW if not in_order else DISTANT if size > 4 * L2 else IN_ORDER
     return most >= M and size > L2 // 2
 
 

@@ -112,7 +112,7 @@ def log1p(u):
 
 
 def log(x):
-    """log x for normal numbers x, likewise; NaN is passed on.  Near 1, x - 1 is exact, so no digit is lost there."""
+    """log x for normal numbers x < 1e38 (float64: 1e308), likewise.  Near 1, x - 1 is exact, so no digit is lost."""
     return np.log(x)
 
 

@@ -128,7 +128,7 @@ def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
 
 
 @helper
-def fetch_to_write(out, o_rows, m, rows, n, columns):
+def fetch_rows_to_write(out, o_rows, m, rows, n, columns):
     for t in range(m, m + rows):
         for v in range(n, n + columns, width(out)):
             will_write(out, o_rows[t] + v)
@@ -230,7 +230,7 @@ def packed_product(shape, arrays, lines, floor):
                         if n == n0 and (copies[0] or not copies[1]):
                             pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i)
                         if last:
-                            fetch_to_write(out, o_rows, m, rows, n, columns)
+                            fetch_rows_to_write(out, o_rows, m, rows, n, columns)
                         if deep < K:
                             for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
                                 will_write(sums, v)  # of the next tile

@@ -143,7 +143,7 @@ def focal_rows(z, t, q, w, ignore_index, gamma, scale, check_only, losses, g, fi
 
 @kernel()
 def entropy(q):
-    """H(q) = -sum_c q[c] log q[c], blocks of it in float64; 0 log 0 is 0."""
+    """H(q) = -sum_c q[c] log q[c], with the sums of blocks added in float64; 0 log 0 is 0."""
     total, C, W = 0.0, q.size, width(q)
     for first in range(0, C, BLOCK):
         end, fours, ones = min(first + BLOCK, C), splat4(q, 0), splat(q, 0)

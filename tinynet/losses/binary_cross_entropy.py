@@ -15,9 +15,9 @@ Nothing is clipped, and no small number added: p = 0 where t = 1 costs inf, and 
 reason to train on logits instead.  Others: a float p is 1 from the logit 17 on (float32), so that what happens beyond
 is lost; and dp is huge where p is small, only for the sigmoid's backward pass to multiply it by p (1 - p) again.
 
-The logarithms.  With log1p(u) = log(1 + u), which keeps the digits of a small u,
+The logarithms.  -log p keeps its digits near p = 1, where p - 1 is exact.  With log1p(u) = log(1 + u), which keeps the
+digits of a small u,
 
-    -log p       = log1p((1 - p) / p)
     -log (1 - p) = log1p(p / (1 - p))               correct for p = 1e-30, where 1 - p is 1
 """
 

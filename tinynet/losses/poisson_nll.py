@@ -62,9 +62,9 @@ def log_factorial_plain(t):
 
 @helper
 def logarithm(x):
-    """log x of a finite x >= 0; log1p is not for numbers near the largest."""
+    """log x of a finite x >= 0; floats.log is not for numbers near the largest."""
     huge = x > 1e37
-    above = floats.log1p(select(huge, x * 2.0**-53, x) - 1) + select(huge, 53 * LOG_2, x - x)
+    above = floats.log(select(huge, x * 2.0**-53, x)) + select(huge, 53 * LOG_2, x - x)
     return select(x > 1, above, 0 - surprisal(x))
 
 
