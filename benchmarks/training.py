@@ -85,8 +85,8 @@ def tinynet_step(build, batches):
     return model, step_of(model, batches)
 
 
-def step_of(model, batches):
-    optimizer, turn = tn.SGD(model, lr=LR), iter_forever(batches)
+def step_of(model, batches, lr=LR):
+    optimizer, turn = tn.SGD(model, lr=lr), iter_forever(batches)
 
     def step():
         x, y = next(turn)
@@ -99,7 +99,7 @@ def step_of(model, batches):
     return step
 
 
-def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
+def torch_steps(model, batches, modes=("eager", "channels_last", "compile"), lr=LR):
     """{"PyTorch " + mode: (step, forward)}, each with the model's weights."""
     found = {}
     for mode in modes:
@@ -114,7 +114,7 @@ def torch_steps(model, batches, modes=("eager", "channels_last", "compile")):
         if mode == "channels_last":
             network = network.to(memory_format=torch.channels_last)
             inputs = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in inputs]
-        optimizer, forward = torch.optim.SGD(network.parameters(), lr=LR), network
+        optimizer, forward = torch.optim.SGD(network.parameters(), lr=lr), network
         if mode == "compile":
             forward = compiled(network.eval(), inputs[0][0])  # in training, a look would move BatchNorm's statistics
             if forward is None:
@@ -198,12 +198,12 @@ def run(name, sizes, options, most):
     return rows_of(name, tn.Sequential(layers, input_shape=shape, seed=0), batch, sizes, options, most)
 
 
-def rows_of(name, model, batch, sizes, options, most, modes=("eager", "channels_last", "compile")):
+def rows_of(name, model, batch, sizes, options, most, modes=("eager", "channels_last", "compile"), lr=LR):
     """The same of a model that was built, beside PyTorch in these modes."""
     rng = np.random.default_rng(0)
     batches = [(rng.random((batch, *model.input_shape), np.float32), rng.integers(0, 10, batch)) for _ in range(4)]
-    step = step_of(model, batches)
-    peers = torch_steps(model, batches, ("eager",) if options.quick else modes) if torch else {}
+    step = step_of(model, batches, lr)
+    peers = torch_steps(model, batches, ("eager",) if options.quick else modes, lr) if torch else {}
 
     # Inference first, while the weights are the same; steps last, since the sides take different numbers of them.
     flops = sum(layer.flops for layer in model.layers)
