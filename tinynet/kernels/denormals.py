@@ -2,9 +2,10 @@
 
 A gate that stays closed multiplies what passes it by a small number at every step, and so do gradients on their way
 back: after some steps they are denormal, each product with them is slow, and what they say is lost in rounding anyway.
-The running mean of a gradient that has become 0, as that of a pixel that is always black, goes the same way, and stays
-denormal for good: 0.9 times the smallest number is rounded to that number.  Between the two calls, a thread takes such
-numbers for 0 and makes none.
+The running mean of a gradient that has become 0, as that of a closed ReLU or of a pixel that is always black, goes the
+same way, and stays denormal for good: 0.9 times the smallest number is rounded to that number.  On MNIST a step of an
+MLP (784-128-10, batch 64) with momentum took a 2-core Intel Xeon (Emerald Rapids) 320 us from the second epoch on, and
+takes 216 without denormals.  Between the two calls, a thread takes such numbers for 0 and makes none.
 
     before = flush_denormals()
     ...
