@@ -10,6 +10,7 @@ and Numba's version.  A pickle of a compiled function differs in each process; h
 """
 
 import hashlib
+import inspect
 import os
 import re
 import sys
@@ -115,7 +116,8 @@ def _describe_function(function, facts, seen, modules):
 
 def _describe_code(code, facts):
     """A function's bytecode and constants; the names of globals and attributes in it are returned."""
-    facts.append((code.co_code, code.co_names, code.co_varnames, code.co_flags))
+    flags = code.co_flags | inspect.CO_OPTIMIZED  # which Numba takes away where it calls a kernel under a profiler
+    facts.append((code.co_code, code.co_names, code.co_varnames, flags))
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):  # a function within it

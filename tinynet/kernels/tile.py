@@ -45,39 +45,20 @@ _DOUBLE = ir.DoubleType()
 
 
 def emit_matmul(builder, args, shape):
-    """Emit the code for a whole product.
+    """Emit the code for a whole product: panels of columns, one after the other.
 
-    It covers `out` by panels of columns, each panel by blocks of rows.  At the right edge the last vector is loaded and
-    stored under a mask (a vector of half the lanes where that is enough); at the bottom each number of rows has a
-    body of its own.  So nothing outside is read or written, and every element is the same sum in the same order.
+    At the right edge the last vector is loaded and stored under a mask (a vector of half the lanes where that is
+    enough).  So nothing outside is read or written, and every element is the same sum in the same order.
     """
-    rows, vectors, lanes = shape
-    M, N = args[:2]
-    long_sums = LongSums(builder, args, shape)
-
-    def panel(n, width_vectors, width_lanes, mask):
-        """All rows of the columns from n: blocks of `rows`, and what is left in one block or two of the same height.
-
-        (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)
-        """
-        with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
-            left = builder.sub(M, m)
-            half = builder.udiv(builder.add(left, I64(1)), I64(2))
-            one_or_two = builder.select(builder.icmp_signed("<=", left, I64(rows)), left, half)
-            height = builder.select(builder.icmp_signed(">=", left, I64(2 * rows)), I64(rows), one_or_two)
-            end = builder.append_basic_block("rows.end")
-            choice = builder.switch(height, end)
-            for count in range(1, rows + 1):
-                choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
-                builder.position_at_end(choice.cases[-1][1])
-                _emit_tile(builder, args, long_sums, m, n, count, width_vectors, width_lanes, mask)
-                builder.branch(end)
-            builder.position_at_end(end)
-            advance(builder.add(m, height))
-
+    _, vectors, lanes = shape
+    N, *given = args[1], args[0], *args[2:]
     width = I64(vectors * lanes)
+
+    def panel(n, *kind):
+        builder.call(_panel_function(builder.module, args, shape, *kind), [n, N, *given])
+
     with emit_while(builder, I64(0), lambda n: builder.icmp_signed(">=", builder.sub(N, n), width)) as (n, advance):
-        panel(n, vectors, lanes, None)
+        panel(n, vectors, lanes, False)
         advance(builder.add(n, width))
     left, end = builder.sub(N, n), builder.append_basic_block("end")
     for count, size in [(1, lanes // 2), *((v, lanes) for v in range(1, vectors + 1))]:  # the narrowest that holds them
@@ -85,12 +66,50 @@ def emit_matmul(builder, args, shape):
         builder.cbranch(builder.icmp_signed("<=", left, I64(count * size)), fits, wider)
         builder.position_at_end(fits)
         with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-            lane = ir.Constant(ir.VectorType(I64, size), [(count - 1) * size + i for i in range(size)])
-            panel(n, count, size, builder.icmp_signed("<", lane, emit_splat(builder, left, size)))
+            panel(n, count, size, True)
         builder.branch(end)
         builder.position_at_end(wider)
     builder.branch(end)
     builder.position_at_end(end)
+
+
+def _panel_function(module, given, shape, vectors, lanes, masked):
+    """A function for all rows of the columns from n on: blocks of `rows`, and what is left in one or two of one height.
+
+    (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)  Each height has a body of
+    its own.
+    """
+    rows, scalar = shape[0], given[-1].type
+    name = f"tinynet_panel_{scalar}_{vectors}x{lanes}" + "_masked" * masked
+    if name in module.globals:
+        return module.globals[name]
+    kinds = [I64, I64, given[0].type, *(value.type for value in given[2:])]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    n, N, M, *others = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    args, mask = [M, N, *others], None
+    if masked:
+        lane = ir.Constant(ir.VectorType(I64, lanes), [(vectors - 1) * lanes + i for i in range(lanes)])
+        mask = builder.icmp_signed("<", lane, emit_splat(builder, builder.sub(N, n), lanes))
+    long_sums = LongSums(builder, args, shape)
+    with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
+        left = builder.sub(M, m)
+        half = builder.udiv(builder.add(left, I64(1)), I64(2))
+        one_or_two = builder.select(builder.icmp_signed("<=", left, I64(rows)), left, half)
+        height = builder.select(builder.icmp_signed(">=", left, I64(2 * rows)), I64(rows), one_or_two)
+        end = builder.append_basic_block("rows.end")
+        choice = builder.switch(height, end)
+        for count in range(1, rows + 1):
+            choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
+            builder.position_at_end(choice.cases[-1][1])
+            _emit_tile(builder, args, long_sums, m, n, count, vectors, lanes, mask)
+            builder.branch(end)
+        builder.position_at_end(end)
+        advance(builder.add(m, height))
+    builder.ret_void()
+    return function
 
 
 def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
