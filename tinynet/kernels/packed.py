@@ -58,7 +58,7 @@ from tinynet.kernels.vectors import (
     will_write,
 )
 
-L2 = cache_size(2)
+L1, L2 = cache_size(1), cache_size(2)
 # Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
 AHEAD = 16
 COLUMNS = 1024  # of b at a time: of so many, times a block's rows, are there unfinished sums in memory
@@ -127,16 +127,9 @@ def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
                     packed[to + j * pitch + n] = source[lines[line + n] + terms[term + k + j]] if n < count else 0
 
 
-@helper
-def fetch_rows_to_write(out, o_rows, m, rows, n, columns):
-    for t in range(m, m + rows):
-        for v in range(n, n + columns, width(out)):
-            will_write(out, o_rows[t] + v)
-
-
 @kernel()
 def finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor):
-    """The tile's part of out: max(floor, start + sums)."""
+    """The part of out of a tile that is not there as a whole: max(floor, start + sums)."""
     LANES = width(sums)
     for t in range(rows):
         given, to, total = s_rows[m + t] + n, o_rows[m + t] + n, l + t * VECTORS * LANES
@@ -154,12 +147,13 @@ def finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor):
 
 @helper
 def depth(K, itemsize):
-    """How many terms at a time: a block of a, about as high as deep, fills half of the L2 cache.
+    """How many terms at a time: a panel and a sliver fill most of the L1 cache, but 256 at least.
 
     All, or else whole groups of sums (LongSums), so that of more than GROUP BLOCK terms whole multiples divide a group.
+    With AVX2, where 512 of them filled a whole L1 cache of 48 KB, products of 1,024 and more took 1.05 times as long.
     """
-    most = BLOCK
-    while most < 4 * BLOCK or (2 * most) ** 2 * itemsize * 2 <= L2:
+    most, row = 4 * BLOCK, VECTORS * BYTES + PITCH * itemsize
+    while 2 * most * row <= L1 // 4 * 3:
         most *= 2
     if K // BLOCK < GROUP:
         parts = (K + 3 * most // 2 - 1) // (3 * most // 2)
@@ -175,8 +169,11 @@ def ahead(terms, k, count):
 
 @helper
 def block_height(M, deep, itemsize):
-    """Rows of a at a time: blocks of nearly the same height, about as many as fill half of the L2 cache."""
-    most = max(ROWS, L2 // 2 // itemsize // max(deep, 1))
+    """Rows of a at a time: blocks of nearly the same height, whose slivers fill about a third of the L2 cache.
+
+    The rest is for what passes through it: the sums of as many rows, which are unfinished, and panels.
+    """
+    most = max(ROWS, L2 // 3 // (PITCH * itemsize * max(deep, 1)) * ROWS)
     blocks = max(1, (M + 3 * most // 4) // most)
     return max(1, ((M + blocks - 1) // blocks + ROWS - 1) // ROWS) * ROWS
 
@@ -229,21 +226,29 @@ def packed_product(shape, arrays, lines, floor):
                         copies = copies_b and s == 0, n == n0 and rows == height and in_a_row(a_rows, m, rows)
                         if n == n0 and (copies[0] or not copies[1]):
                             pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i)
-                        if last:
-                            fetch_rows_to_write(out, o_rows, m, rows, n, columns)
                         if deep < K:
                             for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
                                 will_write(sums, v)  # of the next tile
                         size, at = (height, some, block), (i, l)
+                        ends = (last and rows == height and columns == C), m, n
                         if copies[0]:
                             of = b_columns[n], k, ahead(b_terms, k, some)
-                            multiply_copying_b(size, slivers, panel, sums, at, k == 0, b, of, b_terms)
+                            multiply_copying_b(
+                                size, slivers, panel, sums, at, k == 0,
+                                ends, start, s_rows, out, o_rows, floor, b, of, b_terms,
+                            )  # fmt: skip
                         elif copies[1]:
                             of = a_rows[m], k, ahead(a_terms, k, some)
-                            multiply_copying_a(size, slivers, panel, sums, at, k == 0, a, of, a_terms)
+                            multiply_copying_a(
+                                size, slivers, panel, sums, at, k == 0,
+                                ends, start, s_rows, out, o_rows, floor, a, of, a_terms,
+                            )  # fmt: skip
                         else:
-                            multiply(size, slivers, panel, sums, at, k == 0)
-                        if last:
+                            multiply(
+                                size, slivers, panel, sums, at, k == 0,
+                                ends, start, s_rows, out, o_rows, floor,
+                            )  # fmt: skip
+                        if last and not ends[0]:
                             finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
                 k += some
                 if wide and not last and (k % (BLOCK * GROUP) == 0 or k == blocks_end):
