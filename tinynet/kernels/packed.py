@@ -268,7 +268,8 @@ AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 # AVX2 alone, which have nearly the same ratios.
 BY_ROWS, BY_COLUMNS, APART, FAR = 0.87, 0.87, 0.75, 0.4
 ON_PANELS, ON_COPIES = 0.88, 0.9 if ROWS > 8 else 0.86  # a high tile reads its panel less often
-COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, STORE, BEGIN = 6, 26, 19, 12, 16, 80_000
+COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, BEGIN = 6, 26, 19, 12, 80_000
+STORE = 12 if ROWS > 8 else 8
 
 
 @helper

@@ -188,8 +188,8 @@ def _tile_function(module, scalar, rows, copied):
             builder.gep(terms, [k]) if copied else I64(0),
             *zeros,
         ]
-        for count, some in ((2, builder.icmp_signed(">", size, I64(1))), (1, None)):
-            some = builder.icmp_signed(">", values[0], I64(0)) if some is None else some
+        for count in (1,) if copied and ROWS < 8 else (2, 1):  # 16 registers hold no second term beside what is copied
+            some = builder.icmp_signed(">=", values[0], I64(count))
             values = emit_if(builder, some, values, lambda *v, count=count: emit_loop(builder, v, some_terms(count)))
         totals = values[-len(zeros) :]
         later = builder.not_(builder.and_(first, builder.icmp_signed("==", k, I64(0))))
