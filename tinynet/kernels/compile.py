@@ -16,7 +16,9 @@ from types import FunctionType
 import numba
 from numba import types
 from numba.core.cpu_options import ParallelOptions
+from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic, overload
+from numba.np.numpy_support import as_dtype
 
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import Kernel
@@ -66,7 +68,9 @@ def kernel(*, parallel=False, fast=False, matmul=False):
         compiled = run = keep(Kernel(function, targetoptions=options))
         if parallel:
             compiled.compile = linked(compiled.compile)
-        if not (parallel or matmul):
+        if matmul:
+            compiled.compile = behind_matmul(compiled.compile)
+        if not parallel:
             return compiled
 
         def first(*arguments):
@@ -78,21 +82,9 @@ def kernel(*, parallel=False, fast=False, matmul=False):
             nonlocal run
             run = first
 
-        if parallel:
-            start_again()
-            _after_fork.append(start_again)
-        if not matmul:
-            return wraps(function)(lambda *arguments: run(*arguments))
-
-        @wraps(function)
-        def with_matmul(*arguments):
-            dtype = arguments[0].dtype
-            if dtype not in _matmul_compiled:
-                _compile_matmul(dtype)
-                _matmul_compiled.add(dtype)
-            return run(*arguments)
-
-        return with_matmul
+        start_again()
+        _after_fork.append(start_again)
+        return wraps(function)(lambda *arguments: run(*arguments))
 
     return decorate
 
@@ -102,10 +94,24 @@ _matmul_compiled = set()  # the dtypes for which matmul is compiled
 
 
 def compiles_matmul(function):
-    """Mark the function of matmul.py that is called with a dtype before a kernel(matmul=True) first runs with it."""
+    """Mark the function of matmul.py that is called with a dtype before a kernel(matmul=True) is compiled for it."""
     global _compile_matmul
     _compile_matmul = function
     return function
+
+
+def behind_matmul(compile):
+    """What compiles or loads a kernel, but after matmul for the dtype of its first argument."""
+
+    @wraps(compile)
+    def compile_behind(signature):
+        dtype = as_dtype(normalize_signature(signature)[0][0].dtype)
+        if dtype not in _matmul_compiled:
+            _compile_matmul(dtype)
+            _matmul_compiled.add(dtype)
+        return compile(signature)
+
+    return compile_behind
 
 
 # --- threads ------------------------------------------------------------------------------------------------
@@ -184,6 +190,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
+def with_and_without_threads(*, fast=False, matmul=False):
+    """A decorator like kernel, which makes two of a function: for one thread, and for all."""
+    return lambda function: tuple(kernel(parallel=each, fast=fast, matmul=matmul)(function) for each in (False, True))
+
+
 def sized_kernel(threads_from, *, of=-1, fast=False, matmul=False):
     """A decorator like kernel, for a function that takes threads only where they pay.
 
@@ -193,8 +204,7 @@ def sized_kernel(threads_from, *, of=-1, fast=False, matmul=False):
     """
 
     def decorate(function):
-        serial = kernel(fast=fast, matmul=matmul)(function)
-        threads = kernel(parallel=True, fast=fast, matmul=matmul)(function)
+        serial, threads = with_and_without_threads(fast=fast, matmul=matmul)(function)
 
         @wraps(function)
         def call(*arguments):

@@ -20,9 +20,9 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel, sized_kernel
+from tinynet.kernels.compile import kernel, with_and_without_threads
 from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_product
-from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
+from tinynet.kernels.matmul import SMALL, THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
@@ -64,7 +64,7 @@ def block(i, blocks, size):
     return i * size // blocks, (i + 1) * size // blocks
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: len(x) * w.size, matmul=True)
+@with_and_without_threads(matmul=True)
 def forward_blocks(x, w, b, floor, threads, y):
     """What dense_forward does, in a block of y for each thread where it is packed."""
     N, I = x.shape
@@ -87,7 +87,7 @@ def forward_blocks(x, w, b, floor, threads, y):
         matmul(size, rows, columns, start=View(b, o, 0), out=out, floor=floor)
 
 
-@sized_kernel(THREADS_FROM, of=lambda x, w, *_: backward_work(x, w), matmul=True)
+@with_and_without_threads(matmul=True)
 def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T.
 
@@ -112,7 +112,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
     few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
-    packed = not few and not few_samples and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
+    weighed = not few and not few_samples and N * w.size > SMALL
+    packed = weighed and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
         dw_block = block_shape(I, O, count, PACKED, x.itemsize)
@@ -184,11 +185,6 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=View(dx, i, I), floor=no_floor)
 
 
-def backward_work(x, w):
-    """The multiplications of dw, or as many as could be done while w is read and dw written, if those are more."""
-    return max(len(x), 4) * w.size
-
-
 def threads_for(work):
     """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
     return numba.get_num_threads() if work >= THREADS_FROM else 1
@@ -196,9 +192,12 @@ def threads_for(work):
 
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
-    forward_blocks(x, w, b, floor, threads_for(len(x) * w.size), y)
+    threads = threads_for(len(x) * w.size)
+    forward_blocks[threads > 1](x, w, b, floor, threads, y)
 
 
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
-    backward_blocks(x, w, dy, y, is_relu, input_grad, threads_for(backward_work(x, w)), dw, db, dx)
+    # Its multiplications, or as many as could be done while w is read and dw written, if those are more.
+    threads = threads_for(max(len(x), 4) * w.size)
+    backward_blocks[threads > 1](x, w, dy, y, is_relu, input_grad, threads, dw, db, dx)

@@ -63,6 +63,7 @@ class View(NamedTuple):
     steps: Any  # a number, or a tuple of two or three
 
 
+SMALL = 2**15  # multiplications up to which a product goes as its factors lie, without being weighed
 # Multiplications from which two threads beat one, for which they are 5 to 9 microseconds' work.  Waking threads takes
 # 2, and 6 where the cores' caches lie far apart; and a thread waits for what another wrote.
 THREADS_FROM = 2**19
@@ -250,9 +251,11 @@ def compile_for(dtype):
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
     """matmul: one of few rows or a packed one as gathered does it, else as a lies, on b as it lies or in panels."""
     given = array_at(b, floor)
-    few = few_rows_pay(M, N, K, a_k == 1 and b_n == 1, given.itemsize)
-    way = AS_THEY_LIE if b_n == 0 else best_way(M, N, K, a_k, b_k, b_n, given.itemsize)
-    if b_n != 0 and (few or way == PACKED):
+    few, way = False, AS_THEY_LIE
+    if b_n != 0 and (b_n != 1 or M * N * K > SMALL):
+        few = few_rows_pay(M, N, K, a_k == 1 and b_n == 1, given.itemsize)
+        way = best_way(M, N, K, a_k, b_k, b_n, given.itemsize)
+    if few or way == PACKED:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
         arrays = array_at(a, floor), given, array_at(s, floor), array_at(o, floor)
         _gathered((M, N, K), arrays, (0, 0, 0, 0), lines, floor)

@@ -5,17 +5,16 @@ backward   dE = dz.T h          Dense's dw, of an input dz and a gradient h
            dh = dz E            Dense's y, of an input dz and weights E
 """
 
-import numba
 import numpy as np
 from numba import prange
 
-from tinynet.kernels.compile import sized_kernel
-from tinynet.kernels.dense import backward_blocks, dense_forward, sums_of_rows
-from tinynet.kernels.matmul import THREADS_FROM, View, matmul
+from tinynet.kernels.compile import with_and_without_threads
+from tinynet.kernels.dense import dense_backward, dense_forward, sums_of_rows, threads_for
+from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import IN_PANELS, block_shape
 
 
-@sized_kernel(THREADS_FROM, of=lambda h, E, *_: len(h) * E.size, matmul=True)
+@with_and_without_threads(matmul=True)
 def scores(h, E, b, threads, z):
     """z (N, V) = h (N, D) E.T + b, in a block of z for each thread."""
     (N, D), V = h.shape, len(E)
@@ -28,14 +27,10 @@ def scores(h, E, b, threads, z):
         matmul(size, View(h, n * D, (D, 1)), View(E, v * D, (1, D)), start=View(b, v, 0), out=out, floor=no_floor)
 
 
-def threads_for(h, E):
-    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
-    return numba.get_num_threads() if len(h) * E.size >= THREADS_FROM else 1
-
-
 def tied_dense_forward(h, E, b, z):
     """z = h E.T + b."""
-    scores(h, E, b, threads_for(h, E), z)
+    threads = threads_for(len(h) * E.size)
+    scores[threads > 1](h, E, b, threads, z)
 
 
 def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):
@@ -43,7 +38,7 @@ def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):
     V, D = E.shape
     no_db, no_dx = np.empty(D, h.dtype), np.empty((0, 0), h.dtype)
     if dE.size:
-        backward_blocks(dz, E, h, h, False, False, threads_for(dz, E), dE, no_db, no_dx)
+        dense_backward(dz, E, h, h, False, False, dE, no_db, no_dx)
     if db.size:
         sums_of_rows(dz, db)
     if input_grad:
