@@ -16,14 +16,18 @@ def _linux(level):
 
 
 def _macos(level):
-    """Of the fast cores, where it has two kinds."""
-    library, name = ctypes.CDLL(None), {1: "l1dcachesize", 2: "l2cachesize"}[level]
-    value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
-    for kind in ("perflevel0.", ""):
-        name_of_all = f"hw.{kind}{name}".encode()
-        if library.sysctlbyname(name_of_all, ctypes.byref(value), ctypes.byref(size), None, 0) == 0:
-            return value.value
-    return None
+    """Of the fast cores, where it has two kinds; some of these share a cache of level 2."""
+    library = ctypes.CDLL(None)
+
+    def number(name):
+        value, size = ctypes.c_int64(0), ctypes.c_size_t(8)
+        failed = library.sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
+        return None if failed else value.value
+
+    name = {1: "l1dcachesize", 2: "l2cachesize"}[level]
+    cores = (number("hw.perflevel0.cpusperl2") or 1) if level == 2 else 1
+    size = number(f"hw.perflevel0.{name}")
+    return size // cores if size else number(f"hw.{name}")
 
 
 def cache_size(level: int) -> int:

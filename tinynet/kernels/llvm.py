@@ -4,6 +4,7 @@ An instruction of LLVM's has no effect but its result, and llvmlite's builder wr
 """
 
 import inspect
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,11 +22,15 @@ from tinynet.kernels.compile import emitted
 
 
 def _host_features() -> set[str]:
-    """The names of the SIMD features that Numba will compile for."""
+    """The names of the SIMD features that Numba will compile for.
+
+    On a Mac LLVM names none; but each 64-bit ARM processor has NEON.
+    """
+    always = {"neon"} if platform.machine().lower() in ("aarch64", "arm64") else set()
     text = numba.config.CPU_FEATURES
     if text is None:
-        return {name for name, present in binding.get_host_cpu_features().items() if present}
-    return {name[1:] for name in text.split(",") if name.startswith("+")}
+        return always | {name for name, present in binding.get_host_cpu_features().items() if present}
+    return always | {name[1:] for name in text.split(",") if name.startswith("+")}
 
 
 FEATURES = _host_features()
@@ -184,18 +189,23 @@ def primitive(typed, check=None):
 
     typed(*kinds) is the type of what it makes of arguments of these types, or a whole signature, to whose arguments
     Numba converts what it is given.  emit sees an array as a pointer to its first number, an index as int64, and a
-    tuple as a list, as which it may return one too; `made` is LLVM's type of what it returns.  For `check` see
-    compile.emitted.
+    tuple, also one of arrays, as a list, as which it may return one too; `made` is LLVM's type of what it returns.
+    For `check` see compile.emitted.
     """
 
     def decorate(emit):
         def typed_and_emitted(typing_context, *kinds):
             def codegen(context, builder, signature, args):
-                values = []
-                for kind, value in zip(signature.args, args, strict=True):
-                    if isinstance(kind, types.Array):
-                        value = context.make_array(kind)(context, builder, value).data
-                    values.append(cgutils.unpack_tuple(builder, value) if isinstance(kind, types.UniTuple) else value)
+                def plain(kind, value):
+                    if isinstance(kind, types.UniTuple):
+                        return [plain(kind.dtype, each) for each in cgutils.unpack_tuple(builder, value)]
+                    return (
+                        context.make_array(kind)(context, builder, value).data
+                        if isinstance(kind, types.Array)
+                        else value
+                    )
+
+                values = [plain(*each) for each in zip(signature.args, args, strict=True)]
                 made = emit(builder, context.get_value_type(signature.return_type), *values)
                 if isinstance(made, list):
                     return context.make_tuple(builder, signature.return_type, made)

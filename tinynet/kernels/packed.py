@@ -205,7 +205,7 @@ def packed_product(shape, arrays, lines, floor):
     slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
     panel = memory.scratch((deep * C,), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
-    totals = np.empty(sums.size if wide else 0)
+    scratch, totals = (slivers, panel, sums), np.empty(sums.size if wide else 0)
     for n0 in range(0, N, COLUMNS):
         for m0 in range(0, M, high):
             n1, m1, k, last = min(N, n0 + COLUMNS), min(M, m0 + high), 0, False
@@ -233,21 +233,12 @@ def packed_product(shape, arrays, lines, floor):
                         ends = (last and rows == height and columns == C), m, n
                         if copies[0]:
                             of = b_columns[n], k, ahead(b_terms, k, some)
-                            multiply_copying_b(
-                                size, slivers, panel, sums, at, k == 0,
-                                ends, start, s_rows, out, o_rows, floor, b, of, b_terms,
-                            )  # fmt: skip
+                            multiply_copying_b(size, scratch, at, k == 0, ends, arrays, lines, floor, of)
                         elif copies[1]:
                             of = a_rows[m], k, ahead(a_terms, k, some)
-                            multiply_copying_a(
-                                size, slivers, panel, sums, at, k == 0,
-                                ends, start, s_rows, out, o_rows, floor, a, of, a_terms,
-                            )  # fmt: skip
+                            multiply_copying_a(size, scratch, at, k == 0, ends, arrays, lines, floor, of)
                         else:
-                            multiply(
-                                size, slivers, panel, sums, at, k == 0,
-                                ends, start, s_rows, out, o_rows, floor,
-                            )  # fmt: skip
+                            multiply(size, scratch, at, k == 0, ends, arrays, lines, floor, (0, 0, 0))
                         if last and not ends[0]:
                             finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
                 k += some

@@ -45,57 +45,44 @@ PITCH = 1 << (ROWS - 1).bit_length()  # numbers from one term of a sliver to the
 BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
 
 
-def _typed(size, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor, *source):
-    numbers = types.UniTuple(types.int64, 3)
-    copied = [source[0], numbers, source[2]] if source else []
-    return types.void(
-        *(numbers, sliver, panel, sums, types.UniTuple(types.int64, 2), types.boolean),
-        *(numbers, start, s_rows, out, o_rows, floor, *copied),
+NUMBERS = types.UniTuple(types.int64, 3)
+
+
+def _multiply(copied):
+    @primitive(
+        lambda size, scratch, at, first, ends, arrays, lines, floor, of: types.void(
+            NUMBERS, scratch, types.UniTuple(types.int64, 2), types.boolean, NUMBERS, arrays, lines, floor, NUMBERS
+        )
     )
-
-
-@primitive(_typed)
-def multiply(builder, made, size, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor):
-    """sums[t,n] = or, unless first, += sum_k sliver[k,t] panel[k,n]: `block` terms in registers, then in memory.
-
-    size is (rows of the tile, K, block); `at`, where the sliver and the sums begin in their arrays.  ends is
-    (whether the tile goes to out instead, m, n); s_rows and o_rows have the places of start's and out's rows.
-    """
-    _call_tile(builder, None, size, _tile_args(builder, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor))
-
-
-def _multiply_copying(factor):
-    @primitive(_typed)
-    def multiply(
-        builder, made, size, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor, source, of, terms
-    ):
-        """The same of source[i + terms[k]] and its neighbours, which on the way become the sliver or the panel.
-
-        `of` is i, the first k, and how far ahead in source memory is asked for.
-        """
-        places = builder.gep(source, of[:1]), builder.gep(terms, of[1:2]), of[2]
-        args = _tile_args(builder, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor)
-        _call_tile(builder, factor, size, [*args, *places])
+    def multiply(builder, made, size, scratch, at, first, ends, arrays, lines, floor, of):
+        (sliver, panel, sums), (a, b, start, out) = scratch, arrays
+        _, a_terms, _, b_terms, s_rows, o_rows = lines
+        last, m, n = builder.trunc(ends[0], ir.IntType(1)), ends[1:2], ends[2:]
+        args = [builder.gep(sliver, at[:1]), panel, builder.gep(sums, at[1:]), first, last]
+        args += [builder.gep(p, i) for p, i in ((start, n), (s_rows, m), (out, n), (o_rows, m))]
+        args.append(floor)
+        if copied:
+            source, terms = (a, a_terms) if copied == "a" else (b, b_terms)
+            args += [builder.gep(source, of[:1]), builder.gep(terms, of[1:2]), of[2]]
+        height, K, block = size
+        with builder.if_else(builder.icmp_signed("==", height, I64(ROWS))) as branches:
+            for rows, branch in zip((ROWS, SHORT), branches, strict=True):
+                with branch:
+                    builder.call(_tile_function(builder.module, floor.type, rows, copied), [K, block, *args])
 
     return multiply
 
 
-multiply_copying_a, multiply_copying_b = _multiply_copying("a"), _multiply_copying("b")
-
-
-def _tile_args(builder, sliver, panel, sums, at, first, ends, start, s_rows, out, o_rows, floor):
-    last, m, n = builder.trunc(ends[0], ir.IntType(1)), ends[1:2], ends[2:]
-    to = [builder.gep(p, i) for p, i in ((start, n), (s_rows, m), (out, n), (o_rows, m))]
-    return [builder.gep(sliver, at[:1]), panel, builder.gep(sums, at[1:]), first, last, *to, floor]
-
-
-def _call_tile(builder, copied, size, args):
-    height, K, block = size
-    with builder.if_else(builder.icmp_signed("==", height, I64(ROWS))) as branches:
-        for rows, branch in zip((ROWS, SHORT), branches, strict=True):
-            with branch:
-                function = _tile_function(builder.module, args[0].type.pointee, rows, copied)
-                builder.call(function, [K, block, *args])
+# multiply(size, (sliver, panel, sums), at, first, ends, arrays, lines, floor, of): a tile's sums over k, as above.
+#
+# size     rows of the tile, K, and how many terms are summed in registers before they go to memory
+# at       where the sliver and the sums begin in their arrays
+# first    whether the sums begin with these terms
+# ends     whether the tile goes to `out` instead, and which of its rows and columns it begins with
+# arrays   packed_product's, as are the places of their lines
+# of       for the two that copy: the place of the sliver's rows or of the panel's columns, the first k, and how far
+#          ahead in the factor memory is asked for
+multiply, multiply_copying_a, multiply_copying_b = _multiply(None), _multiply("a"), _multiply("b")
 
 
 def _tile_function(module, scalar, rows, copied):

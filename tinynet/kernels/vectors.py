@@ -191,6 +191,26 @@ greatest = _reduction(lambda builder, v, w: builder.select(builder.fcmp_ordered(
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
+# Only AVX-512 has registers for masks.  With AVX2 the squares of a large matrix took 0.9 ns an element to transpose
+# under masks, and without 0.1: there only what lies at an edge has them.  And NEON cannot move a vector under a mask,
+# but takes each number by itself, behind a branch of its own.
+MASKS, MASKED_MOVES = "avx512f" in FEATURES, bool(FEATURES & {"avx", "sve"})
+
+
+def _one_or_other(builder, condition, one, other):
+    """The list of values one() where the condition is true, else other()."""
+    with builder.if_else(condition) as (true, false):
+        with true:
+            values, block = one(), builder.block
+        with false:
+            others, other_block = other(), builder.block
+    joined = [builder.phi(value.type) for value in values]
+    for register, value, other_value in zip(joined, values, others, strict=True):
+        register.add_incoming(value, block)
+        register.add_incoming(other_value, other_block)
+    return joined
+
+
 @helper
 def _within(a, i, step, n, m):
     """The bounds check of n rows of m numbers."""
@@ -213,7 +233,13 @@ def _registers(count):
         lambda a, i, n, x: _within(a, i, 0, 1, min(n, count * width(a))),
     )
     def load_some(builder, made, a, i, n, x):
-        return emit_load(builder, a, i, made, emit_first_lanes(builder, n, made.count), x)
+        def some():
+            return [emit_load(builder, a, i, made, emit_first_lanes(builder, n, made.count), x)]
+
+        if MASKED_MOVES:
+            return some()[0]
+        whole = builder.icmp_signed(">=", n, I64(made.count))
+        return _one_or_other(builder, whole, lambda: [emit_load(builder, a, i, made)], some)[0]
 
     @primitive(lambda a, x: vector(a)(a, vector(a)))
     def splat(builder, made, a, x):
@@ -241,7 +267,17 @@ def store(builder, made, v, a, i):
 
 @primitive(lambda v, a, i, n: _void(v, a), lambda v, a, i, n: _within(a, i, 0, 1, min(n, width(v))))
 def store_some(builder, made, v, a, i, n):
-    emit_store(builder, v, a, i, emit_first_lanes(builder, n, v.type.count))
+    def some():
+        emit_store(builder, v, a, i, emit_first_lanes(builder, n, v.type.count))
+
+    if MASKED_MOVES:
+        some()
+        return
+    with builder.if_else(builder.icmp_signed(">=", n, I64(v.type.count))) as (whole, at_edge):
+        with whole:
+            emit_store(builder, v, a, i)
+        with at_edge:
+            some()
 
 
 def _prefetch(writes):
@@ -327,14 +363,9 @@ def store_rows(builder, made, rows, a, i, step, n):
             emit_store(builder, rows[row], a, place)
 
 
-# Only AVX-512 has registers for masks.  With AVX2 the squares of a large matrix took 0.9 ns an element to transpose
-# under masks, and without 0.1: there only what lies at an edge has them.
-MASKED = "avx512f" in FEATURES
-
-
 def _masks(builder, n, m, lanes):
     """For each of so many rows the mask of its first m numbers; of none from row n on."""
-    if not MASKED:
+    if not MASKS:
         mask = emit_first_lanes(builder, m, lanes)
         for row in range(lanes):
             yield builder.and_(mask, emit_splat(builder, builder.icmp_signed("<", I64(row), n), lanes))
@@ -351,22 +382,14 @@ def _load_square(builder, made, a, places, n, m):
     count, vector = made.count, made.element
     zeros = ir.Constant(vector, [0.0] * vector.count)
 
-    def under(masks):
+    def some():
+        masks = _masks(builder, n, m, count)
         return [emit_load(builder, a, place, vector, mask, zeros) for place, mask in zip(places, masks, strict=True)]
 
-    if MASKED:
-        return under(_masks(builder, n, m, count))
+    if MASKS:
+        return some()
     whole = builder.and_(*(builder.icmp_signed(">=", size, I64(count)) for size in (n, m)))
-    with builder.if_else(whole) as (inside, at_edge):
-        with inside:
-            loaded, block = under([None] * count), builder.block
-        with at_edge:
-            some, other_block = under(_masks(builder, n, m, count)), builder.block
-    rows = [builder.phi(vector) for _ in places]
-    for row, value, other in zip(rows, loaded, some, strict=True):
-        row.add_incoming(value, block)
-        row.add_incoming(other, other_block)
-    return rows
+    return _one_or_other(builder, whole, lambda: [emit_load(builder, a, place, vector) for place in places], some)
 
 
 @primitive(
@@ -400,7 +423,7 @@ def load_rows_at(builder, made, a, i, at, j, n, m):
 )
 def store_rows_some(builder, made, rows, a, i, step, n, m):
     count, places = len(rows), list(_places(builder, i, step, len(rows)))
-    if MASKED:
+    if MASKS:
         for row, place, mask in zip(rows, places, _masks(builder, n, m, count), strict=True):
             emit_store(builder, row, a, place, mask)
         return
