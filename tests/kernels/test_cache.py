@@ -55,6 +55,19 @@ def test_a_kernel_is_found_by_the_next_one_of_the_same_function(folder):
     assert len(files(folder)) == 1
 
 
+def quadruple(x):
+    return 4 * x
+
+
+def test_a_kernel_that_ran_under_a_profiler_is_found_without_it(folder):
+    sys.setprofile(lambda *event: None)
+    try:
+        assert not found(quadruple, 3, 12)
+    finally:
+        sys.setprofile(None)
+    assert found(quadruple, 3, 12)
+
+
 def flip(position):
     def damaged(content):
         content = bytearray(content)

@@ -9,11 +9,13 @@ import torch
 from test_bounds import gathered_once
 
 import tinynet as tn
+from tinynet.kernels import packed
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
 from tinynet.kernels.packed_tile import ROWS, VECTORS
+from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
 
 
@@ -36,18 +38,25 @@ def numbers(dtype, *shapes):
 
 
 def assert_same_bits(dtype, M, N, K, floor=-np.inf):
-    """However a and b lie, the packed product has the bits of the one in place."""
+    """However a and b lie, the packed product has the bits of the one in place, and writes nothing else.
+
+    Rows of out lie further apart than they are long; and what it starts with may stand there already.
+    """
     floor = np.dtype(dtype).type(floor)
     a, b, start = numbers(dtype, (M, K), (K, N), (M, N))
-    expected, out = np.empty((M, N), dtype), np.empty((M, N), dtype)
+    expected, out = np.empty((M, N), dtype), np.empty((M, N + 3), dtype)
     in_place(a, (M, N, K), (K, 1), b, N, start, N, expected, N, floor)
     at, bt = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)
     for given, rows, terms in ((a, K, 1), (at, 1, M)):
         for other, b_terms, columns in ((b, N, 1), (bt, 1, K)):
             for once in (gathered_once, matmul_once):
-                out[...] = np.nan
-                once(given, (M, N, K), rows, terms, other, b_terms, columns, start, N, out, N, floor)
-                assert np.array_equal(out, expected), (once, M, N, K, rows, b_terms)
+                out[...], started = np.nan, once is matmul_once
+                if started:
+                    out[:, :N] = start
+                begin, step = (out, N + 3) if started else (start, N)
+                once(given, (M, N, K), rows, terms, other, b_terms, columns, begin, step, out, N + 3, floor)
+                assert np.array_equal(out[:, :N], expected), (once, M, N, K, rows, b_terms)
+                assert np.isnan(out[:, N:]).all()
     exact = np.maximum(a.astype(float) @ b.astype(float) + start, floor)
     np.testing.assert_allclose(expected, exact, rtol=0, atol=K * 10 * np.finfo(dtype).eps)
 
@@ -93,6 +102,18 @@ def test_rows_and_terms_may_lie_anywhere(dtype):
             )
             expected = patches @ w.reshape(-1, K)[:, columns] + start[:K]
             np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("L1", [2**13, 2**15, 48 * 2**10, 2**17, 2**21, 2**30])
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_sums_are_cut_into_whole_blocks_and_those_of_many_terms_always(L1, itemsize, monkeypatch):
+    monkeypatch.setattr(packed, "L1", L1)
+    for K in (1, 255, 256, 257, 400, 1000, 2049, 4095, 4096, 4097, 8192, 100_000):
+        deep = packed.depth.py_func(K, itemsize)
+        assert deep == K or deep % BLOCK == 0 < deep < K
+        if K >= BLOCK * GROUP:
+            assert deep < K
+            assert BLOCK * GROUP % deep == 0
 
 
 def test_a_nan_and_infinities_stay_in_their_row_and_column():

@@ -387,7 +387,7 @@ def test_sums_over_many_steps_keep_their_digits(kind):
         assert_close(found.grad, expected.grad, 5e-6)
 
 
-@pytest.mark.skipif(not CAN, reason="only on x86, and without checked bounds, may numbers be flushed")
+@pytest.mark.skipif(not CAN, reason="numbers are flushed on x86 alone, and not where bounds are checked")
 @BOTH
 def test_numbers_below_the_smallest_normal_one_are_zeros_on_the_way_back(kind):
     # The first step's gradient passes 200 gates that are nearly closed.

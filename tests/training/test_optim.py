@@ -457,7 +457,7 @@ def test_a_gradient_of_zero_moves_nothing_whatever_eps_is(make, dtype, eps):
     assert (model.flat_values[1::2] < start[1::2]).all()
 
 
-@pytest.mark.skipif(not CAN, reason="only on x86, and without checked bounds, may numbers be flushed")
+@pytest.mark.skipif(not CAN, reason="numbers are flushed on x86 alone, and not where bounds are checked")
 @pytest.mark.parametrize("make", [partial(optim.SGD, momentum=0.9), optim.Adam])
 @pytest.mark.parametrize("size", [3, 5 * optim.HEAVY])
 def test_a_mean_of_gradients_that_become_zero_ends_at_zero(make, size):

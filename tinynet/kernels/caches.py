@@ -1,6 +1,7 @@
 """How large this machine's caches are, as it reports them itself."""
 
 import ctypes
+import platform
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def _linux(level):
 
 
 def _macos(level):
-    """Of the fast cores, where it has two kinds; some of these share a cache of level 2."""
+    """Of the fast cores, where it has two kinds; of ARM's, some share a cache of level 2."""
     library = ctypes.CDLL(None)
 
     def number(name):
@@ -25,7 +26,7 @@ def _macos(level):
         return None if failed else value.value
 
     name = {1: "l1dcachesize", 2: "l2cachesize"}[level]
-    cores = (number("hw.perflevel0.cpusperl2") or 1) if level == 2 else 1
+    cores = (number("hw.perflevel0.cpusperl2") or 1) if level == 2 and platform.machine() == "arm64" else 1
     size = number(f"hw.perflevel0.{name}")
     return size // cores if size else number(f"hw.{name}")
 

@@ -191,7 +191,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def with_and_without_threads(*, fast=False, matmul=False):
-    """A decorator like kernel, which makes two of a function: for one thread, and for all."""
+    """A decorator like kernel, which makes a pair of kernels of a function: for one thread, and for all."""
     return lambda function: tuple(kernel(parallel=each, fast=fast, matmul=matmul)(function) for each in (False, True))
 
 

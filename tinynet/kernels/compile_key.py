@@ -10,7 +10,6 @@ and Numba's version.  A pickle of a compiled function differs in each process; h
 """
 
 import hashlib
-import inspect
 import os
 import re
 import sys
@@ -116,7 +115,7 @@ def _describe_function(function, facts, seen, modules):
 
 def _describe_code(code, facts):
     """A function's bytecode and constants; the names of globals and attributes in it are returned."""
-    flags = code.co_flags | inspect.CO_OPTIMIZED  # which Numba takes away where it calls a kernel under a profiler
+    flags = code.co_flags & 0xFFFE  # Numba takes away the others where it calls a kernel under a profiler (Python 3.11)
     facts.append((code.co_code, code.co_names, code.co_varnames, flags))
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:

@@ -208,7 +208,7 @@ class PartPipeline(Compiler):
             _internal_codegen=_codegen_of_parts(numba_s.codegen()),
             get_executable=self._get_executable,
             create_cpython_wrapper=self._create_cpython_wrapper,
-            load_additional_registries=lambda: None,  # Numba's context has them; it is refreshed at each call
+            load_additional_registries=lambda: None,  # Numba's own context, of which this is a copy, just did
         )
         self.state.targetctx.cached_internal_func = _subroutines
 

@@ -111,8 +111,8 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
     few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
+    weighed = N * w.size > SMALL and not few and not few_samples
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
-    weighed = not few and not few_samples and N * w.size > SMALL
     packed = weighed and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
     if packed:
         count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
@@ -185,19 +185,22 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=View(dx, i, I), floor=no_floor)
 
 
-def threads_for(work):
-    """How many threads there are, where they pay.  A kernel that asks for it itself can't be kept on disk."""
-    return numba.get_num_threads() if work >= THREADS_FROM else 1
+def for_work(kernels, work):
+    """The one of two kernels for so many multiplications, and the number of threads that it may take.
+
+    (A kernel that asks for their number itself can't be kept on disk.)
+    """
+    return (kernels[0], 1) if work < THREADS_FROM else (kernels[1], numba.get_num_threads())
 
 
 def dense_forward(x, w, b, floor, y):
     """y = max(floor, x w + b); a floor of 0 is ReLU, -inf is none."""
-    threads = threads_for(len(x) * w.size)
-    forward_blocks[threads > 1](x, w, b, floor, threads, y)
+    run, threads = for_work(forward_blocks, len(x) * w.size)
+    run(x, w, b, floor, threads, y)
 
 
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
-    # Its multiplications, or as many as could be done while w is read and dw written, if those are more.
-    threads = threads_for(max(len(x), 4) * w.size)
-    backward_blocks[threads > 1](x, w, dy, y, is_relu, input_grad, threads, dw, db, dx)
+    # The multiplications of dw, or as many as could be done while w is read and dw written, if those are more.
+    run, threads = for_work(backward_blocks, max(len(x), 4) * w.size)
+    run(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx)

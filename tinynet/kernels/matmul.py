@@ -63,7 +63,9 @@ class View(NamedTuple):
     steps: Any  # a number, or a tuple of two or three
 
 
-SMALL = 2**15  # multiplications up to which a product goes as its factors lie, without being weighed
+# Multiplications up to which a product goes as its factors lie, where b's columns lie side by side: other ways would
+# take more before they begin, and to weigh them takes as long as 2**12 multiplications.
+SMALL = 2**15
 # Multiplications from which two threads beat one, for which they are 5 to 9 microseconds' work.  Waking threads takes
 # 2, and 6 where the cores' caches lie far apart; and a thread waits for what another wrote.
 THREADS_FROM = 2**19

@@ -129,7 +129,7 @@ def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
 
 @kernel()
 def finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor):
-    """The part of out of a tile that is not there as a whole: max(floor, start + sums)."""
+    """Store a tile that lies partly outside of `out`: max(floor, start + sums)."""
     LANES = width(sums)
     for t in range(rows):
         given, to, total = s_rows[m + t] + n, o_rows[m + t] + n, l + t * VECTORS * LANES
@@ -147,10 +147,11 @@ def finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor):
 
 @helper
 def depth(K, itemsize):
-    """How many terms at a time: a panel and a sliver fill most of the L1 cache, but 256 at least.
+    """How many terms at a time: a panel and a sliver leave a quarter of the L1 cache free, but 256 at least.
 
-    All, or else whole groups of sums (LongSums), so that of more than GROUP BLOCK terms whole multiples divide a group.
-    With AVX2, where 512 of them filled a whole L1 cache of 48 KB, products of 1,024 and more took 1.05 times as long.
+    All of up to half as many more.  Else whole blocks of sums (LongSums), of more than GROUP of which whole multiples
+    divide a group: they need memory for each tile's.  With AVX2, where 512 terms filled an L1 cache of 48 KB, products
+    of 1,024 and more took 1.05 times as long.
     """
     most, row = 4 * BLOCK, VECTORS * BYTES + PITCH * itemsize
     while 2 * most * row <= L1 // 4 * 3:
@@ -158,7 +159,7 @@ def depth(K, itemsize):
     if K // BLOCK < GROUP:
         parts = (K + 3 * most // 2 - 1) // (3 * most // 2)
         return K if parts <= 1 else ((K + parts - 1) // parts + BLOCK - 1) // BLOCK * BLOCK
-    return min(most, BLOCK * GROUP)
+    return min(most, BLOCK * GROUP // 2)
 
 
 @helper
@@ -171,7 +172,7 @@ def ahead(terms, k, count):
 def block_height(M, deep, itemsize):
     """Rows of a at a time: blocks of nearly the same height, whose slivers fill about a third of the L2 cache.
 
-    The rest is for what passes through it: the sums of as many rows, which are unfinished, and panels.
+    The rest is for what passes through it: panels, and sums that are unfinished.
     """
     most = max(ROWS, L2 // 3 // (PITCH * itemsize * max(deep, 1)) * ROWS)
     blocks = max(1, (M + 3 * most // 4) // most)

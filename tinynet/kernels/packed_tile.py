@@ -51,7 +51,15 @@ NUMBERS = types.UniTuple(types.int64, 3)
 def _multiply(copied):
     @primitive(
         lambda size, scratch, at, first, ends, arrays, lines, floor, of: types.void(
-            NUMBERS, scratch, types.UniTuple(types.int64, 2), types.boolean, NUMBERS, arrays, lines, floor, NUMBERS
+            NUMBERS,
+            scratch,
+            types.UniTuple(types.int64, 2),
+            types.boolean,
+            NUMBERS,
+            arrays,
+            lines,
+            arrays.dtype.dtype,
+            NUMBERS,
         )
     )
     def multiply(builder, made, size, scratch, at, first, ends, arrays, lines, floor, of):
@@ -78,7 +86,7 @@ def _multiply(copied):
 # size     rows of the tile, K, and how many terms are summed in registers before they go to memory
 # at       where the sliver and the sums begin in their arrays
 # first    whether the sums begin with these terms
-# ends     whether the tile goes to `out` instead, and which of its rows and columns it begins with
+# ends     whether the tile goes to `out` instead of to the sums, and which of its rows and columns it begins with
 # arrays   packed_product's, as are the places of their lines
 # of       for the two that copy: the place of the sliver's rows or of the panel's columns, the first k, and how far
 #          ahead in the factor memory is asked for

@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels.compile import with_and_without_threads
-from tinynet.kernels.dense import dense_backward, dense_forward, sums_of_rows, threads_for
+from tinynet.kernels.dense import dense_backward, dense_forward, for_work, sums_of_rows
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import IN_PANELS, block_shape
 
@@ -29,8 +29,8 @@ def scores(h, E, b, threads, z):
 
 def tied_dense_forward(h, E, b, z):
     """z = h E.T + b."""
-    threads = threads_for(len(h) * E.size)
-    scores[threads > 1](h, E, b, threads, z)
+    run, threads = for_work(scores, len(h) * E.size)
+    run(h, E, b, threads, z)
 
 
 def tied_dense_backward(h, E, dz, input_grad, dE, db, dh):

@@ -51,11 +51,11 @@ def emit_matmul(builder, args, shape):
     enough).  So nothing outside is read or written, and every element is the same sum in the same order.
     """
     _, vectors, lanes = shape
-    N, *given = args[1], args[0], *args[2:]
+    N, *others = args[1], args[0], *args[2:]
     width = I64(vectors * lanes)
 
     def panel(n, *kind):
-        builder.call(_panel_function(builder.module, args, shape, *kind), [n, N, *given])
+        builder.call(_panel_function(builder.module, args, shape, *kind), [n, N, *others])
 
     with emit_while(builder, I64(0), lambda n: builder.icmp_signed(">=", builder.sub(N, n), width)) as (n, advance):
         panel(n, vectors, lanes, False)
@@ -73,27 +73,27 @@ def emit_matmul(builder, args, shape):
     builder.position_at_end(end)
 
 
-def _panel_function(module, given, shape, vectors, lanes, masked):
+def _panel_function(module, args, shape, vectors, lanes, masked):
     """A function for all rows of the columns from n on: blocks of `rows`, and what is left in one or two of one height.
 
     (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)  Each height has a body of
     its own.
     """
-    rows, scalar = shape[0], given[-1].type
+    rows, scalar = shape[0], args[-1].type
     name = f"tinynet_panel_{scalar}_{vectors}x{lanes}" + "_masked" * masked
     if name in module.globals:
         return module.globals[name]
-    kinds = [I64, I64, given[0].type, *(value.type for value in given[2:])]
+    kinds = [I64, I64, args[0].type, *(value.type for value in args[2:])]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     n, N, M, *others = function.args
     builder = ir.IRBuilder(function.append_basic_block())
-    args, mask = [M, N, *others], None
+    own, mask = [M, N, *others], None
     if masked:
         lane = ir.Constant(ir.VectorType(I64, lanes), [(vectors - 1) * lanes + i for i in range(lanes)])
         mask = builder.icmp_signed("<", lane, emit_splat(builder, builder.sub(N, n), lanes))
-    long_sums = LongSums(builder, args, shape)
+    long_sums = LongSums(builder, own, shape)
     with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
         left = builder.sub(M, m)
         half = builder.udiv(builder.add(left, I64(1)), I64(2))
@@ -104,7 +104,7 @@ def _panel_function(module, given, shape, vectors, lanes, masked):
         for count in range(1, rows + 1):
             choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
             builder.position_at_end(choice.cases[-1][1])
-            _emit_tile(builder, args, long_sums, m, n, count, vectors, lanes, mask)
+            _emit_tile(builder, own, long_sums, m, n, count, vectors, lanes, mask)
             builder.branch(end)
         builder.position_at_end(end)
         advance(builder.add(m, height))

@@ -191,10 +191,10 @@ greatest = _reduction(lambda builder, v, w: builder.select(builder.fcmp_ordered(
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
-# Only AVX-512 has registers for masks.  With AVX2 the squares of a large matrix took 0.9 ns an element to transpose
-# under masks, and without 0.1: there only what lies at an edge has them.  And NEON cannot move a vector under a mask,
-# but takes each number by itself, behind a branch of its own.
-MASKS, MASKED_MOVES = "avx512f" in FEATURES, bool(FEATURES & {"avx", "sve"})
+# Of x86, only AVX-512 has registers for masks.  With AVX2 the squares of a large matrix took 0.9 ns an element to
+# transpose under masks, and without 0.1: there only what lies at an edge has them.  And NEON cannot move a vector under
+# a mask, but takes each number by itself, behind a branch of its own.
+MASKS, MASKED_MOVES = "avx512f" in FEATURES, "avx" in FEATURES
 
 
 def _one_or_other(builder, condition, one, other):
