@@ -1,6 +1,7 @@
 """How kernels are compiled, and how their loops are shared out to threads.
 
-kernel        compiles a function, keeps its machine code on disk; sized_kernel: with threads where they pay
+kernel        compiles a function, keeps its machine code on disk; sized_kernel: with threads where they pay;
+              with_and_without_threads: both kernels, to choose from
 helper        compiles a function of numbers that becomes part of the loop that calls it
 chunk_count   how many pieces a sum is cut into: by its shape, never by the number of threads
 band_count    into how many bands of rows images are cut

@@ -199,11 +199,9 @@ def primitive(typed, check=None):
                 def plain(kind, value):
                     if isinstance(kind, types.UniTuple):
                         return [plain(kind.dtype, each) for each in cgutils.unpack_tuple(builder, value)]
-                    return (
-                        context.make_array(kind)(context, builder, value).data
-                        if isinstance(kind, types.Array)
-                        else value
-                    )
+                    if isinstance(kind, types.Array):
+                        return context.make_array(kind)(context, builder, value).data
+                    return value
 
                 values = [plain(*each) for each in zip(signature.args, args, strict=True)]
                 made = emit(builder, context.get_value_type(signature.return_type), *values)

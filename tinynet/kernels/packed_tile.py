@@ -44,7 +44,6 @@ SHORT = {14: 8, 6: 4, 8: 4, 4: 2}[ROWS]  # a lower tile, which still has sums en
 PITCH = 1 << (ROWS - 1).bit_length()  # numbers from one term of a sliver to the next: whole registers
 BYTES = LANES[np.dtype(np.float32)] * 4  # of a register
 
-
 NUMBERS = types.UniTuple(types.int64, 3)
 
 
@@ -163,11 +162,11 @@ def _tile_function(module, scalar, rows, copied):
 
     def rows_of(array, places):
         for t in range(rows):
-            yield t, builder.gep(array, [builder.load(builder.gep(places, [I64(t)]))])
+            yield builder.gep(array, [builder.load(builder.gep(places, [I64(t)]))])
 
     def store_in_out(totals):
         least = emit_splat(builder, floor, lanes)
-        for (t, given), (_, to) in zip(rows_of(start, s_rows), rows_of(out, o_rows), strict=True):
+        for t, (given, to) in enumerate(zip(rows_of(start, s_rows), rows_of(out, o_rows), strict=True)):
             for v in range(VECTORS):
                 total = builder.fadd(builder.load(at(given, v), align=align), totals[t * VECTORS + v])
                 less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
@@ -200,7 +199,7 @@ def _tile_function(module, scalar, rows, copied):
         return (k,), more
 
     with builder.if_then(last):  # out is far away
-        for _, to in rows_of(out, o_rows):
+        for to in rows_of(out, o_rows):
             for n in range(0, VECTORS * lanes, 64 * lanes // BYTES):
                 emit_fetch(builder, to, I64(n), writes=1)
     emit_loop(builder, (I64(0),), one_block)
