@@ -150,8 +150,8 @@ def depth(K, itemsize):
     """How many terms at a time: a panel and a sliver leave a quarter of the L1 cache free, but 256 at least.
 
     Up to half as many more are taken at once.  Of others each part is made of whole blocks (LongSums); where there are
-    GROUP blocks or more, parts divide a group, and are never all terms, since all tiles then need memory.  With AVX2, where 512 terms filled an L1 cache of 48 KB, products
-    of 1,024 and more took 1.05 times as long.
+    GROUP blocks or more, parts divide a group, and are never all terms, since all tiles then need memory.  With AVX2,
+    where 512 terms filled an L1 cache of 48 KB, products of 1,024 and more took 1.05 times as long.
     """
     most, row = 4 * BLOCK, VECTORS * BYTES + PITCH * itemsize
     while 2 * most * row <= L1 // 4 * 3:
