@@ -14,6 +14,7 @@ FOLDERS = [TESTS, *sorted(path for path in TESTS.iterdir() if any(path.glob("*.p
 sys.path[:0] = [str(folder) for folder in FOLDERS if str(folder) not in sys.path]
 given = os.environ.get("PYTHONPATH")
 os.environ.setdefault("TINYNET_QUIET", "1")  # tests read what stands on standard error
+os.environ.setdefault("TINYNET_COMPILE_AHEAD", "0")  # and what is compiled, and by whom
 os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, FOLDERS), *([given] if given else [])])
 
 

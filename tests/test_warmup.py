@@ -1,10 +1,17 @@
-"""python -m tinynet warmup, and the line that says that kernels are compiled."""
+"""python -m tinynet warmup, the line that says that kernels are compiled, and the process that compiles ahead."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
+
+import tinynet as tn
+from tinynet import compile_ahead
+from tinynet.kernels import compile_cache
 
 STEP = "import numpy as np, tinynet as tn; tn.softmax_cross_entropy(np.zeros((2, 3), 'f4'), [0, 1])"
 
@@ -40,3 +47,127 @@ def test_warmup_refuses_what_it_does_not_know(tmp_path):
         done = run(tmp_path, "-m", "tinynet", "warmup", *arguments)
         assert done.returncode == 2
         assert arguments[-1] in done.stderr
+
+
+# A first step up to its forward pass; then what follows is known of the second process.
+FORWARD = """
+import sys
+import numpy as np
+import tinynet as tn
+from tinynet import compile_ahead
+
+layers = [tn.BatchNorm(), tn.MaxPool2D(2), tn.Flatten(), tn.Dense(3, activation="relu")]
+model = tn.Sequential(layers, input_shape=(4, 4, 2), seed=0)
+x = np.random.default_rng(0).normal(size=(8, 4, 4, 2)).astype("f4")
+y = model.forward(x, training=True)
+"""
+GRADIENTS = "\nmodel.backward(y)\nprint(*model.flat_grads.tolist())"
+
+
+def gradients():
+    known = {}
+    exec(FORWARD, known)
+    known["model"].backward(known["y"])
+    return known["model"].flat_grads
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_what_backward_will_need(tmp_path):
+    done = run(tmp_path, "-c", FORWARD + "print(compile_ahead._helper.wait())", TINYNET_COMPILE_AHEAD="1")
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    names = {path.name.split("-")[0] for path in tmp_path.rglob("*")}
+    assert {"pooling_2x2.max_pool_2x2_backward", "dense.backward_blocks", "matmul.tinynet_matmul"} <= names
+    assert compile_ahead.LOCK not in names
+    backward = run(tmp_path, "-c", FORWARD + GRADIENTS)
+    assert backward.stderr == "", "what the second process did not compile"
+    np.testing.assert_array_equal(np.array(backward.stdout.split(), "f4"), gradients())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
+@pytest.mark.skipif(sys.platform == "win32", reason="it knows no such signal")
+def test_the_second_process_ends_with_the_first(end, tmp_path):
+    lines = [
+        "import os, signal, sys",
+        "import tinynet as tn",
+        "from tinynet import compile_ahead",
+        "compile_ahead._start(tn.Sequential([tn.GELU(), tn.LSTM(8)], input_shape=(4, 8)), 8, sys.argv[1])",
+        "assert compile_ahead._helper.poll() is None",
+        end,
+    ]
+    done = run(tmp_path, "-c", "\n".join(lines), str(tmp_path))
+    assert done.returncode == (-signal.SIGKILL if end else 0), done.stderr
+    deadline = time.monotonic() + 60
+    while (tmp_path / compile_ahead.LOCK).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.rglob("*")) == [], "what it compiled, or a lock that it left"
+
+
+def test_of_several_processes_one_starts_another(tmp_path, monkeypatch):
+    lock, started = str(tmp_path / "new" / compile_ahead.LOCK), []
+    monkeypatch.setattr(compile_ahead.subprocess, "Popen", lambda *arguments, **options: started.append(arguments))
+    assert compile_ahead._locked(lock)
+    assert not compile_ahead._locked(lock)
+    compile_ahead._start(tn.Sequential([tn.ReLU()], input_shape=2), 8, str(tmp_path / "new"))
+    assert started == []
+    long_ago = time.time() - 2 * compile_ahead.LOCK_SECONDS
+    os.utime(lock, (long_ago, long_ago))
+    assert compile_ahead._locked(lock), "whoever made it was killed"
+
+
+def test_where_no_process_can_be_started_the_step_compiles_alone(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(compile_ahead.subprocess, "Popen", refuse)
+    compile_ahead._start(tn.Sequential([tn.ReLU()], input_shape=2), 8, str(tmp_path))
+    assert compile_ahead._helper is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_who_compiles_ahead_is_asked_once_for_each_model(lengths, monkeypatch):
+    monkeypatch.setenv("TINYNET_COMPILE_AHEAD", "1")
+    monkeypatch.setattr(compile_cache, "before_compiling", None)
+    monkeypatch.setattr(compile_ahead, "_start", lambda *arguments: asked.append(arguments))
+    model, asked = tn.Sequential([tn.ReLU()], input_shape=(4, 2)), []
+    x = np.zeros((8, 4, 2), "f4")
+    model.predict(x)
+    assert compile_cache.before_compiling is None, "nothing will go backward"
+    model.forward((x, np.full(8, 4)) if lengths else x, training=True)
+    compile_cache.before_compiling("folder")
+    assert asked == [(model, 8, "folder")]
+    compile_cache.before_compiling = None
+    model.forward(x, training=True)
+    assert compile_cache.before_compiling is None
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [(os.environ, "TINYNET_COMPILE_AHEAD", "0"), (sys, "executable", ""), (sys, "frozen", True)],
+)
+def test_no_second_process_is_started(where, name, value, monkeypatch):
+    monkeypatch.setenv("TINYNET_COMPILE_AHEAD", "1")
+    if where is os.environ:
+        monkeypatch.setenv(name, value)
+    else:
+        monkeypatch.setattr(where, name, value, raising=False)
+    monkeypatch.setattr(compile_cache, "before_compiling", None)
+    compile_ahead.expect(tn.Sequential([tn.ReLU()], input_shape=2), np.zeros((8, 2)))
+    assert compile_cache.before_compiling is None
+
+
+def test_the_second_process_is_told_each_kind_of_layer_once():
+    class Own(tn.ReLU):
+        pass
+
+    alike = [tn.Dense(4, activation="relu") for _ in range(4)]
+    layers = [alike[0], Own(), *alike[1:], tn.Dropout(0.5)]
+    work = compile_ahead._work(tn.Sequential(layers, input_shape=4, dtype="float64"), 8)
+    dense = {"layer": "Dense", "options": {"units": 4, "activation": "relu"}}
+    dropout = {"layer": "Dropout", "options": {"rate": 0.5}}
+    assert work == {
+        "layers": [(dense, (4,), False), (dense, (4,), True), (dropout, (4,), True)],
+        "rows": 8,
+        "dtype": "float64",
+    }

@@ -90,7 +90,7 @@ def warmup(options):
     waiting = [f"layer:{name}:{dtype}" for dtype in options.dtype for name in options.layers]
     waiting += [f"loss:{name}:{dtype}" for dtype in options.dtype for name in options.losses]
     running, failed = {}, []
-    environment = {**os.environ, "TINYNET_QUIET": "1"}
+    environment = {**os.environ, "TINYNET_QUIET": "1", "TINYNET_COMPILE_AHEAD": "0"}
     with tqdm(total=len(waiting), unit=" groups of kernels", disable=None) as bar:
         try:
             while waiting or running:

@@ -84,6 +84,16 @@ class _Packer:
         return {"unknown": f"a second {thing.__name__}"}
 
 
+def packed_layer(layer: Layer) -> dict:
+    """What `made_layer` takes."""
+    return _Packer({}).pack(layer)
+
+
+def made_layer(about: dict) -> Layer:
+    """The layer, of this package's classes; whatever error if it is not, or if an array is among its options."""
+    return _Unpacker({}.__getitem__, {}, "").unpack(about)
+
+
 def made(about: Any, read: Any, own: dict, path: str) -> Sequential:
     """The model that `about`, which `packed` returned, tells of; its numbers are those that it starts with.
 

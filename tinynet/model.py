@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
+from tinynet.compile_ahead import expect
 from tinynet.data.sequences import as_inputs, count, is_data_set, rows, split
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers import along_time
@@ -38,6 +39,8 @@ from tinynet.layers.inputs import takes_several
 from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
 from tinynet.notebook import Text, table
+
+UNTRAINED = ()
 
 
 class Sequential(Guarded):
@@ -67,7 +70,7 @@ class Sequential(Guarded):
     [('0.weight', (64, 32)), ('0.bias', (32,)), ('1.weight', (32, 10)), ('1.bias', (10,))]
     """
 
-    _padding = None  # of the last forward(x, training=True), if it had lengths
+    _padding: tuple | None = UNTRAINED  # of the last forward(x, training=True), None if it had no lengths
 
     def __init__(
         self,
@@ -171,8 +174,14 @@ class Sequential(Guarded):
             if lengths is not None or state is not None:
                 return self._forward_along_time(x, lengths, training, state)
         if training and self._padding is not None:
-            self._padding = None
+            self._expect(x)
         return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
+
+    def _expect(self, x):
+        """A training step begins that may be the first, and has no lengths."""
+        if self._padding is UNTRAINED:
+            expect(self, x)
+        self._padding = None
 
     def _forward_along_time(self, x, lengths, training, state):
         if takes_several(self.input_shape):
@@ -191,6 +200,8 @@ class Sequential(Guarded):
         if lengths is not None:
             lengths = along_time.checked_lengths(lengths, x, "Sequential")
             x = along_time.padded(x, lengths, max(1, lengths.max(initial=0)))
+        if training:
+            self._expect(x)
         y = forward_in_a_row(self.layers, x, training, lengths, state)
         if state is not None:
             given.update(state)
@@ -223,7 +234,7 @@ class Sequential(Guarded):
         inputs it is a tuple, with None for one of whole numbers.
         """
         self.layers[0].check_input_grad(input_grad)
-        if self._padding is None:
+        if not self._padding:
             return backward_in_a_row(self.layers, dy, input_grad)
         lengths, T_in, ends, T_out, t = self._padding
         if ends is not None:

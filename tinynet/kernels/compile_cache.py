@@ -26,6 +26,7 @@ import pickle
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -41,6 +42,9 @@ VERSIONS_KEPT = 3
 
 # The last part is that of a file that is still being written, or whose writer was killed.
 _FILE = re.compile(r"(.*)-([0-9a-f]{16})-[0-9a-f]{32}\.kernel(\.[0-9a-f]{16})?")
+
+# Is called before a kernel is compiled, with the folder where it will be kept.
+before_compiling: Callable[[str], None] | None = None
 
 _said = False  # whether this process has said that it compiles
 _warned = False  # and that kernels can't be kept
@@ -75,7 +79,10 @@ class Cache:
                 result = CompileResult._rebuild(target_context, *pickle.loads(data))
                 caching._cache_log("[cache] loaded from %r", path)  # for NUMBA_DEBUG_CACHE=1
                 return result
-        _say_once([os.path.dirname(path) for path in paths])
+        folder = next(filter(_writable, [os.path.dirname(path) for path in paths]), None)
+        _say_once(folder)
+        if folder and before_compiling:
+            before_compiling(folder)
         return None
 
     def save_overload(self, signature, result: CompileResult) -> None:
@@ -180,12 +187,12 @@ def _write(path: str, content: bytes) -> None:
         raise
 
 
-def _say_once(folders: list[str]) -> None:
+def _say_once(folder: str | None) -> None:
     """Say that a kernel is going to be compiled, how long that may take, and where it will be kept."""
     global _said
     if not _said and not os.environ.get("TINYNET_QUIET"):
         _said = True
-        kept = f" They are kept in {folder}." if (folder := next(filter(_writable, folders), None)) else ""
+        kept = f" They are kept in {folder}." if folder else ""
         _print("compiling kernels, once for this machine: a first step may take half a minute." + kept)
 
 
