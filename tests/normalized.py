@@ -7,7 +7,7 @@ from tinynet.layers.layernorm import layernorm_forward_plain
 def batchnorm(x, w, b, eps=1e-5):
     rows = x.reshape(-1, x.shape[-1])
     mu, S = batchnorm_moments_plain(rows)
-    return batchnorm_forward_plain(rows, mu, S / len(rows), w, b, eps).reshape(x.shape)
+    return batchnorm_forward_plain(rows, mu, S / len(rows), w, b, eps, False).reshape(x.shape)
 
 
 def layernorm(x, w, b, eps=1e-5):

@@ -70,6 +70,8 @@ MODELS = {
     ),
     "an image as another": ([tn.Reshape((2, 6, 5)), tn.Conv2D(3, 2), tn.Flatten(), tn.Dense(2)], (5, 6, 2)),
     "batch norm": ([tn.Conv2D(4, 3), tn.BatchNorm(momentum=0.7, eps=1e-2), tn.ReLU()], (5, 5, 2)),
+    "batch norm, relu": ([tn.Conv2D(4, 3), tn.BatchNorm(activation="relu"), tn.Conv2D(3, 2)], (5, 5, 2)),
+    "batch norm of sequences, gelu": ([tn.BatchNorm(activation="gelu"), tn.Flatten(), tn.Dense(2)], (4, 3)),
     "batch norm of vectors": ([tn.Dense(6), tn.BatchNorm(), tn.Dense(2)], 4),
     "batch norm of sequences": ([tn.BatchNorm(), tn.Flatten(), tn.Dense(2)], (4, 3)),
     "batch norm of volumes": ([tn.Reshape((2, 3, 2, 4)), tn.BatchNorm(), tn.Flatten(), tn.Dense(2)], (4, 3, 4)),

@@ -69,7 +69,8 @@ def block(filters, stride=1):
     def conv(k, s):
         return [tn.Conv2D(filters, k, stride=s, padding=k // 2, bias=False), tn.BatchNorm()]
 
-    return tn.Residual([*conv(3, stride), tn.ReLU(), *conv(3, 1)], shortcut=conv(1, stride) if stride > 1 else None)
+    f = [*conv(3, stride)[:1], tn.BatchNorm(activation="relu"), *conv(3, 1)]
+    return tn.Residual(f, shortcut=conv(1, stride) if stride > 1 else None)
 
 
 def resnet():
@@ -79,7 +80,7 @@ def resnet():
 
 def lenet():
     convolutions = [tn.Conv2D(6, 3, activation="relu"), tn.BatchNorm(), tn.MaxPool2D(2), tn.Dropout(0.2)]
-    return [*convolutions, tn.Flatten(), tn.Dense(9, activation="swish"), tn.BatchNorm(), tn.Dense(4)]
+    return [*convolutions, tn.Flatten(), tn.Dense(9, activation="swish"), tn.BatchNorm(activation="tanh"), tn.Dense(4)]
 
 
 def lstms():

@@ -446,6 +446,18 @@ CASES = [
         )
         for shape in [(5, 7), (1, 5, 4, 6), (3, 4, 5, 3), (2, 3, 3, 64), (4, 6, 5), (6, 1), (3, 300)]
     ),
+    *(
+        Case(
+            f"BatchNorm {name} {shape}",
+            lambda name=name: BatchNorm(activation=name),
+            shape,
+            lambda x, w, b, name=name: TORCH[name](
+                F.batch_norm(x.reshape(-1, len(w)), None, None, w, b, training=True).reshape(x.shape)
+            ),
+        )
+        for name in ("relu", "gelu", "sigmoid")
+        for shape in [(5, 7), (3, 4, 5, 3), (2, 3, 3, 64)]
+    ),
     Case(
         "BatchNorm eps 0.5",
         lambda: BatchNorm(eps=0.5),

@@ -70,21 +70,22 @@ def assert_same(kernel, plain, arguments, dtypes, tolerance):
 
 
 @both_dtypes
+@pytest.mark.parametrize("is_relu", [False, True])
 @pytest.mark.parametrize("shape", [(2, 1), (40, 3), (300, 7), (33, 300), (20_000, 2)])
-def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape):
+def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape, is_relu):
     x, dy = 5 + 2 * random(shape, dtype), random(shape, dtype, seed=1)
     w, b = random((2, shape[1]), dtype, seed=2)
     close = 2e-7 if dtype == np.float32 else 1e-11
     wide = [np.float64] * 2
     mu, S = assert_same(batchnorm.kernels.batchnorm_moments, batchnorm.batchnorm_moments_plain, [x], wide, 1e-12)
     v = S / len(x)
-    arguments = x, mu, v, w, b, 1e-5
+    arguments = x, mu, v, w, b, 1e-5, is_relu
     assert_same(batchnorm.kernels.batchnorm_forward, batchnorm.batchnorm_forward_plain, arguments, [dtype], close)
-    arguments = dy, x, mu, v, 1e-5
+    arguments = dy, *arguments
     dw, db = assert_same(
         batchnorm.kernels.batchnorm_backward, batchnorm.batchnorm_backward_plain, arguments, wide, 1e-6
     )
-    arguments = dy, x, mu, v, w, 1e-5, dw, db, 1.5 * len(x)  # of a batch of which x is a part
+    arguments = *arguments, dw, db, 1.5 * len(x)  # of a batch of which x is a part
     kernel, plain = batchnorm.kernels.batchnorm_backward_input, batchnorm.batchnorm_backward_input_plain
     assert_same(kernel, plain, arguments, [dtype], close)
 
@@ -92,10 +93,10 @@ def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape):
 def test_the_steps_of_batch_norms_chain_rule_give_the_collected_form():
     x, dy, w = 5 + 2 * random((40, 3)), random((40, 3), seed=1), random(3, seed=2)
     mu, S = batchnorm.batchnorm_moments_plain(x)
-    given = dy, x, mu, S / len(x)
-    dw, db = batchnorm.batchnorm_backward_plain(*given, 1e-5)
-    collected = batchnorm.batchnorm_backward_input_plain(*given, w, 1e-5, dw, db, len(x))
-    np.testing.assert_allclose(batchnorm.batchnorm_chain_plain(*given, w, 1e-5), collected, rtol=0, atol=1e-13)
+    given = dy, x, mu, S / len(x), w
+    dw, db = batchnorm.batchnorm_backward_plain(*given, 0, 1e-5, False)
+    collected = batchnorm.batchnorm_backward_input_plain(*given, 0, 1e-5, False, dw, db, len(x))
+    np.testing.assert_allclose(batchnorm.batchnorm_chain_plain(*given, 1e-5), collected, rtol=0, atol=1e-13)
 
 
 @both_dtypes
@@ -255,6 +256,24 @@ def test_several_threads_may_predict_at_once():
     with ThreadPoolExecutor(4) as pool:
         for y, x in zip(pool.map(layer.forward, batches), batches, strict=True):
             assert np.array_equal(y, layer.forward(x))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize(("name", "layer"), [("relu", tn.ReLU), ("gelu", tn.GELU), ("sigmoid", tn.Sigmoid)])
+@pytest.mark.parametrize("shape", [(40, 5), (3, 4, 5, 64)])
+def test_batch_norm_with_an_activation_is_that_and_the_activations_layer(name, layer, trainable, shape):
+    x, dy, found = random(shape, np.float32), random(shape, np.float32, seed=1), []
+    for layers in ([BatchNorm(activation=name)], [BatchNorm(), layer()]):
+        layers[0].trainable = trainable
+        model = Sequential(layers, shape[1:])
+        model.flat_values = random(model.flat_values.shape, seed=2)
+        model.buffers()["0.running_mean"] = random(shape[-1:], seed=3)
+        y = model.forward(x, training=True)
+        found.append([y.copy()])
+        y[...] = np.nan  # it is the caller's
+        found[-1] += [model.backward(dy, input_grad=True), model.flat_grads, model.predict(x)]
+    for one, two in zip(*found, strict=True):
+        assert np.array_equal(one, two)
 
 
 def small_model():
@@ -517,6 +536,7 @@ def test_a_wrong_gradient_leaves_the_gradients_there_are():
         (lambda: BatchNorm(None), TypeError, "BatchNorm: momentum must be a number, got None"),
         (lambda: BatchNorm(eps=0), ValueError, "BatchNorm: eps must be a finite number above 0, got 0"),
         (lambda: BatchNorm(eps=np.inf), ValueError, "BatchNorm: eps"),
+        (lambda: BatchNorm(activation="rellu"), ValueError, "BatchNorm: unknown activation 'rellu'"),
         (lambda: LayerNorm(eps=-1e-5), ValueError, "LayerNorm: eps must be a finite number above 0, got -1e-05"),
         (lambda: LayerNorm(eps=np.nan), ValueError, "LayerNorm: eps"),
         (lambda: LayerNorm("small"), TypeError, "LayerNorm: eps must be a number, got 'small'"),

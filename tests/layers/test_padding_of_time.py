@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 T, LENGTHS = 7, np.array([3, 0, 7, 1, 5])
 N = len(LENGTHS)
+ENDS = ["relu", "gelu", "sigmoid"]
 POOLS = [tn.GlobalAvgPool1D, tn.GlobalMaxPool1D]
 
 # Layers that take sequences (N, T, 4), or words (N, T).
@@ -148,7 +149,9 @@ def test_batches_without_any_position_give_zeros_and_gradients_without_nan(name,
         assert not model.flat_grads.any()
 
 
-@pytest.mark.parametrize("layer", [*POOLS, lambda: tn.GroupNorm(2), tn.BatchNorm])
+@pytest.mark.parametrize(
+    "layer", [*POOLS, lambda: tn.GroupNorm(2), tn.BatchNorm, *(lambda f=f: tn.BatchNorm(activation=f) for f in ENDS)]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_a_layer_by_itself_reads_nothing_behind_the_lengths(layer, training):
     x = np.random.default_rng(0).standard_normal((N, T, 4))

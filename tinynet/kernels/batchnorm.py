@@ -15,6 +15,10 @@ n, means mu and sums of squared deviations S,
 
     n = na + nb     mu = mua + (mub - mua) nb / n     S = Sa + Sb + (mub - mua)^2 na nb / n
 
+A ReLU is part of them.  As a layer of its own it would read and write all numbers once more, each way.  Forward, y is
+at least a floor: 0 for ReLU, -inf for none.  Backward, a ReLU lets dy pass where z = w h + b is above 0: z is made of x
+again, which is read anyway.
+
 All arithmetic is in float64, and results are rounded once.
 
 Source: Chan, Golub and LeVeque 1983, equation 2.1.
@@ -63,26 +67,30 @@ def batchnorm_moments(x, mu, S):
     merge_moments(counts, means, squares, mu, S)
 
 
-def batchnorm_forward(x, mu, v, w, b, eps, y):
+def batchnorm_forward(x, mu, v, w, b, eps, is_relu, y):
     """y (M, C)."""
     rows = np.empty((3, row_width(mu.size)))
     mean_scale_shift(mu, v, w, b, eps, rows)
-    scaled_rows(x, *rows, y)
+    scaled_rows(x, *rows, 0.0 if is_relu else -np.inf, y)
 
 
-def batchnorm_backward(dy, x, mu, v, eps, dw, db):
+def batchnorm_backward(dy, x, mu, v, w, b, eps, is_relu, dw, db):
     """dw and db (C,), in float64."""
     parts, sums = np.empty((chunks_of_rows(*x.shape), 2, mu.size)), np.empty((2, mu.size))
-    gradient_sums_of_chunks(dy, x, *wide(mu), parts)
+    rows = np.empty((3, row_width(mu.size)))
+    mean_scale_shift(mu, v, w, b, eps, rows)
+    gradient_sums_of_chunks(dy, x, *rows, is_relu, parts)
     memory.sum_of_chunks(parts, sums)
     db[...] = sums[0]
     np.divide(sums[1], np.sqrt(v + eps), dw)
 
 
-def batchnorm_backward_input(dy, x, mu, v, w, eps, dw, db, M, dx):
+def batchnorm_backward_input(dy, x, mu, v, w, b, eps, is_relu, dw, db, M, dx):
     """dx (M, C)."""
     r, M = 1 / np.sqrt(v + eps), max(M, 1)
-    rows_of_dx(dy, x, *wide(mu, w * r, db / M, r * dw / M), dx)
+    rows = np.empty((3, row_width(mu.size)))
+    mean_scale_shift(mu, v, w, b, eps, rows)
+    rows_of_dx(dy, x, *rows, is_relu, *wide(db / M, r * dw / M), dx)
 
 
 # --- the kernels ------------------------------------------------------------------------------------------------
@@ -156,19 +164,20 @@ def mean_scale_shift(mu, v, w, b, eps, rows):
 
 
 @sized_kernel(THREADS_FROM)
-def scaled_rows(x, mean, scale, b, y):
-    """y = scale (x - mean) + b; mean, scale, b (W,), in float64.  A thread owns its wide rows of y."""
+def scaled_rows(x, mean, scale, b, floor, y):
+    """y = max(floor, scale (x - mean) + b); mean, scale, b (W,), in float64.  A thread owns its wide rows of y."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
         size = min(W, x.size - row * W)
         x_row, y_row = memory.piece(x, row * W, size), memory.piece(y, row * W, size)
         for j in range(size):
-            y_row[j] = (x_row[j] - mean[j]) * scale[j] + b[j]
+            z = (x_row[j] - mean[j]) * scale[j] + b[j]
+            y_row[j] = floor if z < floor else z  # NaN is not less, and stays
 
 
 @kernel(fast=True)
-def chunk_gradient_sums(dy, x, first, end, mean, sums):
-    """sums (2, C): sum dy, and sum dy (x - mean), of rows `first` to `end`."""
+def chunk_gradient_sums(dy, x, first, end, mean, scale, b, is_relu, sums):
+    """sums (2, C): sum dz, and sum dz (x - mean), of rows `first` to `end`."""
     C, W = x.shape[1], mean.size
     plain, products = np.empty(W), np.empty(W)
     for j in range(W):
@@ -177,8 +186,11 @@ def chunk_gradient_sums(dy, x, first, end, mean, sums):
         size = min(W, end * C - start)
         dy_row, x_row = memory.piece(dy, start, size), memory.piece(x, start, size)
         for j in range(size):
-            plain[j] += dy_row[j]
-            products[j] += dy_row[j] * (x_row[j] - mean[j])
+            d, dz = x_row[j] - mean[j], dy_row[j]
+            if is_relu and d * scale[j] + b[j] <= 0:
+                dz = 0
+            plain[j] += dz
+            products[j] += dz * d
     for c in range(C):
         sums[0, c], sums[1, c] = plain[c], products[c]
     for start in range(C, W, C):
@@ -188,20 +200,23 @@ def chunk_gradient_sums(dy, x, first, end, mean, sums):
 
 
 @sized_kernel(THREADS_FROM, of=0)
-def gradient_sums_of_chunks(dy, x, mean, parts):
+def gradient_sums_of_chunks(dy, x, mean, scale, b, is_relu, parts):
     """parts (K, 2, C): both sums of K chunks.  A thread owns a chunk."""
     M, K = x.shape[0], parts.shape[0]
     for k in prange(K):
-        chunk_gradient_sums(dy, x, k * M // K, (k + 1) * M // K, mean, parts[k])
+        chunk_gradient_sums(dy, x, k * M // K, (k + 1) * M // K, mean, scale, b, is_relu, parts[k])
 
 
 @sized_kernel(THREADS_FROM)
-def rows_of_dx(dy, x, mean, scale, offset, slope, dx):
-    """dx = scale (dy - offset - slope (x - mean)); what is a channel's is (W,), in float64.  Threads as in forward."""
+def rows_of_dx(dy, x, mean, scale, b, is_relu, offset, slope, dx):
+    """dx = scale (dz - offset - slope (x - mean)); what is a channel's is (W,), in float64.  Threads as in forward."""
     W = mean.size
     for row in prange((x.size + W - 1) // W):
         size = min(W, x.size - row * W)
         dy_row, x_row = memory.piece(dy, row * W, size), memory.piece(x, row * W, size)
         dx_row = memory.piece(dx, row * W, size)
         for j in range(size):
-            dx_row[j] = (dy_row[j] - offset[j] - slope[j] * (x_row[j] - mean[j])) * scale[j]
+            d, dz = x_row[j] - mean[j], dy_row[j]
+            if is_relu and d * scale[j] + b[j] <= 0:
+                dz = 0
+            dx_row[j] = (dz - offset[j] - slope[j] * d) * scale[j]

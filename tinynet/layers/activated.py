@@ -1,4 +1,4 @@
-"""What Dense and Conv2D share: y = f(z), where z is a sum of weighted inputs and f an activation, or none.
+"""What Dense, Conv2D and BatchNorm share: y = f(z), where z is the layer's own formula and f an activation, or none.
 
 Backward.  Each z touched one y, its own, times f'(z):  dz = f'(z) dy, number by number.  From dz on, the derivation is
 the layer's.
@@ -17,14 +17,53 @@ from tinynet.layers.parameter import Parameter
 
 
 class Activated(Layer):
+    """A layer that ends in an `activation`."""
+
+    def _end_in(self, activation):
+        self.activation_name, self.activation = activation, known_activation(activation, type(self).__name__)
+        self._is_relu = activation == "relu"
+        self._after = None if self._is_relu else self.activation  # what follows z as a step of its own, if anything
+
+    def _activated(self, z):
+        """y = f(z), and which of the two backward needs.  z is y already of a ReLU, and may be overwritten by y."""
+        if self._after is None:
+            return z, z
+        if self._after.keeps == "input":
+            return self._after.forward(z), z
+        self._after.forward_in_place(z)
+        return z, z
+
+    def _through_activation(self, dy, kept):
+        """(grad, y, is_relu) for the backward kernel: of a ReLU grad is dy, else dz, and y is not read."""
+        if self._is_relu:
+            return dy, kept, True
+        dz = dy if self._after is None else self._after.backward(dy, kept)
+        return dz, dz, False
+
+    @property
+    def keeps_output(self):
+        return self.activation is not None and self.activation.keeps == "output"
+
+    def ending(self, before):
+        if self.activation is None:
+            return "logits", self.label
+        return (
+            ("probabilities", f'{self.label} with activation="sigmoid"') if self.activation.name == "sigmoid" else None
+        )
+
+    def _onnx_activated(self, graph, name, layout="last"):
+        """The activation of z, which ONNX has by that name."""
+        z = graph.value(name, len(self.output_shape) + 1, layout)
+        return z if self.activation is None else self.activation.onnx(graph, z)
+
+
+class Weighted(Activated):
     """A layer with weights w, biases b unless `bias` is False, an `activation` and its `init`, as Dense takes them."""
 
     def __init__(self, activation: str | None, bias: bool, init):
         super().__init__()
-        self.activation_name, self.activation = activation, known_activation(activation, type(self).__name__)
+        self._end_in(activation)
         self.bias, self.init = bool(bias), init
-        self._is_relu = activation == "relu"
-        self._after = None if self._is_relu else self.activation  # what follows z as a step of its own, if anything
         self._kept = None
 
     def _start_parameters(self, shape, fan_in, fan_out, rng):
@@ -47,41 +86,9 @@ class Activated(Layer):
         w, b = self.parameters if self.bias else (*self.parameters, None)
         return w._grad, np.empty_like(self._no_bias) if b is None else b._grad
 
-    def _activated(self, z):
-        """y = f(z), and which of the two backward needs.  z is y already of a ReLU, and may be overwritten by y."""
-        if self._after is None:
-            return z, z
-        if self._after.keeps == "input":
-            return self._after.forward(z), z
-        self._after.forward_in_place(z)
-        return z, z
-
-    def _through_activation(self, dy, kept):
-        """(grad, y, is_relu) for the backward kernel: of a ReLU grad is dy, else dz, and y is not read."""
-        if self._is_relu:
-            return dy, kept, True
-        dz = dy if self._after is None else self._after.backward(dy, kept)
-        return dz, dz, False
-
     def _keep(self, x, kept):
         """Keep both for backward, as views: no one else can reshape these."""
         self._kept = x.view(), None if kept is None else kept.view()
-
-    @property
-    def keeps_output(self):
-        return self.activation is not None and self.activation.keeps == "output"
-
-    def ending(self, before):
-        if self.activation is None:
-            return "logits", self.label
-        return (
-            ("probabilities", f'{self.label} with activation="sigmoid"') if self.activation.name == "sigmoid" else None
-        )
-
-    def _onnx_activated(self, graph, name, layout="last"):
-        """The activation of z, which ONNX has by that name."""
-        z = graph.value(name, len(self.output_shape) + 1, layout)
-        return z if self.activation is None else self.activation.onnx(graph, z)
 
     def _formula_of(self, sums):
         """`sums` is a text, z without b."""

@@ -6,7 +6,8 @@ x[m,c] in a batch; w, b, mu, v (C,), and each formula below is about one channel
     mu   = 1/M sum_m x[m]                                      the mean
     v    = 1/M sum_m (x[m] - mu)^2                             the variance
     h[m] = r (x[m] - mu)             r = 1 / sqrt(v + eps)     normalised: "x-hat"; eps, a small number, keeps r
-    y[m] = w h[m] + b                                          finite where all x[m] are alike
+    z[m] = w h[m] + b                                          finite where all x[m] are alike
+    y[m] = f(z[m])                                             an activation, or z[m] itself
 
 So the layers behind get numbers of one size, whatever the weights before, and can be trained with larger steps.
 
@@ -19,25 +20,26 @@ too small by that factor (Bessel's correction).
 
 Backward.  Ask of each number, the last one first: which numbers did it touch, and times what?
 
-    b     touched y[m] of every m, times 1:           db    = sum_m dy[m]
-    w     touched y[m] of every m, times h[m]:        dw    = sum_m dy[m] h[m]
-    h[m]  touched y[m], times w:                      dh[m] = w dy[m]
+    z[m]  touched y[m], times f'(z[m]):               dz[m] = f'(z[m]) dy[m]
+    b     touched z[m] of every m, times 1:           db    = sum_m dz[m]
+    w     touched z[m] of every m, times h[m]:        dw    = sum_m dz[m] h[m]
+    h[m]  touched z[m], times w:                      dh[m] = w dz[m]
     r     touched h[m] of every m, times x[m] - mu,   dr    = sum_m dh[m] (x[m] - mu) = w dw / r
           which is h[m] / r:
     v     touched r, times -1/2 (v + eps)^(-3/2):     dv    = -1/2 r^3 dr = -1/2 r^2 w dw
     mu    touched h[m] of every m, times -r,          dmu   = -r sum_m dh[m] = -r w db
           and v, times -2/M sum_m (x[m] - mu) = 0
     x[m]  touched h[m], times r,                      dx[m] = r dh[m] + 2/M (x[m] - mu) dv + dmu / M
-          v, times 2/M (x[m] - mu), and mu, times 1/M       = w r (dy[m] - db / M - h[m] dw / M)
+          v, times 2/M (x[m] - mu), and mu, times 1/M       = w r (dz[m] - db / M - h[m] dw / M)
 
-The last line says that dx is what remains of w r dy once its mean and its part along h are taken out: moving a whole
-channel of x changes no y, and stretching it changes y through eps alone.
+The last line says that dx is what remains of w r dz once its mean and its part along h are taken out: moving a whole
+channel of x changes no z, and stretching it changes y through eps alone.
 
 Backward is in two parts, since processes that train together may share a batch: each has some of its rows as x; mu, v
 and M are of the whole batch (whole_moments), and between the two parts so become dw and db (whole_sums).
 
 Frozen (trainable = False), it trains as it predicts: mu and v are the running ones, which stay.  They are constants, so
-x[m,c] touched h[m,c] alone, times r[c], and dx[m,c] = w[c] r[c] dy[m,c].
+x[m,c] touched h[m,c] alone, times r[c], and dx[m,c] = w[c] r[c] dz[m,c].
 
 Of sequences with lengths, the rows x[m] are those within them: padding enters no mean, and its y and dx are 0.
 
@@ -56,10 +58,12 @@ from tinynet.checks import number
 from tinynet.kernels import batchnorm as kernels
 from tinynet.kernels.compile import either
 from tinynet.layers import along_time
+from tinynet.layers.activated import Activated, through_relu
 from tinynet.layers.affine import Affine
 from tinynet.layers.base import checked_eps
 
-# In these functions x, dy and h are (M, C), and what belongs to a channel is (C,).
+# In these functions x, dy, h and z are (M, C), and what belongs to a channel is (C,).  ReLU is the one activation that
+# they know: its y is at least 0, and its dy passes where y is more.
 
 
 def batchnorm_moments_plain(x):
@@ -68,21 +72,24 @@ def batchnorm_moments_plain(x):
     return mu, ((x - mu) ** 2).sum(axis=0)
 
 
-def batchnorm_forward_plain(x, mu, v, w, b, eps):
-    r = 1 / np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # infinity gives r = 0 and would hide in y = b: show NaN
+def batchnorm_forward_plain(x, mu, v, w, b, eps, is_relu):
+    r = 1 / np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # infinity gives r = 0 and would hide in z = b: show NaN
     h = r * (x - mu)
-    return w * h + b
+    z = w * h + b
+    return np.maximum(z, 0) if is_relu else z
 
 
-def batchnorm_backward_plain(dy, x, mu, v, eps):
+def batchnorm_backward_plain(dy, x, mu, v, w, b, eps, is_relu):
     h = (x - mu) / np.sqrt(v + eps)
-    return (dy * h).sum(axis=0), dy.sum(axis=0, dtype=np.float64)  # dw, db
+    dz = through_relu(dy, w * h + b, is_relu)
+    return (dz * h).sum(axis=0), dz.sum(axis=0, dtype=np.float64)  # dw, db
 
 
-def batchnorm_backward_input_plain(dy, x, mu, v, w, eps, dw, db, M):
+def batchnorm_backward_input_plain(dy, x, mu, v, w, b, eps, is_relu, dw, db, M):
     r = 1 / np.sqrt(v + eps)
     h = r * (x - mu)
-    return w * r * (dy - db / M - h * dw / M)  # dx
+    dz = through_relu(dy, w * h + b, is_relu)
+    return w * r * (dz - db / M - h * dw / M)  # dx
 
 
 def batchnorm_chain_plain(dy, x, mu, v, w, eps):
@@ -109,15 +116,17 @@ def _checked_momentum(layer, momentum):
     return momentum
 
 
-class BatchNorm(Affine):
+class BatchNorm(Activated, Affine):
     """Every channel of a batch gets mean 0 and variance 1, then a scale and a shift that are trained.
 
-    y = w (x - mean) / sqrt(var + eps) + b, mean and var over all axes but the last: (N, C), (N, H, W, C), (N, T, C).
+    y = activation(w (x - mean) / sqrt(var + eps) + b), with mean and var over all axes but the last: (N, C),
+    (N, H, W, C), (N, T, C).
 
-    momentum  what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
-              (its 0.1 is 0.9 here)
-    eps       added to the variance, keeps the division finite where that is 0
-    affine    False leaves out w and b
+    momentum    what stays of the running statistics at a step.  PyTorch's momentum is 1 - momentum; the defaults agree
+                (its 0.1 is 0.9 here)
+    eps         added to the variance, keeps the division finite where that is 0
+    affine      False leaves out w and b
+    activation  None, or its name as Dense takes it.  "relu" takes no time of its own
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
     decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64, since float32 may not hold the
@@ -135,12 +144,18 @@ class BatchNorm(Affine):
     array([0.2, 2. ])
     """
 
-    keeps_output = False
+    @property
+    def keeps_output(self):
+        return self._after is not None and self._after.keeps == "output"
+
     settable = MappingProxyType({**Affine.settable, "momentum": _checked_momentum, "eps": checked_eps})
 
-    def __init__(self, momentum: float = 0.9, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self, momentum: float = 0.9, eps: float = 1e-5, affine: bool = True, activation: str | None = None
+    ) -> None:
         super().__init__()
         self.momentum, self.eps, self.affine = momentum, eps, bool(affine)
+        self._end_in(activation)
 
     def build(self, input_shape, dtype, rng):
         input_shape = super().build(input_shape, dtype, rng)
@@ -160,8 +175,8 @@ class BatchNorm(Affine):
         if not (training and self.trainable):
             mu, v = self.buffers._arrays["running_mean"], self.buffers._arrays["running_var"]
             if training:
-                self._kept = rows.view(), None, mu.copy(), v.copy(), lengths, shape
-            return _in_place(self._normalized(rows, mu, v), lengths, shape)
+                mu, v = mu.copy(), v.copy()
+            return self._finished(rows, None, mu, v, lengths, shape, training)
         mu, squares = np.empty(C), np.empty(C)  # squares: the sums of squared deviations, M v
         batchnorm_moments(rows, mu, squares)
         M, mu, squares = self.whole_moments(len(rows), mu, squares)
@@ -175,38 +190,52 @@ class BatchNorm(Affine):
                     running[...] = self.momentum * running + (1 - self.momentum) * batch
                     narrow = running.astype(self.dtype)  # other frameworks have one dtype for all of a model: what
                     np.copyto(running, narrow, where=np.isfinite(narrow))  # that can hold is rounded to it
-            self._kept = rows.view(), M, mu, v, lengths, shape
-            return _in_place(self._normalized(rows, mu, v), lengths, shape)
+            return self._finished(rows, M, mu, v, lengths, shape, training)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
-        x, M, mu, v, lengths, shape = self.kept("_kept")
+        x, M, mu, v, kept, lengths, shape = self.kept("_kept")
         dy, (dw, db) = _rows_within(self.checked_gradient(dy, *shape[:2]), lengths), np.empty((2, mu.size))
+        dz, _, is_relu = self._through_activation(dy, kept)  # a ReLU's is still dy
         with np.errstate(over="ignore", invalid="ignore"):
+            batch = dz, x, mu, v, *self._affine(), self.eps, is_relu
             if M is not None or self.trains:
-                batchnorm_backward(dy, x, mu, v, self.eps, dw, db)
+                batchnorm_backward(*batch, dw, db)
                 self._set_gradients(dw, db)
             if not input_grad:
                 return None
-            if M is None:  # frozen: dx is made of dy as y is of x, without mean and b
+            if M is None:  # frozen: dx is made of dz as z is of x, without mean and b
+                dz = through_relu(dz, self._normalized(x, mu, v), True) if is_relu else dz
                 zeros = np.zeros_like(mu)
-                return _in_place(self._normalized(dy, zeros, v, zeros.astype(self.dtype)), lengths, shape)
-            dw, db = self.whole_sums(dw, db)
+                return _in_place(self._scaled(dz, zeros, v, zeros.astype(self.dtype), False), lengths, shape)
             dx = np.empty_like(x)
-            batchnorm_backward_input(dy, x, mu, v, self._affine()[0], self.eps, dw, db, M, dx)
+            batchnorm_backward_input(*batch, *self.whole_sums(dw, db), M, dx)
         return _in_place(dx, lengths, shape)
 
-    def _normalized(self, rows, mu, v, b=None):
-        w, own = self._affine()
-        y = np.empty_like(rows)
-        batchnorm_forward(rows, mu, v, w, own if b is None else b, self.eps, y)
+    def _finished(self, x, M, mu, v, lengths, shape, training):
+        """y of the rows x; in training, what backward needs is kept: of a ReLU not y, which it makes of x again."""
+        y, kept = self._activated(self._normalized(x, mu, v))
+        if training:
+            self._kept = x.view(), M, mu, v, None if self._after is None else kept.view(), lengths, shape
+        return _in_place(y, lengths, shape)
+
+    def _normalized(self, x, mu, v):
+        """z, or y of a ReLU."""
+        return self._scaled(x, mu, v, self._affine()[1], self._is_relu)
+
+    def _scaled(self, x, mu, v, b, is_relu):
+        y = np.empty_like(x)
+        batchnorm_forward(x, mu, v, self._affine()[0], b, self.eps, is_relu, y)
         return y
 
     def formula(self):
-        return self._formula_of("(x - mean) / sqrt(var + eps) by channel")
+        scale, shift = ("w ", " + b") if self.affine else ("", "")
+        y = f"{self.activation_name}({scale}h{shift})" if self.activation else f"{scale}h{shift}"
+        return f"y = {y}, h = (x - mean) / sqrt(var + eps) by channel"
 
     def backward_formula(self):
-        scale = "w " if self.affine else ""
-        return f"{self._gradients_of()}dx = {scale}(dy - mean(dy) - h mean(dy h)) / sqrt(var + eps)"
+        dz, first = ("dz", f"dz = {self.activation_name}'(z) dy, ") if self.activation else ("dy", "")
+        own, scale = (f"dw = sum {dz} h, db = sum {dz}, ", "w ") if self.affine else ("", "")
+        return f"{first}{own}dx = {scale}({dz} - mean({dz}) - h mean({dz} h)) / sqrt(var + eps)"
 
     # What others ask of it.
 
@@ -223,9 +252,11 @@ class BatchNorm(Affine):
     def onnx(self, graph, x):
         (w, b), (mu, v) = self._affine(), (self.buffers._arrays[f"running_{name}"] for name in ("mean", "var"))
         if x.layout == "first":
-            return x.map("BatchNormalization", w, b, mu, v, epsilon=self.eps)
-        scale = w / np.sqrt(v + self.eps)
-        return x.map("Mul", scale).map("Add", b - mu * scale)
+            z = x.map("BatchNormalization", w, b, mu, v, epsilon=self.eps)
+        else:
+            scale = w / np.sqrt(v + self.eps)
+            z = x.map("Mul", scale).map("Add", b - mu * scale)
+        return z if self.activation is None else self.activation.onnx(graph, z)
 
     def torch_module(self, nn):
         axes = len(self.input_shape)

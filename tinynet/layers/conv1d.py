@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.checks.padding import checked_padding_of_time
 from tinynet.layers import along_time
-from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.activated import Weighted, through_relu
 from tinynet.layers.conv2d import conv2d_backward, conv2d_backward_input, conv2d_forward
 from tinynet.layers.padding import along_axis, reach
 
@@ -42,7 +42,7 @@ def as_images(array):
     return array.reshape(len(array), 1, *array.shape[1:])
 
 
-class Conv1D(Activated):
+class Conv1D(Weighted):
     """Filters that look for a pattern everywhere in a sequence: x (N, T, C) -> y (N, Q, filters).
 
     At each of Q positions, every filter makes a weighted sum of the J C numbers in a window, with the same weights

@@ -55,7 +55,7 @@ from tinynet.checks.padding import checked_padding
 from tinynet.kernels import grouped
 from tinynet.kernels.compile import either
 from tinynet.kernels.grouped import parts_of
-from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.activated import Weighted, through_relu
 from tinynet.layers.padding import output_size
 
 
@@ -101,7 +101,7 @@ conv2d_backward = either(
 conv2d_backward_input = either(lambda *given: conv2d_backward_plain(*given)[2], grouped.conv2d_backward_input)
 
 
-class Conv2D(Activated):
+class Conv2D(Weighted):
     """Filters that look for a pattern everywhere in an image: x (N, H, W, C) -> y (N, P, Q, filters).
 
     A window of I x J pixels moves over the image, to P x Q positions.  At each, every filter makes a weighted sum of

@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import pair, positive_int
 from tinynet.kernels import conv_transpose2d as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.activated import Activated
+from tinynet.layers.activated import Weighted
 from tinynet.layers.parameter import Parameter
 
 
@@ -73,7 +73,7 @@ conv_transpose2d_backward = either(
 )
 
 
-class ConvTranspose2D(Activated):
+class ConvTranspose2D(Weighted):
     """A convolution's backward pass, as a layer that makes images larger: x (N, P, Q, C) -> y (N, H, W, filters).
 
     Every pixel of x adds its numbers, times w (I, J, filters, C), to a window of y; then come b and the activation.

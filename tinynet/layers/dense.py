@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike
 from tinynet.checks import positive_int
 from tinynet.kernels import dense as kernels
 from tinynet.kernels.compile import either
-from tinynet.layers.activated import Activated, through_relu
+from tinynet.layers.activated import Weighted, through_relu
 
 
 def dense_forward_plain(x, w, b, floor):
@@ -61,7 +61,7 @@ def dense_backward_input(w, dz, dx):
     dense_forward(dz, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), w.dtype.type(-np.inf), dx)
 
 
-class Dense(Activated):
+class Dense(Weighted):
     """Weighted sums, y = activation(x w + b): x (N, I) -> y (N, units), with w (I, units) and b (units,).
 
     Each of the `units` outputs has a weight for each of the I inputs, and a bias.  Of more axes it takes the last, at

@@ -18,7 +18,7 @@ from importlib.resources import files
 import numpy as np
 
 from tinynet.data.sequences import Inputs, each, parts
-from tinynet.layers.activated import Activated
+from tinynet.layers.activated import Weighted
 from tinynet.layers.activations import LAYERS
 from tinynet.layers.elementwise import ActivationLayer
 from tinynet.layers.options import options
@@ -161,7 +161,7 @@ def filled(name, data):
 def _in_parts(layer):
     """[(layer, the letter of its output)]: a Dense or Conv2D with an activation as two, z = x w + b and y = f(z)."""
     given = options(layer)
-    if not isinstance(layer, Activated) or given.get("activation") is None:
+    if not isinstance(layer, Weighted) or given.get("activation") is None:
         return [(layer, "y")]
     sums = type(layer)(**{**given, "activation": None})
     f = {kind.activation.name: kind for kind in LAYERS}[layer.activation.name]

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from numpy.typing import DTypeLike
 
 from tinynet.checks import positive_int
-from tinynet.layers.activations import ReLU
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.blocks import Concat
 from tinynet.layers.conv2d import Conv2D
@@ -45,15 +44,15 @@ def densenet(
         raise TypeError(f"densenet: blocks must be a list of numbers of layers, got {blocks!r}")
     blocks = [positive_int(count, "densenet: a number of layers in blocks") for count in blocks]
     channels = 2 * positive_int(growth, "densenet: growth")
-    layers = [convolution(channels, 3 if small_images else 7, 1 if small_images else 2), BatchNorm(), ReLU()]
+    layers = [convolution(channels, 3 if small_images else 7, 1 if small_images else 2), norm()]
     if not small_images:
         layers += [MaxPool2D(3, stride=2, padding=1)]
     for index, count in enumerate(blocks):
         for _ in range(count):
-            finds = [BatchNorm(), ReLU(), convolution(4 * growth, 1), BatchNorm(), ReLU(), convolution(growth, 3)]
+            finds = [norm(), convolution(4 * growth, 1), norm(), convolution(growth, 3)]
             layers += [Concat([*finds, *([Dropout(dropout)] if dropout else [])])]
         channels += count * growth
-        layers += [BatchNorm(), ReLU()]
+        layers += [norm()]
         if index < len(blocks) - 1:
             channels //= 2
             layers += [convolution(channels, 1), AvgPool2D(2)]
@@ -62,3 +61,7 @@ def densenet(
 
 def convolution(filters, window, stride=1):
     return Conv2D(filters, window, stride, window // 2, bias=False, init="he")
+
+
+def norm():
+    return BatchNorm(activation="relu")

@@ -17,7 +17,6 @@ from tinynet.layers.blocks import Residual
 from tinynet.layers.dense import Dense
 from tinynet.layers.dropout import Dropout
 from tinynet.layers.pooling import GlobalAvgPool2D
-from tinynet.layers.relu6 import ReLU6
 from tinynet.model import Sequential
 from tinynet.zoo.resnet import convolution
 
@@ -40,16 +39,16 @@ def mobilenet_v2(
     """
     width = number_within(width, "mobilenet_v2: width")
     channels = rounded(32 * width)
-    layers = [*convolution(channels, 3, stride=2), ReLU6()]
+    layers = convolution(channels, 3, stride=2, activation="relu6")
     for widening, filters, count, first_stride in STAGES:
         filters = rounded(filters * width)
         for index in range(count):
             stride, wide = first_stride if index == 0 else 1, widening * channels
-            block = [*convolution(wide, 1), ReLU6()] if widening > 1 else []
-            block += [*convolution(wide, 3, stride, groups=wide), ReLU6(), *convolution(filters, 1)]
+            block = convolution(wide, 1, activation="relu6") if widening > 1 else []
+            block += [*convolution(wide, 3, stride, groups=wide, activation="relu6"), *convolution(filters, 1)]
             layers += [Residual(block)] if stride == 1 and channels == filters else block
             channels = filters
-    layers += [*convolution(max(1280, rounded(1280 * width)), 1), ReLU6(), GlobalAvgPool2D()]
+    layers += [*convolution(max(1280, rounded(1280 * width)), 1, activation="relu6"), GlobalAvgPool2D()]
     return Sequential([*layers, Dropout(dropout), Dense(classes)], input_shape, seed, dtype)
 
 

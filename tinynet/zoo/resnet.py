@@ -42,9 +42,9 @@ def resnet(
     if positive_int(depth, "resnet: depth") not in COUNTS:
         raise ValueError(f"resnet: depth must be one of {', '.join(map(str, COUNTS))}, got {depth!r}")
     if small_images:
-        layers = [*convolution(64, 3), ReLU()]
+        layers = convolution(64, 3, activation="relu")
     else:
-        layers = [*convolution(64, 7, stride=2), ReLU(), MaxPool2D(3, stride=2, padding=1)]
+        layers = [*convolution(64, 7, stride=2, activation="relu"), MaxPool2D(3, stride=2, padding=1)]
     channels, block, widening = 64, *((basic, 1) if depth < 50 else (bottleneck, 4))
     for stage, (filters, count) in enumerate(zip(FILTERS, COUNTS[depth], strict=True)):
         for index in range(count):
@@ -57,18 +57,18 @@ def resnet(
 
 
 def basic(filters, stride):
-    return [*convolution(filters, 3, stride), ReLU(), *convolution(filters, 3)]
+    return [*convolution(filters, 3, stride, activation="relu"), *convolution(filters, 3)]
 
 
 def bottleneck(filters, stride):
     return [
-        *(*convolution(filters, 1), ReLU()),
-        *(*convolution(filters, 3, stride), ReLU()),
+        *convolution(filters, 1, activation="relu"),
+        *convolution(filters, 3, stride, activation="relu"),
         *convolution(4 * filters, 1),
     ]
 
 
-def convolution(filters, window, stride=1, groups=1):
+def convolution(filters, window, stride=1, groups=1, activation=None):
     """A convolution that keeps the size of the image, but for the stride, and BatchNorm, whose b makes its own idle."""
     conv = Conv2D(filters, window, stride, window // 2, bias=False, init="he_out", groups=groups)
-    return [conv, BatchNorm()]
+    return [conv, BatchNorm(activation=activation)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import DTypeLike
 
 from tinynet.checks import positive_int
-from tinynet.layers.activations import ReLU
+from tinynet.layers.base import Layer
 from tinynet.layers.batchnorm import BatchNorm
 from tinynet.layers.conv2d import Conv2D
 from tinynet.layers.dense import Dense
@@ -35,11 +35,11 @@ def vgg(
     """
     if positive_int(depth, "vgg: depth") not in COUNTS:
         raise ValueError(f"vgg: depth must be one of {', '.join(map(str, COUNTS))}, got {depth!r}")
-    layers = []
+    layers: list[Layer] = []
     for filters, count in zip(FILTERS, COUNTS[depth], strict=True):
         for _ in range(count):
             if batch_norm:
-                layers += [Conv2D(filters, 3, padding=1, init="he_out"), BatchNorm(), ReLU()]
+                layers += [Conv2D(filters, 3, padding=1, init="he_out"), BatchNorm(activation="relu")]
             else:
                 layers += [Conv2D(filters, 3, padding=1, init="he_out", activation="relu")]
         layers += [MaxPool2D(2)]
