@@ -140,6 +140,10 @@ def test_who_compiles_ahead_is_asked_once_for_each_model(lengths, monkeypatch):
     compile_cache.before_compiling = None
     model.forward(x, training=True)
     assert compile_cache.before_compiling is None
+    for given in (np.zeros((5000, 4, 2), "f4"), np.zeros((8, 4, 2)).tolist()):
+        compile_ahead.expect(model, given)
+        compile_cache.before_compiling("folder")
+        assert asked.pop() == (model, compile_ahead.ROWS, "folder")
 
 
 @pytest.mark.parametrize(

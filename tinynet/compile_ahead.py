@@ -31,6 +31,7 @@ from tinynet.kernels import compile_cache
 
 LOCK = "compiling_ahead"  # a file where kernels are kept, while a second process writes there
 LOCK_SECONDS = 600  # one so old was left by a process that was killed
+ROWS = 256  # of a larger batch, so many: most kernels are the same, and memory is not asked for a second time
 
 _helper = None
 
@@ -39,7 +40,7 @@ def expect(model, x) -> None:
     """A training step with this batch begins: should it compile anything, start a second process, unless one was."""
     wanted = os.environ.get("TINYNET_COMPILE_AHEAD", "1") != "0" and numba.config.NUMBA_NUM_THREADS > 1
     if _helper is None and wanted and sys.executable and not getattr(sys, "frozen", False):
-        reference, rows = weakref.ref(model), (*getattr(x, "shape", ()), 64)[0]
+        reference, rows = weakref.ref(model), min((ROWS, *getattr(x, "shape", ())[:1]))
         compile_cache.before_compiling = lambda folder: _start(reference(), rows, folder)
 
 
@@ -59,9 +60,11 @@ def _start(model, rows, folder):
     if numba.config.CACHE_DIR:
         environment["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR
     # Without -P it would import what lies in the current folder and happens to be called numba.py.
-    command, nothing = [sys.executable, "-P", "-m", __name__, lock], subprocess.DEVNULL
+    command = [sys.executable, *["-O"] * sys.flags.optimize, "-P", "-m", __name__, lock]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows, of a program that has none
     try:
-        _helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, env=environment)
+        _helper = subprocess.Popen(command, **pipes, env=environment, creationflags=no_window)
     except OSError:  # no more processes are allowed
         _leave(lock)
         return
