@@ -175,13 +175,13 @@ class Sequential(Guarded):
                 return self._forward_along_time(x, lengths, training, state)
         if training and self._padding is not None:
             self._expect(x)
+            self._padding = None
         return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
 
     def _expect(self, x):
-        """A training step begins that may be the first, and has no lengths."""
+        """A training step begins, which may be the first."""
         if self._padding is UNTRAINED:
             expect(self, x)
-        self._padding = None
 
     def _forward_along_time(self, x, lengths, training, state):
         if takes_several(self.input_shape):
