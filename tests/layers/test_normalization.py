@@ -79,6 +79,8 @@ def test_batch_norms_kernels_equal_the_plain_loops(dtype, shape, is_relu):
     wide = [np.float64] * 2
     mu, S = assert_same(batchnorm.kernels.batchnorm_moments, batchnorm.batchnorm_moments_plain, [x], wide, 1e-12)
     v = S / len(x)
+    arguments = 3 * v, v, 0.75, w
+    assert_same(batchnorm.kernels.batchnorm_running, batchnorm.batchnorm_running_plain, arguments, [np.float64], 1e-15)
     arguments = x, mu, v, w, b, 1e-5, is_relu
     assert_same(batchnorm.kernels.batchnorm_forward, batchnorm.batchnorm_forward_plain, arguments, [dtype], close)
     arguments = dy, *arguments

@@ -93,6 +93,15 @@ def batchnorm_backward_input(dy, x, mu, v, w, b, eps, is_relu, dw, db, M, dx):
     rows_of_dx(dy, x, *rows, is_relu, *wide(db / M, r * dw / M), dx)
 
 
+@kernel()
+def batchnorm_running(running, batch, momentum, like, out):
+    """out (C,), which may be running.  NumPy takes ten times as long for a few channels."""
+    for c in range(running.size):
+        moved = momentum * running[c] + (1 - momentum) * batch[c]
+        narrow = like.dtype.type(moved)
+        out[c] = narrow if np.isfinite(narrow) else moved
+
+
 # --- the kernels ------------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,12 @@ def batchnorm_moments_plain(x):
     return mu, ((x - mu) ** 2).sum(axis=0)
 
 
+def batchnorm_running_plain(running, batch, momentum, like):
+    moved = momentum * running + (1 - momentum) * batch
+    narrow = moved.astype(like.dtype)  # other frameworks have one dtype for all of a model: what that can hold is
+    return np.where(np.isfinite(narrow), narrow, moved)  # rounded to it
+
+
 def batchnorm_forward_plain(x, mu, v, w, b, eps, is_relu):
     r = 1 / np.sqrt(np.where(v < np.inf, v + eps, np.nan))  # infinity gives r = 0 and would hide in z = b: show NaN
     h = r * (x - mu)
@@ -103,6 +109,7 @@ def batchnorm_chain_plain(dy, x, mu, v, w, eps):
 
 
 batchnorm_moments = either(batchnorm_moments_plain, kernels.batchnorm_moments)
+batchnorm_running = either(batchnorm_running_plain, kernels.batchnorm_running)
 batchnorm_forward = either(batchnorm_forward_plain, kernels.batchnorm_forward)
 batchnorm_backward = either(batchnorm_backward_plain, kernels.batchnorm_backward)
 batchnorm_backward_input = either(batchnorm_backward_input_plain, kernels.batchnorm_backward_input)
@@ -187,9 +194,7 @@ class BatchNorm(Activated, Affine):
             if M:
                 for name, batch in (("running_mean", mu), ("running_var", squares / (M - 1))):
                     running = self.buffers._arrays[name]
-                    running[...] = self.momentum * running + (1 - self.momentum) * batch
-                    narrow = running.astype(self.dtype)  # other frameworks have one dtype for all of a model: what
-                    np.copyto(running, narrow, where=np.isfinite(narrow))  # that can hold is rounded to it
+                    batchnorm_running(running, batch, self.momentum, self._constants[0], running)
             return self._finished(rows, M, mu, v, lengths, shape, training)
 
     def backward(self, dy: ArrayLike, input_grad: bool = True) -> np.ndarray | None:
