@@ -26,7 +26,7 @@ from numba import prange
 from tinynet.kernels import floats, memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel, sized_kernel
-from tinynet.kernels.dropout import scramble
+from tinynet.kernels.dropout import scramble, scramble_plain
 from tinynet.kernels.matmul import THREADS_FROM, View, matmul
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load, maximum, splat, store
@@ -42,9 +42,13 @@ TOGETHER = 64  # exponentials that are added one by one; then come the sums of s
 NO_DROPS = 0, 0, 0, 0, 1.0  # what the kernels take as `drops` where there is no dropout
 
 
+def keys_within_plain(i, key0, key1):
+    """The pair of keys of part number i, a head or a query, of what has this pair (see dropout.py)."""
+    return scramble_plain(i ^ key0, key1), scramble_plain(i ^ key1, key0)
+
+
 @helper
 def keys_within(i, key0, key1):
-    """The pair of keys of part number i, a head or a query, of what has this pair (see dropout.py)."""
     return scramble(i ^ key0, key1), scramble(i ^ key1, key0)
 
 
@@ -55,9 +59,9 @@ def dropout_factors(shape, positions, drops):
     """
     (key0, key1, first, limit, factor), (N, heads, T, S) = drops, shape
     n, h, t, j = np.ogrid[:N, :heads, :T, :S]
-    of_head = keys_within((first + n) * heads + h, key0, key1)
-    of_query = keys_within(positions[:, None, None, None] + t, *of_head)
-    return np.where(scramble(j ^ of_query[0], of_query[1]) < limit, 0, factor)
+    of_head = keys_within_plain((first + n) * heads + h, key0, key1)
+    of_query = keys_within_plain(positions[:, None, None, None] + t, *of_head)
+    return np.where(scramble_plain(j ^ of_query[0], of_query[1]) < limit, 0, factor)
 
 
 @kernel()

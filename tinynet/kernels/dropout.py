@@ -36,20 +36,22 @@ def threshold(rate):
     return min(round(rate * 2**32), LOW)
 
 
-@helper
-def scramble(h, key):
+def scramble_plain(h, key):
     """h mixed: changing one bit of h changes each bit of the result with probability 1/2.  `key` chooses the way."""
     h = ((h ^ (h >> 16)) * 0x7FEB352D) & LOW
     h = ((h ^ (h >> 15) ^ key) * 0x846CA68B) & LOW
     return h ^ (h >> 16)
 
 
+scramble = helper(scramble_plain)  # for numbers; compiled for arrays of four axes, it would take LLVM five minutes
+
+
 def mask(x, first, of_sample, keys, rate):
     """m, like x (N, M), for the plain loops.  x[n,m] is number first + n of_sample + m of the step."""
     (key0, key1), (N, M) = keys, x.shape
     i = first + np.arange(N)[:, None] * of_sample + np.arange(M)
-    chunk_key0, chunk_key1 = scramble(i // CHUNK ^ key0, key1), scramble(i // CHUNK ^ key1, key0)
-    dropped = scramble(i % CHUNK ^ chunk_key0, chunk_key1) < threshold(rate)
+    chunk_key0, chunk_key1 = scramble_plain(i // CHUNK ^ key0, key1), scramble_plain(i // CHUNK ^ key1, key0)
+    dropped = scramble_plain(i % CHUNK ^ chunk_key0, chunk_key1) < threshold(rate)
     return np.where(dropped | (rate == 1), 0, scale_of(rate)).astype(x.dtype)
 
 
