@@ -85,12 +85,12 @@ class _Packer:
 
 
 def packed_layer(layer: Layer) -> dict:
-    """What `made_layer` takes."""
+    """A layer as JSON can hold it, without its numbers."""
     return _Packer({}).pack(layer)
 
 
 def made_layer(about: dict) -> Layer:
-    """The layer, of this package's classes; whatever error if it is not, or if an array is among its options."""
+    """The layer that `packed_layer` told of; a KeyError where an own class or an array is among its options."""
     return _Unpacker({}.__getitem__, {}, "").unpack(about)
 
 

@@ -1,21 +1,22 @@
 """While the first training step of a model compiles kernels, a second Python compiles those that the step needs later.
 
-A kernel is compiled when it is first called, one after the other, on one processor: that takes 16 s for a LeNet-like
-network, and 10 s so (2-core Intel Xeon, Emerald Rapids).  Processes share what they compile, as files.  So the second
-one is told the model's layers and how many rows a batch has; it builds each of them alone, the one with the most
+A kernel is compiled when it is first called, and on one processor: all those of a LeNet-like network take 16 s, or 10 s
+with this second process (2-core Intel Xeon, Emerald Rapids).  Processes share what they compile, as files.  So the
+second one is told the model's layers and how many rows a batch has; it builds each layer alone, the one with the most
 operations first, calls forward and backward with zeros, and ends.  The first process looks for a file before it
 compiles anything.
 
-Products of matrices are what the first process begins with, and a third of its time.  The second one does without: its
-results are of no use to anyone.
+Products of matrices are what the first process begins with, and a third of its time.  The second one calls an empty
+function in their place, since nobody reads its results.
 
-There is none where the model's kernels are on disk already or can't be kept, on one processor, or where the environment
-variable TINYNET_COMPILE_AHEAD is 0.
+None is started where the forward pass finds all its kernels on disk, where kernels can't be kept, where Numba has one
+thread, and where the environment variable TINYNET_COMPILE_AHEAD is 0.
 """
 
 import atexit
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -27,40 +28,53 @@ import numba
 import numpy as np
 
 from tinynet.checks.assignments import of_package
+from tinynet.data.sequences import count
 from tinynet.kernels import compile_cache
+from tinynet.layers.inputs import takes_several
 
-LOCK = "compiling_ahead"  # a file where kernels are kept, while a second process writes there
+LOCK = "compiling_ahead"  # a file where kernels are kept, while a second process writes there: it says what that does
 LOCK_SECONDS = 600  # one so old was left by a process that was killed
-ROWS = 256  # of a larger batch, so many: most kernels are the same, and memory is not asked for a second time
+# The second process takes no more rows than this, and of a layer no more than so many numbers in one array: which
+# kernels are called hardly depends on that, and the first process needs the memory.
+ROWS, NUMBERS = 256, 2**23
 
 _helper = None
 
 
 def expect(model, x) -> None:
-    """A training step with this batch begins: should it compile anything, start a second process, unless one was."""
+    """Called when a model's first training step begins, with the batch: a kernel that must be compiled from now on
+    starts the second process, if none was started before."""
     wanted = os.environ.get("TINYNET_COMPILE_AHEAD", "1") != "0" and numba.config.NUMBA_NUM_THREADS > 1
     if _helper is None and wanted and sys.executable and not getattr(sys, "frozen", False):
-        reference, rows = weakref.ref(model), min((ROWS, *getattr(x, "shape", ())[:1]))
+        reference = weakref.ref(model)
+        try:
+            rows = int(count(x))
+        except Exception:  # the first layer will say what is wrong with x
+            return
         compile_cache.before_compiling = lambda folder: _start(reference(), rows, folder)
+
+
+def expect_nothing() -> None:
+    """From now on, what must be compiled starts no process."""
+    compile_cache.before_compiling = None
 
 
 def _start(model, rows, folder):
     global _helper
-    compile_cache.before_compiling = None
-    lock = os.path.join(folder, LOCK)
-    if model is None or not _locked(lock):
+    expect_nothing()
+    try:
+        work = json.dumps(_work(model, rows))
+    except Exception:  # say, of an option that JSON can't hold: the step compiles alone
         return
-    root = os.path.dirname(os.path.dirname(__file__))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "TINYNET_QUIET": "1",
-        "TINYNET_COMPILE_AHEAD": "0",
-    }
+    lock = os.path.join(folder, LOCK)
+    if not _locked(lock, work):
+        return
+    environment = {**os.environ, "TINYNET_QUIET": "1", "TINYNET_COMPILE_AHEAD": "0"}
     if numba.config.CACHE_DIR:
         environment["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR
-    # Without -P it would import what lies in the current folder and happens to be called numba.py.
-    command = [sys.executable, *["-O"] * sys.flags.optimize, "-P", "-m", __name__, lock]
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({lock!r})"
+    command = [sys.executable, *["-O"] * sys.flags.optimize, "-c", code]
+    # Its standard input is a pipe that is left open: its end tells it that this process has ended.
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # on Windows, of a program that has none
     try:
@@ -69,56 +83,63 @@ def _start(model, rows, folder):
         _leave(lock)
         return
     atexit.register(_end, os.getpid(), lock)
-    with contextlib.suppress(OSError):  # it has ended already
-        _helper.stdin.write(json.dumps(_work(model, rows)).encode() + b"\n")
-        _helper.stdin.flush()  # and left open: its end tells the other that this process has ended
 
 
-def _locked(lock):
+def _locked(lock, work):
     """Whether this process may start one for the folder: of several that begin at once, one does."""
     try:
         os.makedirs(os.path.dirname(lock), exist_ok=True)
         with contextlib.suppress(OSError):
             if time.time() - os.stat(lock).st_mtime > LOCK_SECONDS:
                 os.unlink(lock)
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+        with open(lock, "x", encoding="utf-8") as file:
+            file.write(work)
     except OSError:
         return False
     return True
 
 
 def _end(owner, lock):
-    """Nobody waits for what is not compiled yet.  A forked child leaves its parent's process alone."""
+    """At the end of this process: the other one has nothing left to do.  A forked child leaves its parent's alone."""
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             _helper.stdin.close()
         try:
-            _helper.wait(timeout=1)
+            failed = _helper.wait(timeout=1)
         except subprocess.TimeoutExpired:
             _helper.kill()
-            _helper.wait()
+            failed = _helper.wait()
+        if failed:
             _leave(lock)
 
 
 def _work(model, rows):
-    """What the other process is told: every kind of layer once."""
+    """What the other process is told: every kind of layer once, and for each its input, whether dx is asked, rows."""
     from tinynet.architecture import packed_layer  # which imports the model's module, as that does this one
 
-    known = [(index, layer) for index, layer in enumerate(model.layers) if of_package(type(layer))]
-    known.sort(key=lambda pair: -pair[1].flops)
-    layers = [(packed_layer(layer), layer.input_shape, index > 0) for index, layer in known]
-    distinct = {json.dumps(each): each for each in layers}
-    return {"layers": list(distinct.values()), "rows": int(rows), "dtype": str(model.dtype)}
+    known, found = [], {}
+    for index, layer in enumerate(model.layers):
+        several = takes_several(layer.input_shape)  # then it is branches beside each other
+        known += [(each, index > 0) for each in (layer.layers if several else [layer]) if of_package(type(each))]
+    for layer, input_grad in sorted(known, key=lambda pair: -pair[0].flops):
+        largest = max(math.prod(layer.input_shape), math.prod(layer.output_shape))
+        if sum(p._value.size for p in layer.parameters) <= NUMBERS:
+            least = min(rows, ROWS, max(1, NUMBERS // largest))
+            work = packed_layer(layer), layer.input_shape, input_grad, least
+            found[json.dumps(work)] = work
+    return {"layers": list(found.values()), "dtype": str(model.dtype)}
 
 
 # --- the second process -------------------------------------------------------------------------------------------
 
 
 def main(lock):
+    """Compile what the file says, and remove it."""
+    threading.Thread(target=_end_with_parent, args=[lock], daemon=True).start()
     try:
-        work = json.loads(sys.stdin.readline())
-        threading.Thread(target=_end_with_parent, args=[lock], daemon=True).start()
-        _compile(work["layers"], work["rows"], np.dtype(work["dtype"]))
+        with open(lock, encoding="utf-8") as file:
+            work = json.load(file)
+        _compile(work["layers"], np.dtype(work["dtype"]))
     finally:
         _leave(lock)
 
@@ -134,21 +155,23 @@ def _leave(lock):
         os.unlink(lock)
 
 
-def _compile(layers, rows, dtype):
-    from tinynet.architecture import made_layer
+def _compile(layers, dtype):
     from tinynet.kernels.compile import compiles_matmul
     from tinynet.kernels.matmul import stand_in
+
+    numba.set_num_threads(1)  # which kernels are called does not depend on it
+    compiles_matmul(stand_in)
+    for each in layers:
+        # One that holds a user's own class, say, or is tied to another: the first process compiles what it needs.
+        with contextlib.suppress(Exception):
+            _pass_through(*each, dtype)
+
+
+def _pass_through(about, input_shape, input_grad, rows, dtype):
+    from tinynet.architecture import made_layer
     from tinynet.model import Sequential
 
-    compiles_matmul(stand_in)
-    for about, input_shape, input_grad in layers:
-        # One of a user's own class, say, or tied to another: the first process compiles what it needs.
-        with contextlib.suppress(Exception):
-            model = Sequential([made_layer(about)], tuple(input_shape), dtype=dtype)
-            kind = np.int64 if model.layers[0].takes_integers else dtype
-            y = model.forward(np.zeros((rows, *input_shape), kind), training=True)
-            model.backward(y, input_grad=input_grad)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    model = Sequential([made_layer(about)], tuple(input_shape), dtype=dtype)
+    kind = np.int64 if model.layers[0].takes_integers else dtype
+    y = model.forward(np.zeros((rows, *input_shape), kind), training=True)
+    model.backward(y, input_grad=input_grad)

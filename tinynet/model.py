@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from tinynet import compile_ahead
 from tinynet.checks import copy_into, float_dtype, numbers, positive_int, refuse, view_of
 from tinynet.checks.assignments import Fixed, Guarded
-from tinynet.compile_ahead import expect
 from tinynet.data.sequences import as_inputs, count, is_data_set, rows, split
 from tinynet.kernels.aligned import vector_of_zeros
 from tinynet.layers import along_time
@@ -173,15 +174,22 @@ class Sequential(Guarded):
             x, lengths = along_time.split_pair(x, self.input_shape)
             if lengths is not None or state is not None:
                 return self._forward_along_time(x, lengths, training, state)
-        if training and self._padding is not None:
-            self._expect(x)
-            self._padding = None
-        return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
+        if not training or self._padding is None:
+            return self._fresh(forward_in_a_row(self.layers, x, training), x, training)
+        with self._perhaps_first(x):
+            y = forward_in_a_row(self.layers, x, training)
+        self._padding = None
+        return self._fresh(y, x, training)
 
-    def _expect(self, x):
-        """A training step begins, which may be the first."""
+    @contextmanager
+    def _perhaps_first(self, x):
+        """Within, a training step's forward pass: in the first one another process may help to compile."""
         if self._padding is UNTRAINED:
-            expect(self, x)
+            compile_ahead.expect(self, x)
+        try:
+            yield
+        finally:
+            compile_ahead.expect_nothing()
 
     def _forward_along_time(self, x, lengths, training, state):
         if takes_several(self.input_shape):
@@ -200,9 +208,8 @@ class Sequential(Guarded):
         if lengths is not None:
             lengths = along_time.checked_lengths(lengths, x, "Sequential")
             x = along_time.padded(x, lengths, max(1, lengths.max(initial=0)))
-        if training:
-            self._expect(x)
-        y = forward_in_a_row(self.layers, x, training, lengths, state)
+        with self._perhaps_first(x) if training else nullcontext():
+            y = forward_in_a_row(self.layers, x, training, lengths, state)
         if state is not None:
             given.update(state)
         ends = self.output_lengths(lengths)

@@ -43,7 +43,7 @@ VERSIONS_KEPT = 3
 # The last part is that of a file that is still being written, or whose writer was killed.
 _FILE = re.compile(r"(.*)-([0-9a-f]{16})-[0-9a-f]{32}\.kernel(\.[0-9a-f]{16})?")
 
-# Is called before a kernel is compiled, with the folder where it will be kept.
+# A function that is called before a kernel is compiled, with the folder where that will be kept.
 before_compiling: Callable[[str], None] | None = None
 
 _said = False  # whether this process has said that it compiles

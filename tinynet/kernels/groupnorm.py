@@ -104,7 +104,7 @@ def sample_backward(dy, x, n, most, S, w, mu, r, W, dw, db, dx):
             mean[c] = mu[g]
     for j in range(C, W):
         mean[j] = mean[j - C]
-    chunk_gradient_sums(dy, x, n * most, n * most + S, mean, mean, mean, False, sums)
+    chunk_gradient_sums(dy, x, n * most, n * most + S, mean, mean, mean, False, sums)  # two are read of a ReLU alone
     for g in range(G):
         plain = products = 0.0  # the sums of dh and dh h over the group
         for c in range(g * D, (g + 1) * D):

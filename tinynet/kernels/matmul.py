@@ -252,8 +252,9 @@ def compile_for(dtype):
 
 
 def stand_in(dtype):
-    """In place of compile_for, for who wants kernels' machine code and not what they compute: products leave `out`."""
-    nothing = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value  # any function that does no harm
+    """In place of compile_for, where kernels are only compiled: products then do nothing to `out`."""
+    # Any function that does no harm and reads no arguments: whoever calls it takes those from the stack.
+    nothing = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value
     real = types.float32 if dtype == np.float32 else types.float64
     for function in (tinynet_gathered, tinynet_matmul):
         binding.add_symbol(f"{function.__name__}_{llvm_type(real)}", nothing)

@@ -4,7 +4,8 @@ Backward.  Each z touched one y, its own, times f'(z):  dz = f'(z) dy, number by
 the layer's.
 
 A ReLU is done by the kernels that make z: they return max(z, floor), where the floor is 0, and -inf for all others.
-Backward, they make dz of a ReLU's dy and y as they read them.  Other activations are a step of their own after z.
+Backward, they make dz of a ReLU's dy and y (BatchNorm's: of x) as they read them.  Other activations are a step of
+their own after z.
 """
 
 import numpy as np

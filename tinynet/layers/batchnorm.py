@@ -208,29 +208,20 @@ class BatchNorm(Activated, Affine):
                 self._set_gradients(dw, db)
             if not input_grad:
                 return None
-            if M is None:  # frozen: dx is made of dz as z is of x, without mean and b
-                dz = through_relu(dz, self._normalized(x, mu, v), True) if is_relu else dz
-                zeros = np.zeros_like(mu)
-                return _in_place(self._scaled(dz, zeros, v, zeros.astype(self.dtype), False), lengths, shape)
+            # Frozen, mu and v are constants, through which nothing goes.
+            dw, db, M = (np.zeros_like(mu), np.zeros_like(mu), 1) if M is None else (*self.whole_sums(dw, db), M)
             dx = np.empty_like(x)
-            batchnorm_backward_input(*batch, *self.whole_sums(dw, db), M, dx)
+            batchnorm_backward_input(*batch, dw, db, M, dx)
         return _in_place(dx, lengths, shape)
 
     def _finished(self, x, M, mu, v, lengths, shape, training):
         """y of the rows x; in training, what backward needs is kept: of a ReLU not y, which it makes of x again."""
-        y, kept = self._activated(self._normalized(x, mu, v))
+        z = np.empty_like(x)
+        batchnorm_forward(x, mu, v, *self._affine(), self.eps, self._is_relu, z)
+        y, kept = self._activated(z)
         if training:
             self._kept = x.view(), M, mu, v, None if self._after is None else kept.view(), lengths, shape
         return _in_place(y, lengths, shape)
-
-    def _normalized(self, x, mu, v):
-        """z, or y of a ReLU."""
-        return self._scaled(x, mu, v, self._affine()[1], self._is_relu)
-
-    def _scaled(self, x, mu, v, b, is_relu):
-        y = np.empty_like(x)
-        batchnorm_forward(x, mu, v, self._affine()[0], b, self.eps, is_relu, y)
-        return y
 
     def formula(self):
         scale, shift = ("w ", " + b") if self.affine else ("", "")
