@@ -1,7 +1,7 @@
 """While the first training step of a model compiles kernels, a second Python compiles those that the step needs later.
 
 A kernel is compiled when it is first called, and on one processor: the first step of a LeNet-like network takes 18 to
-22 s, and 11 to 12 s with this second process (2-core Intel Xeon, Emerald Rapids).  Processes share what they compile,
+22 s, and 11 to 13 s with this second process (2-core Intel Xeon, Emerald Rapids).  Processes share what they compile,
 as files.  So the second one is told the model's layers and how many rows a batch has; it builds each layer alone, the
 one with the most operations first, calls forward and backward with zeros, and ends.  The first process looks for a file
 before it compiles anything.
