@@ -90,7 +90,10 @@ def packed_layer(layer: Layer) -> dict:
 
 
 def made_layer(about: dict) -> Layer:
-    """The layer that `packed_layer` told of; a KeyError where an own class or an array is among its options."""
+    """The layer that `packed_layer` told of.
+
+    Raises KeyError where a class of one's own or an array is part of it, ValueError for an option unknown to JSON.
+    """
     return _Unpacker({}.__getitem__, {}, "").unpack(about)
 
 

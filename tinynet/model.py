@@ -41,7 +41,7 @@ from tinynet.layers.options import copies
 from tinynet.layers.parameter import Buffers, Parameter
 from tinynet.notebook import Text, table
 
-UNTRAINED = ()
+UNTRAINED = ()  # what stands for the padding of a model that no training step has run through yet
 
 
 class Sequential(Guarded):

@@ -133,7 +133,7 @@ class BatchNorm(Activated, Affine):
                 (its 0.1 is 0.9 here)
     eps         added to the variance, keeps the division finite where that is 0
     affine      False leaves out w and b
-    activation  None, or its name as Dense takes it.  "relu" takes no time of its own
+    activation  f, by its name in activations.py ("relu", "tanh", ...), or None
 
     Parameters "weight" (w, gamma in the paper; starts at 1) and "bias" (b, beta; starts at 0), both without weight
     decay.  Buffers "running_mean" (starts at 0) and "running_var" (at 1), in float64, since float32 may not hold the
