@@ -138,7 +138,7 @@ def test_the_readme_has_one_command_for_the_example_and_one_for_the_tests():
     assert example.endswith(".venv/bin/python examples/01_train_digits.py")
     assert (ROOT / "examples" / "01_train_digits.py").exists()
     assert "[test,compare,cuda,mpi]" in tests
-    assert tests.endswith(".venv/bin/python -m pytest")
+    assert tests.endswith(".venv/bin/python -m pytest -n 2 --dist loadfile")
 
 
 def test_ci_takes_its_commands_from_the_readme():
