@@ -41,6 +41,14 @@ WHOLE, BLOCK, GROUP = 256, 64, 64
 _DOUBLE = ir.DoubleType()
 
 
+def terms_at_once(count):
+    """About so many, where a long sum is made of several products: of more than BLOCK, more than WHOLE.
+
+    Each product of fewer terms than that loses digits, and where all do, so does their sum.
+    """
+    return count if count <= BLOCK or count > WHOLE else BLOCK if count < WHOLE // 2 else WHOLE + 1
+
+
 # --- the product ---------------------------------------------------------------------------------------------
 
 
@@ -145,11 +153,16 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
 
     a_row = [builder.mul(I64(t), a_m) for t in range(rows)]
     ahead = builder.select(builder.icmp_signed(">", K, I64(4 * AHEAD)), builder.mul(b_k, I64(AHEAD)), I64(0))
+    # Of a's rows that the next tile reads as many numbers are asked for with each term as a tile multiplies, if they
+    # lie side by side.
+    side_by_side = builder.icmp_signed("==", a_k, I64(1))
+    step = builder.select(side_by_side, I64(rows), I64(0))
 
-    def over_k(todo, a, b, *sums):
+    def over_k(todo, a, b, following_rows, *sums):
         if 2 * rows >= HIGHEST and mask is None:  # else there is no time for it
             for i in range(0, vectors * lanes, 64 // align.constant):
                 emit_fetch(builder, b, builder.add(ahead, I64(i)))
+            emit_fetch(builder, following_rows, I64(0))
         columns = [load(b, v) for v in range(vectors)]
         # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
         # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12 rows of
@@ -161,24 +174,25 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
             x = emit_splat(builder, builder.load(builder.gep(third, [a_row[t % 3]])), lanes)
             totals += [builder.call(fma, [x, columns[v], sums[t * vectors + v]]) for v in range(vectors)]
         todo = builder.sub(todo, I64(1))
-        following = todo, builder.gep(a, [a_k]), builder.gep(b, [b_k]), *totals
+        following = todo, builder.gep(a, [a_k]), builder.gep(b, [b_k]), builder.gep(following_rows, [step]), *totals
         return following, builder.icmp_signed(">", todo, I64(0))
 
-    def over_blocks(k, a, b, *sums):
+    def over_blocks(k, a, b, following_rows, *sums):
         left = builder.sub(K, k)
         size = builder.select(builder.icmp_signed("<", left, long_sums.block), left, long_sums.block)
-        _, a, b, *sums = emit_loop(builder, (size, a, b, *sums), over_k)
-        k = builder.add(k, size)
-        return (k, a, b, *long_sums.keep(builder, sums, vectors, size)), builder.icmp_signed("<", k, K)
+        _, a, b, following_rows, *sums = emit_loop(builder, (size, a, b, following_rows, *sums), over_k)
+        k, sums = builder.add(k, size), long_sums.keep(builder, sums, vectors, size)
+        return (k, a, b, following_rows, *sums), builder.icmp_signed("<", k, K)
 
-    def over_j(j, a, b, *sums):
-        _, _, _, *sums = emit_loop(builder, (I64(0), a, b, *sums), over_blocks)
+    def over_j(j, a, b, following_rows, *sums):
+        _, _, _, following_rows, *sums = emit_loop(builder, (I64(0), a, b, following_rows, *sums), over_blocks)
         j = builder.add(j, I64(1))
-        return (j, builder.gep(a, [a_j]), builder.gep(b, [b_j]), *sums), builder.icmp_signed("<", j, J)
+        return (j, builder.gep(a, [a_j]), builder.gep(b, [b_j]), following_rows, *sums), builder.icmp_signed("<", j, J)
 
     def all_terms(*sums):
-        first = I64(0), builder.gep(a, [builder.mul(m, a_m)]), builder.gep(b, [n]), *sums
-        return emit_loop(builder, first, over_j)[3:]
+        first = builder.gep(a, [builder.mul(m, a_m)])
+        following_rows = builder.gep(first, [builder.mul(a_m, I64(rows))])
+        return emit_loop(builder, (I64(0), first, builder.gep(b, [n]), following_rows, *sums), over_j)[4:]
 
     long_sums.start(builder)
     some = builder.and_(builder.icmp_signed(">", J, I64(0)), builder.icmp_signed(">", K, I64(0)))
