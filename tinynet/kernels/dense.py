@@ -20,7 +20,8 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels import memory
-from tinynet.kernels.compile import kernel, with_and_without_threads
+from tinynet.kernels.compile import with_and_without_threads
+from tinynet.kernels.dense_tall import backward_of_chunks, block, fits, sums_of_rows
 from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_product
 from tinynet.kernels.matmul import SMALL, THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
@@ -40,28 +41,6 @@ TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would 
 # float64, where they lose no digits, however large the batch.
 SAMPLES, TOGETHER = 512, 8
 PIECE = 16384  # numbers of dz from which two threads beat one
-
-
-@kernel()
-def sums_of_rows(dz, db):
-    """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
-
-    64 rows at a time make a sum, and these are added in float64.
-    """
-    N, O = dz.shape
-    no_floor = dz.dtype.type(-np.inf)
-    one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
-    for n in range(0, max(N, 1), 64):
-        size, ones, start = (1, O, min(64, N - n)), View(one, 0, (0, 0)), View(zeros, 0, 0)
-        matmul(size, ones, View(dz, n * O, O), start=start, out=View(db, 0, 0), floor=no_floor)
-        memory.add_to(wide, db, n == 0)
-    memory.rounded(wide, db)
-
-
-@kernel()
-def block(i, blocks, size):
-    """Where the i-th of `blocks` nearly equal pieces of range(size) begins and ends."""
-    return i * size // blocks, (i + 1) * size // blocks
 
 
 @with_and_without_threads(matmul=True)
@@ -202,5 +181,8 @@ def dense_forward(x, w, b, floor, y):
 def dense_backward(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw = x.T dz, db = column sums of dz and, if asked for, dx = dz w.T; dz = dy where y > 0 if it is a ReLU's."""
     # The multiplications of dw, or as many as could be done while w is read and dw written, if those are more.
+    if fits(len(x), *w.shape, x.itemsize):
+        backward_of_chunks(x, w, dy, y, is_relu, input_grad, dw, db, dx)
+        return
     run, threads = for_work(backward_blocks, max(len(x), 4) * w.size)
     run(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx)

@@ -9,7 +9,8 @@ import numpy as np
 from numba import prange
 
 from tinynet.kernels.compile import with_and_without_threads
-from tinynet.kernels.dense import dense_backward, dense_forward, for_work, sums_of_rows
+from tinynet.kernels.dense import dense_backward, dense_forward, for_work
+from tinynet.kernels.dense_tall import sums_of_rows
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import IN_PANELS, block_shape
 

@@ -1,0 +1,102 @@
+"""The backward pass of Dense for many samples and few weights, as a 1 x 1 convolution has for the pixels of images.
+
+    dw = x.T dz        db = sums of dz        dx = dz w.T
+
+dense.py computes dw and dx apart, and both read dz.  Of so few weights, memory is then what takes the time.  So here
+a task goes over its chunk of the samples so many rows at a time as stay in the L2 cache for both products, and for
+ReLU's pass over dy: x, dy and y are read once, and dx is written once.  Each chunk has a dw of its own, and they are
+added in order, so that the bits are the same for any number of threads.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinynet.kernels import memory
+from tinynet.kernels.caches import cache_size
+from tinynet.kernels.compile import kernel
+from tinynet.kernels.matmul import View, matmul
+from tinynet.kernels.rectified import rectified
+from tinynet.kernels.tile import terms_at_once
+from tinynet.kernels.transpose import transpose
+
+L2 = cache_size(2)
+CHUNKS = 16  # at least
+# Blocks of rows whose sums one chunk adds in their own dtype: these lose no digits, however many samples there are.
+BLOCKS = 32
+NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
+
+
+@kernel()
+def sums_of_rows(dz, db):
+    """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
+
+    64 rows at a time make a sum, and these are added in float64.
+    """
+    N, O = dz.shape
+    no_floor = dz.dtype.type(-np.inf)
+    one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
+    for n in range(0, max(N, 1), 64):
+        size, ones, start = (1, O, min(64, N - n)), View(one, 0, (0, 0)), View(zeros, 0, 0)
+        matmul(size, ones, View(dz, n * O, O), start=start, out=View(db, 0, 0), floor=no_floor)
+        memory.add_to(wide, db, n == 0)
+    memory.rounded(wide, db)
+
+
+@kernel()
+def block(i, blocks, size):
+    """Where the i-th of `blocks` nearly equal pieces of range(size) begins and ends."""
+    return i * size // blocks, (i + 1) * size // blocks
+
+
+def rows_at_once(I, O, itemsize):
+    """At least so many rows of x, dz and dx, which fill about half of the L2 cache."""
+    return max(1, terms_at_once(L2 // 2 // ((2 * I + O) * itemsize)))
+
+
+def fits(N, I, O, itemsize):
+    """Whether w, its transpose and dw stay in the L2 cache, beside rows enough of samples that do not."""
+    return min(I, O) >= NARROW and I * O * itemsize <= L2 // 8 and N * (I + O) * itemsize > 4 * L2
+
+
+@kernel(parallel=True, matmul=True)
+def backward_kernel(x, w, dy, y, is_relu, input_grad, chunks, rows, dw, db, dx):
+    """dw, db and, if asked for, dx, of so many chunks, and `rows` of a chunk at a time, or up to twice as many."""
+    N, I = x.shape
+    O = dy.shape[1]
+    no_floor, zeros = x.dtype.type(-np.inf), np.zeros(max(I, O), x.dtype)
+    parts, db_of = np.empty((chunks, I * O), x.dtype), np.zeros((chunks, O))
+    wt = np.empty(I * O if input_grad else 0, x.dtype)
+    if input_grad:
+        transpose(w, 0, O, wt, 0, I, I, O)
+    for chunk in prange(chunks):
+        first, last = block(chunk, chunks, N)
+        blocks = max(1, (last - first) // rows)
+        part, biases = memory.piece(parts, chunk * I * O, I * O), memory.piece(db_of, chunk * O, O)
+        room, sums = memory.scratch((min(2 * rows, last - first) if is_relu else 0, O), x), memory.scratch((O,), x)
+        for number in range(blocks):
+            n, end = block(number, blocks, last - first)
+            n, size = first + n, end - n
+            dz = dy[n : n + size]
+            if is_relu:
+                dz = room[:size]
+                rectified(dy, y, n * O, size * O, memory.piece(dz, 0, size * O))
+            samples, slopes, out = View(x, n * I, (1, I)), View(dz, 0, (O, 1)), View(part, 0, O)
+            if number == 0:
+                matmul((I, O, size), samples, slopes, start=View(zeros, 0, 0), out=out, floor=no_floor)
+            else:
+                matmul((I, O, size), samples, slopes, start=out, out=out, floor=no_floor)
+            sums_of_rows(dz, sums)
+            for o in range(O):
+                biases[o] += sums[o]
+            if input_grad:
+                slopes, weights, out = View(dz, 0, (O, 1)), View(wt, 0, (I, 1)), View(dx, n * I, I)
+                matmul((size, I, O), slopes, weights, start=View(zeros, 0, 0), out=out, floor=no_floor)
+    for share in prange(16):
+        memory.add_parts(parts, dw, share * I * O // 16, (share + 1) * I * O // 16)
+    memory.sum_of_wide_chunks(db_of, db)
+
+
+def backward_of_chunks(x, w, dy, y, is_relu, input_grad, dw, db, dx):
+    """dw, db and, if asked for, dx, as dense_backward."""
+    rows = rows_at_once(*w.shape, x.itemsize)
+    backward_kernel(x, w, dy, y, is_relu, input_grad, max(CHUNKS, -(-len(x) // (rows * BLOCKS))), rows, dw, db, dx)
