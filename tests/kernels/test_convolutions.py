@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 
-from tinynet.kernels import conv2d, conv2d_backward, winograd
+import tinynet as tn
+from tinynet.kernels import conv2d, conv2d_backward, conv2d_rows, winograd
 from tinynet.layers.conv2d import conv2d_backward_plain, conv2d_forward_plain
 
 
-def random_convolution(seed, window, stride, channels, filters):
-    """Arrays of a random convolution, in float32 or float64: x, w, b, stride, before, size, floor."""
+def random_convolution(seed, window, stride, channels, filters, low=None, high=14):
+    """Arrays of a random convolution, in float32 or float64: x, w, b, stride, before, size, floor.
+
+    Images are of `low` to `high` pixels either way; the window at least.
+    """
     rng = np.random.default_rng(seed)
     dtype, (I, J), (s, r) = (np.float32, np.float64)[seed % 2], window, stride
     top, bottom, left, right = (int(n) for n in rng.integers(0, [I, I, J, J]))
-    N, H, W = int(rng.integers(1, 6)), int(rng.integers(I, 14)), int(rng.integers(J, 14))
+    N, H, W = int(rng.integers(1, 6)), int(rng.integers(low or I, high)), int(rng.integers(low or J, high))
     size = (H + top + bottom - I) // s + 1, (W + left + right - J) // r + 1
     x, w, b = (
         rng.standard_normal(shape).astype(dtype)
@@ -65,6 +69,33 @@ def test_products_of_windows_are_what_the_plain_loops_say_for_any_tasks(room, mo
             conv2d_backward.backward_kernel(x, w, dy, y, is_relu, stride, before, True, tasks, dw, db, dx)
 
         check(given, forward, backward)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_of_positions_are_what_the_plain_loops_say_in_bands_of_large_images(seed):
+    rng = np.random.default_rng(seed)
+    (I, J), stride = rng.integers(1, 6, 2), (1, 1) if seed % 2 else tuple(map(int, rng.integers(1, 4, 2)))
+    C, K = int(rng.choice([1, 3, 8, 17])), int(rng.choice([3, 16, 20]))
+    given = x, w, b, stride, before, size, floor = random_convolution(seed, (int(I), int(J)), stride, C, K, 46, 60)
+    x = x[:2]
+
+    def with_threads(threads, kernel, *arguments):
+        before = tn.get_num_threads()
+        tn.set_num_threads(min(threads, before))
+        kernel(*arguments)
+        tn.set_num_threads(before)
+
+    def forward(threads, y):
+        with_threads(threads, conv2d_rows.conv2d_forward, x, w, b, stride, before, floor, y)
+
+    def backward(threads, y, dy, is_relu, dw, db, dx):
+        arguments = x, w, dy, y, is_relu, stride, before, True, dw, db, dx
+        with_threads(threads, conv2d_rows.conv2d_backward, *arguments)
+        alone, no_dx = np.full_like(dw, np.nan), x[:0]
+        conv2d_rows.conv2d_backward(x, w, dy, y, is_relu, stride, before, False, alone, db.copy(), no_dx)
+        assert np.array_equal(alone, dw)
+
+    check((x, *given[1:]), forward, backward)
 
 
 @pytest.mark.parametrize("cache", [2**15, 2**19])

@@ -30,6 +30,8 @@ SMALL, TINY = cache_size(2) // 4, cache_size(1) // 2  # bytes of a kernel that s
 # So many sums, of the rows of dz that fit into the L1 cache for dw, of images for db, are added in their own dtype, and
 # those in float64, where they lose no digits, however large the batch or the image.
 SUMS = 32
+CHUNKS = 16  # at most
+POSITIONS = 512  # of a band at least: then to add up its dw takes little of the time
 
 
 def fits(kernel_shape, size, itemsize):
@@ -75,8 +77,8 @@ def rows_at_once(Q, K):
 
 
 @kernel()
-def backward_weights_of_image(source, dz, stride, count, zeros, dw, wide):
-    """dw += the sum over the positions of one image; `source` is x with its zeros around.
+def backward_weights_of_rows(source, dz, stride, count, zeros, dw, wide):
+    """dw += the sum over some rows of positions of an image; `source` is what they see of x, with its zeros around.
 
     `count` is how many sums are in dw so far; where it is 0, dw is written over.  Returns the new one.  SUMS of them go
     into wide, in float64, unless that is empty.
@@ -104,14 +106,14 @@ def backward_weights_of_image(source, dz, stride, count, zeros, dw, wide):
 
 
 @kernel()
-def sum_windows(sums, J, left, row, dx):
+def sum_windows(sums, J, left, row, last, dx):
     """Row `row` of dx (H, W, C), stride 1, from sums (Q + 2 J - 2, J C): what each place gives to the columns under it.
 
     Place q's line is the (q + J - 1)-th, between zeros, and with room for a vector behind them: vectors read on into
-    the next line, and write on into the next pixel, which is written over next.  Near the end of dx they are masked.
+    the next line, and write on into the next pixel, which is written over next.  Near row `last` they are masked.
     """
     _, W, C = dx.shape
-    masked, run = (row + 1) * W * C + width(dx) > dx.size, J * C
+    masked, run = (row + 1) * W * C + width(dx) > last * W * C, J * C
     to = memory.piece(dx, row * W * C, W * C if masked else W * C + width(dx))
     for g in range(W):
         at = (g + left + J - 1) * run
@@ -125,21 +127,22 @@ def sum_windows(sums, J, left, row, dx):
 
 
 @kernel()
-def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
-    """dx of one image, from dz (P, Q, K) and the kernel with its axes swapped, wt (I, J, K, C).
+def backward_input_of_rows(dz, first_p, P, wt, narrow, stride, before, zeros, sums, h0, h1, dx):
+    """Rows h0 to h1 of an image's dx, from dz and the kernel with its axes swapped, wt (I, J, K, C).
 
+    dz has those of the P rows of positions that reach them, from first_p on.
     `narrow`: C channels would not fill a vector, so wt is (I, K, J, C), and one product has all j.
     (64, 14, 14, 6) under 5 x 5 x 16 takes 180 microseconds so, instead of 450.
     """
-    P, Q, K = dz.shape
-    H, W, C = dx.shape
+    _, Q, K = dz.shape
+    _, W, C = dx.shape
     I, J = wt.shape[0], wt.size // (wt.shape[0] * K * C)
     (s, r), (top, left) = stride, before
-    no_floor, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), memory.piece(dx, 0, H * W * C)
+    no_floor, nothing, flat = dz.dtype.type(-np.inf), dz.dtype.type(0), memory.piece(dx, 0, h1 * W * C)
     run = J * C
-    for m in range(0 if narrow else H * W * C):
+    for m in range(h0 * W * C, h0 * W * C if narrow else h1 * W * C):
         flat[m] = nothing
-    for h in range(H):
+    for h in range(h0, h1):
         # The rows i, i + s, ... of the window that reach row h, from row p of dz upwards.
         p = min(P - 1, (h + top) // s)
         i = h + top - p * s
@@ -151,13 +154,13 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
         if narrow:
             matmul(
                 (Q, run, rows, K),
-                View(dz, p * Q * K, (K, -Q * K, 1)),
+                View(dz, (p - first_p) * Q * K, (K, -Q * K, 1)),
                 View(wt, i * K * run, (s * K * run, run)),
                 start=View(zeros, 0, 0),
                 out=View(sums, (J - 1) * run, run),
                 floor=no_floor,
             )
-            sum_windows(sums, J, left, h, dx)
+            sum_windows(sums, J, left, h, h1, dx)
             continue
         for j in range(J):
             q0 = max(0, -((j - left) // r))  # the first and last place whose column j is within the image
@@ -167,7 +170,7 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
             out = View(dx, (h * W + q0 * r + j - left) * C, r * C)
             matmul(
                 (q1 - q0 + 1, C, rows, K),
-                View(dz, (p * Q + q0) * K, (K, -Q * K, 1)),
+                View(dz, ((p - first_p) * Q + q0) * K, (K, -Q * K, 1)),
                 View(wt, (i * J + j) * K * C, (s * J * K * C, C)),
                 start=out,
                 out=out,
@@ -179,19 +182,21 @@ def backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx):
 def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx.  `is_relu`: y is a ReLU's output and dy its gradient, so dz = dy where y > 0.
 
-    The images are shared out in chunks fixed by the shapes; a chunk has sums of its own, added in order at the end, so
-    the result has the same bits for any number of threads.
+    The images, or bands of rows of few large ones, are shared out in chunks fixed by the shapes; a chunk has sums of
+    its own, added in order at the end, so the result has the same bits for any number of threads.
     """
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = dy.shape
     (s, r), (top, left) = stride, before
-    U, V = (P - 1) * s + I, (Q - 1) * r + J
-    pads = top > 0 or left > 0 or U > H or V > W
-    chunks = min(N, 16, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
+    bands = max(1, min(P, CHUNKS // max(N, 1), P * Q // POSITIONS))
+    most = (P + bands - 1) // bands
+    U, V = (most - 1) * s + I, (Q - 1) * r + J
+    pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
+    chunks = min(N * bands, CHUNKS, max(4, 2**23 // w.size))  # at most 32 MB of sums, or four times the kernel
     dw_of = np.empty((chunks, I, J, C, K), x.dtype)
     db_of = np.empty((chunks, K))
-    sums_of_chunk = -(-N // max(chunks, 1)) * -(-P // rows_at_once(Q, K))
+    sums_of_chunk = -(-N * bands // max(chunks, 1)) * -(-most // rows_at_once(Q, K))
     wide_of = np.zeros((chunks, w.size if sums_of_chunk > SUMS else 0))
     no_floor = x.dtype.type(-np.inf)
     one, zeros = np.empty(1, x.dtype), np.empty(max(Q * K, J * C), x.dtype)
@@ -207,10 +212,11 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
                     transpose(w, (i * J + j) * C * K, K, wt, i * K * J * C + j * C, J * C, C, K)
                 else:
                     transpose(w, (i * J + j) * C * K, K, wt, (i * J + j) * C * K, C, C, K)
+    above = (I - 1) // s if input_grad else 0  # rows of positions before a band's that reach its pixels
     for chunk in prange(chunks):
-        n0, n1 = chunk * N // chunks, (chunk + 1) * N // chunks
+        first, last = chunk * N * bands // chunks, (chunk + 1) * N * bands // chunks
         padded = memory.scratch((U if pads else 0, V, C), x)
-        rectified_dy = memory.scratch((P if is_relu else 0, Q, K), x)
+        rectified_dy = memory.scratch((most + above if is_relu else 0, Q, K), x)
         sums = memory.scratch(((Q + 2 * J - 2) * J * C + width(x) if narrow else 0,), x)
         for m in range(sums.size):
             sums[m] = 0
@@ -219,27 +225,32 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             biases[k] = 0
         count, dw_here = 0, dw_of[chunk]
         wide = memory.piece(wide_of, chunk * wide_of.shape[1], wide_of.shape[1])
-        for n in range(n0, n1):
-            dz, source = dy[n], x[n]
+        for unit in range(first, last):
+            n, band = unit // bands, unit % bands
+            p0, p1 = band * P // bands, (band + 1) * P // bands
+            p = max(0, p0 - above)
+            dz, source = dy[n, p:p1], x[n, p0 * s :]
             if is_relu:
-                rectified(dy, y, n * P * Q * K, P * Q * K, memory.piece(rectified_dy, 0, P * Q * K))
-                dz = rectified_dy
+                dz = rectified_dy[: p1 - p]
+                rectified(dy, y, (n * P + p) * Q * K, dz.size, memory.piece(dz, 0, dz.size))
             if pads:
-                with_zeros_around(source, -top, left, padded)
-                source = padded
-            count = backward_weights_of_image(source, dz, stride, count, zeros, dw_here, wide)
+                source = padded[: (p1 - p0 - 1) * s + I]
+                with_zeros_around(x[n], p0 * s - top, left, source)
+            count = backward_weights_of_rows(source, dz[p0 - p :], stride, count, zeros, dw_here, wide)
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its positions only after SUMS
             # images: position after position, each sum would wait for the one before.
-            ones, start = View(one, 0, (0, 0)), View(zeros if (n - n0) % SUMS == 0 else bias_sums, 0, 0)
-            out = View(bias_sums, 0, 0)
-            matmul((1, Q * K, P), ones, View(dz, 0, Q * K), start=start, out=out, floor=no_floor)
-            if (n + 1 - n0) % SUMS == 0 or n + 1 == n1:
+            ones, start = View(one, 0, (0, 0)), View(zeros if (unit - first) % SUMS == 0 else bias_sums, 0, 0)
+            slopes, out = View(dz, (p0 - p) * Q * K, Q * K), View(bias_sums, 0, 0)
+            matmul((1, Q * K, p1 - p0), ones, slopes, start=start, out=out, floor=no_floor)
+            if (unit + 1 - first) % SUMS == 0 or unit + 1 == last:
                 for q in range(Q):
                     place = memory.piece(bias_sums, q * K, K)
                     for k in range(K):
                         biases[k] += place[k]
             if input_grad:
-                backward_input_of_image(dz, wt, narrow, stride, before, zeros, sums, dx[n])
+                h0 = max(0, min(H, p0 * s - top)) if band > 0 else 0
+                h1 = max(0, min(H, p1 * s - top)) if p1 < P else H
+                backward_input_of_rows(dz, p, P, wt, narrow, stride, before, zeros, sums, h0, h1, dx[n])
         part = memory.piece(dw_here, 0, dw_here.size)
         if count > 0:
             memory.add_to(wide, part, False)
