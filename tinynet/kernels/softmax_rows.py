@@ -84,15 +84,52 @@ def exponentials(z, m, e, g):
         x = floats.exp(load_some(z, c, C - c, -np.inf) - m)
         store_some(x, e, c, C - c)
         sums = sums + x
-    s = sum_of(four) + sum_of(sums)
-    if not s < z.dtype.type(2):
+    return below_and_ties(sum_of(four) + sum_of(sums), e)
+
+
+@kernel()
+def below_and_ties(s, e):
+    """A sum s of exponentials e, in the two parts of which `exponentials` tells."""
+    one = e.dtype.type(1)
+    if not s < e.dtype.type(2):
         return s - one, one
-    sums = splat(z, 0)
-    for c in range(0, C, W):
-        x = load_some(e, c, C - c, 0)
-        sums = sums + select(x < one, x, z.dtype.type(0))
+    sums = splat(e, 0)
+    for c in range(0, e.size, width(e)):
+        x = load_some(e, c, e.size - c, 0)
+        sums = sums + select(x < one, x, e.dtype.type(0))
     below = sum_of(sums)
-    return below, one if s - below > z.dtype.type(0.5) else z.dtype.type(0)
+    return below, one if s - below > e.dtype.type(0.5) else e.dtype.type(0)
+
+
+@kernel()
+def exponentials_and_terms(z, w, q, m, e, g):
+    """The same, and sum_c a and sum_c a (m - z), for a = w q, or a = w where q is empty.
+
+    The last is not finite where a class is masked: then target_terms and smoothing_terms have it.
+    """
+    C, W = z.size, width(z)
+    whole = C - C % (4 * W)
+    four = fours = four_losses = splat4(z, 0)
+    sums = ones = losses = splat(z, 0)
+    for c in range(0, whole, 4 * W):
+        for ahead in range(c, c + 4 * W, W):
+            will_read(z, ahead + 2 * AHEAD)
+            will_write(g, ahead + AHEAD)
+        below, a = load4(z, c) - m, load4(w, c)
+        if q.size:
+            a = a * load4(q, c)
+        x = floats.exp(below)
+        store(x, e, c)
+        four, fours, four_losses = four + x, fours + a, four_losses - a * below
+    for c in range(whole, C, W):
+        below, a = load_some(z, c, C - c, m) - m, load_some(w, c, C - c, 0)
+        if q.size:
+            a = a * load_some(q, c, C - c, 0)
+        x = floats.exp(load_some(z, c, C - c, -np.inf) - m)
+        store_some(x, e, c, C - c)
+        sums, ones, losses = sums + x, ones + a, losses - a * below
+    more_below, more_ties = below_and_ties(sum_of(four) + sum_of(sums), e)
+    return more_below, more_ties, sum_of(fours) + sum_of(ones), sum_of(four_losses) + sum_of(losses)
 
 
 @kernel()
@@ -155,23 +192,32 @@ def pass_over_row(z, q, w, smooth, e, block, tail, highest):
             top = new
         highest[k] = top
         m = top if top != masked else zero  # -inf - -inf is NaN
-        if q.size:
-            total, loss = target_terms(logits, memory.piece(q, start, size), memory.piece(w, start, size), m)
-            share += total
-            share_loss += loss
-        if smooth:
-            for c in range(size):  # the exponentials may go where the logits are
-                block[c] = logits[c]
-        target = memory.piece(tail, 0, size) if start + size == C or e.size == 0 else memory.piece(e, start, size)
+        in_tail = start + size == C or e.size == 0
+        target = memory.piece(tail, 0, size) if in_tail else memory.piece(e, start, size)
         ahead = memory.piece(e, start, 0) if e.size else memory.piece(tail, 0, 0)
-        more_below, more_ties = exponentials(logits, m, target, ahead)
+        if smooth or q.size:
+            weights, qs = memory.piece(w, start, size), memory.piece(q, start, size if q.size else 0)
+            for c in range(0 if in_tail else size):  # the exponentials may go where the logits are
+                block[c] = logits[c]
+            given = logits if in_tail else memory.piece(block, 0, size)
+            of = memory.piece(q, start, 0) if smooth else qs
+            more_below, more_ties, total, loss = exponentials_and_terms(logits, weights, of, m, target, ahead)
+            if smooth:
+                n = size
+                if not loss < np.inf:
+                    n, total, loss = smoothing_terms(given, weights, m, target)
+                count += n
+                spread += total
+                spread_loss += loss
+            if q.size:
+                if smooth or not loss < np.inf:
+                    total, loss = target_terms(given, qs, weights, m)
+                share += total
+                share_loss += loss
+        else:
+            more_below, more_ties = exponentials(logits, m, target, ahead)
         below += more_below
         ties += more_ties
-        if smooth:
-            n, total, loss = smoothing_terms(memory.piece(block, 0, size), memory.piece(w, start, size), m, target)
-            count += n
-            spread += total
-            spread_loss += loss
     return top, below + (ties - 1.0), share, share_loss, count, spread, spread_loss
 
 
