@@ -22,7 +22,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import tinynet as tn
-from tinynet.kernels import compile, memory, vectors, winograd
+from tinynet.kernels import compile, dense_tall, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
 from tinynet.kernels.matmul import TILE, View, gathered, matmul
@@ -165,6 +165,11 @@ def points(source, s0, s_step, result, r0, r_step, count, add):
         winograd.rows_to_points(View(source, s0, s_step), View(result, r0, r_step), count)
 
 
+@kernel()
+def mapped(windows, w_step, v, v_step, sums, s_step, C, K):
+    winograd.products_of_points(View(windows, 0, w_step), View(v, 0, v_step), View(sums, 0, s_step), C, K)
+
+
 def outside():
     """What must be an IndexError under NUMBA_BOUNDSCHECK=1, and right beside it what must not."""
     a = np.zeros(64, np.float32)
@@ -186,6 +191,9 @@ def outside():
 
     def planes(pixels=rows[: 6 * W], planes=rows[: 6 * W], back=False, end=6 * W):
         planes_once(pixels, 3, 2 * W, planes, 2 * W, back, end)
+
+    def maps(windows=rows[:90], v=rows[:72], sums=rows[100:280]):
+        mapped(windows, 10, v, 2, sums, 5, 2, 5)
 
     yield lambda: fill(a, 64), lambda: fill(a, 65)
     yield lambda: size_of_piece(a, 60, 4), lambda: size_of_piece(a, 60, 5)
@@ -211,6 +219,9 @@ def outside():
     yield correlated, lambda: correlated(a=rows[: 3 * W + 1])
     yield correlated, lambda: correlated(b=rows[: 8 * W - 1])
     yield correlated, lambda: correlated(c=rows[: 6 * W - 1])
+    yield maps, lambda: maps(windows=rows[:89])
+    yield maps, lambda: maps(v=rows[:71])
+    yield maps, lambda: maps(sums=rows[100:279])
     for back in (False, True):
         yield lambda back=back: planes(back=back), lambda back=back: planes(pixels=rows[: 6 * W - 1], back=back)
         yield lambda back=back: planes(back=back), lambda back=back: planes(planes=rows[: 6 * W - 1], back=back)
@@ -270,6 +281,9 @@ def run_every_kernel():
         x, w, t = rng.standard_normal((N, D)), rng.standard_normal((D, C)), rng.integers(0, C, N)
         for weights in (w, np.asfortranarray(w)):
             linear_cross_entropy(x, weights, None, t)
+    x, w, dy = (np.ones(shape, np.float32) for shape in ((100, 20), (20, 17), (100, 17)))
+    for is_relu in (False, True):  # which in a layer takes more samples
+        dense_tall.backward_kernel(x, w, dy, dy, is_relu, True, 3, 20, w.copy(), dy[0].copy(), x.copy())
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
     amsgrad, centered = partial(tn.Adam, amsgrad=True), partial(tn.RMSprop, centered=True)
@@ -420,6 +434,15 @@ def transposes_and_maps():
                     result = memory[1].copy(np.ones((len(matrix), count), dtype), end)
                     points(a, 0, count, result, 0, count, count, add)
                     np.testing.assert_allclose(result, matrix @ a + add, rtol=1e-4, atol=1e-4)
+        for K in range(1, 40):
+            for C in (1, 2, 7):
+                for end in (False, True):
+                    rng = np.random.default_rng(K)
+                    windows, v = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 3, C, K), (6, 6, C)))
+                    u = np.einsum("xi,ijck,yj->xyck", winograd.G, windows, winograd.G)
+                    sums = memory[1].copy(np.ones((6, 6, K), dtype), end)
+                    mapped(memory[0].copy(windows, end), C * K, v, C, sums, K, C, K)
+                    np.testing.assert_allclose(sums, 1 + np.einsum("xyc,xyck->xyk", v, u), rtol=1e-4, atol=1e-4)
 
 
 def planes_and_correlations():

@@ -143,6 +143,8 @@ def conv2d_cases():
     yield conv2d_case((3, 8, 12, 33), 37, 3, padding=1, act="tanh")
     yield conv2d_case((2, 10, 6, 32), 40, 3, padding="valid", bias=False)
     yield conv2d_case((1, 32, 32, 32), 32, 3, padding="same", act="relu")
+    yield conv2d_case((3, 4, 4, 70), 65, 3, padding="same", act="relu")  # a single patch
+    yield conv2d_case((2, 4, 4, 290), 33, 3, padding=1)  # of more channels than are summed at once
     # Padding that differs by side; pixels that are apart; groups, and with one for each channel.
     yield conv2d_case((2, 6, 5, 3), 4, 3, stride=2, padding=((0, 1), (2, 0)), act="relu")
     yield conv2d_case((2, 7, 9, 3), 4, 3, padding=2, act="relu", dilation=2)

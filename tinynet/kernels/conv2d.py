@@ -38,6 +38,7 @@ from tinynet.kernels.padded import with_zeros_around
 ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
 POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at its end take little of the time
 CHUNKS = 16  # at most, of images, with sums of their own
+SHARED = 4  # tasks above which they share one copy of the kernel
 
 PANEL = 32  # columns of w, or dz, that are copied to lie behind each other: the tile reads them row after row
 
@@ -145,6 +146,12 @@ def forward_kernel(x, w, b, stride, before, floor, tasks, y):
         U, V = H, W
     window = offsets(0, (I, J, C), (V * C, C, 1))
     positions = offsets(0, (images, rows, Q), (U * V * C, s * V * C, r * C))
+    lies = in_place(C, P, Q)
+    # Many tasks share one copy of the kernel, as panels behind each other.
+    shared = memory.scratch((w.size if lies and groups * bands > SHARED else 0,), x)
+    for number in prange(-(-K // PANEL) if shared.size else 0):
+        k = number * PANEL
+        copy_columns(w, k, K, min(PANEL, K - k), I * J * C, shared, k * I * J * C)
     for task in prange(groups * bands * blocks):
         block, part = task % blocks, task // blocks
         group, band = part // bands, part % bands
@@ -155,7 +162,7 @@ def forward_kernel(x, w, b, stride, before, floor, tasks, y):
         for n in range(n0, n1 if pads else n0):
             with_zeros_around(x[n], p0 * s - top, left, padded[n - n0])
         source = padded if pads else x
-        if not in_place(C, P, Q):
+        if not lies:
             gathered(
                 ((n1 - n0) * (p1 - p0) * Q, k1 - k0, I * J * C),
                 View(source, 0 if pads else (n0 * H + p0 * s) * W * C, (positions, window)),
@@ -165,17 +172,19 @@ def forward_kernel(x, w, b, stride, before, floor, tasks, y):
                 floor=floor,
             )
             continue
-        panel = memory.scratch((I * J * C * PANEL,), x)
+        own = memory.scratch((0 if shared.size else I * J * C * PANEL,), x)
+        panels = shared if shared.size else own
         for k in range(k0, k1, PANEL):
-            S = min(PANEL, k1 - k)
-            copy_columns(w, k, K, S, I * J * C, panel, 0)
+            S, first = min(PANEL, k1 - k), k * I * J * C if shared.size else 0
+            if not shared.size:
+                copy_columns(w, k, K, S, I * J * C, own, 0)
             for n in range(n0, n1):
                 for p in range(p0, p1):
                     at = ((n - n0) * U + (p - p0) * s if pads else n * H + p * s) * V * C
                     matmul(
                         (Q, S, I, J * C),
                         View(source, at, (r * C, V * C, 1)),
-                        View(panel, 0, (J * C * S, S)),
+                        View(panels, first, (J * C * S, S)),
                         start=View(b, k, 0),
                         out=View(y, (n * P + p) * Q * K + k, K),
                         floor=floor,

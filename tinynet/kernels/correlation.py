@@ -10,7 +10,7 @@ from numba import types
 from tinynet.kernels.compile import emitted, helper
 from tinynet.kernels.matmul import emit_pointer, emit_steps, emit_whole
 from tinynet.kernels.memory import within
-from tinynet.kernels.tile import TILE, emit_loop
+from tinynet.kernels.tile import HIGHEST, TILE, emit_loop
 from tinynet.kernels.vectors import I64, alignment, emit_splat, emit_while, llvm_function, llvm_type, width
 
 # --- both factors are vectors, of what is summed over -------------------
@@ -180,6 +180,21 @@ def linear_map(matrix, add=False, finish=False):
     return apply_and_finish if finish else apply
 
 
+def _emit_combination(builder, weights, vectors, total=None):
+    """The sum of vectors times constants, and of a total, if there is one."""
+    for w, x in sorted(zip(weights, vectors, strict=True), key=lambda term: abs(term[0]) != 1):
+        if w == 0:
+            continue
+        weight = ir.Constant(x.type, [w] * x.type.count)
+        if total is None:
+            total = x if w == 1 else builder.fmul(weight, x)
+        elif abs(w) == 1:
+            total = (builder.fadd if w > 0 else builder.fsub)(total, x)
+        else:
+            total = builder.call(llvm_function(builder.module, "fmuladd", x.type), [weight, x, total])
+    return total
+
+
 def _linear_map_function(module, matrix, add, finish, real):
     """The map as a function of the module: several kernels call it, and inlined it is compiled each time."""
     name = f"tinynet_map_{zlib.crc32(matrix.tobytes())}_{add}_{finish}_{real}"
@@ -193,7 +208,7 @@ def _linear_map_function(module, matrix, add, finish, real):
     builder, c = ir.IRBuilder(function.append_basic_block()), I64(0)
     for lanes in (TILE[np.dtype(real.name)][2], 1):  # what is left, one by one
         vector = ir.VectorType(llvm_type(real), lanes)
-        fma, align = llvm_function(module, "fmuladd", vector), alignment(vector).constant
+        align = alignment(vector).constant
 
         def at(p, step, row, c, vector=vector):
             p = builder.gep(p, [builder.add(builder.mul(I64(row), step), c)])
@@ -207,21 +222,95 @@ def _linear_map_function(module, matrix, add, finish, real):
             bias = builder.load(at(last[0], I64(0), 0, c), align=align) if finish else None
             for i, weights in enumerate(matrix):
                 place = at(result, r_step, i, c)
-                total = builder.load(place, align=align) if add else None
-                for w, x in sorted(zip(weights, rows, strict=True), key=lambda term: abs(term[0]) != 1):
-                    weight = ir.Constant(vector, [w] * lanes)
-                    if w == 0:
-                        continue
-                    if total is None:
-                        total = x if w == 1 else builder.fmul(weight, x)
-                    elif abs(w) == 1:
-                        total = (builder.fadd if w > 0 else builder.fsub)(total, x)
-                    else:
-                        total = builder.call(fma, [weight, x, total])
+                total = _emit_combination(builder, weights, rows, builder.load(place, align=align) if add else None)
                 if finish:
                     total, least = builder.fadd(total, bias), emit_splat(builder, last[1], lanes)
                     total = builder.select(builder.fcmp_ordered("<", total, least), least, total)  # NaN stays
                 builder.store(total, place, align=align)
             advance(builder.add(c, I64(lanes)))
+    builder.ret_void()
+    return function
+
+
+def mapped_products(matrix):
+    """A function for kernels that maps squares of numbers and multiplies by them, without storing what they become:
+
+    apply(windows, v, sums, C, K)      sums[i,j,k] += sum_c v[i,j,c] u[i,j],  u = matrix windows[:,:,c,k] matrix.T
+
+    The matrix is (I, J).  View windows (J, J, C, K) has the step of j, which i has J times, and so have v (I, I, C) and
+    sums (I, I, K).  The bits are those of linear_map, twice, and of matmul.
+    """
+    I, J = matrix.shape
+
+    @helper
+    def apply_within(windows, v, sums, C, K):
+        if C > 0 and K > 0:
+            within(windows.array, windows.first, (J * J - 1) * windows.steps, C * K - 1, 0)
+            within(v.array, v.first, (I * I - 1) * v.steps, C - 1, 0)
+            within(sums.array, sums.first, (I * I - 1) * sums.steps, K - 1, 0)
+
+    @emitted(apply_within)
+    def apply(typing_context, windows, v, sums, C, K):
+        def codegen(context, builder, signature, args):
+            numbers = []
+            for view in zip(signature.args[:3], args[:3], strict=True):
+                numbers += [emit_pointer(context, builder, *view), *emit_steps(context, builder, *view)]
+            for count in zip(signature.args[3:], args[3:], strict=True):
+                numbers += emit_whole(context, builder, *count)
+            function = _mapped_products_function(builder.module, matrix, signature.args[2][0].dtype)
+            builder.call(function, numbers)
+            return context.get_dummy_value()
+
+        return types.void(windows, v, sums, C, K), codegen
+
+    return apply
+
+
+def _mapped_products_function(module, matrix, real):
+    name = f"tinynet_mapped_products_{zlib.crc32(matrix.tobytes())}_{real}"
+    if name in module.globals:
+        return module.globals[name]
+    (I, J), pointer = matrix.shape, llvm_type(real).as_pointer()
+    function = _function(module, name, [pointer, I64] * 3 + [I64, I64])
+    windows, w_step, v, v_step, sums, s_step, C, K = function.args
+    builder, k = ir.IRBuilder(function.append_basic_block()), I64(0)
+    high = max(1, (HIGHEST * 2 - J * J) // I)  # rows of the result whose sums stay in registers
+    for lanes in (TILE[np.dtype(real.name)][2], 1):  # what is left, one by one
+        vector = ir.VectorType(llvm_type(real), lanes)
+        fma, align = llvm_function(module, "fmuladd", vector), alignment(vector).constant
+
+        def at(p, *steps, vector=vector):
+            return builder.bitcast(builder.gep(p, [functools.reduce(builder.add, steps)]), vector.as_pointer())
+
+        def step(row, step):
+            return builder.mul(I64(row), step)
+
+        def more(k, lanes=lanes):
+            return builder.icmp_signed("<=", builder.add(k, I64(lanes)), K)
+
+        with emit_while(builder, k, more) as (k, advance):
+            for first in range(0, I, high):
+                rows = range(first, min(I, first + high))
+                places = [at(sums, step(i * I + j, s_step), k) for i in rows for j in range(I)]
+
+                def over_c(c, *totals, rows=rows, k=k, lanes=lanes, at=at, align=align, fma=fma):
+                    along = builder.add(builder.mul(c, K), k)
+                    given = [builder.load(at(windows, step(n, w_step), along), align=align) for n in range(J * J)]
+                    totals = list(totals)
+                    for n, i in enumerate(rows):
+                        half = [_emit_combination(builder, matrix[i], given[j::J]) for j in range(J)]
+                        for j in range(I):
+                            x = builder.load(builder.gep(v, [builder.add(step(i * I + j, v_step), c)]))
+                            u = _emit_combination(builder, matrix[j], half)
+                            total = totals[n * I + j]
+                            totals[n * I + j] = builder.call(fma, [emit_splat(builder, x, lanes), u, total])
+                    c = builder.add(c, I64(1))
+                    return (c, *totals), builder.icmp_signed("<", c, C)
+
+                totals = [builder.load(place, align=align) for place in places]
+                _, *totals = emit_loop(builder, (I64(0), *totals), over_c)
+                for total, place in zip(totals, places, strict=True):
+                    builder.store(total, place, align=align)
+            advance(builder.add(k, I64(lanes)))
     builder.ret_void()
     return function

@@ -47,7 +47,7 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.correlation import linear_map
+from tinynet.kernels.correlation import linear_map, mapped_products
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
@@ -91,6 +91,7 @@ points_to_sums = linear_map(A.T)  # of the products: 6 -> 4
 points_to_outputs = linear_map(A.T, finish=True)  # and then the bias and the floor
 outputs_to_points = linear_map(A)  # and back: 4 -> 6
 window_to_points = linear_map(G)  # of the window: 3 -> 6
+products_of_points = mapped_products(G)  # and times the patch's, in both dimensions at once
 points_to_window = linear_map(G.T)  # and back
 add_points_to_window = linear_map(G.T, add=True)
 
@@ -107,7 +108,7 @@ def fits(kernel_size, stride, before, output_shape, channels):
         and stride == (1, 1)
         and max(before) <= 2
         and min(channels, K) >= 32
-        and P * Q > 16
+        and P * Q >= 16
         and inside > 0.5
     )
 
@@ -115,6 +116,7 @@ def fits(kernel_size, stride, before, output_shape, channels):
 # Of a kernel whose u stays in half of the L2 cache, groups of patches are small, so that v and m stay there too.  Of a
 # larger one u is made again for each group, and the group is so large that this takes 3 % of the products' time.
 PATCHES = 144
+FEW = 2  # patches of which each does its products while the kernel is transformed: u is not stored
 
 
 @lru_cache(1024)
@@ -153,28 +155,46 @@ def backward_tasks(N, size, C, K, threads):
 
 
 @kernel()
-def transformed_kernel(w, flipped, c1, some, k0, panel, part, half, u, first):
-    """u (6, 6, some, panel), from flat index `first` on, = G w G.T of so many channels from c1 on, filters from k0 on.
+def part_of_kernel(w, flipped, c0, channels, k0, panel, part):
+    """part (3, 3, channels, panel) of a kernel (3, 3, C, K), from channel c0 and filter k0 on.
 
-    w is (3, 3, C, K); `flipped`, (3, 3, K, C), and turned by 180 degrees.
+    `flipped`: w is (3, 3, K, C), and turned by 180 degrees.
     """
-    C, K = (w.shape[3], w.shape[2]) if flipped else (w.shape[2], w.shape[3])
+    C, K, size = w.shape[2], w.shape[3], channels * panel
+    for ij in range(9):
+        if flipped:
+            transpose(w, ((8 - ij) * C + k0) * K + c0, K, part, ij * size, panel, panel, channels)
+            continue
+        for c in range(channels):
+            given = memory.piece(w, (ij * C + c0 + c) * K + k0, panel)
+            to = memory.piece(part, ij * size + c * panel, panel)
+            for k in range(panel):
+                to[k] = given[k]
+
+
+@kernel()
+def transformed_kernel(w, flipped, c1, some, k0, panel, part, half, u, first):
+    """u (6, 6, some, panel), from flat index `first` on, = G w G.T of so many channels from c1 on, filters from k0."""
     for c0 in range(c1, c1 + some, width(w)):
         channels = min(width(w), c1 + some - c0)
         size = channels * panel
-        for ij in range(9):
-            if flipped:
-                transpose(w, ((8 - ij) * K + k0) * C + c0, C, part, ij * size, panel, panel, channels)
-                continue
-            for c in range(channels):
-                given = memory.piece(w, (ij * C + c0 + c) * K + k0, panel)
-                to = memory.piece(part, ij * size + c * panel, panel)
-                for k in range(panel):
-                    to[k] = given[k]
+        part_of_kernel(w, flipped, c0, channels, k0, panel, part)
         window_to_points(View(part, 0, 3 * size), View(half, 0, 3 * size), 3 * size)
         for i in range(6):
             to = View(u, first + (i * 6 * some + c0 - c1) * panel, some * panel)
             window_to_points(View(half, i * 3 * size, size), to, size)
+
+
+@kernel()
+def products_of_patch(w, flipped, c1, some, k0, panel, part, v, sums):
+    """sums (6, 6, panel) = the products' sums over so many channels, of one patch v: u is used up at once."""
+    for n in range(36 * panel):
+        sums[n] = 0
+    for c0 in range(c1, c1 + some, width(w)):
+        channels = min(width(w), c1 + some - c0)
+        part_of_kernel(w, flipped, c0, channels, k0, panel, part)
+        windows, of_patch = View(part, 0, channels * panel), View(v.array, v.first + c0, v.steps)
+        products_of_points(windows, of_patch, View(sums, 0, panel), channels, panel)
 
 
 @kernel()
@@ -225,7 +245,7 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
         size_of_u = 36 * together * PANEL
         padded, half = memory.scratch((6, V, C), x), memory.scratch((6 * V * C,), x)
         v, m = memory.scratch((36 * most * line,), x), memory.scratch((36 * most * PANEL,), x)
-        sums, outside = memory.scratch((24 * most * PANEL,), x), memory.scratch((4 * PANEL,), x)
+        sums, outside = memory.scratch((36 * most * PANEL,), x), memory.scratch((4 * PANEL,), x)
         part, half_u = memory.scratch((9 * width(x) * PANEL,), x), memory.scratch((18 * width(x) * PANEL,), x)
         u = memory.scratch((size_of_u * (last_panel - first_panel if keeps else 1),), x)
         first_group = share * groups // shares
@@ -244,6 +264,13 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
                 at = (number - first_panel) * size_of_u if keeps else 0
                 for c in range(0, C, together):
                     some = min(together, C - c)
+                    if T <= FEW and together <= WHOLE:
+                        for t in range(T):
+                            products_of_patch(w, flipped, c, some, k, S, part, View(v, t * line, T * line), sums)
+                            for e in range(36):
+                                for n in range((e * T + t) * S, (e * T + t + 1) * S):
+                                    m[n] = (m[n] if c > 0 else 0) + sums[n - (e * T - e + t) * S]
+                        continue
                     if group == first_group or not keeps:
                         transformed_kernel(w, flipped, c, some, k, S, part, half_u, u, at)
                     for e in range(36):
