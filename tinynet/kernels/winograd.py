@@ -53,7 +53,7 @@ from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.transpose import transpose
-from tinynet.kernels.vectors import width
+from tinynet.kernels.vectors import width, will_read
 
 
 def matrices(points, outputs=4, window=3):
@@ -96,6 +96,7 @@ points_to_window = linear_map(G.T)  # and back
 add_points_to_window = linear_map(G.T, add=True)
 
 PANEL = 32  # filters whose products are made at a time
+AHEAD = 32  # channels ahead whose weights are fetched: a few bytes of each row, which the hardware does not foresee
 L2 = cache_size(2) // 4  # numbers
 
 
@@ -166,7 +167,10 @@ def part_of_kernel(w, flipped, c0, channels, k0, panel, part):
             transpose(w, ((8 - ij) * C + k0) * K + c0, K, part, ij * size, panel, panel, channels)
             continue
         for c in range(channels):
-            given = memory.piece(w, (ij * C + c0 + c) * K + k0, panel)
+            at = (ij * C + c0 + c) * K + k0
+            for k in range(0, panel, width(w)):
+                will_read(w, at + AHEAD * K + k)
+            given = memory.piece(w, at, panel)
             to = memory.piece(part, ij * size + c * panel, panel)
             for k in range(panel):
                 to[k] = given[k]
