@@ -4,8 +4,8 @@
                                 [--quick] [--json PATH]
 
 Before anything is timed, values and gradients are compared to 3e-5 of the largest.  GB/s counts what must move, the
-prediction in and the gradient out, and the share is of what a parallel copy of the same array reaches, timed in turn
-with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then called, and loss and gradient as one
+prediction and the targets in and the gradient out, and the share is of what a parallel copy of an array as large as the
+prediction reaches, timed in turn with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then called, and loss and gradient as one
 function (torch.func.grad_and_value), since sometimes one wins and sometimes the other.
 
 torch_cross_entropy is tinynet's loss as PyTorch's models call it, with PyTorch's autograd around it.
@@ -199,9 +199,11 @@ def run_loss(name, shape, function, make_targets, torch_function, jax_function, 
     pieces = np.gcd(z.size, 64)
     x, y = z.reshape(pieces, -1), np.empty((pieces, z.size // pieces), z.dtype)
     times = measure({**ours, "copy": lambda: parallel_copy(x, y), **peers}, options.rounds, options.at_least)
+    moved = 2 * z.nbytes + t.nbytes
     for mine in ours:
         what = f"{name}{mine.removeprefix('tinynet')}"
-        reached = {"work": 2 * z.nbytes, "unit": "GB/s", "share": side.ratio(times, "copy", mine)}
+        share = side.ratio(times, "copy", mine) * moved / (2 * z.nbytes)
+        reached = {"work": moved, "unit": "GB/s", "share": share}
         yield side.report(what, times, ours=mine, headline=mine == "tinynet" and in_place, **reached)
 
 
