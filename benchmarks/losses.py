@@ -5,8 +5,9 @@
 
 Before anything is timed, values and gradients are compared to 3e-5 of the largest.  GB/s counts what must move, the
 prediction and the targets in and the gradient out, and the share is of what a parallel copy of an array as large as the
-prediction reaches, timed in turn with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then called, and loss and gradient as one
-function (torch.func.grad_and_value), since sometimes one wins and sometimes the other.
+prediction reaches, timed in turn with the rest.  PyTorch is compiled in two ways, the loss whose backward() is then
+called, and loss and gradient as one function (torch.func.grad_and_value), since sometimes one wins and sometimes the
+other.
 
 torch_cross_entropy is tinynet's loss as PyTorch's models call it, with PyTorch's autograd around it.
 

@@ -136,6 +136,8 @@ def conv2d_cases():
     # A column, and windows of one pixel.
     yield conv2d_case((2, 19, 1, 20), 33, (5, 1), padding=(2, 0), act="relu")
     yield conv2d_case((2, 5, 4, 18), 34, 1)
+    yield conv2d_case((2, 7, 9, 18), 34, 1, stride=(2, 3), act="relu")
+    yield conv2d_case((2, 4, 5, 6), 7, 1, stride=3, padding=((0, 4), (0, 0)))  # some positions are beside the image
     # These are wide enough for Winograd's method: patches that are partly outside, of several images, odd channels, no
     # padding.
     yield conv2d_case((2, 7, 9, 32), 35, 3, padding="same", act="relu")

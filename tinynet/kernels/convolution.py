@@ -6,6 +6,8 @@ dense         a window of one pixel, stride 1: a product of matrices, pixels x c
 few_filters   few filters: a vector holds neighbouring positions of a row, elsewhere the filters of one
 conv2d        everything else; conv2d_rows where the kernel is small and rows of positions are long
 
+The backward pass of a window of one pixel with a stride is dense's of a copy of the pixels at the positions.
+
 All but dense make a copy of one image with its zeros at a time, or of a few rows of it, and no matrix of windows
 ("im2col").
 """
@@ -16,10 +18,12 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinynet.kernels import conv2d, conv2d_rows, few_filters, winograd, winograd_whole
+from tinynet.kernels import conv2d, conv2d_rows, few_filters, memory, winograd, winograd_whole
 from tinynet.kernels.compile import sized_kernel
 from tinynet.kernels.conv2d_backward import conv2d_backward as windows_backward
 from tinynet.kernels.dense import dense_backward, dense_forward
+
+PIECE = 65536  # numbers from which two threads beat one
 
 
 @lru_cache(1024)
@@ -59,6 +63,41 @@ def rows_of(array):
     return array.reshape(-1, array.shape[-1])
 
 
+def pixels_are_inside(x, y, stride):
+    """Whether the pixels at all positions of y, `stride` apart, are pixels of x."""
+    return (y.shape[1] - 1) * stride[0] < x.shape[1] and (y.shape[2] - 1) * stride[1] < x.shape[2]
+
+
+@sized_kernel(PIECE)
+def pixels_apart(x, stride, some):
+    """some[n,p,q] = x[n, p s, q r], each C numbers."""
+    (_, H, W, C), (N, P, Q, _), (s, r) = x.shape, some.shape, stride
+    for row in prange(N * P):
+        for q in range(Q):
+            given = memory.piece(x, ((row // P * H + row % P * s) * W + q * r) * C, C)
+            to = memory.piece(some, (row * Q + q) * C, C)
+            for c in range(C):
+                to[c] = given[c]
+
+
+@sized_kernel(PIECE)
+def between_zeros(some, stride, x):
+    """x[n, p s, q r] = some[n,p,q], and 0 in between."""
+    (N, H, W, C), (_, P, Q, _), (s, r) = x.shape, some.shape, stride
+    zero = x.dtype.type(0)
+    for row in prange(N * H):
+        n, h = row // H, row % H
+        for g in range(W):
+            to = memory.piece(x, (row * W + g) * C, C)
+            if h % s == 0 and g % r == 0 and h // s < P and g // r < Q:
+                given = memory.piece(some, ((n * P + h // s) * Q + g // r) * C, C)
+                for c in range(C):
+                    to[c] = given[c]
+            else:
+                for c in range(C):
+                    to[c] = zero
+
+
 def conv2d_forward(x, w, b, stride, before, size, floor, y):
     """y (N, P, Q, K) = max(floor, z), z the convolution of x (N, H, W, C) and w (I, J, C, K), plus b (K,).
 
@@ -90,6 +129,15 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
         drows = rows_of(dx) if input_grad else rows_of(x)[:0]
         dense_backward(rows_of(x), w[0, 0], rows_of(dy), rows_of(y), is_relu, input_grad, dw[0, 0], db, drows)
         return
+    if w.shape[:2] == (1, 1) and before == (0, 0) and pixels_are_inside(x, dy, stride):
+        some, rows = np.empty((*dy.shape[:3], x.shape[3]), x.dtype), rows_of(dy)
+        pixels_apart(x, stride, some)
+        d_some = np.empty_like(some) if input_grad else some[:0]
+        given = rows_of(some), w[0, 0], rows, rows_of(y)
+        dense_backward(*given, is_relu, input_grad, dw[0, 0], db, rows_of(d_some))
+        if input_grad:
+            between_zeros(d_some, stride, dx)
+        return
     x, w, dy, stride, before = in_a_row(x, w, dy, stride, before)
     y, dw, dx = y.reshape(dy.shape), dw.reshape(w.shape), dx.reshape(x.shape) if input_grad else dx
     module = way(w.shape, stride, before, y.shape[1:3], w.dtype)
@@ -108,7 +156,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
             backward_input(dy, w, before, dx)
 
 
-@sized_kernel(65536)
+@sized_kernel(PIECE)
 def through_relu(dy, y, dz):
     zero = dy.dtype.type(0)
     for i in prange(dy.size):

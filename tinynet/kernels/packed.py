@@ -61,7 +61,7 @@ from tinynet.kernels.vectors import (
 L1, L2 = cache_size(1), cache_size(2)
 # Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
 AHEAD = 16
-COLUMNS = 512  # of b at a time: a block's unfinished sums of so many then take a third of the L2 cache, as its slivers do
+COLUMNS = 512  # of b at a time: a block's unfinished sums then take a third of the L2 cache, as its slivers do
 
 
 # --- copies ---------------------------------------------------------------------------------------------------
