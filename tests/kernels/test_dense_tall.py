@@ -12,7 +12,7 @@ from tinynet.layers.dense import dense_backward_plain
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("is_relu", [False, True])
 @pytest.mark.parametrize("shape", [(300, 20, 33), (1000, 17, 16), (257, 64, 40), (31, 16, 16)])
-@pytest.mark.parametrize(("chunks", "rows"), [(1, 1000), (3, 40), (16, 1), (16, 64)])
+@pytest.mark.parametrize(("chunks", "rows"), [(1, 1000), (3, 40), (1, 3), (16, 1), (16, 64)])
 def test_gradients_are_what_the_plain_loops_say(chunks, rows, shape, is_relu, dtype):
     (N, I, O), rng = shape, np.random.default_rng(0)
     x, w, dy, y = (rng.standard_normal(size).astype(dtype) for size in ((N, I), (I, O), (N, O), (N, O)))

@@ -59,7 +59,7 @@ def forward_tasks(N, size, kernel_shape, stride, threads):
     if threads == 1 or parts % threads == 0 or parts >= 4 * threads:
         return images, rows, K
     tasks = -(-parts // threads) * threads
-    # Cut filters, so that each task packs all windows; or positions, if there are rows enough of them.
+    # Cut filters where that packs less, though each task packs all windows, or where rows of positions are too few.
     if tasks * K > threads * N * P * Q + parts * K or tasks > N * P:
         return images, rows, -(-K // (threads * PANEL)) * PANEL
     if N % tasks and 4 * threads > N:

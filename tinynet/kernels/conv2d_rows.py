@@ -27,10 +27,10 @@ from tinynet.kernels.vectors import load, store, store_some, width
 
 SMALL, TINY = cache_size(2) // 4, cache_size(1) // 2  # bytes of a kernel that stays in the L2, or L1, cache
 
-# So many sums, of the rows of dz that fit into the L1 cache for dw, of images for db, are added in their own dtype, and
+# So many sums, of the rows of dz that fit into the L1 cache for dw, of bands for db, are added in their own dtype, and
 # those in float64, where they lose no digits, however large the batch or the image.
 SUMS = 32
-CHUNKS = 16  # at most
+CHUNKS = 16  # at most, of images or bands of one, with sums of their own
 POSITIONS = 512  # of a band at least: then to add up its dw takes little of the time
 
 
@@ -106,14 +106,14 @@ def backward_weights_of_rows(source, dz, stride, count, zeros, dw, wide):
 
 
 @kernel()
-def sum_windows(sums, J, left, row, last, dx):
+def sum_windows(sums, J, left, row, end, dx):
     """Row `row` of dx (H, W, C), stride 1, from sums (Q + 2 J - 2, J C): what each place gives to the columns under it.
 
     Place q's line is the (q + J - 1)-th, between zeros, and with room for a vector behind them: vectors read on into
-    the next line, and write on into the next pixel, which is written over next.  Near row `last` they are masked.
+    the next line, and write on into the next pixel, which is written over next.  Before row `end` they are masked.
     """
     _, W, C = dx.shape
-    masked, run = (row + 1) * W * C + width(dx) > last * W * C, J * C
+    masked, run = (row + 1) * W * C + width(dx) > end * W * C, J * C
     to = memory.piece(dx, row * W * C, W * C if masked else W * C + width(dx))
     for g in range(W):
         at = (g + left + J - 1) * run
@@ -238,7 +238,7 @@ def conv2d_backward(x, w, dy, y, is_relu, stride, before, input_grad, dw, db, dx
                 with_zeros_around(x[n], p0 * s - top, left, source)
             count = backward_weights_of_rows(source, dz[p0 - p :], stride, count, zeros, dw_here, wide)
             # The bias is a weight whose input is always 1.  Rows are added to a row, and its positions only after SUMS
-            # images: position after position, each sum would wait for the one before.
+            # bands: position after position, each sum would wait for the one before.
             ones, start = View(one, 0, (0, 0)), View(zeros if (unit - first) % SUMS == 0 else bias_sums, 0, 0)
             slopes, out = View(dz, (p0 - p) * Q * K, Q * K), View(bias_sums, 0, 0)
             matmul((1, Q * K, p1 - p0), ones, slopes, start=start, out=out, floor=no_floor)

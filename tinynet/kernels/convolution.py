@@ -86,16 +86,14 @@ def between_zeros(some, stride, x):
     (N, H, W, C), (_, P, Q, _), (s, r) = x.shape, some.shape, stride
     zero = x.dtype.type(0)
     for row in prange(N * H):
-        n, h = row // H, row % H
-        for g in range(W):
-            to = memory.piece(x, (row * W + g) * C, C)
-            if h % s == 0 and g % r == 0 and h // s < P and g // r < Q:
-                given = memory.piece(some, ((n * P + h // s) * Q + g // r) * C, C)
-                for c in range(C):
-                    to[c] = given[c]
-            else:
-                for c in range(C):
-                    to[c] = zero
+        n, p, between = row // H, row % H // s, row % H % s
+        line = memory.piece(x, row * W * C, W * C)
+        for m in range(W * C):
+            line[m] = zero
+        for q in range(Q if between == 0 and p < P else 0):
+            to, given = memory.piece(line, q * r * C, C), memory.piece(some, ((n * P + p) * Q + q) * C, C)
+            for c in range(C):
+                to[c] = given[c]
 
 
 def conv2d_forward(x, w, b, stride, before, size, floor, y):

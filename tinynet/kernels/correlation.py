@@ -238,7 +238,7 @@ def mapped_products(matrix):
     apply(windows, v, sums, C, K)      sums[i,j,k] += sum_c v[i,j,c] u[i,j],  u = matrix windows[:,:,c,k] matrix.T
 
     The matrix is (I, J).  View windows (J, J, C, K) has the step of j, which i has J times, and so have v (I, I, C) and
-    sums (I, I, K).  The bits are those of linear_map, twice, and of matmul.
+    sums (I, I, K); C is 1 at least.  The bits are those of linear_map, twice, and of matmul.
     """
     I, J = matrix.shape
 

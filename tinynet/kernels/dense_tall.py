@@ -20,8 +20,9 @@ from tinynet.kernels.tile import terms_at_once
 from tinynet.kernels.transpose import transpose
 
 L2 = cache_size(2)
-CHUNKS = 16  # at least
-# Blocks of rows whose sums one chunk adds in their own dtype: these lose no digits, however many samples there are.
+CHUNKS = 16
+# Sums of so many blocks of rows are added in their own dtype, and those in float64, where they lose no digits, however
+# many samples there are.
 BLOCKS = 32
 NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
 
@@ -49,7 +50,7 @@ def block(i, blocks, size):
 
 
 def rows_at_once(I, O, itemsize):
-    """At least so many rows of x, dz and dx, which fill about half of the L2 cache."""
+    """Rows of x, dz and dx that fill about half of the L2 cache."""
     return max(1, terms_at_once(L2 // 2 // ((2 * I + O) * itemsize)))
 
 
@@ -60,37 +61,42 @@ def fits(N, I, O, itemsize):
 
 @kernel(parallel=True, matmul=True)
 def backward_kernel(x, w, dy, y, is_relu, input_grad, chunks, rows, dw, db, dx):
-    """dw, db and, if asked for, dx, of so many chunks, and `rows` of a chunk at a time, or up to twice as many."""
+    """dw, db and, if asked for, dx, of so many chunks, and `rows` of a chunk at a time."""
     N, I = x.shape
     O = dy.shape[1]
     no_floor, zeros = x.dtype.type(-np.inf), np.zeros(max(I, O), x.dtype)
     parts, db_of = np.empty((chunks, I * O), x.dtype), np.zeros((chunks, O))
+    wide_of = np.zeros((chunks, I * O if chunks * rows * BLOCKS < N else 0))
     wt = np.empty(I * O if input_grad else 0, x.dtype)
     if input_grad:
         transpose(w, 0, O, wt, 0, I, I, O)
     for chunk in prange(chunks):
         first, last = block(chunk, chunks, N)
-        blocks = max(1, (last - first) // rows)
         part, biases = memory.piece(parts, chunk * I * O, I * O), memory.piece(db_of, chunk * O, O)
-        room, sums = memory.scratch((min(2 * rows, last - first) if is_relu else 0, O), x), memory.scratch((O,), x)
-        for number in range(blocks):
-            n, end = block(number, blocks, last - first)
-            n, size = first + n, end - n
+        wide = memory.piece(wide_of, chunk * wide_of.shape[1], wide_of.shape[1])
+        room, sums, count = memory.scratch((rows if is_relu else 0, O), x), memory.scratch((O,), x), 0
+        for n in range(first, max(last, first + 1), rows):
+            size = min(rows, last - n)
             dz = dy[n : n + size]
             if is_relu:
                 dz = room[:size]
                 rectified(dy, y, n * O, size * O, memory.piece(dz, 0, size * O))
             samples, slopes, out = View(x, n * I, (1, I)), View(dz, 0, (O, 1)), View(part, 0, O)
-            if number == 0:
+            if count == 0:
                 matmul((I, O, size), samples, slopes, start=View(zeros, 0, 0), out=out, floor=no_floor)
             else:
                 matmul((I, O, size), samples, slopes, start=out, out=out, floor=no_floor)
+            count += 1
+            if wide.size and (count == BLOCKS or n + size == last):
+                memory.add_to(wide, part, False)
+                count = 0
             sums_of_rows(dz, sums)
             for o in range(O):
                 biases[o] += sums[o]
             if input_grad:
                 slopes, weights, out = View(dz, 0, (O, 1)), View(wt, 0, (I, 1)), View(dx, n * I, I)
                 matmul((size, I, O), slopes, weights, start=View(zeros, 0, 0), out=out, floor=no_floor)
+        memory.rounded(wide, part)
     for share in prange(16):
         memory.add_parts(parts, dw, share * I * O // 16, (share + 1) * I * O // 16)
     memory.sum_of_wide_chunks(db_of, db)
@@ -99,4 +105,4 @@ def backward_kernel(x, w, dy, y, is_relu, input_grad, chunks, rows, dw, db, dx):
 def backward_of_chunks(x, w, dy, y, is_relu, input_grad, dw, db, dx):
     """dw, db and, if asked for, dx, as dense_backward."""
     rows = rows_at_once(*w.shape, x.itemsize)
-    backward_kernel(x, w, dy, y, is_relu, input_grad, max(CHUNKS, -(-len(x) // (rows * BLOCKS))), rows, dw, db, dx)
+    backward_kernel(x, w, dy, y, is_relu, input_grad, CHUNKS, rows, dw, db, dx)

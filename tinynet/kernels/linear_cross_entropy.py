@@ -222,7 +222,7 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
     given = x, w, b, t, q, weight, ignore_index, epsilon, scale, s
     parts = PARTS_BYTES // max(1, w.size * (itemsize + 8))
     if parts >= PARTS // 2:
-        rows = max(1, min(N, terms_at_once(cache_size(2) // 4 // (itemsize * (C + D)) // ROWS * ROWS)))
+        rows = max(1, min(N, terms_at_once(cache_size(2) // 4 // (itemsize * (C + D)), ROWS)))
         parts = max(1, min(parts, PARTS, N // 64))
         if w.flags.c_contiguous:
             return few_classes(*given, rows, parts, losses, dx, dw, db)

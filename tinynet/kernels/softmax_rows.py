@@ -89,7 +89,7 @@ def exponentials(z, m, e, g):
 
 @kernel()
 def below_and_ties(s, e):
-    """A sum s of exponentials e, in the two parts of which `exponentials` tells."""
+    """A sum s of exponentials e, in the two parts that `exponentials` returns."""
     one = e.dtype.type(1)
     if not s < e.dtype.type(2):
         return s - one, one
@@ -103,9 +103,9 @@ def below_and_ties(s, e):
 
 @kernel()
 def exponentials_and_terms(z, w, q, m, e, g):
-    """The same, and sum_c a and sum_c a (m - z), for a = w q, or a = w where q is empty.
+    """As `exponentials`, and sum_c a and sum_c a (m - z), for a = w q, or a = w where q is empty.
 
-    The last is not finite where a class is masked: then target_terms and smoothing_terms have it.
+    The last is not finite where a class is masked: then the caller asks target_terms or smoothing_terms.
     """
     C, W = z.size, width(z)
     whole = C - C % (4 * W)

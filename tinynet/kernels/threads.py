@@ -80,7 +80,7 @@ SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
 SPINS = MS // 2  # how long threads spin before they sleep
-LATER = MS // 4  # how much longer than two shares others' last ones take if one of them has lost its processor
+LATER = MS // 4  # how long, beyond four shares' time, the caller waits for others before it suspects something
 JUMPS = MS  # what of the clock is another process's turn: that is 1.4 ms at the least, and interrupts take less
 HELP = MS // 2  # when all threads are woken for a loop, though fewer are in use
 SOON = 20 * MS  # after one suspicion, in which another confirms it
@@ -132,9 +132,9 @@ def give_way(pool, time):
 
 @helper
 def suspect(pool, time):
-    """A thread seems to have lost its processor at work: true where that happens twice, one soon after the other.
+    """Give way if this is the second time within SOON that a thread seems to have lost its processor at work.
 
-    Once it also happens to a thread that was asleep, and finds its caches cold.
+    Once that seems so of a thread, too, that was asleep and finds its caches cold.
     """
     if time - load(pool + SUSPECTED) < SOON:
         give_way(pool, time)
@@ -261,7 +261,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     taken = take_shares(pool, caller, 0, ticket, help_at, threads)
     if add(pool + FINISHED, taken) + taken != shares:
         begun = last = now(caller)
-        late = begun + load(pool + LATE) + 2 * ((begun - started) // max(taken, 1))
+        late = begun + load(pool + LATE) + 4 * ((begun - started) // max(taken, 1))
         while load(pool + FINISHED) != shares:
             spin_hint()
             time = now(caller)
@@ -275,7 +275,7 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
                 last = now(caller)
         if taken and last > late:
             suspect(pool, last)
-    elif 2 * taken * at_work <= shares:
+    elif 2 * taken * load(pool + AT_WORK) <= shares:
         time = now(caller)
         if time - started > load(pool + LATE):
             suspect(pool, time)

@@ -45,12 +45,16 @@ _DOUBLE = ir.DoubleType()
 RARELY = "preserve_allcc" if "avx2" in FEATURES else ""
 
 
-def terms_at_once(count):
-    """About so many, where a long sum is made of several products: of more than BLOCK, more than WHOLE.
+def terms_at_once(count, unit=1):
+    """About so many, in whole units, where a long sum is made of several products.
 
-    Each product of fewer terms than that loses digits, and where all do, so does their sum.
+    None of them shall have more than BLOCK terms but no more than WHOLE: each loses digits then, and so does the sum.
     """
-    return count if count <= BLOCK or count > WHOLE else BLOCK if count < WHOLE // 2 else WHOLE + 1
+    if count <= BLOCK:
+        return count // unit * unit
+    if count < WHOLE // 2:
+        return BLOCK // unit * unit
+    return -(-max(count, WHOLE + 1) // unit) * unit
 
 
 # --- the product ---------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
     a_row = [builder.mul(I64(t), a_m) for t in range(rows)]
     ahead = builder.select(builder.icmp_signed(">", K, I64(4 * AHEAD)), builder.mul(b_k, I64(AHEAD)), I64(0))
     # Of a's rows that the next tile reads as many numbers are asked for with each term as a tile multiplies, if they
-    # lie side by side.
+    # lie side by side.  Else nothing new is: the same line each time.
     side_by_side = builder.icmp_signed("==", a_k, I64(1))
     step = builder.select(side_by_side, I64(rows), I64(0))
 

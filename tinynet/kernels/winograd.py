@@ -162,15 +162,15 @@ def part_of_kernel(w, flipped, c0, channels, k0, panel, part):
 
     `flipped`: w is (3, 3, K, C), and turned by 180 degrees.
     """
-    C, K, size = w.shape[2], w.shape[3], channels * panel
+    lines, length, size = w.shape[2], w.shape[3], channels * panel
     for ij in range(9):
         if flipped:
-            transpose(w, ((8 - ij) * C + k0) * K + c0, K, part, ij * size, panel, panel, channels)
+            transpose(w, ((8 - ij) * lines + k0) * length + c0, length, part, ij * size, panel, panel, channels)
             continue
         for c in range(channels):
-            at = (ij * C + c0 + c) * K + k0
+            at = (ij * lines + c0 + c) * length + k0
             for k in range(0, panel, width(w)):
-                will_read(w, at + AHEAD * K + k)
+                will_read(w, at + AHEAD * length + k)
             given = memory.piece(w, at, panel)
             to = memory.piece(part, ij * size + c * panel, panel)
             for k in range(panel):
@@ -247,7 +247,7 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
         # A kernel of many channels is transformed, and multiplied, so many channels at a time as matmul sums at once:
         # then their u stays in the L2 cache.
         together = BLOCK if not keeps and WHOLE < C < BLOCK * GROUP else C
-        size_of_u = 36 * together * PANEL
+        size_of_u, few = 36 * together * PANEL, most <= FEW and together <= WHOLE
         padded, half = memory.scratch((6, V, C), x), memory.scratch((6 * V * C,), x)
         v, m = memory.scratch((36 * most * line,), x), memory.scratch((36 * most * PANEL,), x)
         sums, outside = memory.scratch((36 * most * PANEL,), x), memory.scratch((4 * PANEL,), x)
@@ -269,12 +269,12 @@ def forward_kernel(x, y_of_x, is_relu, w, flipped, b, before, floor, tasks, y):
                 at = (number - first_panel) * size_of_u if keeps else 0
                 for c in range(0, C, together):
                     some = min(together, C - c)
-                    if T <= FEW and together <= WHOLE:
+                    if few:
                         for t in range(T):
                             products_of_patch(w, flipped, c, some, k, S, part, View(v, t * line, T * line), sums)
                             for e in range(36):
                                 for n in range((e * T + t) * S, (e * T + t + 1) * S):
-                                    m[n] = (m[n] if c > 0 else 0) + sums[n - (e * T - e + t) * S]
+                                    m[n] = (m[n] if c > 0 else zeros[0]) + sums[n - (e * T - e + t) * S]
                         continue
                     if group == first_group or not keeps:
                         transformed_kernel(w, flipped, c, some, k, S, part, half_u, u, at)
