@@ -17,13 +17,10 @@ take from it and from the other process: a step took 3 to 7 times as long.  Here
     and then sleeps until there is work, so that the system can give its processor to a thread that has some.
 
     Threads that have to wait for processors become fewer.  A thread that spins and reads the clock sees it jump when
-    another process had its processor.  One that is at work loses it unseen, but then the others wait for the shares
-    that it has begun for much longer than their own took, or do nearly all of the loop meanwhile; that counts where it
-    happens twice.  Then the pool uses one thread less, and tries again after 0.1 s, then 0.2 and so on up to 1.3 s, for
-    as long as that fails.  (TCP finds its share of a line in this way.)  Two processes that train at once so divide the
-    processors among them: a step of a LeNet-like network takes 1.2 ms so, as on one thread alone, and 2.0 where only
-    the clock was watched (2-core AMD EPYC, Zen 5).  Threads that are left out still help where a loop turns out to be
-    long.
+    another process had its processor.  Then the pool uses one thread less, and tries again after 0.1 s, then 0.2 and
+    so on up to 1.3 s, for as long as that fails.  (TCP finds its share of a line in this way.)  Two processes that
+    train at once so divide the processors among them.  Threads that are left out still help where a loop turns out
+    to be long.
 
 A loop's results don't depend on who takes which share, nor on how many shares there are: to the bit.
 
@@ -66,8 +63,8 @@ from tinynet.kernels.compile_once import WholePipeline
 
 LINE = 128
 TICKET, FINISHED, CALLER_ASLEEP, IN_USE, POLICY, SETTINGS, LOOP, THREADS = (LINE * k for k in range(8))
-LIMIT, NOTICED, PAUSE, RETRY, SUSPECTED = (POLICY + 8 * k for k in range(5))
-WORKERS, KEY, SPIN, JUMP, LATE, ENDING = (SETTINGS + 8 * k for k in range(6))
+LIMIT, NOTICED, PAUSE, RETRY = (POLICY + 8 * k for k in range(4))
+WORKERS, KEY, SPIN, JUMP, ENDING = (SETTINGS + 8 * k for k in range(5))
 FUNCTION, ARGUMENTS, COUNT, SHAPE, STEPS, DATA, FIRST, LENGTH, SHARES, AT_WORK = (LOOP + 8 * k for k in range(10))
 
 # And of each thread, the caller's first:
@@ -80,10 +77,8 @@ SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
 SPINS = MS // 2  # how long threads spin before they sleep
-LATER = MS // 4  # how long, beyond four shares' time, the caller waits for others before it suspects something
 JUMPS = MS  # what of the clock is another process's turn: that is 1.4 ms at the least, and interrupts take less
 HELP = MS // 2  # when all threads are woken for a loop, though fewer are in use
-SOON = 20 * MS  # after one suspicion, in which another confirms it
 SETTLED = 5 * MS  # how soon after a thread was given up the next may be
 FIRST_PAUSE, LAST_PAUSE = 100 * MS, 1300 * MS
 
@@ -128,17 +123,6 @@ def give_way(pool, time):
         store(pool + RETRY, time + pause)
         store(pool + NOTICED, time)
         store(pool + LIMIT, max(min(load(pool + LIMIT), load(pool + AT_WORK)) - 1, 1))
-
-
-@helper
-def suspect(pool, time):
-    """Give way if this is the second time within SOON that a thread seems to have lost its processor at work.
-
-    Once that seems so of a thread, too, that was asleep and finds its caches cold.
-    """
-    if time - load(pool + SUSPECTED) < SOON:
-        give_way(pool, time)
-    store(pool + SUSPECTED, time)
 
 
 @helper
@@ -239,11 +223,12 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
         call(function, arguments, shape, steps, data)
         return
     threads = min(threads, shares)
-    at_work, help_at, started = min(threads, load(pool + LIMIT)), 0, now(caller)
+    at_work, help_at = min(threads, load(pool + LIMIT)), 0
     if at_work < threads:
-        at_work = min(threads, limit_now(pool, started))
+        time = now(caller)
+        at_work = min(threads, limit_now(pool, time))
         if at_work < threads:
-            help_at = started + HELP
+            help_at = time + HELP
     store(pool + FUNCTION, function)
     store(pool + ARGUMENTS, arguments)
     store(pool + COUNT, count)
@@ -261,7 +246,6 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     taken = take_shares(pool, caller, 0, ticket, help_at, threads)
     if add(pool + FINISHED, taken) + taken != shares:
         begun = last = now(caller)
-        late = begun + load(pool + LATE) + 4 * ((begun - started) // max(taken, 1))
         while load(pool + FINISHED) != shares:
             spin_hint()
             time = now(caller)
@@ -273,12 +257,6 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
                 if load(pool + FINISHED) != shares or not exchange(pool + CALLER_ASLEEP, 0):
                     sleep(caller)
                 last = now(caller)
-        if taken and last > late:
-            suspect(pool, last)
-    elif 2 * taken * load(pool + AT_WORK) <= shares:
-        time = now(caller)
-        if time - started > load(pool + LATE):
-            suspect(pool, time)
     store(pool + IN_USE, 0)
 
 
@@ -330,7 +308,6 @@ def _start_threads(pool, most, libc):
     set_word(KEY, _key.value)
     set_word(SPIN, {"passive": 0, "active": 2**62}.get(policy, SPINS))
     set_word(JUMP, 2**62 if policy == "active" else JUMPS)
-    set_word(LATE, 2**62 if policy == "active" else LATER)
     set_word(LIMIT, most)
     for k in range(most):
         libc.sem_init(ctypes.c_void_p(pool + THREADS + THREAD * k + SEMAPHORE), 0, 0)
