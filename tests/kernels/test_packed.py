@@ -6,7 +6,8 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_bounds import gathered_once
+from llvmlite import binding
+from test_bounds import AVX2, gathered_once, run
 
 import tinynet as tn
 from tinynet.kernels import packed
@@ -73,6 +74,19 @@ def test_packed_has_the_bits_of_in_place_at_every_remainder(dtype):
 @pytest.mark.parametrize("K", [0, 1, 2, 255, 256, 257, 511, 4095, 4096, 4097, 4160, 8192, 8200, 30_001])
 def test_packed_has_the_bits_of_in_place_for_every_length_of_the_sum(dtype, K):
     assert_same_bits(dtype, max(ROWS, FEW) + 1, 33, K)
+
+
+def long_sums():
+    for dtype in (np.float32, np.float64):
+        for K in (4095, 4097, 8200):
+            assert_same_bits(dtype, 45, 33, K)
+
+
+@pytest.mark.slow
+def test_long_sums_are_right_with_avx2_too(tmp_path):
+    machine = AVX2 if binding.get_host_cpu_features().get("avx2") else {}
+    done = run("long_sums()", module="test_packed", NUMBA_CACHE_DIR=str(tmp_path), **machine)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (40, 3, 0), (0, 0, 0)])

@@ -39,10 +39,6 @@ AHEAD = 16
 # as two more terms.
 WHOLE, BLOCK, GROUP = 256, 64, 64
 _DOUBLE = ir.DoubleType()
-# How a body calls what it hardly ever does: that function saves the registers, all of them.  As a call usually is, LLVM
-# kept one of ten sums in memory in the loop over k, for the call's sake, and tiles of five rows, with AVX2, ran at half
-# the speed.  Other processors may not have it.
-RARELY = "preserve_allcc" if "avx2" in FEATURES else ""
 
 
 def terms_at_once(count, unit=1):
@@ -90,7 +86,7 @@ def emit_matmul(builder, args, shape):
 
 
 def _panel_function(module, args, shape, vectors, lanes, masked):
-    """A function for all rows of the columns from n on: blocks of `rows`, and what is left in one or two of one height.
+    """A function for all rows of the columns from n on: blocks of `rows`, and what is left in one or two of like size.
 
     (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)  Each height has a body of
     its own.
@@ -113,6 +109,8 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
         left = builder.sub(M, m)
         half = builder.udiv(builder.add(left, I64(1)), I64(2))
+        if rows == 6:  # LLVM keeps one of the ten sums of five rows in memory, and they take twice the time of six
+            half = builder.select(builder.icmp_signed(">", left, I64(8)), I64(6), half)
         one_or_two = builder.select(builder.icmp_signed("<=", left, I64(rows)), left, half)
         height = builder.select(builder.icmp_signed(">=", left, I64(2 * rows)), I64(rows), one_or_two)
         end = builder.append_basic_block("rows.end")
@@ -329,7 +327,7 @@ class LongSums:
     def _widen(self, builder, rows, first, last):
         flags = [flag if isinstance(flag, ir.Value) else ir.IntType(1)(flag) for flag in (first, last)]
         function = _widen_function(builder.module, self.scalar)
-        builder.call(function, [self.sums, self.wide, I64(rows * self.width), *flags], cconv=RARELY)
+        builder.call(function, [self.sums, self.wide, I64(rows * self.width), *flags])
 
 
 def _zeros(registers):
@@ -349,7 +347,6 @@ def _widen_function(module, scalar):
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    function.calling_convention = RARELY
     sums, wide, count, first, last = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     with emit_while(builder, I64(0), lambda i: builder.icmp_signed("<", i, count)) as (i, advance):
