@@ -12,6 +12,8 @@ fewer than lanes, dw.T = dz.T x is computed, whose rows run along the inputs, an
 
 Of few samples reading w and writing dw take the time, not the multiplications: few_rows.py reads w in order.
 
+The backward pass of many samples and few weights is in dense_tall.py, which reads dz once for both products.
+
 ReLU is done before the sums leave the registers, and its backward pass is a pass over dy of its own.
 """
 
