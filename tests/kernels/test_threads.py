@@ -101,6 +101,45 @@ def test_one_thread_less_is_used_for_a_while_that_grows_with_each_failure_in_a_r
     assert threads.word(threads.LIMIT) == 2
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread")
+def test_a_thread_gives_way_where_it_had_no_processor_for_a_quarter_of_its_time(limit):
+    most, ms = numba.config.NUMBA_NUM_THREADS, threads.MS
+    pool = threads._memory.ctypes.data
+    thread = pool + threads.THREADS  # of the caller, which this test is
+
+    def look(awake, without):
+        limit(most)
+        threads.set_word(threads.AT_WORK, most)
+        threads.set_word(threads.NOTICED, 0)
+        time = threads.now(thread)
+        threads.set_word(threads.THREADS + threads.SINCE, time - awake)
+        threads.set_word(threads.THREADS + threads.RAN, threads.processor_time(thread) - (awake - without))
+        threads.look(pool, thread, time)
+        begins_anew = threads.word(threads.THREADS + threads.SINCE) == time
+        return begins_anew, most - threads.word(threads.LIMIT)
+
+    look(0, 0)  # compiled
+    assert look(30 * ms, 15 * ms) == (True, 1)
+    assert look(30 * ms, 4 * ms) == (True, 0)  # one turn of something else
+    assert look(10 * ms, 10 * ms) == (False, 0)  # too short a time to tell
+
+
+@pytest.mark.slow
+def test_threads_that_were_sent_to_other_processors_may_run_on_all_again():
+    code = """
+import os, time
+import test_threads
+for _ in range(20):
+    test_threads.check_counts()
+    time.sleep(0.01)  # they fall asleep
+test_threads.check_counts()
+time.sleep(0.01)
+own = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+print(*{len(each) == len(os.sched_getaffinity(0)) for each in own})
+"""
+    assert run(code) == ["True"]
+
+
 @forks
 @pytest.mark.slow
 def test_a_forked_child_starts_threads_of_its_own_and_its_parent_goes_on():
@@ -143,11 +182,11 @@ def test_what_the_user_has_set_is_respected():
 import test_threads
 from test_threads import threads
 test_threads.check_counts()
-print(threads.word(threads.SPIN), threads.word(threads.JUMP))
+print(threads.word(threads.SPIN), threads.word(threads.TOO_MUCH))
 """
-    assert run(code, OMP_WAIT_POLICY="passive") == ["0", str(threads.JUMPS)]
+    assert run(code, OMP_WAIT_POLICY="passive") == ["0", str(threads.LOST)]
     assert run(code, OMP_WAIT_POLICY="ACTIVE") == [str(2**62)] * 2
-    assert run(code, OMP_WAIT_POLICY="") == [str(threads.SPINS), str(threads.JUMPS)]
+    assert run(code, OMP_WAIT_POLICY="") == [str(threads.SPINS), str(threads.LOST)]
     code = "import test_threads; test_threads.check_counts(); print(test_threads.threads._process)"
     assert run(code, NUMBA_THREADING_LAYER="workqueue") == ["None"]
     assert run(code, NUMBA_NUM_THREADS="1") != ["None"]

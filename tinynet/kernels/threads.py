@@ -14,13 +14,14 @@ take from it and from the other process: a step took 3 to 7 times as long.  Here
     The thread that called the kernel needs nobody: it waits only for shares that others have begun.
 
     Waiting is short.  A thread spins for half a millisecond, more than lies between two kernels of a training step,
-    and then sleeps until there is work, so that the system can give its processor to a thread that has some.
+    and then sleeps until there is work, so that the system can give its processor to a thread that has some.  It wakes
+    on another processor than its waker's: Linux may put it behind that one, for up to 4 ms, while others are idle.
 
-    Threads that have to wait for processors become fewer.  A thread that spins and reads the clock sees it jump when
-    another process had its processor.  Then the pool uses one thread less, and tries again after 0.1 s, then 0.2 and
-    so on up to 1.3 s, for as long as that fails.  (TCP finds its share of a line in this way.)  Two processes that
-    train at once so divide the processors among them.  Threads that are left out still help where a loop turns out
-    to be long.
+    Threads that have to wait for processors become fewer.  Each but the caller compares the time for which it was
+    awake with the processor time that it got.  Where a quarter is missing, others have its processor.  Then the pool
+    uses one thread less, and tries again after 0.1 s, then 0.2 and so on up to 1.3 s, for as long as that fails.  (TCP
+    finds its share of a line in this way.)  Two processes that train at once so divide the processors among them.
+    Threads that are left out still help where a loop turns out to be long.
 
 A loop's results don't depend on who takes which share, nor on how many shares there are: to the bit.
 
@@ -64,12 +65,14 @@ from tinynet.kernels.compile_once import WholePipeline
 LINE = 128
 TICKET, FINISHED, CALLER_ASLEEP, IN_USE, POLICY, SETTINGS, LOOP, THREADS = (LINE * k for k in range(8))
 LIMIT, NOTICED, PAUSE, RETRY = (POLICY + 8 * k for k in range(4))
-WORKERS, KEY, SPIN, JUMP, ENDING = (SETTINGS + 8 * k for k in range(5))
+WORKERS, KEY, SPIN, TOO_MUCH, ENDING = (SETTINGS + 8 * k for k in range(5))
 FUNCTION, ARGUMENTS, COUNT, SHAPE, STEPS, DATA, FIRST, LENGTH, SHARES, AT_WORK = (LOOP + 8 * k for k in range(10))
 
 # And of each thread, the caller's first:
 THREAD = 8 * LINE
-ASLEEP, SEMAPHORE, CLOCK, RANGE, COPY = 0, LINE, LINE + 64, 2 * LINE, 2 * LINE + 16
+ASLEEP, ITSELF, SENT_AWAY, WOKEN = (8 * k for k in range(4))
+SEMAPHORE, CLOCK, SINCE, RAN = LINE, LINE + 64, LINE + 80, LINE + 88
+PROCESSORS, RANGE, COPY = 2 * LINE, 3 * LINE, 3 * LINE + 16
 MOST_ARGUMENTS = (THREAD - COPY) // 8
 
 NEXT, MOST_SHARES = 2**16, 2**16 - 1  # a ticket is 32 bits for the loop, 16 for the first share left, 16 for the end
@@ -77,8 +80,9 @@ SHARES_EACH = 4  # for each thread; more cost time in loops of 5 microseconds
 
 MS = 1_000_000  # in nanoseconds
 SPINS = MS // 2  # how long threads spin before they sleep
-JUMPS = MS  # what of the clock is another process's turn: that is 1.4 ms at the least, and interrupts take less
-HELP = MS // 2  # when all threads are woken for a loop, though fewer are in use
+AWAKE = 24 * MS  # after how much time awake a thread looks how much of it it had a processor
+LOST = AWAKE // 4  # what of this time, spent waiting, is too much: one turn of another process takes 1 to 4 ms
+HELP = 8 * MS  # when all threads are woken for a loop, though fewer are in use; after 2, two trainings took 6 % longer
 SETTLED = 5 * MS  # how soon after a thread was given up the next may be
 FIRST_PAUSE, LAST_PAUSE = 100 * MS, 1300 * MS
 
@@ -87,6 +91,10 @@ FIRST_PAUSE, LAST_PAUSE = 100 * MS, 1300 * MS
 clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
 sem_wait = types.ExternalFunction("sem_wait", types.int32(types.int64))
 sem_post = types.ExternalFunction("sem_post", types.int32(types.int64))
+sched_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+pthread_self = types.ExternalFunction("pthread_self", types.int64())
+pthread_getaffinity = types.ExternalFunction("pthread_getaffinity_np", types.int32(types.int64, types.int64, types.int64))
+pthread_setaffinity = types.ExternalFunction("pthread_setaffinity_np", types.int32(types.int64, types.int64, types.int64))
 pthread_setspecific = types.ExternalFunction("pthread_setspecific", types.int32(types.int32, types.int64))
 pthread_getspecific = types.ExternalFunction("pthread_getspecific", types.int64(types.int32))
 
@@ -94,9 +102,19 @@ pthread_getspecific = types.ExternalFunction("pthread_getspecific", types.int64(
 
 
 @helper
-def now(thread):
-    clock_gettime(1, thread + CLOCK)  # CLOCK_MONOTONIC, 30 ns
+def clock(thread, which):
+    clock_gettime(numba.int32(which), thread + CLOCK)
     return load(thread + CLOCK) * 1_000_000_000 + load(thread + CLOCK + 8)
+
+
+@helper
+def now(thread):
+    return clock(thread, 1)  # CLOCK_MONOTONIC, 30 ns
+
+
+@helper
+def processor_time(thread):
+    return clock(thread, 3)  # CLOCK_THREAD_CPUTIME_ID, 500 ns
 
 
 @helper
@@ -106,10 +124,30 @@ def sleep(thread):
 
 
 @helper
+def send_away(thread):
+    """Let a sleeping thread wake on another processor than this one."""
+    here, itself, allowed = sched_getcpu(), load(thread + ITSELF), thread + PROCESSORS  # one bit for each processor
+    if 0 <= here < 8 * LINE and pthread_getaffinity(itself, LINE, allowed) == 0:
+        place = allowed + here // 64 * 8
+        before = load(place)
+        store(place, before & ~(1 << here % 64))
+        store(thread + SENT_AWAY, pthread_setaffinity(itself, LINE, allowed) == 0)  # it fails where there is no other
+        store(place, before)
+
+
+@helper
+def come_back(thread):
+    if exchange(thread + SENT_AWAY, 0):
+        pthread_setaffinity(load(thread + ITSELF), LINE, thread + PROCESSORS)
+
+
+@helper
 def wake(pool, threads):
     for k in range(1, threads):
         thread = pool + THREADS + THREAD * k
         if load(thread + ASLEEP) and exchange(thread + ASLEEP, 0):
+            send_away(thread)
+            store(thread + WOKEN, now(pool + THREADS))
             sem_post(thread + SEMAPHORE)
 
 
@@ -123,6 +161,19 @@ def give_way(pool, time):
         store(pool + RETRY, time + pause)
         store(pool + NOTICED, time)
         store(pool + LIMIT, max(min(load(pool + LIMIT), load(pool + AT_WORK)) - 1, 1))
+
+
+@helper
+def look(pool, thread, time):
+    """Give way where this thread waited for a processor for much of the time that it was awake."""
+    awake = time - load(thread + SINCE)
+    if awake > AWAKE:
+        ran = processor_time(thread)
+        lost = awake - (ran - load(thread + RAN))
+        store(thread + SINCE, time)
+        store(thread + RAN, ran)
+        if lost > load(pool + TOO_MUCH):
+            give_way(pool, time)
 
 
 @helper
@@ -175,8 +226,11 @@ def worker(me):
     pool = the_pool()
     thread = pool + THREADS + THREAD * me
     pthread_setspecific(numba.int32(load(pool + KEY)), me)
+    store(thread + ITSELF, pthread_self())
     not_mine = 0  # the number of a loop that fewer threads are to run
-    begun = last = now(thread)
+    begun = now(thread)
+    store(thread + SINCE, begun)
+    store(thread + RAN, processor_time(thread))
     while not load(pool + ENDING):
         ticket = load(pool + TICKET)
         if any_left(ticket) and ticket >> 32 != not_mine:
@@ -188,24 +242,25 @@ def worker(me):
                 shares = load(pool + SHARES)
                 if add(pool + FINISHED, taken) + taken == shares and exchange(pool + CALLER_ASLEEP, 0):
                     sem_post(pool + THREADS + SEMAPHORE)
-            begun = last = now(thread)
+            begun = now(thread)
+            look(pool, thread, begun)
             continue
         for _ in range(8):
             spin_hint()
             if load(pool + TICKET) != ticket:
                 break
         time = now(thread)
-        if time - last > load(pool + JUMP):
-            give_way(pool, time)
-        last = time
+        look(pool, thread, time)
         if time - begun < load(pool + SPIN) and me < load(pool + LIMIT):
             continue
         # Who wakes this thread clears ASLEEP and posts once.  If it can clear it itself, nobody will post.
         exchange(thread + ASLEEP, 1)
         if (load(pool + TICKET) == ticket and not load(pool + ENDING)) or not exchange(thread + ASLEEP, 0):
             sleep(thread)
+            come_back(thread)
+            store(thread + SINCE, load(thread + SINCE) + load(thread + WOKEN) - time)
         not_mine = 0
-        begun = last = now(thread)
+        begun = now(thread)
     return 0
 
 
@@ -245,18 +300,13 @@ def parallel_for(function, arguments, shape, steps, data, dimensions, count, thr
     wake(pool, at_work)
     taken = take_shares(pool, caller, 0, ticket, help_at, threads)
     if add(pool + FINISHED, taken) + taken != shares:
-        begun = last = now(caller)
+        begun = now(caller)
         while load(pool + FINISHED) != shares:
             spin_hint()
-            time = now(caller)
-            if time - last > load(pool + JUMP):
-                give_way(pool, time)
-            last = time
-            if time - begun > load(pool + SPIN):
+            if now(caller) - begun > load(pool + SPIN):
                 exchange(pool + CALLER_ASLEEP, 1)
                 if load(pool + FINISHED) != shares or not exchange(pool + CALLER_ASLEEP, 0):
                     sleep(caller)
-                last = now(caller)
     store(pool + IN_USE, 0)
 
 
@@ -307,7 +357,7 @@ def _start_threads(pool, most, libc):
     policy = os.environ.get("OMP_WAIT_POLICY", "").lower()
     set_word(KEY, _key.value)
     set_word(SPIN, {"passive": 0, "active": 2**62}.get(policy, SPINS))
-    set_word(JUMP, 2**62 if policy == "active" else JUMPS)
+    set_word(TOO_MUCH, 2**62 if policy == "active" else LOST)
     set_word(LIMIT, most)
     for k in range(most):
         libc.sem_init(ctypes.c_void_p(pool + THREADS + THREAD * k + SEMAPHORE), 0, 0)
