@@ -15,7 +15,7 @@ from tinynet.kernels.few_rows import (
     FEW,
     IN_ORDER,
     L2,
-    VECTORS,
+    SHAPES,
     columns_at_once,
     few_rows_pay,
     few_rows_product,
@@ -29,7 +29,7 @@ BEYOND_L2 = cache_size(2) // 2 // (4 * I) + 21  # outputs of so many inputs whos
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_few_rows_have_the_bits_of_any_number_at_every_remainder(dtype):
-    C = VECTORS * lanes_of(np.dtype(dtype))
+    C = max(vectors for _, vectors in SHAPES) * lanes_of(np.dtype(dtype))
     for M in (1, 2, 3, 5, FEW):
         for N in (1, 2, C // 2, C - 1, C, C + 1, 2 * C + 1):
             assert_same_bits(dtype, M, N, 1 + (7 * M + N) % 70, floor=0 if N % 2 else -np.inf)
@@ -66,6 +66,11 @@ def test_few_rows_have_the_bits_of_any_number_over_several_pieces_of_columns():
     assert columns_at_once(1, 10_000, 4) < 10_000
     assert_same_bits(np.float32, 1, 10_001, 70)
     assert_same_bits(np.float32, FEW, 1_030, 300)
+
+
+def test_rows_a_page_apart_have_the_bits_of_any_number():
+    for M in (8, 9, FEW):
+        assert_same_bits(np.float32, M, 33, 1024)
 
 
 def test_rows_and_terms_may_lie_anywhere():

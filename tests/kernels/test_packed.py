@@ -14,7 +14,7 @@ from tinynet.kernels import packed
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
+from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, WAYS, best_way, block_shape, in_a_set
 from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
@@ -165,12 +165,14 @@ def test_blocks_for_threads_are_whole_tiles_of_nearly_equal_shares():
         assert rows * columns <= (M + 2 * ROWS) * (N + 2 * C) / count * 2
 
 
-def test_a_large_product_reads_rows_of_a_where_they_are_and_copies_columns():
-    assert best_way(1024, 1024, 1024, 1, 1024, 1, 4) == IN_PANELS
+def test_a_large_product_reads_rows_of_a_where_they_are_unless_they_are_long_and_copies_columns():
+    assert best_way(1024, 512, 128, 1, 512, 1, 4) == IN_PANELS
+    assert best_way(1024, 1024, 4096, 1, 1024, 1, 4) == (PACKED if ROWS > 8 else IN_PANELS)
     assert best_way(1024, 128, 512, 1, 1, 512, 4) == IN_PANELS
     assert best_way(1024, 1024, 1024, 1024, 1024, 1, 4) == PACKED
     assert best_way(1024, 1024, 10**6, 1, 1024, 1, 4) == PACKED  # a panel of 128 MB
     assert best_way(64, 10, 84, 1, 10, 1, 4) == AS_THEY_LIE
+    assert best_way(512, 512, 8, 512, 512, 1, 4) == AS_THEY_LIE
     assert best_way(1, 4096, 4096, 1, 4096, 1, 4) == AS_THEY_LIE
 
 
@@ -193,3 +195,10 @@ def test_a_packed_dense_layer_has_the_same_bits_on_any_number_of_threads_and_in_
     for results in found[1:]:
         for one, other in zip(found[0], results, strict=True):
             assert np.array_equal(one, other)
+
+
+def test_lines_that_share_a_set_of_the_cache():
+    assert [in_a_set(step, 64) for step in (64, 128, 1024, 1088, 4096, 12288, 4000)] == [1, 2, 16, 1, 64, 64, 0]
+    if ROWS <= 8:  # then reading a's and b's rows, all of them one page apart, takes longer than to copy them
+        assert best_way(256, 1024, WAYS + 4, 1024, 1024, 1, 4) == PACKED
+        assert best_way(256, 1000, WAYS + 4, 1000, 1000, 1, 4) == AS_THEY_LIE

@@ -4,11 +4,11 @@
 
 Each number of b is used M times, so reading b from memory is most of the work.  The tiles of tile.py and packed.py read
 some columns of b from top to bottom, a few bytes of each row; memory is fastest read in order.  So here the sums lie in
-the L1 cache, not in registers, and b is read ROWS of its rows at a time, from left to right,
+the L1 cache, not in registers, and b is read some of its rows at a time, from left to right,
 
-    sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+7] b[k+7,n]        the vectors of b stay in registers for all m
+    sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+3] b[k+3,n]        the vectors of b stay in registers for all m
 
-while the next ROWS rows are fetched.  Of a b whose columns are contiguous, not its rows, as w.T for dx, squares are
+while as many more rows are fetched.  Of a b whose columns are contiguous, not its rows, as w.T for dx, squares are
 transposed in registers.  A b that is neither is packed, a piece at a time.
 
 Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
@@ -55,9 +55,14 @@ L1, L2 = cache_size(1), cache_size(2)
 # (32, 4096, 4096).
 FEW, IN_ORDER, DISTANT = 16, 24, 48
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
+PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has room for 8 or 12 of them
 
-# The vectors of b in registers, ROWS x VECTORS, leave room for VECTORS sums and a number of a.
-ROWS, VECTORS = (8, 2) if "avx512f" in FEATURES or "neon" in FEATURES else (4, 2)
+# The vectors of b in registers, rows x vectors, leave room for as many sums as vectors, and a number of a.  For up to
+# ROWS rows of a the first of two shapes: its rows of b and the next ones find room in a set of the L1 cache, where they
+# are a page apart (100 GB/s, not 75, at (1, 1024, 1024) on an AMD EPYC, Zen 4).  For more rows of a the second, which
+# loads and stores their sums less often.
+ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
+SHAPES = (4, ROWS // 2), (ROWS, 2)
 
 # Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
 PART = 2
@@ -98,13 +103,16 @@ def multiply_rows(builder, made, M, N, K, a, i, a_step, b, j, b_step, sums, step
 
     `sums` has room for whole vectors in each row.
     """
-    function = _rows_function(builder.module, a.type.pointee)
-    builder.call(function, [M, N, K, builder.gep(a, [i]), a_step, builder.gep(b, [j]), b_step, sums, step])
+    args = [M, N, K, builder.gep(a, [i]), a_step, builder.gep(b, [j]), b_step, sums, step]
+    with builder.if_else(builder.icmp_signed("<=", M, I64(ROWS))) as branches:
+        for branch, (rows, vectors) in zip(branches, SHAPES, strict=True):
+            with branch:
+                builder.call(_rows_function(builder.module, a.type.pointee, rows, vectors), args)
 
 
-def _rows_function(module, scalar):
-    """A function of the module, which all that call it share."""
-    name = f"tinynet_rows_{scalar}"
+def _rows_function(module, scalar, group, vectors):
+    """A function of the module, which all that call it share: `group` rows of b at a time, and `vectors` of each."""
+    name = f"tinynet_rows_{group}_{scalar}"
     if name in module.globals:
         return module.globals[name]
     pointer = scalar.as_pointer()
@@ -134,9 +142,9 @@ def _rows_function(module, scalar):
         _emit_products(builder, M, read, builder.gep(a, [k]), a_step, builder.gep(sums, [n]), step)
 
     def all_columns(rows, k):
-        size = I64(VECTORS * lanes)
+        size = I64(vectors * lanes)
         with emit_while(builder, I64(0), lambda n: builder.icmp_signed("<=", builder.add(n, size), N)) as (n, advance):
-            columns(rows, k, n, [None] * VECTORS)
+            columns(rows, k, n, [None] * vectors)
             advance(builder.add(n, size))
         with emit_while(builder, n, lambda n: builder.icmp_signed("<", n, N)) as (n, advance):
             columns(rows, k, n, [emit_first_lanes(builder, builder.sub(N, n), lanes)])
@@ -153,7 +161,7 @@ def _rows_function(module, scalar):
             advance(builder.add(k, I64(rows)))
         return k
 
-    all_rows(all_rows(I64(0), ROWS), 1)
+    all_rows(all_rows(I64(0), group), 1)
     builder.ret_void()
     return function
 
@@ -192,21 +200,22 @@ def evenly(places, count):
 
 
 @helper
-def multiply_columns(M, K, a, i, a_step, b, j, b_step, ahead, sums):
-    """sums[m LANES + n] += sum_k a[i + m a_step + k] b[j + n b_step + k], in order, for n < LANES.
+def multiply_columns(M, N, K, a, i, a_step, b, j, b_step, ahead, sums):
+    """sums[m N + n] += sum_k a[i + m a_step + k] b[j + n b_step + k], in order, for n < N.
 
-    K is a multiple of LANES.  What lies `ahead` of each line is fetched.
+    K and N are multiples of LANES; of more than one row N is LANES.  What lies `ahead` of each line is fetched.
     """
     LANES = width(b)
     for k in range(0, K, LANES):
-        for n in range(LANES):
+        for n in range(N):
             will_read(b, j + k + n * b_step + ahead)
         for l in range(k, k + LANES, LANES // PART):
-            rows = transposed(load_lines(b, j + l, b_step))
             if M == 1:  # its sums need no loop
-                store(add_products(load(sums, 0), rows, a, i + l), sums, 0)
+                for n in range(0, N, LANES):
+                    rows = transposed(load_lines(b, j + n * b_step + l, b_step))
+                    store(add_products(load(sums, n), rows, a, i + l), sums, n)
             else:
-                multiply_square(M, rows, a, i + l, a_step, sums)
+                multiply_square(M, transposed(load_lines(b, j + l, b_step)), a, i + l, a_step, sums)
 
 
 @kernel()
@@ -255,12 +264,17 @@ def few_rows_product(size, arrays, lines, floor):
     upright = not in_place and in_a_row(b_terms, 0, K) and evenly(b_columns, N)
     b_lines, count = (b_terms, K) if in_place else (b_columns, N)
     b_step = b_lines[1] - b_lines[0] if count > 1 else 0
-    together = columns_at_once(M, N, a.itemsize) if in_place else LANES
+    together = LANES
+    if in_place:
+        together = columns_at_once(M, N, a.itemsize)
+    elif M == 1 and b_step * b.itemsize % PAGE != 0:
+        together = LINE // b.itemsize
     long = K > WHOLE
     # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
-    as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
+    a_step = a_rows[min(1, M - 1)] - a_rows[0]
+    as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M) and (M <= ROWS or a_step * a.itemsize % PAGE != 0)
     copied = memory.scratch((0 if as_it_is else M * BLOCK + LANES,), a)
-    terms, a_step = (a, a_rows[min(1, M - 1)] - a_rows[0]) if as_it_is else (copied, BLOCK)
+    terms, a_step = (a, a_step) if as_it_is else (copied, BLOCK)
     sums, totals = memory.scratch((M * together,), a), memory.scratch((M * together if long else 0,), a)
     wide = np.empty(totals.size if K >= BLOCK * GROUP else 0)
     panel = memory.scratch((0 if in_place else BLOCK * together + LANES,), a)
@@ -277,9 +291,9 @@ def few_rows_product(size, arrays, lines, floor):
             j = b_columns[n0] + b_terms[k]
             if in_place:
                 multiply_rows(M, columns, some, terms, i, a_step, b, j, b_step, sums, together)
-            elif upright and columns == LANES and some % LANES == 0:
-                ahead = AHEAD // a.itemsize + (LANES * b_step - K if k + some == K else 0)
-                multiply_columns(M, some, terms, i, a_step, b, j, b_step, ahead, sums)
+            elif upright and some % LANES == 0 and (columns == LANES or (M == 1 and columns % LANES == 0)):
+                ahead = AHEAD // a.itemsize + (columns * b_step - K if k + some == K else 0)
+                multiply_columns(M, columns, some, terms, i, a_step, b, j, b_step, ahead, sums)
             else:
                 pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
                 multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)

@@ -59,6 +59,8 @@ from tinynet.kernels.vectors import (
 )
 
 L1, L2 = cache_size(1), cache_size(2)
+LINE, SETS = 64, 64  # a cache line's bytes, and into how many sets the L1 cache is divided
+WAYS = L1 // (LINE * SETS)  # lines in a set
 # Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
 AHEAD = 16
 COLUMNS = 512  # of b at a time: a block's unfinished sums then take a third of the L2 cache, as its slivers do
@@ -254,14 +256,30 @@ AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 
 # What a product reaches of the multipliers' peak: as they lie, where it reads a's rows, or its columns, from the L2
 # cache; where b's many rows, or those from which a's columns are read, lie on too many pages of memory; and where b
-# does not fit into half of the L2 cache; in panels, and packed.  And the multiplications that could be done in the time
-# that it takes to copy an element of a or b on the way or, where it must be transposed, before; of a panel of b, where
-# a is not copied; to store one of out; and to begin.  Measured on an Intel Xeon (Emerald Rapids), with AVX-512 and with
-# AVX2 alone, which have nearly the same ratios.
+# does not fit into half of the L2 cache; where too many lines of b, or of b and of a's columns, fall into the same set
+# of the L1 cache, which matters most to a tile of few rows; in panels, where a stays in the L2 cache while they go over
+# it, and where not; and packed.  And the multiplications that could be done in the time that it takes to copy an
+# element of a or b on the way or, where it must be transposed, before; of a panel of b, where a is not copied; to store
+# one of out; and to begin.  Measured on an Intel Xeon (Emerald Rapids) and, what is about caches, on an AMD EPYC
+# (Zen 4), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
 BY_ROWS, BY_COLUMNS, APART, FAR = 0.87, 0.87, 0.75, 0.4
-ON_PANELS, ON_COPIES = 0.88, 0.9 if ROWS > 8 else 0.86  # a high tile reads its panel less often
+CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if ROWS > 8 else (0.78, 0.4)
+ON_PANELS, ON_FAR_PANELS, ON_COPIES = (0.88, 0.81, 0.9) if ROWS > 8 else (0.88, 0.85, 0.86)
 COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, BEGIN = 6, 26, 19, 12, 80_000
 STORE = 12 if ROWS > 8 else 8
+
+
+@helper
+def rows_at_a_time(M, K, itemsize):
+    """Rows of a that all panels of b go over before the next: what stays in the L2 cache, but enough to copy b for."""
+    return M if M * K * itemsize <= L2 else max(256, L2 // 2 // (K * itemsize))
+
+
+@helper
+def in_a_set(step, count):
+    """Of lines that lie `step` bytes apart, how many fall into the same set of the L1 cache; 0 where they spread."""
+    lines = step // LINE
+    return count * (lines & -lines if lines % SETS else SETS) // SETS if step % LINE == 0 else 0
 
 
 @helper
@@ -274,23 +292,22 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if on_the_way else TRANSPOSE_B) * K * N
     way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
-        time = work / ON_PANELS + COPY_PANEL * K * max(N, C)
+        stays = rows_at_a_time(M, K, itemsize) * K * itemsize <= L2 // 4 * 3
+        time = work / (ON_PANELS if stays else ON_FAR_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
     if b_n == 1:
         if a_k == 1:
             share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART
+            if in_a_set(b_k * itemsize, K) > WAYS:
+                share = min(share, CROWDED_ROWS)
         else:
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
+            if K > WAYS and in_a_set(b_k * itemsize, K) + in_a_set(a_k * itemsize, K) > WAYS:
+                share = min(share, CROWDED_COLUMNS)
         if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way
-
-
-@helper
-def rows_at_a_time(M, K, itemsize):
-    """Rows of a that all panels of b go over before the next: what stays in the L2 cache, but enough to copy b for."""
-    return M if M * K * itemsize <= L2 else max(256, L2 // 2 // (K * itemsize))
 
 
 @helper
