@@ -96,23 +96,24 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
     packed = weighed and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
     if packed:
-        count = threads // 2 if input_grad and threads % 2 == 0 else threads  # half of them have dw, the others dx
-        dw_block = block_shape(I, O, count, PACKED, x.itemsize)
-        dx_block = block_shape(N, I, count, IN_PANELS, x.itemsize)
-        down, across = (I + dw_block[0] - 1) // dw_block[0], (O + dw_block[1] - 1) // dw_block[1]
-        dx_down = (N + dx_block[0] - 1) // dx_block[0]
+        dw_block = block_shape(I, O, threads, PACKED, x.itemsize)
+        dx_block = block_shape(N, I, threads, IN_PANELS, x.itemsize)
+        down, dx_down = (I + dw_block[0] - 1) // dw_block[0], (N + dx_block[0] - 1) // dx_block[0]
+        dw_tasks = down * ((O + dw_block[1] - 1) // dw_block[1])
         dx_tasks = dx_down * ((I + dx_block[1] - 1) // dx_block[1]) if input_grad else 0
-        for task in prange(down * across + dx_tasks):
-            if task < down * across:
-                i, o = task % down * dw_block[0], task // down * dw_block[1]
+        # dx's are in the middle: threads take tasks from both ends, so that each has some of dw and some of dx.
+        for task in prange(dw_tasks + dx_tasks):
+            place, before = np.int64(task), dw_tasks // 2
+            if place < before or place >= before + dx_tasks:
+                k = place if place < before else place - dx_tasks
+                i, o = k % down * dw_block[0], k // down * dw_block[1]
                 size = min(dw_block[0], I - i), min(dw_block[1], O - o), N
                 out = View(dw, i * O + o, O)
                 gathered(size, View(x, i, (1, I)), View(dz, o, (O, 1)), View(zeros, 0, 0), out, no_floor)
-                if task == 0:
+                if k == 0:
                     sums_of_rows(dz, db)
             else:
-                n = (task - down * across) % dx_down * dx_block[0]
-                i = (task - down * across) // dx_down * dx_block[1]
+                n, i = (place - before) % dx_down * dx_block[0], (place - before) // dx_down * dx_block[1]
                 size = min(dx_block[0], N - n), min(dx_block[1], I - i), O
                 rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=out, floor=no_floor)

@@ -258,7 +258,7 @@ AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 # cache; where b's many rows, or those from which a's columns are read, lie on too many pages of memory; and where b
 # does not fit into half of the L2 cache; where too many lines of b, or of b and of a's columns, fall into the same set
 # of the L1 cache, which matters most to a tile of few rows; in panels, where a stays in the L2 cache while they go over
-# it, and where not; and packed.  And the multiplications that could be done in the time that it takes to copy an
+# it, and where not (a transposed b costs more packed); and packed.  And the multiplications that could be done in the time that it takes to copy an
 # element of a or b on the way or, where it must be transposed, before; of a panel of b, where a is not copied; to store
 # one of out; and to begin.  Measured on an Intel Xeon (Emerald Rapids) and, what is about caches, on an AMD EPYC
 # (Zen 4), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
@@ -292,8 +292,8 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if on_the_way else TRANSPOSE_B) * K * N
     way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
-        stays = rows_at_a_time(M, K, itemsize) * K * itemsize <= L2 // 4 * 3
-        time = work / (ON_PANELS if stays else ON_FAR_PANELS) + COPY_PANEL * K * max(N, C)
+        far = b_n == 1 and rows_at_a_time(M, K, itemsize) * K * itemsize > L2 // 4 * 3
+        time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
     if b_n == 1:
