@@ -254,19 +254,20 @@ def packed_product(shape, arrays, lines, floor):
 # How a product goes: on its factors as they lie, on panels of b, or packed.
 AS_THEY_LIE, IN_PANELS, PACKED = range(3)
 
-# What a product reaches of the multipliers' peak: as they lie, where it reads a's rows, or its columns, from the L2
-# cache; where b's many rows, or those from which a's columns are read, lie on too many pages of memory; and where b
-# does not fit into half of the L2 cache; where too many lines of b, or of b and of a's columns, fall into the same set
-# of the L1 cache, which matters most to a tile of few rows; in panels, where a stays in the L2 cache while they go over
-# it, and where not (a transposed b costs more packed); and packed.  And the multiplications that could be done in the time that it takes to copy an
-# element of a or b on the way or, where it must be transposed, before; of a panel of b, where a is not copied; to store
-# one of out; and to begin.  Measured on an Intel Xeon (Emerald Rapids) and, what is about caches, on an AMD EPYC
-# (Zen 4), with AVX-512 and with AVX2 alone, which have nearly the same ratios.
-BY_ROWS, BY_COLUMNS, APART, FAR = 0.87, 0.87, 0.75, 0.4
-CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if ROWS > 8 else (0.78, 0.4)
-ON_PANELS, ON_FAR_PANELS, ON_COPIES = (0.88, 0.81, 0.9) if ROWS > 8 else (0.88, 0.85, 0.86)
+# What a product reaches of the multipliers' peak.  Measured on an Intel Xeon (Emerald Rapids) and, what is about sets
+# of the L1 cache and about panels that are far, on an AMD EPYC (Zen 4), with AVX-512 and with AVX2 alone.
+HIGH = ROWS > 8  # a high tile reads b less often, and so hardly minds where it lies
+BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its columns, from the L2 cache
+APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory
+CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)  # where too many of them share a set of L1
+FAR = 0.4  # where b does not fit into half of the L2 cache
+ON_PANELS = 0.88  # of b
+ON_FAR_PANELS = 0.81 if HIGH else 0.85  # where a does not stay in the L2 cache while they go over it
+ON_COPIES = 0.9 if HIGH else 0.86  # packed
+# The multiplications that could be done in the time that it takes to copy an element of a or b on the way or, where it
+# must be transposed, before; of a panel of b, where a is not copied; to begin; and to store an element of out.
 COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, BEGIN = 6, 26, 19, 12, 80_000
-STORE = 12 if ROWS > 8 else 8
+STORE = 12 if HIGH else 8
 
 
 @helper
@@ -277,9 +278,10 @@ def rows_at_a_time(M, K, itemsize):
 
 @helper
 def in_a_set(step, count):
-    """Of lines that lie `step` bytes apart, how many fall into the same set of the L1 cache; 0 where they spread."""
+    """Of lines that lie `step` bytes apart, how many share a set of the L1 cache; 0 where they are side by side."""
     lines = step // LINE
-    return count * (lines & -lines if lines % SETS else SETS) // SETS if step % LINE == 0 else 0
+    every = 1 if step % LINE != 0 else lines & -lines if lines % SETS != 0 else SETS  # so many sets, one is used
+    return count * every // SETS if step > LINE else 0
 
 
 @helper

@@ -82,8 +82,9 @@ MS = 1_000_000  # in nanoseconds
 SPINS = MS // 2  # how long threads spin before they sleep
 AWAKE = 24 * MS  # after how much time awake a thread looks how much of it it had a processor
 LOST = AWAKE // 4  # what of this time, spent waiting, is too much: one turn of another process takes 1 to 4 ms
+LATE = MS // 5  # what a thread may take to wake on an idle processor
+FEW = 8  # threads that are sent away as they wake; among more processors Linux finds idle ones
 HELP = 8 * MS  # when all threads are woken for a loop, though fewer are in use; after 2, two trainings took 6 % longer
-SETTLED = 5 * MS  # how soon after a thread was given up the next may be
 FIRST_PAUSE, LAST_PAUSE = 100 * MS, 1300 * MS
 
 # --- what the system does --------------------------------------------------------------------------------------
@@ -146,7 +147,8 @@ def wake(pool, threads):
     for k in range(1, threads):
         thread = pool + THREADS + THREAD * k
         if load(thread + ASLEEP) and exchange(thread + ASLEEP, 0):
-            send_away(thread)
+            if threads <= FEW:
+                send_away(thread)
             store(thread + WOKEN, now(pool + THREADS))
             sem_post(thread + SEMAPHORE)
 
@@ -154,25 +156,28 @@ def wake(pool, threads):
 @helper
 def give_way(pool, time):
     """Use one thread less for a while: another process wants its processor."""
-    since, pause = time - load(pool + NOTICED), load(pool + PAUSE)
-    if since > SETTLED:
-        pause = FIRST_PAUSE if since > 4 * pause else min(2 * pause, LAST_PAUSE)
-        store(pool + PAUSE, pause)
-        store(pool + RETRY, time + pause)
-        store(pool + NOTICED, time)
-        store(pool + LIMIT, max(min(load(pool + LIMIT), load(pool + AT_WORK)) - 1, 1))
+    pause = load(pool + PAUSE)
+    pause = FIRST_PAUSE if time - load(pool + NOTICED) > 4 * pause else min(2 * pause, LAST_PAUSE)
+    store(pool + PAUSE, pause)
+    store(pool + RETRY, time + pause)
+    store(pool + NOTICED, time)
+    store(pool + LIMIT, max(min(load(pool + LIMIT), load(pool + AT_WORK)) - 1, 1))
 
 
 @helper
-def look(pool, thread, time):
-    """Give way where this thread waited for a processor for much of the time that it was awake."""
-    awake = time - load(thread + SINCE)
+def look(pool, thread, me, time):
+    """Give way where this thread waited for a processor for much of the time that it was awake.
+
+    But not for what was before another thread gave way, nor where this one only helps those in use.
+    """
+    since = load(thread + SINCE)
+    awake = time - since
     if awake > AWAKE:
         ran = processor_time(thread)
         lost = awake - (ran - load(thread + RAN))
         store(thread + SINCE, time)
         store(thread + RAN, ran)
-        if lost > load(pool + TOO_MUCH):
+        if lost > max(load(pool + TOO_MUCH), awake // 4) and since >= load(pool + NOTICED) and me < load(pool + LIMIT):
             give_way(pool, time)
 
 
@@ -243,14 +248,14 @@ def worker(me):
                 if add(pool + FINISHED, taken) + taken == shares and exchange(pool + CALLER_ASLEEP, 0):
                     sem_post(pool + THREADS + SEMAPHORE)
             begun = now(thread)
-            look(pool, thread, begun)
+            look(pool, thread, me, begun)
             continue
         for _ in range(8):
             spin_hint()
             if load(pool + TICKET) != ticket:
                 break
         time = now(thread)
-        look(pool, thread, time)
+        look(pool, thread, me, time)
         if time - begun < load(pool + SPIN) and me < load(pool + LIMIT):
             continue
         # Who wakes this thread clears ASLEEP and posts once.  If it can clear it itself, nobody will post.
@@ -258,9 +263,11 @@ def worker(me):
         if (load(pool + TICKET) == ticket and not load(pool + ENDING)) or not exchange(thread + ASLEEP, 0):
             sleep(thread)
             come_back(thread)
-            store(thread + SINCE, load(thread + SINCE) + load(thread + WOKEN) - time)
+            woken, begun = load(thread + WOKEN), now(thread)
+            store(thread + SINCE, load(thread + SINCE) + (woken if begun - woken > LATE else begun) - time)
         not_mine = 0
         begun = now(thread)
+    exchange(thread + ASLEEP, 0)  # nobody is to wake it
     return 0
 
 
