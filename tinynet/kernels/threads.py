@@ -165,6 +165,13 @@ def give_way(pool, time):
 
 
 @helper
+def begin(thread, time):
+    """Count from now on for how long this thread is awake, and what of it it has a processor."""
+    store(thread + SINCE, time)
+    store(thread + RAN, processor_time(thread))
+
+
+@helper
 def look(pool, thread, me, time):
     """Give way where this thread waited for a processor for much of the time that it was awake.
 
@@ -234,8 +241,7 @@ def worker(me):
     store(thread + ITSELF, pthread_self())
     not_mine = 0  # the number of a loop that fewer threads are to run
     begun = now(thread)
-    store(thread + SINCE, begun)
-    store(thread + RAN, processor_time(thread))
+    begin(thread, begun)
     while not load(pool + ENDING):
         ticket = load(pool + TICKET)
         if any_left(ticket) and ticket >> 32 != not_mine:
@@ -263,8 +269,12 @@ def worker(me):
         if (load(pool + TICKET) == ticket and not load(pool + ENDING)) or not exchange(thread + ASLEEP, 0):
             sleep(thread)
             come_back(thread)
-            woken, begun = load(thread + WOKEN), now(thread)
-            store(thread + SINCE, load(thread + SINCE) + (woken if begun - woken > LATE else begun) - time)
+            begun = now(thread)
+            woken = load(thread + WOKEN) if begun - load(thread + WOKEN) > LATE else begun
+            if woken - time > FIRST_PAUSE:  # what was before says nothing of now
+                begin(thread, woken)
+            else:
+                store(thread + SINCE, load(thread + SINCE) + woken - time)
         not_mine = 0
         begun = now(thread)
     exchange(thread + ASLEEP, 0)  # nobody is to wake it
