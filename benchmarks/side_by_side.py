@@ -50,6 +50,9 @@ except ImportError:
     jax = None
 
 
+os.environ.setdefault("TINYNET_COMPILE_AHEAD", "0")  # no second process compiles while one side is timed
+
+
 # --- the settings -------------------------------------------------------------------------------------------
 
 # A processor with AVX2 and nothing wider, for each library in its own words.  Only OpenBLAS has no limit to set: it is

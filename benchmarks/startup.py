@@ -68,6 +68,7 @@ def start(code, *arguments, cache=None):
     """The started process, and when it was started."""
     environment = {**os.environ, **({"NUMBA_CACHE_DIR": str(cache)} if cache else {})}
     root = str(Path(tn.__file__).parent.parent)
+    environment.pop("TINYNET_COMPILE_AHEAD", None)  # which side_by_side.py sets: here two processes compile, as they do
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else tinynet's source is compiled at each start, PyTorch's not
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     began = time.time()

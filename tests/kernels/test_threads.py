@@ -107,8 +107,9 @@ def test_a_thread_gives_way_where_it_had_no_processor_for_a_quarter_of_its_time(
     pool = threads._memory.ctypes.data
     thread = pool + threads.THREADS  # of the caller, which this test is
 
-    def look(awake, without, me=0, ago=10**15):
+    def look(awake, without, me=0, ago=10**15, before=1):
         limit(most)
+        threads.set_word(threads.THREADS + threads.LACKED, before)
         threads.set_word(threads.AT_WORK, most)
         time = threads.now(thread)
         threads.set_word(threads.NOTICED, time - ago)
@@ -120,7 +121,10 @@ def test_a_thread_gives_way_where_it_had_no_processor_for_a_quarter_of_its_time(
 
     look(0, 0)  # compiled
     assert look(30 * ms, 15 * ms) == (True, 1)
+    assert look(30 * ms, 15 * ms, before=0) == (True, 0)  # not twice in a row
+    assert threads.word(threads.THREADS + threads.LACKED) == 1
     assert look(30 * ms, 4 * ms) == (True, 0)  # one turn of something else
+    assert threads.word(threads.THREADS + threads.LACKED) == 0
     assert look(500 * ms, 15 * ms) == (True, 0)
     assert look(10 * ms, 10 * ms) == (False, 0)  # too short a time to tell
     assert look(30 * ms, 15 * ms, ago=20 * ms) == (True, 0)  # another gave way since

@@ -18,10 +18,10 @@ take from it and from the other process: a step took 3 to 7 times as long.  Here
     on another processor than its waker's: Linux may put it behind that one, for up to 4 ms, while others are idle.
 
     Threads that have to wait for processors become fewer.  Each but the caller compares the time for which it was
-    awake with the processor time that it got.  Where a quarter is missing, others have its processor.  Then the pool
-    uses one thread less, and tries again after 0.1 s, then 0.2 and so on up to 1.3 s, for as long as that fails.  (TCP
-    finds its share of a line in this way.)  Two processes that train at once so divide the processors among them.
-    Threads that are left out still help where a loop turns out to be long.
+    awake with the processor time that it got.  Where a quarter is missing twice in a row, others have its processor.
+    Then the pool uses one thread less, and tries again after 0.1 s, then 0.2 and so on up to 1.3 s, for as long as that
+    fails.  (TCP finds its share of a line in this way.)  Two processes that train at once so divide the processors
+    among them.  Threads that are left out still help where a loop turns out to be long.
 
 A loop's results don't depend on who takes which share, nor on how many shares there are: to the bit.
 
@@ -71,7 +71,7 @@ FUNCTION, ARGUMENTS, COUNT, SHAPE, STEPS, DATA, FIRST, LENGTH, SHARES, AT_WORK =
 # And of each thread, the caller's first:
 THREAD = 8 * LINE
 ASLEEP, ITSELF, SENT_AWAY, WOKEN = (8 * k for k in range(4))
-SEMAPHORE, CLOCK, SINCE, RAN = LINE, LINE + 64, LINE + 80, LINE + 88
+SEMAPHORE, CLOCK, SINCE, RAN, LACKED = LINE, LINE + 64, LINE + 80, LINE + 88, LINE + 96
 PROCESSORS, RANGE, COPY = 2 * LINE, 3 * LINE, 3 * LINE + 16
 MOST_ARGUMENTS = (THREAD - COPY) // 8
 
@@ -169,13 +169,15 @@ def begin(thread, time):
     """Count from now on for how long this thread is awake, and what of it it has a processor."""
     store(thread + SINCE, time)
     store(thread + RAN, processor_time(thread))
+    store(thread + LACKED, 0)
 
 
 @helper
 def look(pool, thread, me, time):
-    """Give way where this thread waited for a processor for much of the time that it was awake.
+    """Give way where this thread waited for a processor for much of the time that it was awake, twice in a row.
 
-    But not for what was before another thread gave way, nor where this one only helps those in use.
+    But not for what was before another thread gave way, nor where this one only helps those in use.  And once may be
+    another virtual machine's turn, of 20 ms, which comes back no sooner where threads give way.
     """
     since = load(thread + SINCE)
     awake = time - since
@@ -184,8 +186,10 @@ def look(pool, thread, me, time):
         lost = awake - (ran - load(thread + RAN))
         store(thread + SINCE, time)
         store(thread + RAN, ran)
-        if lost > max(load(pool + TOO_MUCH), awake // 4) and since >= load(pool + NOTICED) and me < load(pool + LIMIT):
+        lacks = lost > max(load(pool + TOO_MUCH), awake // 4)
+        if lacks and load(thread + LACKED) and since >= load(pool + NOTICED) and me < load(pool + LIMIT):
             give_way(pool, time)
+        store(thread + LACKED, lacks)
 
 
 @helper
