@@ -177,7 +177,7 @@ def look(pool, thread, me, time):
     """Give way where this thread waited for a processor for much of the time that it was awake, twice in a row.
 
     But not for what was before another thread gave way, nor where this one only helps those in use.  Once may be
-    chance: it put 12 of 288 measurements of convolutions, on an idle machine, on one thread; twice in a row put none.
+    chance: it put at least 12 of 288 measurements of convolutions on one thread, on an idle machine, and twice none.
     """
     since = load(thread + SINCE)
     awake = time - since
