@@ -16,6 +16,7 @@ from tinynet.kernels.few_rows import (
     IN_ORDER,
     L2,
     SHAPES,
+    TRANSPOSED,
     columns_at_once,
     few_rows_pay,
     few_rows_product,
@@ -94,7 +95,7 @@ def test_a_nan_and_infinities_stay_in_their_row_and_column():
 
 def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
     N, K = 256, 5 * L2 // 1024  # of five L2 caches
-    for in_order, most in ((False, FEW), (True, DISTANT)):
+    for in_order, most in ((False, TRANSPOSED), (True, DISTANT)):
         assert few_rows_pay(1, N, K, in_order, 4)
         assert few_rows_pay(most, N, K, in_order, 4)
         assert not few_rows_pay(most + 1, N, K, in_order, 4)
