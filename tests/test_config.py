@@ -6,7 +6,7 @@ import pytest
 
 import tinynet
 from tinynet import config
-from tinynet.kernels.matmul import TILE
+from tinynet.kernels.tile import TILE
 
 
 def test_the_number_of_threads_is_set_and_read():

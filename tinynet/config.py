@@ -13,7 +13,7 @@ import numpy as np
 
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import own_threads
-from tinynet.kernels.matmul import TILE
+from tinynet.kernels.tile import TILE
 from tinynet.notebook import table
 
 

@@ -25,11 +25,13 @@ import tinynet as tn
 from tinynet.kernels import compile, dense_tall, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
-from tinynet.kernels.matmul import TILE, View, gathered, matmul
+from tinynet.kernels.matmul import View, gathered, matmul
 from tinynet.kernels.packed_tile import ROWS
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
+from tinynet.kernels.tile import TILE
 from tinynet.kernels.transpose import transpose
+from tinynet.kernels.turned import turned_product
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS
 from tinynet.layers.pooling import max_pool_forward_plain
@@ -375,6 +377,14 @@ def gathered_once(a, size, rows, terms, b, b_terms, columns, start, s_rows, out,
     gathered(size, *views, View(start, 0, s_rows), View(out, 0, o_rows), floor)
 
 
+@kernel()
+def turned_once(a, size, b, start, out, o_row, floor):
+    """Of an a (M, K), a b.T (N, K) and a start (M, N)."""
+    M, N, K = size
+    addresses = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(start.ctypes.data), np.int64(out.ctypes.data)
+    turned_product(M, N, K, *addresses, K, K, N, o_row, floor)
+
+
 def products():
     """All remainders of M and N, and sums of several lengths, against NumPy."""
     rng = np.random.default_rng(0)
@@ -399,7 +409,7 @@ def products():
 
 
 def packed_products():
-    """Edges of the packed product, with a and b as they are and transposed."""
+    """Edges of the packed product, with a and b as they are and transposed, and of the turned one."""
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
         memory = [Guarded(2**18) for _ in range(4)]
@@ -415,6 +425,10 @@ def packed_products():
                             floor = dtype(-np.inf)
                             gathered_once(given[0], (M, N, K), *a_steps, given[1], *b_steps, given[2], N, c, N, floor)
                             np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
+                            if a_steps[1] == b_steps[0] == 1:
+                                c[...] = 0
+                                turned_once(given[0], (M, N, K), given[1], given[2], c, N, floor)
+                                np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
 
 
 def transposes_and_maps():

@@ -1,4 +1,4 @@
-"""The packed product against the product in place, NumPy and PyTorch."""
+"""The packed and the turned product against the product in place, NumPy and PyTorch."""
 
 from itertools import product
 
@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from llvmlite import binding
-from test_bounds import AVX2, gathered_once, run
+from test_bounds import AVX2, gathered_once, run, turned_once
 
 import tinynet as tn
 from tinynet.kernels import packed
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, L2, PACKED, WAYS, best_way, block_shape, in_a_set
+from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, L2, PACKED, TURNED, WAYS, best_way, block_shape, in_a_set
 from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
@@ -39,7 +39,7 @@ def numbers(dtype, *shapes):
 
 
 def assert_same_bits(dtype, M, N, K, floor=-np.inf):
-    """However a and b lie, the packed product has the bits of the one in place, and writes nothing else.
+    """However a and b lie, the packed product has the bits of the one in place, and writes nothing else; so the turned.
 
     Rows of out lie further apart than they are long; and what it starts with may stand there already.
     """
@@ -58,6 +58,10 @@ def assert_same_bits(dtype, M, N, K, floor=-np.inf):
                 once(given, (M, N, K), rows, terms, other, b_terms, columns, begin, step, out, N + 3, floor)
                 assert np.array_equal(out[:, :N], expected), (once, M, N, K, rows, b_terms)
                 assert np.isnan(out[:, N:]).all()
+    out[...] = np.nan
+    turned_once(a, (M, N, K), bt, start, out, N + 3, floor)
+    assert np.array_equal(out[:, :N], expected), ("turned", M, N, K)
+    assert np.isnan(out[:, N:]).all()
     exact = np.maximum(a.astype(float) @ b.astype(float) + start, floor)
     np.testing.assert_allclose(expected, exact, rtol=0, atol=K * 10 * np.finfo(dtype).eps)
 
@@ -104,7 +108,7 @@ def test_of_nothing_there_is_nothing_and_of_no_terms_the_start(M, N, K):
     assert_same_bits(np.float32, M, N, K)
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000)])
+@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000), (130, 4400, 90)])
 def test_packed_has_the_bits_of_in_place_over_several_blocks(M, N, K):
     assert_same_bits(np.float32, M, N, K)
 
@@ -182,6 +186,8 @@ def test_a_large_product_reads_rows_of_a_where_they_are_unless_they_are_long_and
     assert best_way(1024, 128, 512, 1, 1, 512, 4) == IN_PANELS
     assert best_way(1024, 1024, 1024, 1024, 1024, 1, 4) == PACKED
     assert best_way(1024, 1024, 10**6, 1, 1024, 1, 4) == PACKED  # a panel of 128 MB
+    assert best_way(64, 1000, 1000, 1, 1, 1000, 4) == best_way(64, 3000, 700, 1, 1, 700, 4) == TURNED  # w.T, for dx
+    assert best_way(64, 1000, 1000, 64, 1, 1000, 4) == PACKED  # a's terms are not side by side
     assert best_way(64, 10, 84, 1, 10, 1, 4) == AS_THEY_LIE
     assert best_way(512, 512, 8, 512, 512, 1, 4) == AS_THEY_LIE
     assert best_way(1, 4096, 4096, 1, 4096, 1, 4) == AS_THEY_LIE

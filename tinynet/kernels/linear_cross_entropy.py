@@ -31,7 +31,7 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import IN_PANELS, block_shape
-from tinynet.kernels.packed_tile import ROWS
+from tinynet.kernels.packed_tile import BYTES, ROWS
 from tinynet.kernels.softmax_rows import softmax_rows
 from tinynet.kernels.tile import terms_at_once
 from tinynet.kernels.transpose import transpose
@@ -39,6 +39,8 @@ from tinynet.kernels.transpose import transpose
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
 MEMORY, SCRATCH = 15_900_000, 14_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
+CLASSES = 2048  # over which dx is summed at once: their dz.T, in panels, stays in the L2 cache
+PIECE = 4  # rows whose softmax is a task
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
 WHOLE = 3  # all rows are one block where their logits are no more than the 3rd part of w's numbers
 TOGETHER = 8  # blocks, whose parts are added in their own dtype before that
@@ -148,13 +150,13 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
     w_d, w_c = (1, D) if by_class else (C, 1)
     grad, no_floor = dx.size > 0, x.dtype.type(-np.inf)
     zeros, z, value = np.zeros(max(C, D), x.dtype), np.empty((rows, C), x.dtype), 0.0
-    parts = np.empty((groups - 1 if grad else 0, rows, D), x.dtype)
-    values, wide_db = np.empty((rows + ROWS - 1) // ROWS), np.zeros(C)
+    parts = np.empty((groups - 1 if grad else 0) * rows * D, x.dtype)
+    values, wide_db = np.empty((rows + PIECE - 1) // PIECE), np.zeros(C)
     wide = np.empty(w.size if grad and TOGETHER * rows < N and w.nbytes <= WIDE else 0)
     shares = (threads + groups - 1) // groups
     for n in range(0, N, rows):
         B, block = min(rows, N - n), n // rows
-        pieces = (B + ROWS - 1) // ROWS
+        pieces = (B + PIECE - 1) // PIECE
         tall, broad = block_shape(B, C, threads, IN_PANELS, x.itemsize)
         down = (B + tall - 1) // tall
         for task in prange(down * ((C + broad - 1) // broad)):
@@ -164,7 +166,7 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
             matmul(size, some_x, some_w, start=View(b, c, 0), out=out, floor=no_floor)
 
         for piece in prange(pieces):
-            first, last = piece * ROWS, min(B, piece * ROWS + ROWS)
+            first, last = piece * PIECE, min(B, piece * PIECE + PIECE)
             some_t, some_q = t[n : n + B] if t.size else t, q[n : n + B] if q.size else q
             some_losses, g = losses[n : n + B] if losses.size else losses, z if grad else z[:0]
             some_s = s[n : n + B] if s.size else s
@@ -176,25 +178,26 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
         if not grad:
             continue
 
-        for task in prange(groups * shares):  # a group's classes: some rows of dx, some inputs' rows of dw
+        for task in prange(groups * shares):  # a group's classes, and of some inputs the columns of dx and rows of dw
             group, share = task % groups, task // groups
-            c, r, d = group * C // groups, share * B // shares, share * D // shares
-            r_end, d_end, width = (share + 1) * B // shares, (share + 1) * D // shares, (group + 1) * C // groups - c
-            some_dz, wt, zero = View(z, r * C + c, (C, 1)), View(w, c * w_c, (w_c, w_d)), View(zeros, 0, 0)
-            if group == 0:
-                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=View(dx, (n + r) * D, D), floor=no_floor)
-            else:
-                to = View(parts, ((group - 1) * rows + r) * D, D)
-                matmul((r_end - r, D, width), some_dz, wt, start=zero, out=to, floor=no_floor)
+            c, d, zero = group * C // groups, share * D // shares, View(zeros, 0, 0)
+            c_end, inputs = (group + 1) * C // groups, (share + 1) * D // shares - d
+            size, part = (B - 1) * D + inputs, (group - 1) * rows * D + d
+            dx_part = memory.piece(dx, n * D + d, size) if group == 0 else memory.piece(parts, part, size)
+            for k in range(c, c_end, CLASSES):
+                shape, so_far = (B, inputs, min(CLASSES, c_end - k)), View(dx_part, 0, D)
+                some_dz, wt = View(z, k, (C, 1)), View(w, d * w_d + k * w_c, (w_c, w_d))
+                matmul(shape, some_dz, wt, start=zero if k == c else so_far, out=so_far, floor=no_floor)
             new = block % TOGETHER == 0 if wide.size else block == 0
             # This task's part of dw: where it begins, how far its lines are apart, how many there are, and how long.
-            at, line, lines, length = (c * D + d, D, width, d_end - d) if by_class else (d * C + c, C, d_end - d, width)
+            width = c_end - c
+            at, line, lines, length = (c * D + d, D, width, inputs) if by_class else (d * C + c, C, inputs, width)
             start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, dw.size), at, line)
-            size, to_dw = (lines, length, B), View(dw, at, line)
+            shape, to_dw = (lines, length, B), View(dw, at, line)
             if by_class:
-                matmul(size, View(z, c, (1, C)), View(x, n * D + d, D), start=start, out=to_dw, floor=no_floor)
+                matmul(shape, View(z, c, (1, C)), View(x, n * D + d, D), start=start, out=to_dw, floor=no_floor)
             else:
-                matmul(size, View(x, n * D + d, (1, D)), View(z, c, C), start=start, out=to_dw, floor=no_floor)
+                matmul(shape, View(x, n * D + d, (1, D)), View(z, c, C), start=start, out=to_dw, floor=no_floor)
             if wide.size and (n + B == N or (block + 1) % TOGETHER == 0):
                 for i in range(lines):
                     row, part = memory.piece(wide, at + i * line, length), memory.piece(dw, at + i * line, length)
@@ -206,7 +209,7 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
             total = memory.piece(dx, (n + r) * D, D)
             for group in range(groups - 1):
                 for d in range(D):
-                    total[d] += parts[group, r, d]
+                    total[d] += parts[(group * rows + r) * D + d]
     if grad:
         memory.rounded(wide, memory.piece(dw, 0, dw.size))
         memory.rounded(wide_db, db)
@@ -235,7 +238,8 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
         given, dw = (x, w.T, *given[2:]), dw.T
     groups = max(1, min(GROUPS, C // GROUP))
     rows = max(1, MEMORY // (itemsize * (C + (groups - 1) * D) + SCRATCH))
-    rows = max(1, rows // ROWS) * ROWS if rows >= ROWS else rows
+    unit = BYTES // itemsize  # whole vectors of dx.T
+    rows = rows // unit * unit if rows >= unit else rows
     if rows >= N or w.size >= WHOLE * N * C:
         rows = N
     # A kernel that asks for the number of threads itself can't be kept on disk.

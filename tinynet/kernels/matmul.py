@@ -19,8 +19,8 @@ Dense is    matmul((N, O, I), View(x, 0, (I, 1)), View(w, 0, O), start=View(b, 0
 where a floor of 0 is a fused ReLU, and -inf, no_floor, is none.  A kernel that calls it is marked kernel(matmul=True).
 
 Numba compiles no loop that keeps a block of sums in registers, so matmul is emitted as LLVM's instructions: tile.py has
-that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py), and one of few rows by
-a large b reads that in order (few_rows.py).
+that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py), or turned where b's
+columns are contiguous (turned.py), and one of few rows by a large b reads that in order (few_rows.py).
 """
 
 import ctypes
@@ -43,6 +43,7 @@ from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
     AS_THEY_LIE,
     PACKED,
+    TURNED,
     best_way,
     copy_panels,
     in_a_row,
@@ -51,8 +52,8 @@ from tinynet.kernels.packed import (
     together,
 )
 from tinynet.kernels.packed_tile import VECTORS
-from tinynet.kernels.tile import TILE, emit_matmul
 from tinynet.kernels.transpose import transpose
+from tinynet.kernels.turned import multiply_as_they_lie, turned_product
 from tinynet.kernels.vectors import I64, llvm_type, width
 
 
@@ -261,7 +262,7 @@ def stand_in(dtype):
 
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
-    """matmul: one of few rows or a packed one as gathered does it, else as a lies, on b as it lies or in panels."""
+    """matmul: of few rows or packed, as gathered does it; or turned; or as a lies, on b as it lies or in panels."""
     given = array_at(b, floor)
     few, way = False, AS_THEY_LIE
     if b_n != 0 and (b_n != 1 or M * N * K > SMALL):
@@ -271,6 +272,9 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
         arrays = array_at(a, floor), given, array_at(s, floor), array_at(o, floor)
         _gathered((M, N, K), arrays, (0, 0, 0, 0), lines, floor)
+        return
+    if way == TURNED:
+        turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor)
         return
     panels = way != AS_THEY_LIE
     C = VECTORS * width(given) if panels else max(1, N)  # a step of 0 is none, also through nothing
@@ -290,7 +294,7 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
             of = np.int64(panel.ctypes.data) + p * given.itemsize if panels else b
             s_at, o_at = s + m * s_m * given.itemsize + at, o + m * o_m * given.itemsize + at
             rows, a_at = min(high, M - m), a + m * a_m * given.itemsize
-            _matmul(rows, columns, J, K, a_at, of, s_at, o_at, a_m, a_j, a_k, b_j, step, s_m, o_m, floor)
+            multiply_as_they_lie(rows, columns, J, K, a_at, of, s_at, o_at, a_m, a_j, a_k, b_j, step, s_m, o_m, floor)
 
 
 def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s_rows, o_rows, floor):
@@ -309,14 +313,3 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
         few_rows_product((M, N, K), arrays, lines, floor)
     else:
         packed_product((M, N, K), arrays, lines, floor)
-
-
-@intrinsic
-def _matmul(typing_context, M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor):
-    def codegen(context, builder, signature, args):
-        pointer = llvm_type(floor).as_pointer()
-        addresses = [builder.inttoptr(address, pointer) for address in args[4:8]]
-        emit_matmul(builder, [*args[:4], *addresses, *args[8:]], TILE[np.dtype(floor.name)])
-        return context.get_dummy_value()
-
-    return types.void(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor), codegen

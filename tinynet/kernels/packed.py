@@ -43,7 +43,7 @@ from tinynet.kernels.packed_tile import (
     multiply_copying_b,
     tiles,
 )
-from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
+from tinynet.kernels.tile import BLOCK, GROUP, HIGHEST, WHOLE
 from tinynet.kernels.vectors import (
     load,
     load2,
@@ -204,40 +204,47 @@ def packed_product(shape, arrays, lines, floor):
     blocks_end = K // BLOCK * BLOCK if wide else K
     deep = depth(K, itemsize)
     high = block_height(M, deep, itemsize)
-    across = min((N + C - 1) // C * C, COLUMNS)
+    # Where all terms fit and `out` is far away, tiles go along its rows, since memory is fastest in order: all panels
+    # are kept for that, in a quarter of the L2 cache.
+    along = deep == K and M * N * itemsize > L2
+    across = min(COLUMNS, max(1, L2 // 4 // (max(1, deep) * itemsize * C)) * C) if along else COLUMNS
+    across = min((N + C - 1) // C * C, across)
     slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
-    panel = memory.scratch((deep * C,), a)
+    panels = memory.scratch((deep * (across if along else C),), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
-    scratch, totals = (slivers, panel, sums), np.empty(sums.size if wide else 0)
-    for n0 in range(0, N, COLUMNS):
+    scratch, totals = (slivers, panels, sums), np.empty(sums.size if wide else 0)
+    for n0 in range(0, N, across):
         for m0 in range(0, M, high):
-            n1, m1, k, last = min(N, n0 + COLUMNS), min(M, m0 + high), 0, False
+            n1, m1, k, last = min(N, n0 + across), min(M, m0 + high), 0, False
             whole, short = tiles(m1 - m0)
+            down, broad = whole + short, (n1 - n0 + C - 1) // C
             while not last:
                 some = min(deep, (blocks_end if k < blocks_end else K) - k)
                 last = k + some == K and (k == blocks_end or not wide)
-                for n in range(n0, n1, C):
-                    columns = min(C, n1 - n)
-                    copies_b = columns == C and in_a_row(b_columns, n, C)
-                    if not copies_b:
-                        pack(b, b_columns, n, columns, b_terms, k, some, C, panel, 0)
-                    for s in range(whole + short):
+                for outer in range(down if along else broad):
+                    for inner in range(broad if along else down):
+                        s, j = (outer, inner) if along else (inner, outer)
+                        n, p = n0 + j * C, j * deep * C if along else 0
+                        columns = min(C, n1 - n)
+                        # The first tile that reads what lies in rows copies it, but no tile copies both factors.
+                        copies_b = s == 0 and columns == C and in_a_row(b_columns, n, C)
+                        if s == 0 and not copies_b:
+                            pack(b, b_columns, n, columns, b_terms, k, some, C, panels, p)
                         height, i = ROWS if s < whole else SHORT, s * some * PITCH
                         m = m0 + min(s, whole) * ROWS + max(0, s - whole) * SHORT
-                        rows, l = min(height, m1 - m), (n - n0) * high + (m - m0) * C if deep < K else 0
-                        # The first tile that reads what lies in rows copies it, but no tile copies both factors.
-                        copies = copies_b and s == 0, n == n0 and rows == height and in_a_row(a_rows, m, rows)
-                        if n == n0 and (copies[0] or not copies[1]):
+                        rows, l = min(height, m1 - m), j * C * high + (m - m0) * C if deep < K else 0
+                        copies_a = j == 0 and not copies_b and rows == height and in_a_row(a_rows, m, rows)
+                        if j == 0 and not copies_a:
                             pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i)
                         if deep < K:
                             for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
                                 will_write(sums, v)  # of the next tile
-                        size, at = (height, some, block), (i, l)
+                        size, at = (height, some, block), (i, p, l)
                         ends = (last and rows == height and columns == C), m, n
-                        if copies[0]:
+                        if copies_b:
                             of = b_columns[n], k, ahead(b_terms, k, some)
                             multiply_copying_b(size, scratch, at, k == 0, ends, arrays, lines, floor, of)
-                        elif copies[1]:
+                        elif copies_a:
                             of = a_rows[m], k, ahead(a_terms, k, some)
                             multiply_copying_a(size, scratch, at, k == 0, ends, arrays, lines, floor, of)
                         else:
@@ -251,8 +258,8 @@ def packed_product(shape, arrays, lines, floor):
 
 # --- which way -------------------------------------------------------------------------------------------------
 
-# How a product goes: on its factors as they lie, on panels of b, or packed.
-AS_THEY_LIE, IN_PANELS, PACKED = range(3)
+# How a product goes: on its factors as they lie, on panels of b, packed, or turned (turned.py).
+AS_THEY_LIE, IN_PANELS, PACKED, TURNED = range(4)
 
 # What a product reaches of the multipliers' peak.  Measured on an Intel Xeon (Emerald Rapids) and, what is about sets
 # of the L1 cache and about panels that are far, on an AMD EPYC (Zen 4), with AVX-512 and with AVX2 alone.
@@ -264,6 +271,7 @@ FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
 ON_FAR_PANELS = 0.81 if HIGH else 0.85  # where a does not stay in the L2 cache while they go over it
 ON_COPIES = 0.9 if HIGH else 0.86  # packed
+ON_TURNED = 0.87  # on panels of a.T (turned.py)
 # The multiplications that could be done in the time that it takes to copy an element of a or b on the way or, where it
 # must be transposed, before; of a panel of b, where a is not copied; to begin; and to store an element of out.
 COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, BEGIN = 6, 26, 19, 12, 80_000
@@ -287,7 +295,8 @@ def in_a_set(step, count):
 @helper
 def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     """The way that takes least time: a's terms are a_k apart, b's b_k, and its columns b_n."""
-    C, work = VECTORS * (BYTES // itemsize), M * N * K
+    LANES, work = BYTES // itemsize, M * N * K
+    C = VECTORS * LANES
     whole, short = tiles(M)
     tall, broad = whole * ROWS + short * SHORT, (N + C - 1) // C * C
     on_the_way = b_n == 1 and K * N * itemsize <= 4 * L2  # main memory is too far
@@ -298,6 +307,11 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
         time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
+    if a_k == 1 and b_k == 1 and K * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, HIGHEST) <= WAYS:
+        high = (M + LANES - 1) // LANES * LANES
+        time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K + N) + BEGIN
+        if time < least:
+            way, least = TURNED, time
     if b_n == 1:
         if a_k == 1:
             share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART

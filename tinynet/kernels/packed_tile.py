@@ -52,7 +52,7 @@ def _multiply(copied):
         lambda size, scratch, at, first, ends, arrays, lines, floor, of: types.void(
             NUMBERS,
             scratch,
-            types.UniTuple(types.int64, 2),
+            NUMBERS,
             types.boolean,
             NUMBERS,
             arrays,
@@ -65,7 +65,7 @@ def _multiply(copied):
         (sliver, panel, sums), (a, b, start, out) = scratch, arrays
         _, a_terms, _, b_terms, s_rows, o_rows = lines
         last, m, n = builder.trunc(ends[0], ir.IntType(1)), ends[1:2], ends[2:]
-        args = [builder.gep(sliver, at[:1]), panel, builder.gep(sums, at[1:]), first, last]
+        args = [*(builder.gep(p, [i]) for p, i in zip((sliver, panel, sums), at, strict=True)), first, last]
         args += [builder.gep(p, i) for p, i in ((start, n), (s_rows, m), (out, n), (o_rows, m))]
         args.append(floor)
         if copied:
@@ -83,7 +83,7 @@ def _multiply(copied):
 # multiply(size, (sliver, panel, sums), at, first, ends, arrays, lines, floor, of): a tile's sums over k, as above.
 #
 # size     rows of the tile, K, and how many terms are summed in registers before they go to memory
-# at       where the sliver and the sums begin in their arrays
+# at       where the sliver, the panel and the sums begin in their arrays
 # first    whether the sums begin with these terms
 # ends     whether the tile goes to `out` instead of to the sums, and which of its rows and columns it begins with
 # arrays   packed_product's, as are the places of their lines
