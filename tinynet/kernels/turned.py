@@ -9,7 +9,7 @@ transposed matrices is the transposed product,
     out.T = b.T a.T
 
 and there b is the factor that is read as it lies, from which nothing is copied.  What is transposed instead is a, which
-is small where M is, and the result.  dx of 32 samples and weights (1000, 1000) goes at 245 GFLOP/s so, and packed at 158
+is small where M is, and the result.  dx of 32 samples and weights (1000, 1000) goes so at 245 GFLOP/s, instead of 158
 (one thread of an AMD EPYC, Zen 5, with a peak of 272); of 128 samples and (4096, 4096) at 230 and 200.
 
 Each sum is over k in the same order, and cut alike (tile.LongSums): the bits are those of the other products.
