@@ -359,7 +359,7 @@ def multiply_adds(a, out, repeats):
         out[i] = sum_of(v + w + u)
 
 
-def ceilings(rounds=20):
+def ceilings(rounds=8):
     """{"copy GB/s": read and written, "GFLOP/s": of float32 multiply-adds in registers}, in the best of many rounds."""
     x = np.ones((64, 2**20), np.float32)
     y = np.empty_like(x)
@@ -367,7 +367,11 @@ def ceilings(rounds=20):
     a, repeats = np.linspace(0.5, 1, 12 * lanes, dtype=np.float32), 20000
     sums = np.empty(2 * tn.get_num_threads(), np.float32)
     sides = {"copy": lambda: parallel_copy(x, y), "multiply-adds": lambda: multiply_adds(a, sums, repeats)}
-    copy, arithmetic = (min(taken) for taken in measure(sides, rounds, 0.001).values())
+    best = dict.fromkeys(sides, np.inf)
+    for _ in range(3):  # for a second, others may have a processor
+        time.sleep(1)
+        best = {name: min(best[name], *taken) for name, taken in measure(sides, rounds, 0.001).items()}
+    copy, arithmetic = best.values()
     flops = 2 * 12 * lanes * repeats * sums.size
     found = {"copy GB/s": 2 * x.nbytes / copy / 1e9, "GFLOP/s": flops / arithmetic / 1e9}
     print(f"at most: {found['copy GB/s']:.1f} GB/s read and written by a copy, {found['GFLOP/s']:.0f} GFLOP/s")

@@ -61,6 +61,9 @@ def emit_matmul(builder, args, shape):
 
     At the right edge the last vector is loaded and stored under a mask (a vector of half the lanes where that is
     enough).  So nothing outside is read or written, and every element is the same sum in the same order.
+
+    `later` points to a panel's columns of another matrix, which will be read after this product: unless later_k, the
+    step between their rows, is 0, they are asked for meanwhile.
     """
     _, vectors, lanes = shape
     N, *others = args[1], args[0], *args[2:]
@@ -131,7 +134,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
 
     `start` comes last, since it is often a large sum already, which the products would be rounded to one by one.
     """
-    _, _, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor = args
+    _, _, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor = args
     vector = ir.VectorType(floor.type, lanes)
     align, zero = alignment(vector), ir.Constant(vector, [0.0] * lanes)
     fma = llvm_function(builder.module, "fmuladd", vector)
@@ -163,6 +166,13 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
     # lie side by side.  Else nothing new is: the same line each time.
     side_by_side = builder.icmp_signed("==", a_k, I64(1))
     step = builder.select(side_by_side, I64(rows), I64(0))
+
+    # Or what is needed later: each of the first tiles takes a cache line of every row.
+    nth = builder.udiv(m, I64(HIGHEST))
+    of_later = builder.icmp_signed("<", nth, I64(vectors * lanes * align.constant // 64))
+    of_later = builder.and_(of_later, builder.icmp_signed("!=", later_k, I64(0)))
+    later = builder.gep(later, [builder.mul(nth, I64(64 // align.constant))])
+    step = builder.select(of_later, later_k, step)
 
     def over_k(todo, a, b, following_rows, *sums):
         if 2 * rows >= HIGHEST and mask is None:  # else there is no time for it
@@ -197,7 +207,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
 
     def all_terms(*sums):
         first = builder.gep(a, [builder.mul(m, a_m)])
-        following_rows = builder.gep(first, [builder.mul(a_m, I64(rows))])
+        following_rows = builder.select(of_later, later, builder.gep(first, [builder.mul(a_m, I64(rows))]))
         return emit_loop(builder, (I64(0), first, builder.gep(b, [n]), following_rows, *sums), over_j)[4:]
 
     long_sums.start(builder)

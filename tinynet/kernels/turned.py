@@ -32,16 +32,18 @@ STEP = PIECE + 16  # from one row of them to the next: rows 2 KB apart would sha
 
 
 @intrinsic
-def multiply_as_they_lie(typing_context, M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor):
+def multiply_as_they_lie(
+    typing_context, M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor
+):
     """tile.py's product; a, b, s (start) and o (out) are addresses."""
 
     def codegen(context, builder, signature, args):
         pointer = llvm_type(floor).as_pointer()
-        addresses = [builder.inttoptr(address, pointer) for address in args[4:8]]
-        emit_matmul(builder, [*args[:4], *addresses, *args[8:]], TILE[np.dtype(floor.name)])
+        addresses = [builder.inttoptr(address, pointer) for address in args[4:9]]
+        emit_matmul(builder, [*args[:4], *addresses, *args[9:]], TILE[np.dtype(floor.name)])
         return context.get_dummy_value()
 
-    return types.void(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, s_m, o_m, floor), codegen
+    return types.void(M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor), codegen
 
 
 @kernel()
@@ -60,7 +62,7 @@ def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
         for n in range(0, N, PIECE):
             columns, of = min(PIECE, N - n), b + n * b_n * given.itemsize
             at = np.int64(panel.ctypes.data), np.int64(zeros.ctypes.data), np.int64(sums.ctypes.data)
-            multiply_as_they_lie(columns, rows, 1, K, of, *at, b_n, 0, 1, 0, C, 0, C, no_floor)
+            multiply_as_they_lie(columns, rows, 1, K, of, *at, b, b_n, 0, 1, 0, C, 0, C, 0, no_floor)
             transpose(sums, 0, C, upright, 0, STEP, columns, rows)
             for r in range(rows):
                 from_start, to = (m + r) * s_m + n, (m + r) * o_m + n
