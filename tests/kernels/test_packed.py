@@ -75,7 +75,7 @@ def test_packed_has_the_bits_of_in_place_at_every_remainder(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("K", [0, 1, 2, 255, 256, 257, 511, 4095, 4096, 4097, 4160, 8192, 8200, 30_001])
+@pytest.mark.parametrize("K", [0, 1, 2, 255, 256, 257, 511, 4095, 4096, 4097, 4160, 4400, 8192, 8200, 30_001])
 def test_packed_has_the_bits_of_in_place_for_every_length_of_the_sum(dtype, K):
     assert_same_bits(dtype, max(ROWS, FEW) + 1, 33, K)
 

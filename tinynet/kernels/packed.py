@@ -307,7 +307,8 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
         time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
-    if a_k == 1 and b_k == 1 and K * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, HIGHEST) <= WAYS:
+    deep = min(K, BLOCK * GROUP)
+    if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, HIGHEST) <= WAYS:
         high = (M + LANES - 1) // LANES * LANES
         time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K + N) + BEGIN
         if time < least:

@@ -22,11 +22,13 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.llvm import llvm_type
 from tinynet.kernels.memory import array_at, scratch
+from tinynet.kernels.packed import widen
 from tinynet.kernels.packed_tile import VECTORS
-from tinynet.kernels.tile import TILE, emit_matmul
+from tinynet.kernels.tile import BLOCK, GROUP, TILE, WHOLE, emit_matmul
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load, load_some, select, splat, store, store_some, width
 
+DEEP = BLOCK * GROUP  # terms in a panel of a.T at most; sums of so many are added in float64
 PIECE = 512  # columns of b at a time: their sums stay in the L2 cache beside a panel
 STEP = PIECE + 16  # from one row of them to the next: rows 2 KB apart would share a few sets of the L1 cache
 
@@ -51,18 +53,38 @@ def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
     """a, b, s (start) and o (out) are addresses; a_m, b_n, s_m and o_m steps."""
     given, start, out = array_at(a, floor), array_at(s, floor), array_at(o, floor)
     LANES, no_floor = width(given), given.dtype.type(-np.inf)
-    C = VECTORS * LANES
-    panel, zeros = scratch((K * C,), given), scratch((C,), given)
+    C, wide = VECTORS * LANES, K >= DEEP
+    # In float64, what is less than a block at the end is added to the rounded total of all blocks.
+    blocks_end = K // BLOCK * BLOCK if wide else K
+    panel, zeros = scratch((min(K, DEEP) * C,), given), scratch((C,), given)
     sums, upright = scratch((min(N, PIECE) * C,), given), scratch((C * STEP,), given)
+    totals = np.empty(sums.size if wide else 0)
     for v in range(0, C, LANES):
         store(splat(zeros, 0), zeros, v)
     for m in range(0, M, C):
         rows = min(C, M - m)
-        transpose(given, m * a_m, a_m, panel, 0, C, rows, K)
         for n in range(0, N, PIECE):
-            columns, of = min(PIECE, N - n), b + n * b_n * given.itemsize
-            at = np.int64(panel.ctypes.data), np.int64(zeros.ctypes.data), np.int64(sums.ctypes.data)
-            multiply_as_they_lie(columns, rows, 1, K, of, *at, b, b_n, 0, 1, 0, C, 0, C, 0, no_floor)
+            columns, k, last = min(PIECE, N - n), 0, False
+            while not last:
+                end = K if k == blocks_end else min(k + DEEP, blocks_end)
+                last = end == K
+                if n == 0 or wide:
+                    transpose(given, m * a_m + k, a_m, panel, 0, C, rows, end - k)
+                # So few terms would be summed at once, were they not a part of more.
+                some = BLOCK if wide and end - k <= WHOLE else max(1, end - k)
+                for first in range(k, max(end, 1), some):
+                    from_panel = np.int64(panel.ctypes.data) + (first - k) * C * given.itemsize
+                    to, of = np.int64(sums.ctypes.data), b + (n * b_n + first) * given.itemsize
+                    begin, step = (
+                        (to, C) if first > k or (wide and k == blocks_end) else (np.int64(zeros.ctypes.data), 0)
+                    )
+                    terms = min(some, end - first)
+                    multiply_as_they_lie(
+                        columns, rows, 1, terms, of, from_panel, begin, to, b, b_n, 0, 1, 0, C, step, C, 0, no_floor
+                    )
+                if wide and k < blocks_end:
+                    widen(sums, totals, k == 0, end == blocks_end)
+                k = end
             transpose(sums, 0, C, upright, 0, STEP, columns, rows)
             for r in range(rows):
                 from_start, to = (m + r) * s_m + n, (m + r) * o_m + n
