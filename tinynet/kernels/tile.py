@@ -27,6 +27,14 @@ def _tile_shapes(features):
     return {dtype: (rows, 2, lanes) for dtype, lanes in LANES.items()}
 
 
+def _height(rows, vectors):
+    """Of a tile of so many vectors: a single one leaves room for more rows, and six sums are too few.
+
+    Each waits 4 cycles for the one before it, and two multipliers begin one in each cycle.
+    """
+    return 2 * rows if vectors == 1 and rows < 12 else rows
+
+
 TILE = _tile_shapes(FEATURES)
 HIGHEST = max(rows for rows, _, _ in TILE.values())
 # Terms ahead of the one that is multiplied for which a row of b is asked for, where there are many.  Weights that
@@ -94,7 +102,7 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)  Each height has a body of
     its own.
     """
-    rows, scalar = shape[0], args[-1].type
+    rows, scalar = _height(shape[0], vectors), args[-1].type
     name = f"tinynet_panel_{scalar}_{vectors}x{lanes}" + "_masked" * masked
     if name in module.globals:
         return module.globals[name]
@@ -108,7 +116,7 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     if masked:
         lane = ir.Constant(ir.VectorType(I64, lanes), [(vectors - 1) * lanes + i for i in range(lanes)])
         mask = builder.icmp_signed("<", lane, emit_splat(builder, builder.sub(N, n), lanes))
-    long_sums = LongSums(builder, own, shape)
+    long_sums = LongSums(builder, own, (rows, vectors, lanes))
     with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
         left = builder.sub(M, m)
         half = builder.udiv(builder.add(left, I64(1)), I64(2))
