@@ -49,6 +49,21 @@ def multiply_as_they_lie(
 
 
 @kernel()
+def add_part(size, like, b, b_n, panel, start, step, sums, few, floor):
+    """sums[n,m] = start[n,m] + sum_k b[n,k] panel[k,m], for so many n, m and k, where all are addresses.
+
+    `few` terms would be summed at once, were they not a part of more: then they are cut into blocks, too.
+    """
+    columns, rows, terms = size
+    C, itemsize = VECTORS * width(like), like.itemsize
+    some = BLOCK if few else max(1, terms)
+    for k in range(0, max(1, terms), some):
+        at, row, count = b + k * itemsize, panel + k * C * itemsize, min(some, terms - k)
+        multiply_as_they_lie(columns, rows, 1, count, at, row, start, sums, b, b_n, 0, 1, 0, C, step, C, 0, floor)
+        start, step = sums, C
+
+
+@kernel()
 def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
     """a, b, s (start) and o (out) are addresses; a_m, b_n, s_m and o_m steps."""
     given, start, out = array_at(a, floor), array_at(s, floor), array_at(o, floor)
@@ -66,23 +81,16 @@ def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
         for n in range(0, N, PIECE):
             columns, k, last = min(PIECE, N - n), 0, False
             while not last:
-                end = K if k == blocks_end else min(k + DEEP, blocks_end)
+                rest = wide and k == blocks_end
+                end = K if rest else min(k + DEEP, blocks_end)
                 last = end == K
                 if n == 0 or wide:
                     transpose(given, m * a_m + k, a_m, panel, 0, C, rows, end - k)
-                # So few terms would be summed at once, were they not a part of more.
-                some = BLOCK if wide and end - k <= WHOLE else max(1, end - k)
-                for first in range(k, max(end, 1), some):
-                    from_panel = np.int64(panel.ctypes.data) + (first - k) * C * given.itemsize
-                    to, of = np.int64(sums.ctypes.data), b + (n * b_n + first) * given.itemsize
-                    begin, step = (
-                        (to, C) if first > k or (wide and k == blocks_end) else (np.int64(zeros.ctypes.data), 0)
-                    )
-                    terms = min(some, end - first)
-                    multiply_as_they_lie(
-                        columns, rows, 1, terms, of, from_panel, begin, to, b, b_n, 0, 1, 0, C, step, C, 0, no_floor
-                    )
-                if wide and k < blocks_end:
+                size, few, of = (columns, rows, end - k), wide and end - k <= WHOLE, b + (n * b_n + k) * given.itemsize
+                to, nothing = np.int64(sums.ctypes.data), np.int64(zeros.ctypes.data)
+                begin, step = (to, C) if rest else (nothing, 0)
+                add_part(size, given, of, b_n, np.int64(panel.ctypes.data), begin, step, to, few, no_floor)
+                if wide and not rest:
                     widen(sums, totals, k == 0, end == blocks_end)
                 k = end
             transpose(sums, 0, C, upright, 0, STEP, columns, rows)
@@ -90,5 +98,5 @@ def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
                 from_start, to = (m + r) * s_m + n, (m + r) * o_m + n
                 for v in range(0, columns, LANES):
                     x = load_some(start, from_start + v, columns - v, 0) + load(upright, r * STEP + v)
-                    # NaN is not less, and stays
-                    store_some(select(x < floor, floor, x), out, to + v, columns - v)
+                    x = select(x < floor, floor, x)  # NaN is not less, and stays
+                    store_some(x, out, to + v, columns - v)
