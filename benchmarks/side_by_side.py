@@ -368,7 +368,7 @@ def ceilings(rounds=8):
     sums = np.empty(2 * tn.get_num_threads(), np.float32)
     sides = {"copy": lambda: parallel_copy(x, y), "multiply-adds": lambda: multiply_adds(a, sums, repeats)}
     best = dict.fromkeys(sides, np.inf)
-    for _ in range(3):  # for a second, others may have a processor
+    for _ in range(3):  # other programs may hold a processor for a second
         time.sleep(1)
         best = {name: min(best[name], *taken) for name, taken in measure(sides, rounds, 0.001).items()}
     copy, arithmetic = best.values()

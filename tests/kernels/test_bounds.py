@@ -26,12 +26,12 @@ from tinynet.kernels import compile, dense_tall, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
 from tinynet.kernels.matmul import View, gathered, matmul
-from tinynet.kernels.packed_tile import ROWS
+from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
-from tinynet.kernels.tile import TILE
+from tinynet.kernels.tile import TILE, height_of
 from tinynet.kernels.transpose import transpose
-from tinynet.kernels.turned import turned_product
+from tinynet.kernels.turned import DEEP, PIECE, turned_product
 from tinynet.kernels.vectors import lanes_of
 from tinynet.layers.activations import ACTIVATIONS
 from tinynet.layers.pooling import max_pool_forward_plain
@@ -378,11 +378,11 @@ def gathered_once(a, size, rows, terms, b, b_terms, columns, start, s_rows, out,
 
 
 @kernel()
-def turned_once(a, size, b, start, out, o_row, floor):
-    """Of an a (M, K), a b.T (N, K) and a start (M, N)."""
+def turned_once(a, size, b, start, s_row, out, o_row, floor):
+    """Of an a (M, K) and a b.T (N, K)."""
     M, N, K = size
     addresses = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(start.ctypes.data), np.int64(out.ctypes.data)
-    turned_product(M, N, K, *addresses, K, K, N, o_row, floor)
+    turned_product(M, N, K, *addresses, K, K, s_row, o_row, floor)
 
 
 def products():
@@ -391,7 +391,7 @@ def products():
     for dtype in (np.float32, np.float64):
         rows, vectors, lanes = TILE[np.dtype(dtype)]
         memory = [Guarded(2**16) for _ in range(4)]
-        for M in range(1, 2 * rows + 2):
+        for M in range(1, 2 * height_of(rows, 1) + 2):
             for N in range(1, 2 * vectors * lanes + 2):
                 J, K = (1, 1 + (M + N) % 7) if N % 2 else (2, 1 + (M + N) % 3)
                 a, b = rng.standard_normal((M, J, K)).astype(dtype), rng.standard_normal((J, K, N)).astype(dtype)
@@ -409,7 +409,7 @@ def products():
 
 
 def packed_products():
-    """Edges of the packed product, with a and b as they are and transposed, and of the turned one."""
+    """Edges of the packed product, with a and b as they are and transposed."""
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
         memory = [Guarded(2**18) for _ in range(4)]
@@ -425,10 +425,28 @@ def packed_products():
                             floor = dtype(-np.inf)
                             gathered_once(given[0], (M, N, K), *a_steps, given[1], *b_steps, given[2], N, c, N, floor)
                             np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
-                            if a_steps[1] == b_steps[0] == 1:
-                                c[...] = 0
-                                turned_once(given[0], (M, N, K), given[1], given[2], c, N, floor)
-                                np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
+
+
+def turned_products():
+    """Edges of the turned product, of its panels and of long sums; from a start, a bias and what is there."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        C, floor = VECTORS * lanes_of(np.dtype(dtype)), dtype(-np.inf)
+        memory = [Guarded(2**19) for _ in range(4)]
+        sizes = [(M, N, 1 + 5 * M * N % 67) for M in (1, 2, C - 1, C, C + 1, 2 * C + 3) for N in (1, 7, 16, 33, 65)]
+        for M, N, K in [*sizes, (C + 1, PIECE + 1, 5), (3, 5, DEEP + 65), (3, 5, DEEP + 200)]:
+            a, bt, start = (rng.standard_normal(s).astype(dtype) for s in ((M, K), (N, K), (M, N)))
+            for end in (False, True):
+                given = [place.copy(x, end) for place, x in zip(memory, (a, bt, start), strict=False)]
+                c = memory[3].array((M, N), dtype, end)
+                turned_once(given[0], (M, N, K), given[1], given[2], N, c, N, floor)
+                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-3, atol=1e-3)
+                c[...] = start
+                turned_once(given[0], (M, N, K), given[1], c, N, c, N, floor)
+                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-3, atol=1e-3)
+                bias = memory[2].copy(start[0], end)
+                turned_once(given[0], (M, N, K), given[1], bias, 0, c, N, floor)
+                np.testing.assert_allclose(c, a @ bt.T + bias, rtol=1e-3, atol=1e-3)
 
 
 def transposes_and_maps():
@@ -562,7 +580,16 @@ def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
 @guards
 @pytest.mark.parametrize(
     "part",
-    ["products", "packed_products", "transposes_and_maps", "planes_and_correlations", "pools", "layers", "losses"],
+    [
+        "products",
+        "packed_products",
+        "turned_products",
+        "transposes_and_maps",
+        "planes_and_correlations",
+        "pools",
+        "layers",
+        "losses",
+    ],
 )
 def test_nothing_outside_of_the_arrays_is_touched(part):
     done = run(f"{part}()")

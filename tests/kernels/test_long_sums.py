@@ -79,6 +79,14 @@ def linear_loss(N, D, C):
     return (C * dw[:, 1:], C * db[1:]), (N * float(TENTH), N)
 
 
+def linear_gradient_of_inputs(C):
+    """All classes are as likely, and their weights are equal, but those of the label, which are 0."""
+    w = np.full((4, C), TENTH)
+    w[:, 0] = 0
+    _, dx, _, _ = tn.linear_cross_entropy(np.zeros((20, 4), np.float32), w, np.zeros(C, np.float32), np.zeros(20, int))
+    return 20 * C / (C - 1) * dx, float(TENTH)
+
+
 def linear_loss_of_inputs(D):
     """The logits are (sum of x w, 0), and the loss of class 1 is their difference where that is large."""
     w = np.stack([np.full(D, THIRD), np.zeros(D, np.float32)], axis=1)
@@ -114,6 +122,7 @@ CASES = {
     "Embedding, backward": lambda: word_that_is_everywhere(200_000),
     "linear_cross_entropy, many rows": lambda: linear_loss(20_000, 4, 300),
     "linear_cross_entropy, a large vocabulary": lambda: linear_loss(1_500, 2, 200_000),
+    "linear_cross_entropy, a large vocabulary, its inputs": lambda: linear_gradient_of_inputs(150_000),
     "linear_cross_entropy, many inputs": lambda: linear_loss_of_inputs(4096),
     "nt_xent, many numbers an embedding": lambda: similarities(7000),
 }

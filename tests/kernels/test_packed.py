@@ -58,10 +58,13 @@ def assert_same_bits(dtype, M, N, K, floor=-np.inf):
                 once(given, (M, N, K), rows, terms, other, b_terms, columns, begin, step, out, N + 3, floor)
                 assert np.array_equal(out[:, :N], expected), (once, M, N, K, rows, b_terms)
                 assert np.isnan(out[:, N:]).all()
-    out[...] = np.nan
-    turned_once(a, (M, N, K), bt, start, out, N + 3, floor)
-    assert np.array_equal(out[:, :N], expected), ("turned", M, N, K)
-    assert np.isnan(out[:, N:]).all()
+    for begin, step in ((start, N), (out, N + 3)):
+        out[...] = np.nan
+        if step > N:
+            out[:, :N] = start
+        turned_once(a, (M, N, K), bt, begin, step, out, N + 3, floor)
+        assert np.array_equal(out[:, :N], expected), ("turned", M, N, K)
+        assert np.isnan(out[:, N:]).all()
     exact = np.maximum(a.astype(float) @ b.astype(float) + start, floor)
     np.testing.assert_allclose(expected, exact, rtol=0, atol=K * 10 * np.finfo(dtype).eps)
 
@@ -103,14 +106,20 @@ def test_long_sums_and_few_rows_are_right_with_avx2_too(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (40, 3, 0), (0, 0, 0)])
+@pytest.mark.parametrize(("M", "N", "K"), [(0, 3, 4), (3, 0, 4), (40, 0, 4), (3, 4, 0), (40, 3, 0), (0, 0, 0)])
 def test_of_nothing_there_is_nothing_and_of_no_terms_the_start(M, N, K):
     assert_same_bits(np.float32, M, N, K)
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000), (130, 4400, 90)])
+@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000)])
 def test_packed_has_the_bits_of_in_place_over_several_blocks(M, N, K):
     assert_same_bits(np.float32, M, N, K)
+
+
+def test_packed_has_the_bits_of_in_place_where_tiles_go_along_the_rows_of_a_far_out():
+    M = 2 * packed.block_height.py_func(10**6, 90, 4)
+    for rows, columns in ((130, L2 // 4 // 130 + 70), (M, max(700, L2 // 4 // M + 70))):
+        assert_same_bits(np.float32, rows, columns, 90)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -31,15 +31,14 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.packed import IN_PANELS, block_shape
-from tinynet.kernels.packed_tile import BYTES, ROWS
+from tinynet.kernels.packed_tile import ROWS
 from tinynet.kernels.softmax_rows import softmax_rows
-from tinynet.kernels.tile import terms_at_once
+from tinynet.kernels.tile import HIGHEST, terms_at_once
 from tinynet.kernels.transpose import transpose
 
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
-MEMORY, SCRATCH = 15_900_000, 14_000  # bytes of a block, of many classes, and of them what a row of it takes in matmul
+MEMORY, SCRATCH = 15_900_000, 2_600_000  # bytes of a block, of many classes, and of them what 4 threads take in matmul
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
-CLASSES = 2048  # over which dx is summed at once: their dz.T, in panels, stays in the L2 cache
 PIECE = 4  # rows whose softmax is a task
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
 WHOLE = 3  # all rows are one block where their logits are no more than the 3rd part of w's numbers
@@ -180,14 +179,12 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
 
         for task in prange(groups * shares):  # a group's classes, and of some inputs the columns of dx and rows of dw
             group, share = task % groups, task // groups
-            c, d, zero = group * C // groups, share * D // shares, View(zeros, 0, 0)
+            c, d = group * C // groups, share * D // shares
             c_end, inputs = (group + 1) * C // groups, (share + 1) * D // shares - d
             size, part = (B - 1) * D + inputs, (group - 1) * rows * D + d
             dx_part = memory.piece(dx, n * D + d, size) if group == 0 else memory.piece(parts, part, size)
-            for k in range(c, c_end, CLASSES):
-                shape, so_far = (B, inputs, min(CLASSES, c_end - k)), View(dx_part, 0, D)
-                some_dz, wt = View(z, k, (C, 1)), View(w, d * w_d + k * w_c, (w_c, w_d))
-                matmul(shape, some_dz, wt, start=zero if k == c else so_far, out=so_far, floor=no_floor)
+            some_dz, wt, shape = View(z, c, (C, 1)), View(w, d * w_d + c * w_c, (w_c, w_d)), (B, inputs, c_end - c)
+            matmul(shape, some_dz, wt, start=View(zeros, 0, 0), out=View(dx_part, 0, D), floor=no_floor)
             new = block % TOGETHER == 0 if wide.size else block == 0
             # This task's part of dw: where it begins, how far its lines are apart, how many there are, and how long.
             width = c_end - c
@@ -237,9 +234,8 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
     if by_class:
         given, dw = (x, w.T, *given[2:]), dw.T
     groups = max(1, min(GROUPS, C // GROUP))
-    rows = max(1, MEMORY // (itemsize * (C + (groups - 1) * D) + SCRATCH))
-    unit = BYTES // itemsize  # whole vectors of dx.T
-    rows = rows // unit * unit if rows >= unit else rows
+    rows = max(1, (MEMORY - SCRATCH - (8 + itemsize) * C) // (itemsize * (C + (groups - 1) * D)))
+    rows = rows // HIGHEST * HIGHEST if rows >= HIGHEST else rows
     if rows >= N or w.size >= WHOLE * N * C:
         rows = N
     # A kernel that asks for the number of threads itself can't be kept on disk.

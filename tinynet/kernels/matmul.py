@@ -294,7 +294,7 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
             of = np.int64(panel.ctypes.data) + p * given.itemsize if panels else b
             s_at, o_at = s + m * s_m * given.itemsize + at, o + m * o_m * given.itemsize + at
             rows, a_at = min(high, M - m), a + m * a_m * given.itemsize
-            later = b + at + wide * C * given.itemsize  # the columns of this panel's successor in memory
+            later = b + at + wide * C * given.itemsize  # the columns that will be copied over this panel
             later_k = b_k if panels and b_n == 1 and n + wide * C < N else 0
             multiply_as_they_lie(
                 rows, columns, J, K, a_at, of, s_at, o_at, later, a_m, a_j, a_k, b_j, step, s_m, o_m, later_k, floor

@@ -7,7 +7,8 @@ each row of a large b is another page of memory, and rows whose distance is a po
 of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and van de Geijn 2008)
 
     a block of a     is copied into slivers, of as many rows as the tile in registers has; all stay in the L2 cache
-    a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block
+    a panel of b     is copied, as many columns as the tile has, and multiplied with each sliver of the block; or, where
+                     `out` is far away, each sliver with some panels, so that rows of `out` are written in order
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
 Slivers and panels are whole also at the edges; what is not in `out` is not stored.  packed_tile.py has the tile, and
@@ -43,7 +44,7 @@ from tinynet.kernels.packed_tile import (
     multiply_copying_b,
     tiles,
 )
-from tinynet.kernels.tile import BLOCK, GROUP, HIGHEST, WHOLE
+from tinynet.kernels.tile import BLOCK, GROUP, TALLEST, WHOLE
 from tinynet.kernels.vectors import (
     load,
     load2,
@@ -208,7 +209,7 @@ def packed_product(shape, arrays, lines, floor):
     # are kept for that, in a quarter of the L2 cache.
     along = deep == K and M * N * itemsize > L2
     across = min(COLUMNS, max(1, L2 // 4 // (max(1, deep) * itemsize * C)) * C) if along else COLUMNS
-    across = min((N + C - 1) // C * C, across)
+    across = min(max(1, (N + C - 1) // C) * C, across)
     slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
     panels = memory.scratch((deep * (across if along else C),), a)
     sums = memory.scratch((high * across if deep < K else ROWS * C,), a)
@@ -271,7 +272,7 @@ FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
 ON_FAR_PANELS = 0.81 if HIGH else 0.85  # where a does not stay in the L2 cache while they go over it
 ON_COPIES = 0.9 if HIGH else 0.86  # packed
-ON_TURNED = 0.87  # on panels of a.T (turned.py)
+ON_TURNED = 0.87  # on panels of a.T (turned.py); measured on an AMD EPYC (Zen 5), with both
 # The multiplications that could be done in the time that it takes to copy an element of a or b on the way or, where it
 # must be transposed, before; of a panel of b, where a is not copied; to begin; and to store an element of out.
 COPY, TRANSPOSE_A, TRANSPOSE_B, COPY_PANEL, BEGIN = 6, 26, 19, 12, 80_000
@@ -308,9 +309,10 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
         if time < least:
             way, least = IN_PANELS, time
     deep = min(K, BLOCK * GROUP)
-    if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, HIGHEST) <= WAYS:
+    if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, TALLEST) <= WAYS:
         high = (M + LANES - 1) // LANES * LANES
-        time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K + N) + BEGIN
+        again = (N + 511) // 512 if deep < K else 1  # how often a is transposed: turned.PIECE
+        time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K * again + N) + BEGIN
         if time < least:
             way, least = TURNED, time
     if b_n == 1:

@@ -27,16 +27,18 @@ def _tile_shapes(features):
     return {dtype: (rows, 2, lanes) for dtype, lanes in LANES.items()}
 
 
-def _height(rows, vectors):
-    """Of a tile of so many vectors: a single one leaves room for more rows, and six sums are too few.
+def height_of(rows, vectors):
+    """Of a tile of so many vectors, where one of two has so many rows.
 
-    Each waits 4 cycles for the one before it, and two multipliers begin one in each cycle.
+    A single vector leaves room for more, and six sums are too few: each waits 4 cycles for the one before it, and in
+    each cycle two multipliers begin one.
     """
-    return 2 * rows if vectors == 1 and rows < 12 else rows
+    return 2 * rows if vectors == 1 and rows < 8 else rows
 
 
 TILE = _tile_shapes(FEATURES)
-HIGHEST = max(rows for rows, _, _ in TILE.values())
+HIGHEST = max(rows for rows, _, _ in TILE.values())  # of two vectors
+TALLEST = height_of(HIGHEST, 1)
 # Terms ahead of the one that is multiplied for which a row of b is asked for, where there are many.  Weights that
 # another core has just written are far away: in training, a forward pass of (64, 784, 128) went from 76 us to 63 on two
 # threads of an Intel Xeon (Emerald Rapids).
@@ -102,7 +104,7 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     (Of 13 rows as 12 and 1, the last would have too few sums to keep the multipliers busy.)  Each height has a body of
     its own.
     """
-    rows, scalar = _height(shape[0], vectors), args[-1].type
+    rows, scalar = height_of(shape[0], vectors), args[-1].type
     name = f"tinynet_panel_{scalar}_{vectors}x{lanes}" + "_masked" * masked
     if name in module.globals:
         return module.globals[name]

@@ -6,7 +6,8 @@
     source[i,j] is source.flat[s0 + i s_step + j]        result[j,i] is result.flat[r0 + j r_step + i]
 
 The tile wants the axis that it doesn't sum over contiguous, so a layer's input gradient needs the weights with their
-axes swapped.  Number by number that takes 1.2 ns an element: as long as the product itself with 64 samples.
+axes swapped; or, where they are large, its own (turned.py).  Number by number that takes 1.2 ns an element: as long as
+the product itself with 64 samples.
 
 A square of LANES x LANES numbers is LANES vectors.  Swapping its quarters, then the quarters of each quarter, and so on
 down to single numbers transposes it: lg LANES rounds, each of LANES shuffles of two vectors (Eklundh 1972).  At the

@@ -2,8 +2,8 @@
 
     out[m,n] = max(floor, start[m,n] + sum_k a[m,k] b[k,n])          a[m,k] and b[k,n] lie side by side over k
 
-tile.py wants b contiguous over n, and reads a as it lies.  To transpose b in panels takes as long as 19 multiplications
-for each of its numbers, and each is used in M of them: a third of the time where M is 32.  But the product of the
+tile.py wants b contiguous over n, and reads a as it lies.  To transpose b takes as long as 12 to 19 multiplications for
+each of its numbers, and each is used in M of them: a third of the time where M is 32.  But the product of the
 transposed matrices is the transposed product,
 
     out.T = b.T a.T
@@ -34,11 +34,7 @@ STEP = PIECE + 16  # from one row of them to the next: rows 2 KB apart would sha
 
 
 @intrinsic
-def multiply_as_they_lie(
-    typing_context, M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor
-):
-    """tile.py's product; a, b, s (start) and o (out) are addresses."""
-
+def _multiply(typing_context, M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor):
     def codegen(context, builder, signature, args):
         pointer = llvm_type(floor).as_pointer()
         addresses = [builder.inttoptr(address, pointer) for address in args[4:9]]
@@ -49,10 +45,16 @@ def multiply_as_they_lie(
 
 
 @kernel()
+def multiply_as_they_lie(M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor):
+    """tile.py's product; a, b, s (start), o (out) and later are addresses.  A function, so that it is compiled once."""
+    _multiply(M, N, J, K, a, b, s, o, later, a_m, a_j, a_k, b_j, b_k, s_m, o_m, later_k, floor)
+
+
+@kernel()
 def add_part(size, like, b, b_n, panel, start, step, sums, few, floor):
     """sums[n,m] = start[n,m] + sum_k b[n,k] panel[k,m], for so many n, m and k, where all are addresses.
 
-    `few` terms would be summed at once, were they not a part of more: then they are cut into blocks, too.
+    few  whether the terms are no more than WHOLE, but part of a longer sum, which is cut into blocks
     """
     columns, rows, terms = size
     C, itemsize = VECTORS * width(like), like.itemsize
@@ -65,7 +67,11 @@ def add_part(size, like, b, b_n, panel, start, step, sums, few, floor):
 
 @kernel()
 def turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor):
-    """a, b, s (start) and o (out) are addresses; a_m, b_n, s_m and o_m steps."""
+    """out (M, N) of a (M, K) and b (K, N); a, b, s (start) and o (out) are addresses.
+
+    The steps are those from one row of a, start and out, and from one column of b, to the next.
+    """
+    # Numba frees an array behind the last line that names it, and an address is no name.  All are named in the loop.
     given, start, out = array_at(a, floor), array_at(s, floor), array_at(o, floor)
     LANES, no_floor = width(given), given.dtype.type(-np.inf)
     C, wide = VECTORS * LANES, K >= DEEP
