@@ -83,7 +83,7 @@ def problem_of(N, D, C):
 
 def memory_for(rows, D, C):
     """What MEMORY must be for about so many rows in a block, in float32."""
-    return module.SCRATCH + 12 * C + rows * (C + 3 * D) * 4
+    return module.SCRATCH + 8 * (C + D * C) + 4 * max(C, D) + rows * (C + 3 * D) * 4
 
 
 @pytest.mark.parametrize("rows", [1, 5, 12, 50])

@@ -14,12 +14,12 @@ Many classes: no thread can have a dw of its own.  All threads share a block, of
 are cut among them.  Where w is large, each block reads it from memory twice, and dw once, and writes dw.  So few rows,
 whose logits are little beside w, are one block: (256, 768) x 50257 takes 242 ms on two cores of an Intel Xeon (Emerald
 Rapids), and 390 in blocks of 64 rows.  In dx = dz w.T the sum runs over the classes: each of up to GROUPS groups of
-them makes a part of dx, and these are added in order.  Here w and dw may also lie the other way around, as (C, D): so
-do the weights of a TiedDense, which are an Embedding's vectors.
+them makes a part of dx, CLASSES at a time, and the parts are added in order.  Here w and dw may also lie the other way
+around, as (C, D): so do the weights of a TiedDense, which are an Embedding's vectors.
 
 So no bit depends on the number of threads; nor does a row's loss or dx on the block that it is in.  Sums over many
 blocks are made in float64, but for a dw of more than WIDE bytes, which would take that memory again: each block's part
-is rounded once when it is added.
+is rounded once when it is added.  And so is what CLASSES make of dx.
 """
 
 import numba
@@ -39,6 +39,7 @@ from tinynet.kernels.transpose import transpose
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
 MEMORY, SCRATCH = 15_900_000, 2_600_000  # bytes of a block, of many classes, and of them what 4 threads take in matmul
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
+CLASSES = 2048  # over which a part of dx is summed at once: their dz.T is half a panel of turned.py
 PIECE = 4  # rows whose softmax is a task
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
 WHOLE = 3  # all rows are one block where their logits are no more than the 3rd part of w's numbers
@@ -183,8 +184,11 @@ def many_classes(x, w, b, t, q, weight, ignore_index, epsilon, scale, s, rows, g
             c_end, inputs = (group + 1) * C // groups, (share + 1) * D // shares - d
             size, part = (B - 1) * D + inputs, (group - 1) * rows * D + d
             dx_part = memory.piece(dx, n * D + d, size) if group == 0 else memory.piece(parts, part, size)
-            some_dz, wt, shape = View(z, c, (C, 1)), View(w, d * w_d + c * w_c, (w_c, w_d)), (B, inputs, c_end - c)
-            matmul(shape, some_dz, wt, start=View(zeros, 0, 0), out=View(dx_part, 0, D), floor=no_floor)
+            for k in range(c, c_end, CLASSES):
+                shape, so_far = (B, inputs, min(CLASSES, c_end - k)), View(dx_part, 0, D)
+                some_dz, wt = View(z, k, (C, 1)), View(w, d * w_d + k * w_c, (w_c, w_d))
+                start = View(zeros, 0, 0) if k == c else so_far
+                matmul(shape, some_dz, wt, start=start, out=so_far, floor=no_floor)
             new = block % TOGETHER == 0 if wide.size else block == 0
             # This task's part of dw: where it begins, how far its lines are apart, how many there are, and how long.
             width = c_end - c
@@ -234,7 +238,8 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
     if by_class:
         given, dw = (x, w.T, *given[2:]), dw.T
     groups = max(1, min(GROUPS, C // GROUP))
-    rows = max(1, (MEMORY - SCRATCH - (8 + itemsize) * C) // (itemsize * (C + (groups - 1) * D)))
+    sums = 8 * (C + (w.size if w.nbytes <= WIDE else 0)) + itemsize * max(C, D)  # and zeros
+    rows = max(1, (MEMORY - SCRATCH - sums) // (itemsize * (C + (groups - 1) * D)))
     rows = rows // HIGHEST * HIGHEST if rows >= HIGHEST else rows
     if rows >= N or w.size >= WHOLE * N * C:
         rows = N
