@@ -303,7 +303,9 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     on_the_way = b_n == 1 and K * N * itemsize <= 4 * L2  # main memory is too far
     copies = (TRANSPOSE_A if a_k == 1 else COPY) * M * K + (COPY if on_the_way else TRANSPOSE_B) * K * N
     way, least = PACKED, tall * broad * K / ON_COPIES + copies + STORE * M * N + BEGIN
-    if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= L2 // 2:
+    # A panel is read once for each tile, from the L2 cache; or farther, where to pack a takes longer from main memory.
+    most = 3 * L2 if M * K * itemsize > 8 * L2 else L2 // 4 * 3
+    if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= most:
         far = b_n == 1 and rows_at_a_time(M, K, itemsize) * K * itemsize > L2 // 4 * 3
         time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
