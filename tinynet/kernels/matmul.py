@@ -41,6 +41,7 @@ from tinynet.kernels.compile_once import WholePipeline
 from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
+    L2,
     AS_THEY_LIE,
     PACKED,
     TURNED,
@@ -278,7 +279,7 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
         return
     panels = way != AS_THEY_LIE
     C = VECTORS * width(given) if panels else max(1, N)  # a step of 0 is none, also through nothing
-    step, wide = C if panels else b_k, together(C)
+    step, wide = C if panels else b_k, max(1, min(together(C), 2 * L2 // max(1, K * C * given.itemsize)))
     high = max(1, rows_at_a_time(M, K, given.itemsize) if panels else M)
     size, panel, terms = K * C, given, array_at(b, M)
     if panels:  # else no memory is asked for: that takes as long as a small product
