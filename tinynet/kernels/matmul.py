@@ -41,8 +41,8 @@ from tinynet.kernels.compile_once import WholePipeline
 from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
-    L2,
     AS_THEY_LIE,
+    L2,
     PACKED,
     TURNED,
     best_way,
@@ -279,11 +279,11 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
         return
     panels = way != AS_THEY_LIE
     C = VECTORS * width(given) if panels else max(1, N)  # a step of 0 is none, also through nothing
-    step, wide = C if panels else b_k, max(1, min(together(C), 2 * L2 // max(1, K * C * given.itemsize)))
-    high = max(1, rows_at_a_time(M, K, given.itemsize) if panels else M)
+    step, wide, high = b_k, 1, max(1, M)
     size, panel, terms = K * C, given, array_at(b, M)
     if panels:  # else no memory is asked for: that takes as long as a small product
-        panel, terms = scratch((wide * size,), given), places(b_k, K)
+        step, wide = C, max(1, min(together(C), 2 * L2 // max(1, size * given.itemsize)))
+        panel, terms, high = scratch((wide * size,), given), places(b_k, K), rows_at_a_time(M, K, given.itemsize)
     for m in range(0, M, high):
         for n in range(0, N, C):
             columns, at, p = min(C, N - n), n * given.itemsize, n // C % wide * size
