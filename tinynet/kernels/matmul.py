@@ -283,7 +283,8 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
     size, panel, terms = K * C, given, array_at(b, M)
     if panels:  # else no memory is asked for: that takes as long as a small product
         step, wide = C, max(1, min(together(C), 2 * L2 // max(1, size * given.itemsize)))
-        panel, terms, high = scratch((wide * size,), given), places(b_k, K), rows_at_a_time(M, K, given.itemsize)
+        panel, terms = scratch((wide * size,), given), places(b_k, K)
+        high = max(1, rows_at_a_time(M, K, given.itemsize))
     for m in range(0, M, high):
         for n in range(0, N, C):
             columns, at, p = min(C, N - n), n * given.itemsize, n // C % wide * size
