@@ -44,7 +44,7 @@ from tinynet.kernels.packed_tile import (
     multiply_copying_b,
     tiles,
 )
-from tinynet.kernels.tile import BLOCK, GROUP, TALLEST, WHOLE
+from tinynet.kernels.tile import BLOCK, GROUP, HIGHEST, TALLEST, WHOLE
 from tinynet.kernels.vectors import (
     load,
     load2,
@@ -310,8 +310,8 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
         time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time
-    deep = min(K, BLOCK * GROUP)
-    if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, TALLEST) <= WAYS:
+    deep, lines = min(K, BLOCK * GROUP), HIGHEST if M > LANES else TALLEST  # of b that a tile reads side by side
+    if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, lines) <= WAYS:
         high = (M + LANES - 1) // LANES * LANES
         again = (N + 511) // 512 if deep < K else 1  # how often a is transposed: turned.PIECE
         time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K * again + N) + BEGIN
