@@ -440,13 +440,13 @@ def turned_products():
                 given = [place.copy(x, end) for place, x in zip(memory, (a, bt, start), strict=False)]
                 c = memory[3].array((M, N), dtype, end)
                 turned_once(given[0], (M, N, K), given[1], given[2], N, c, N, floor)
-                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-4, atol=1e-4)
                 c[...] = start
                 turned_once(given[0], (M, N, K), given[1], c, N, c, N, floor)
-                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(c, a @ bt.T + start, rtol=1e-4, atol=1e-4)
                 bias = memory[2].copy(start[0], end)
                 turned_once(given[0], (M, N, K), given[1], bias, 0, c, N, floor)
-                np.testing.assert_allclose(c, a @ bt.T + bias, rtol=1e-3, atol=1e-3)
+                np.testing.assert_allclose(c, a @ bt.T + bias, rtol=1e-4, atol=1e-4)
 
 
 def transposes_and_maps():

@@ -19,7 +19,7 @@ around, as (C, D): so do the weights of a TiedDense, which are an Embedding's ve
 
 So no bit depends on the number of threads; nor does a row's loss or dx on the block that it is in.  Sums over many
 blocks are made in float64, but for a dw of more than WIDE bytes, which would take that memory again: each block's part
-is rounded once when it is added.  And so is what CLASSES make of dx.
+is rounded once when it is added, and so is what CLASSES of them add to dx.
 """
 
 import numba

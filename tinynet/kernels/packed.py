@@ -64,6 +64,7 @@ LINE, SETS = 64, 64  # a cache line's bytes, and into how many sets the L1 cache
 WAYS = L1 // (LINE * SETS)  # lines in a set
 # Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
 AHEAD = 16
+PIECE = 512  # columns of b at a time where the product is turned: their sums stay in the L2 cache beside a panel
 COLUMNS = 512  # of b at a time: a block's unfinished sums then take a third of the L2 cache, as its slivers do
 
 
@@ -313,7 +314,7 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     deep, lines = min(K, BLOCK * GROUP), HIGHEST if M > LANES else TALLEST  # of b that a tile reads side by side
     if a_k == 1 and b_k == 1 and deep * C * itemsize <= L2 // 2 and in_a_set(b_n * itemsize, lines) <= WAYS:
         high = (M + LANES - 1) // LANES * LANES
-        again = (N + 511) // 512 if deep < K else 1  # how often a is transposed: turned.PIECE
+        again = (N + PIECE - 1) // PIECE if deep < K else 1  # how often a is transposed
         time = high * N * K / ON_TURNED + TRANSPOSE_A * M * (K * again + N) + BEGIN
         if time < least:
             way, least = TURNED, time

@@ -28,10 +28,10 @@ def _tile_shapes(features):
 
 
 def height_of(rows, vectors):
-    """Of a tile of so many vectors, where one of two has so many rows.
+    """How high a tile of 1 or 2 vectors is, if one of two has `rows` rows.
 
-    A single vector leaves room for more, and six sums are too few: each waits 4 cycles for the one before it, and in
-    each cycle two multipliers begin one.
+    A single vector leaves registers for more, and six sums are too few: a sum waits 4 cycles for its last multiply-add,
+    and two begin in each cycle.
     """
     return 2 * rows if vectors == 1 and rows < 8 else rows
 

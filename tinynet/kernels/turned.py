@@ -22,15 +22,14 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.llvm import llvm_type
 from tinynet.kernels.memory import array_at, scratch
-from tinynet.kernels.packed import widen
+from tinynet.kernels.packed import PIECE, widen
 from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.tile import BLOCK, GROUP, TILE, WHOLE, emit_matmul
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.vectors import load, load_some, select, splat, store, store_some, width
 
 DEEP = BLOCK * GROUP  # terms in a panel of a.T at most; sums of so many are added in float64
-PIECE = 512  # columns of b at a time: their sums stay in the L2 cache beside a panel
-STEP = PIECE + 16  # from one row of them to the next: rows 2 KB apart would share a few sets of the L1 cache
+STEP = PIECE + 16  # from one row of a piece's sums to the next: rows 2 KB apart would share a few sets of the L1 cache
 
 
 @intrinsic
