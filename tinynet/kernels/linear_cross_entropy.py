@@ -37,8 +37,10 @@ from tinynet.kernels.tile import HIGHEST, terms_at_once
 from tinynet.kernels.transpose import transpose
 
 PARTS, PARTS_BYTES = 16, 6_000_000  # of the rows, of few classes, and what their dw may take together
-MEMORY, SCRATCH = 15_900_000, 2_600_000  # bytes of a block, of many classes, and of them what 4 threads take in matmul
+MEMORY = 15_900_000  # bytes of a block, of many classes; and of them what two threads take in matmul, and for each row
+SCRATCH, SCRATCH_OF_ROW = 2_000_000, 6_000
 GROUPS, GROUP = 4, 1024  # of many classes, in which dx is summed; at least so many classes each
+MOST = 768  # rows of a block, of many classes: more gain nothing, and matmul takes more memory
 CLASSES = 2048  # over which a part of dx is summed at once: their dz.T is half a panel of turned.py
 PIECE = 4  # rows whose softmax is a task
 WIDE = 2_500_000  # bytes of dw up to which it is summed in float64
@@ -239,8 +241,8 @@ def linear_cross_entropy_fused(x, w, b, t, q, weight, ignore_index, epsilon, sca
         given, dw = (x, w.T, *given[2:]), dw.T
     groups = max(1, min(GROUPS, C // GROUP))
     sums = 8 * (C + (w.size if w.nbytes <= WIDE else 0)) + itemsize * max(C, D)  # and zeros
-    rows = max(1, (MEMORY - SCRATCH - sums) // (itemsize * (C + (groups - 1) * D)))
-    rows = rows // HIGHEST * HIGHEST if rows >= HIGHEST else rows
+    rows = max(1, (MEMORY - SCRATCH - sums) // (itemsize * (C + (groups - 1) * D) + SCRATCH_OF_ROW))
+    rows = min(rows // HIGHEST * HIGHEST, MOST) if rows >= HIGHEST else rows
     if rows >= N or w.size >= WHOLE * N * C:
         rows = N
     # A kernel that asks for the number of threads itself can't be kept on disk.
