@@ -25,7 +25,10 @@ import tinynet as tn
 from tinynet.kernels import compile, dense_tall, memory, vectors, winograd
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
-from tinynet.kernels.matmul import View, gathered, matmul
+from tinynet.kernels.matmul import View, gathered, matmul, places
+from tinynet.kernels.memory import piece
+from tinynet.kernels.packed import HIGH, packed_product
+from tinynet.kernels.packed_blocks import product_of_blocks
 from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.planes import deinterleave, interleave
 from tinynet.kernels.pooling_2x2 import max_pool_2x2_backward, max_pool_2x2_forward
@@ -286,6 +289,7 @@ def run_every_kernel():
     x, w, dy = (np.ones(shape, np.float32) for shape in ((100, 20), (20, 17), (100, 17)))
     for is_relu in (False, True):  # which in a layer takes more samples
         dense_tall.backward_kernel(x, w, dy, dy, is_relu, True, 3, 20, w.copy(), dy[0].copy(), x.copy())
+    packed_elsewhere(x, (100, 17, 20), 20, 1, w, 17, 1, dy, 17, dy.copy(), 17, np.float32(0))
     model = tn.Sequential([tn.Dense(300)], 50)  # several pieces, and a last one that is short
     model.flat_grads[:] = 1
     amsgrad, centered = partial(tn.Adam, amsgrad=True), partial(tn.RMSprop, centered=True)
@@ -377,6 +381,18 @@ def gathered_once(a, size, rows, terms, b, b_terms, columns, start, s_rows, out,
     gathered(size, *views, View(start, 0, s_rows), View(out, 0, o_rows), floor)
 
 
+product_elsewhere = product_of_blocks if HIGH else packed_product  # where tiles are not HIGH, or are
+
+
+@kernel()
+def packed_elsewhere(a, size, rows, terms, b, b_terms, columns, start, s_rows, out, o_rows, floor):
+    """gathered_once by the product that is packed on other processors."""
+    M, N, K = size
+    lines = places(rows, M), places(terms, K), places(columns, N), places(b_terms, K), places(s_rows, M), places(o_rows, M)
+    arrays = piece(a, 0, a.size), piece(b, 0, b.size), piece(start, 0, start.size), piece(out, 0, out.size)
+    product_elsewhere(size, arrays, lines, floor)
+
+
 @kernel()
 def turned_once(a, size, b, start, s_row, out, o_row, floor):
     """Of an a (M, K) and a b.T (N, K)."""
@@ -421,10 +437,11 @@ def packed_products():
                     for b_, b_steps in ((b, (N, 1)), (b.T, (1, K))):
                         for end in (False, True):
                             given = [place.copy(x, end) for place, x in zip(memory, (a_, b_, start), strict=False)]
-                            c = memory[3].array((M, N), dtype, end)
-                            floor = dtype(-np.inf)
-                            gathered_once(given[0], (M, N, K), *a_steps, given[1], *b_steps, given[2], N, c, N, floor)
-                            np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
+                            c, floor = memory[3].array((M, N), dtype, end), dtype(-np.inf)
+                            for once in (gathered_once, packed_elsewhere):
+                                once(given[0], (M, N, K), *a_steps, given[1], *b_steps, given[2], N, c, N, floor)
+                                np.testing.assert_allclose(c, a @ b + start, rtol=1e-4, atol=1e-4)
+                                c[...] = np.nan
 
 
 def turned_products():

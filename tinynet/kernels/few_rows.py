@@ -314,7 +314,7 @@ def few_rows_product(size, arrays, lines, floor):
                 else:
                     multiply_more_columns(columns, some, terms, i, b, j, b_step, ahead, sums)
             else:
-                pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0)
+                pack(b, b_columns, n0, columns, b_terms, k, some, together, panel, 0, 0)
                 multiply_rows(M, columns, some, terms, i, a_step, panel, 0, together, sums, together)
             if long and some == BLOCK:
                 add_and_clear(sums, totals, M, together, columns)

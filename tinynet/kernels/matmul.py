@@ -42,6 +42,7 @@ from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
     AS_THEY_LIE,
+    HIGH,
     L2,
     PACKED,
     TURNED,
@@ -52,6 +53,7 @@ from tinynet.kernels.packed import (
     rows_at_a_time,
     together,
 )
+from tinynet.kernels.packed_blocks import product_of_blocks
 from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.transpose import transpose
 from tinynet.kernels.turned import multiply_as_they_lie, turned_product
@@ -317,5 +319,7 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
     in_order = in_a_row(lines[1], 0, K) and in_a_row(lines[2], 0, N)
     if M <= FEW or few_rows_pay(M, N, K, in_order, arrays[1].itemsize):
         few_rows_product((M, N, K), arrays, lines, floor)
-    else:
+    elif HIGH:
         packed_product((M, N, K), arrays, lines, floor)
+    else:
+        product_of_blocks((M, N, K), arrays, lines, floor)

@@ -56,6 +56,7 @@ from tinynet.kernels.vectors import (
     store_some,
     transposed,
     width,
+    will_read,
     will_write,
 )
 
@@ -109,11 +110,11 @@ def copy_panels(source, column, count, terms, term, K, C, packed, p, step):
 
 
 @kernel()
-def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
+def pack(source, lines, line, count, terms, term, K, pitch, packed, p, following):
     """packed[p + k pitch + n] = source[lines[line + n] + terms[term + k]] of so many lines, and zeros up to the pitch.
 
     What is in one row of source is read as vectors: either a term of all lines, or some terms of a line, and then
-    transposed.
+    transposed.  Of so many following lines the same terms are asked for meanwhile, if they are read so, too.
     """
     LANES = width(source)
     if in_a_row(lines, line, count):
@@ -122,6 +123,9 @@ def pack(source, lines, line, count, terms, term, K, pitch, packed, p):
     for k in range(0, K, LANES):
         some, to = min(LANES, K - k), p + k * pitch
         if in_a_row(terms, term + k, some):
+            if k % (LINE // source.itemsize) == 0:
+                for n in range(following):
+                    will_read(source, lines[line + count + n] + terms[term + k])
             for n in range(0, pitch, LANES):
                 rows = load_rows_at(source, terms[term + k], lines, line + n, count - n, some)
                 store_rows(transposed(rows), packed, to + n, pitch, some)
@@ -231,15 +235,15 @@ def packed_product(shape, arrays, lines, floor):
                         # The first tile that reads what lies in rows copies it, but no tile copies both factors.
                         copies_b = s == 0 and columns == C and in_a_row(b_columns, n, C)
                         if s == 0 and not copies_b:
-                            pack(b, b_columns, n, columns, b_terms, k, some, C, panels, p)
+                            pack(b, b_columns, n, columns, b_terms, k, some, C, panels, p, 0)
                         height, i = ROWS if s < whole else SHORT, s * some * PITCH
                         m = m0 + min(s, whole) * ROWS + max(0, s - whole) * SHORT
                         rows, l = min(height, m1 - m), j * C * high + (m - m0) * C if deep < K else 0
                         copies_a = j == 0 and not copies_b and rows == height and in_a_row(a_rows, m, rows)
                         if j == 0 and not copies_a:
-                            pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i)
+                            pack(a, a_rows, m, rows, a_terms, k, some, PITCH, slivers, i, 0)
                         if deep < K:
-                            for v in range(l + ROWS * C, l + 2 * ROWS * C, LANES):
+                            for v in range(l + ROWS * C, l + 2 * ROWS * C, LINE // itemsize):
                                 will_write(sums, v)  # of the next tile
                         size, at = (height, some, block), (i, p, l)
                         ends = (last and rows == height and columns == C), m, n
@@ -271,8 +275,8 @@ APART = 0.75  # where b's many rows, or those from which a's columns are read, l
 CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)  # where too many of them share a set of L1
 FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
-ON_FAR_PANELS = 0.81 if HIGH else 0.85  # where a does not stay in the L2 cache while they go over it
-ON_COPIES = 0.9 if HIGH else 0.86  # packed
+ON_FAR_PANELS = 0.81  # where a does not stay in the L2 cache while they go over it
+ON_COPIES = 0.9  # packed
 ON_TURNED = 0.87  # on panels of a.T (turned.py); measured on an AMD EPYC (Zen 5), with both
 # The multiplications that could be done in the time that it takes to copy an element of a or b on the way or, where it
 # must be transposed, before; of a panel of b, where a is not copied; to begin; and to store an element of out.
