@@ -388,7 +388,8 @@ product_elsewhere = product_of_blocks if HIGH else packed_product  # where tiles
 def packed_elsewhere(a, size, rows, terms, b, b_terms, columns, start, s_rows, out, o_rows, floor):
     """gathered_once by the product that is packed on other processors."""
     M, N, K = size
-    lines = places(rows, M), places(terms, K), places(columns, N), places(b_terms, K), places(s_rows, M), places(o_rows, M)
+    a_lines, b_lines = (places(rows, M), places(terms, K)), (places(columns, N), places(b_terms, K))
+    lines = a_lines + b_lines + (places(s_rows, M), places(o_rows, M))
     arrays = piece(a, 0, a.size), piece(b, 0, b.size), piece(start, 0, start.size), piece(out, 0, out.size)
     product_elsewhere(size, arrays, lines, floor)
 

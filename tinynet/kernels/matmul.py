@@ -19,8 +19,8 @@ Dense is    matmul((N, O, I), View(x, 0, (I, 1)), View(w, 0, O), start=View(b, 0
 where a floor of 0 is a fused ReLU, and -inf, no_floor, is none.  A kernel that calls it is marked kernel(matmul=True).
 
 Numba compiles no loop that keeps a block of sums in registers, so matmul is emitted as LLVM's instructions: tile.py has
-that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py), or turned where b's
-columns are contiguous (turned.py), and one of few rows by a large b reads that in order (few_rows.py).
+that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py, packed_blocks.py), or
+turned where b's columns are contiguous (turned.py), and one of few rows by a large b reads that in order (few_rows.py).
 """
 
 import ctypes

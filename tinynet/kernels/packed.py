@@ -12,7 +12,8 @@ of the cache: 1024 x 1024 x 1024 ran at a third of the speed.  So here (Goto and
     a tile           reads one number of each row of its sliver and one row of its panel, then the next: all in order
 
 Slivers and panels are whole also at the edges; what is not in `out` is not stored.  packed_tile.py has the tile, and
-says how the first one that needs a sliver or a panel also copies it.
+says how the first one that needs a sliver or a panel also copies it.  Where tiles are low (AVX2), packed_blocks.py
+copies more at a time.
 
 Where the rows of a lie as the tile reads them, number after number, copying a buys nothing: then panels of b alone are
 copied, and tile.py's product reads a where it is.  The forward pass of 768 samples, 128 inputs and 512 outputs goes at
@@ -311,7 +312,7 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     # A panel is read once for each tile, from the L2 cache; or farther, where to pack a takes longer from main memory.
     most = 3 * L2 if M * K * itemsize > 8 * L2 else L2 // 4 * 3
     if a_k == 1 and (b_n == 1 or b_k == 1) and K * C * itemsize <= most:
-        far = b_n == 1 and rows_at_a_time(M, K, itemsize) * K * itemsize > L2 // 4 * 3
+        far = b_n == 1 and rows_at_a_time(M, K, itemsize) * K * itemsize > (L2 // 4 * 3 if HIGH else L2)
         time = work / (ON_FAR_PANELS if far else ON_PANELS) + COPY_PANEL * K * max(N, C)
         if time < least:
             way, least = IN_PANELS, time

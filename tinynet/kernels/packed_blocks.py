@@ -4,9 +4,10 @@ On AVX-512 the first tile that needs a sliver or a panel copies it on the way.  
 little, and where memory is far it loses much: such a tile reads a few numbers of each row, and rows of a large matrix
 are pages of memory.  Here a block's part of a row is read at once, and what is read is used for longer:
 
-    panels     of up to 512 columns of b are kept for all terms, if they fit into 8 L2 caches, else for some terms
-    slivers    of so many rows of a are copied that their unfinished sums fill three quarters of the L2 cache; or,
-               where the panels are not kept and each block copies them again, so many that sums fill 2
+    panels     of up to 512 columns of b are kept for all terms, if there are several blocks of rows and they fit into
+               8 L2 caches and 4 MB; else for some terms
+    slivers    of so many rows of a are copied that they fill half of the L2 cache, or their unfinished sums three
+               quarters; or, where each block must copy long panels again, so many that sums fill two L2 caches
     near       are some slivers, in an eighth of the L2 cache, over which all panels go before the next ones come: two
                programs on one core share that cache
 
@@ -23,6 +24,8 @@ from tinynet.kernels.packed_tile import PITCH, ROWS, SHORT, VECTORS, multiply, t
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import load, load_some, store, width, will_read, will_write
 
+KEPT = min(8 * L2, 2**22)  # bytes of panels at most
+
 
 @helper
 def first_row(s, whole):
@@ -32,22 +35,27 @@ def first_row(s, whole):
 
 @kernel()
 def copy_slivers(source, lines, line, count, terms, term, K, packed):
-    """packed[s K PITCH + k PITCH + t] = source[lines[line + m] + terms[term + k]] of `count` lines, m = first_row + t."""
+    """packed[s K PITCH + k PITCH + t] = source[lines[line + m + t] + terms[term + k]], m the first row of sliver s."""
     LANES = width(source)
     whole, short = tiles(count)
     if in_a_row(lines, line, count):
         further = ahead(terms, term, K)
+        inside = min(whole, max(0, (count - PITCH) // ROWS + 1))  # slivers behind which PITCH - ROWS numbers lie, too
         for k in range(K):
-            place = lines[line] + terms[term + k]
+            place, to = lines[line] + terms[term + k], k * PITCH
             for m in range(0, count, LINE // source.itemsize):
                 will_read(source, place + further + m)
-            for s in range(whole + short):
-                m, to = first_row(s, whole), (s * K + k) * PITCH
+            at = place
+            for _ in range(inside):
                 for v in range(0, PITCH, LANES):
-                    if m + PITCH <= count:  # numbers behind the sliver are never used
-                        store(load(source, place + m + v), packed, to + v)
-                    else:
-                        store(load_some(source, place + m + v, count - m - v, 0), packed, to + v)
+                    store(load(source, at + v), packed, to + v)
+                at += ROWS
+                to += K * PITCH
+            for s in range(inside, whole + short):
+                m = first_row(s, whole)
+                for v in range(0, PITCH, LANES):
+                    store(load_some(source, place + m + v, count - m - v, 0), packed, to + v)
+                to += K * PITCH
         return
     for s in range(whole + short):
         m, following = first_row(s, whole), first_row(s + 1, whole)
@@ -57,7 +65,7 @@ def copy_slivers(source, lines, line, count, terms, term, K, packed):
 
 @kernel()
 def copy_to_panels(source, lines, line, count, terms, term, K, packed, p):
-    """packed[p + n K + k C + c] = source[lines[line + n + c] + terms[term + k]] of `count` lines, in panels of C."""
+    """packed[p + n K + k C + c] = source[lines[line + n + c] + terms[term + k]], in panels of C; `count` lines."""
     C = VECTORS * width(source)
     if in_a_row(lines, line, count):
         some = together(C) * C
@@ -80,11 +88,14 @@ def product_of_blocks(shape, arrays, lines, floor):
     # In float64, what is less than a block at the end is added to the rounded total of all blocks.
     blocks_end = K // BLOCK * BLOCK if wide else K
     deep, across = depth(K, itemsize), min(COLUMNS, max(1, (N + C - 1) // C) * C)
-    keeps = K * across * itemsize <= 8 * L2
-    high = (L2 // 4 * 3 if keeps else 2 * L2) // (across * itemsize)
+    sliver, columns_size = PITCH * itemsize * max(deep, 1), K * across * itemsize
+    high = min(L2 // 4 * 3 // (across * itemsize), max(1, L2 // 2 // sliver) * ROWS)
+    keeps = high < M and columns_size <= KEPT
+    if columns_size > KEPT:
+        high = 2 * L2 // (across * itemsize)
     blocks = max(1, (M + high - 1) // high)
     high = ((M + blocks - 1) // blocks + ROWS - 1) // ROWS * ROWS
-    near = max(1, L2 // 8 // (PITCH * itemsize * max(deep, 1)))
+    near = max(1, L2 // 8 // sliver)
     slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
     panels = memory.scratch(((K if keeps else deep) * across,), a)
     sums = memory.scratch(((high // ROWS + ROWS) * ROWS * across if deep < K else ROWS * C,), a)
