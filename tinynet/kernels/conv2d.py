@@ -32,7 +32,10 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel, sized_kernel
+from tinynet.kernels.llvm import LANES
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
+from tinynet.kernels.packed import HIGH
+from tinynet.kernels.packed_tile import VECTORS
 from tinynet.kernels.padded import with_zeros_around
 
 ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
@@ -40,7 +43,10 @@ POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at 
 CHUNKS = 16  # at most, of images, with sums of their own
 SHARED = 4  # tasks above which they share one copy of the kernel
 
-PANEL = 32  # columns of w, or dz, that are copied to lie behind each other: the tile reads them row after row
+# Columns of w, or dz, that are copied to lie behind each other: so many as the tile in float32 reads, row after row.
+PANEL = VECTORS * LANES[np.dtype(np.float32)]
+# Positions in a row from which products read them where they are.  Of a low tile 8 are two of 4 rows, not 6.
+IN_A_ROW = 8 if HIGH else 12
 
 
 # --- what a task does ---------------------------------------------------------------------------------------
@@ -109,9 +115,9 @@ def offsets(first, sizes, steps):
 def in_place(C, P, Q):
     """Whether products read windows where they are, a row of positions at a time: then only the kernel is copied.
 
-    Else they are packed, many rows at once: where a row of positions is shorter than the tile is high.
+    Else they are packed, many rows at once: where a row of positions is too short for whole tiles.
     """
-    return Q >= 8 or (C < 16 and P * Q >= 8)
+    return Q >= IN_A_ROW or (C < 16 and P * Q >= 8)
 
 
 @kernel()
