@@ -269,7 +269,8 @@ def packed_product(shape, arrays, lines, floor):
 AS_THEY_LIE, IN_PANELS, PACKED, TURNED = range(4)
 
 # What a product reaches of the multipliers' peak.  Measured on an Intel Xeon (Emerald Rapids) and, what is about sets
-# of the L1 cache and about panels that are far, on an AMD EPYC (Zen 4), with AVX-512 and with AVX2 alone.
+# of the L1 cache and about panels that are far, on an AMD EPYC (Zen 4), with AVX-512 and with AVX2 alone; what is about
+# low tiles that are packed, on one that has AVX2 (Zen 3).
 HIGH = ROWS > 8  # a high tile reads b less often, and so hardly minds where it lies
 BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its columns, from the L2 cache
 APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory

@@ -45,7 +45,7 @@ TALLEST = height_of(HIGHEST, 1)
 AHEAD = 16
 # Terms at once, of which one is asked for, where all lie in order.  A low tile has few multiply-adds for the other
 # instructions: where a core runs two programs at once and decodes 3 for each in a cycle, 256 x 256 x 256 went from 0.91
-# of OpenBLAS's speed to 1.02, and alone it stayed at 1.03 (one thread of an AMD EPYC, Zen 3).
+# of OpenBLAS's speed to 1.02; alone from 1.03 to 1.02 (one thread of an AMD EPYC, Zen 3).
 AT_ONCE = 2 if HIGHEST < 8 else 1
 
 # Sums of more than WHOLE terms are cut into blocks of BLOCK.  Added one by one, 64 equal numbers lose up to 1e-6, and
