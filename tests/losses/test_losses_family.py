@@ -720,7 +720,8 @@ def test_a_focal_loss_of_one_hot_rows_is_that_of_the_labels(dtype):
         z[3, 0], z[4], z[5], z[6, :2], z[7] = -INF, -INF, 0, NAN, 1e30 * np.arange(C)
         t, w = rng.integers(0, C, 30), rng.uniform(0, 2, C)
         t[:9], w[C - 1] = 0, 0
-        tolerance = {"rtol": 3e-6, "atol": 1e-30} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-200}
+        # two float32 that are log p, of -64 to 0 here, may lie 4e-6 apart, and p as much of itself
+        tolerance = {"rtol": 5e-6, "atol": 1e-30} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-200}
         for gamma in (0, 0.5, 2, 3.7):
             for weight in (None, w):
                 by_label = softmax_focal(z, t, gamma, weight, reduction="none")
