@@ -36,12 +36,25 @@ def _host_features() -> set[str]:
 FEATURES = _host_features()
 _BYTES = 64 if "avx512f" in FEATURES else 32 if "avx2" in FEATURES else 16
 LANES = {np.dtype(np.float32): _BYTES // 4, np.dtype(np.float64): _BYTES // 8}  # numbers in a register
+# Of x86, only AVX-512 has registers for masks.  AVX has loads whose mask is a vector of whole numbers.
+MASKS = "avx512f" in FEATURES
+MASK_VECTORS = "avx" in FEATURES and not MASKS
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
 def llvm_type(real: types.Float) -> ir.Type:
     return ir.FloatType() if real == types.float32 else ir.DoubleType()
+
+
+def mask_vector(vector: ir.VectorType) -> ir.VectorType:
+    """What AVX's loads of such a vector take as a mask: all bits of a lane, or none."""
+    return ir.VectorType(I32 if vector.element == ir.FloatType() else I64, vector.count)
+
+
+def _avx_name(what: str, vector: ir.VectorType) -> str:
+    single = vector.element == ir.FloatType()
+    return f"llvm.x86.avx.{what}.{'ps' if single else 'pd'}" + ".256" * (vector.count == (8 if single else 4))
 
 
 def llvm_function(module: ir.Module, what: str, vector: ir.VectorType) -> ir.Function:
@@ -53,6 +66,7 @@ def llvm_function(module: ir.Module, what: str, vector: ir.VectorType) -> ir.Fun
         "fma": (name, vector, [vector, vector, vector]),
         "masked.load": (name + ".p0", vector, [pointer, I32, mask, vector]),
         "masked.store": (name + ".p0", ir.VoidType(), [vector, pointer, I32, mask]),
+        "maskload": (_avx_name("maskload", vector), vector, [ir.IntType(8).as_pointer(), mask_vector(vector)]),
         "prefetch": ("llvm.prefetch.p0", ir.VoidType(), [pointer, I32, I32, I32]),
     }[what]
     return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
@@ -90,6 +104,39 @@ def emit_store(builder: ir.IRBuilder, v, a, i, mask=None) -> None:
     else:
         masked = llvm_function(builder.module, "masked.store", v.type)
         builder.call(masked, [v, pointer, alignment(v.type), mask])
+
+
+def emit_store_first(builder: ir.IRBuilder, places: list, n) -> None:
+    """Store the first n lanes of each vector v from address p on, for all (v, p), and no more: a half, a quarter, ...
+
+    That is for processors without registers for masks.  NEON has no masked store, and AVX's is slow on some: in a
+    convolution of 6 filters one thread of an AMD EPYC (Zen 3) spent a third of its time on them.
+    """
+
+    def store(v, p):
+        builder.store(v, builder.bitcast(p, v.type.as_pointer()), align=alignment(v.type).constant)
+
+    count = places[0][0].type.count
+    with builder.if_else(builder.icmp_signed(">=", n, I64(count))) as (whole, part):
+        with whole:
+            for v, p in places:
+                store(v, p)
+        with part:
+            n = builder.select(builder.icmp_signed("<", n, I64(0)), I64(0), n)
+            while count > 1:
+                count //= 2
+                halves, before = [emit_pieces(builder, v, 2) for v, _ in places], builder.block
+                with builder.if_then(builder.icmp_signed("!=", builder.and_(n, I64(count)), I64(0))):
+                    for (low, _), (_, p) in zip(halves, places, strict=True):
+                        store(low, p)
+                    behind, block = [builder.gep(p, [I64(count)]) for _, p in places], builder.block
+                rest = []
+                for (low, high), (_, p), further in zip(halves, places, behind, strict=True):
+                    rest.append((builder.phi(low.type), builder.phi(p.type)))
+                    for register, stored, other in zip(rest[-1], (high, further), (low, p), strict=True):
+                        register.add_incoming(stored, block)
+                        register.add_incoming(other, before)
+                places = rest
 
 
 # --- lanes --------------------------------------------------------------------------------------------------

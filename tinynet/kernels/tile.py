@@ -14,7 +14,22 @@ it lies.
 from llvmlite import ir
 from numba.core import cgutils
 
-from tinynet.kernels.llvm import FEATURES, I64, LANES, alignment, emit_fetch, emit_splat, emit_while, llvm_function
+from tinynet.kernels.llvm import (
+    FEATURES,
+    I64,
+    LANES,
+    MASK_VECTORS,
+    MASKS,
+    alignment,
+    emit_fetch,
+    emit_first_lanes,
+    emit_splat,
+    emit_store,
+    emit_store_first,
+    emit_while,
+    llvm_function,
+    mask_vector,
+)
 
 
 def _tile_shapes(features):
@@ -118,10 +133,13 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     function.attributes.add("noinline")
     n, N, M, *others = function.args
     builder = ir.IRBuilder(function.append_basic_block())
-    own, mask = [M, N, *others], None
+    own, last = [M, N, *others], None
     if masked:
-        lane = ir.Constant(ir.VectorType(I64, lanes), [(vectors - 1) * lanes + i for i in range(lanes)])
-        mask = builder.icmp_signed("<", lane, emit_splat(builder, builder.sub(N, n), lanes))
+        count = builder.sub(builder.sub(N, n), I64((vectors - 1) * lanes))
+        mask = emit_first_lanes(builder, count, lanes)
+        if MASK_VECTORS:  # made here, since LLVM would make it anew for each term
+            mask = builder.sext(mask, mask_vector(ir.VectorType(scalar, lanes)))
+        last = count, mask
     long_sums = LongSums(builder, own, (rows, vectors, lanes))
     with emit_while(builder, I64(0), lambda m: builder.icmp_signed("<", m, M)) as (m, advance):
         left = builder.sub(M, m)
@@ -135,7 +153,7 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
         for count in range(1, rows + 1):
             choice.add_case(I64(count), builder.append_basic_block(f"rows.{count}"))
             builder.position_at_end(choice.cases[-1][1])
-            _emit_tile(builder, own, long_sums, m, n, count, vectors, lanes, mask)
+            _emit_tile(builder, own, long_sums, m, n, count, vectors, lanes, last)
             builder.branch(end)
         builder.position_at_end(end)
         advance(builder.add(m, height))
@@ -143,8 +161,10 @@ def _panel_function(module, args, shape, vectors, lanes, masked):
     return function
 
 
-def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
-    """Emit rows x vectors sums over j and k, add `start`, store them in `out`; `mask` is for the last vector.
+def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, last):
+    """Emit rows x vectors sums over j and k, add `start`, store them in `out`.
+
+    `last` is None where the last vector is whole, else how many of its lanes there are, and their mask.
 
     `start` comes last, since it is often a large sum already, which the products would be rounded to one by one.
     """
@@ -154,22 +174,15 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
     fma = llvm_function(builder.module, "fmuladd", vector)
     tile = [(t, v) for t in range(rows) for v in range(vectors)]
 
-    def place(p, v):
-        masked = mask is not None and v == vectors - 1
-        return builder.bitcast(builder.gep(p, [I64(v * lanes)]), vector.as_pointer()), masked
-
     def load(p, v):
-        p, masked = place(p, v)
-        if masked:
-            return builder.call(llvm_function(builder.module, "masked.load", vector), [p, align, mask, zero])
-        return builder.load(p, align=align.constant)
-
-    def store(value, p, v):
-        p, masked = place(p, v)
-        if masked:
-            builder.call(llvm_function(builder.module, "masked.store", vector), [value, p, align, mask])
-        else:
-            builder.store(value, p, align=align.constant)
+        p = builder.gep(p, [I64(v * lanes)])
+        if last is None or v < vectors - 1:
+            return builder.load(builder.bitcast(p, vector.as_pointer()), align=align.constant)
+        if MASK_VECTORS:
+            p = builder.bitcast(p, ir.IntType(8).as_pointer())
+            return builder.call(llvm_function(builder.module, "maskload", vector), [p, last[1]])
+        p = builder.bitcast(p, vector.as_pointer())
+        return builder.call(llvm_function(builder.module, "masked.load", vector), [p, align, last[1], zero])
 
     def row(p, step, t):  # of the row m + t, at column n
         return builder.gep(p, [builder.add(builder.mul(builder.add(m, I64(t)), step), n)])
@@ -193,7 +206,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
         on_panel = count > 1
 
         def over_k(todo, a, b, following_rows, *sums):
-            if 2 * rows >= HIGHEST and mask is None:  # else there is no time for it
+            if 2 * rows >= HIGHEST and last is None:  # else there is no time for it
                 for i in range(0, 0 if on_panel else vectors * lanes, 64 // align.constant):
                     emit_fetch(builder, b, builder.add(ahead, I64(i)))
                 emit_fetch(builder, following_rows, I64(0))
@@ -224,7 +237,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
         left = builder.sub(K, k)
         size = builder.select(builder.icmp_signed("<", left, long_sums.block), left, long_sums.block)
         values = size, a, b, following_rows, *sums
-        if AT_ONCE > 1 and rows == HIGHEST and mask is None:
+        if AT_ONCE > 1 and rows == HIGHEST and last is None:
             many = builder.and_(in_order, builder.icmp_signed(">=", size, I64(AT_ONCE)))
             values = emit_if(builder, many, values, lambda *v: emit_loop(builder, v, some_terms(AT_ONCE)))
             rest = builder.icmp_signed(">", values[0], I64(0))
@@ -249,10 +262,19 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, mask):
     some = builder.and_(builder.icmp_signed(">", J, I64(0)), builder.icmp_signed(">", K, I64(0)))
     sums = long_sums.results(builder, emit_if(builder, some, [zero] * len(tile), all_terms), vectors)
     least = emit_splat(builder, floor, lanes)
+    at_edge = []
     for (t, v), total in zip(tile, sums, strict=True):
         total = builder.fadd(load(row(s, s_m, t), v), total)
         less = builder.fcmp_ordered("<", total, least)  # false for NaN, which so stays
-        store(builder.select(less, least, total), row(o, o_m, t), v)
+        total, to = builder.select(less, least, total), builder.gep(row(o, o_m, t), [I64(v * lanes)])
+        if last is None or v < vectors - 1:
+            emit_store(builder, total, to, I64(0))
+        elif MASKS:
+            emit_store(builder, total, to, I64(0), last[1])
+        else:
+            at_edge.append((total, to))
+    if at_edge:
+        emit_store_first(builder, at_edge, last[0])
 
 
 # --- loops and choices that carry values in registers ----------------------------------------------------------

@@ -56,6 +56,7 @@ from tinynet.kernels.llvm import (  # noqa: F401
     I32,
     I64,
     LANES,
+    MASKS,
     Vector,
     alignment,
     emit_fetch,
@@ -67,6 +68,7 @@ from tinynet.kernels.llvm import (  # noqa: F401
     emit_shuffle,
     emit_splat,
     emit_store,
+    emit_store_first,
     emit_while,
     lanes_of,
     llvm_function,
@@ -191,10 +193,10 @@ greatest = _reduction(lambda builder, v, w: builder.select(builder.fcmp_ordered(
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
-# Of x86, only AVX-512 has registers for masks.  With AVX2 the squares of a large matrix took 0.9 ns an element to
-# transpose under masks, and without 0.1: there only what lies at an edge has them.  And NEON cannot move a vector under
-# a mask, but takes each number by itself, behind a branch of its own.
-MASKS, MASKED_MOVES = "avx512f" in FEATURES, "avx" in FEATURES
+# With AVX2 the squares of a large matrix took 0.9 ns an element to transpose under masks, and without 0.1: there only
+# what lies at an edge has them.  And NEON cannot load a vector under a mask, but takes each number by itself, behind a
+# branch of its own.
+MASKED_LOADS = "avx" in FEATURES
 
 
 def _one_or_other(builder, condition, one, other):
@@ -236,7 +238,7 @@ def _registers(count):
         def some():
             return [emit_load(builder, a, i, made, emit_first_lanes(builder, n, made.count), x)]
 
-        if MASKED_MOVES:
+        if MASKED_LOADS:
             return some()[0]
         whole = builder.icmp_signed(">=", n, I64(made.count))
         return _one_or_other(builder, whole, lambda: [emit_load(builder, a, i, made)], some)[0]
@@ -267,17 +269,10 @@ def store(builder, made, v, a, i):
 
 @primitive(lambda v, a, i, n: _void(v, a), lambda v, a, i, n: _within(a, i, 0, 1, min(n, width(v))))
 def store_some(builder, made, v, a, i, n):
-    def some():
+    if MASKS:
         emit_store(builder, v, a, i, emit_first_lanes(builder, n, v.type.count))
-
-    if MASKED_MOVES:
-        some()
-        return
-    with builder.if_else(builder.icmp_signed(">=", n, I64(v.type.count))) as (whole, at_edge):
-        with whole:
-            emit_store(builder, v, a, i)
-        with at_edge:
-            some()
+    else:
+        emit_store_first(builder, [(v, builder.gep(a, [i]))], n)
 
 
 def _prefetch(writes):
@@ -428,16 +423,9 @@ def store_rows_some(builder, made, rows, a, i, step, n, m):
             emit_store(builder, row, a, place, mask)
         return
 
-    def those_inside(mask):
-        for row, place in enumerate(places):
-            with builder.if_then(builder.icmp_signed("<", I64(row), n)):
-                emit_store(builder, rows[row], a, place, mask)
-
-    with builder.if_else(builder.icmp_signed(">=", m, I64(count))) as (inside, at_edge):
-        with inside:
-            those_inside(None)
-        with at_edge:
-            those_inside(emit_first_lanes(builder, m, count))
+    for row, (v, place) in enumerate(zip(rows, places, strict=True)):
+        with builder.if_then(builder.icmp_signed("<", I64(row), n)):
+            emit_store_first(builder, [(v, builder.gep(a, [place]))], m)
 
 
 @primitive(lambda rows, v: rows)
