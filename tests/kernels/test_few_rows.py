@@ -64,8 +64,8 @@ def test_few_rows_have_the_bits_of_any_number_for_every_length_of_the_sum(dtype,
 
 
 def test_few_rows_have_the_bits_of_any_number_over_several_pieces_of_columns():
-    assert columns_at_once(1, 10_000, 4) < 10_000
-    assert_same_bits(np.float32, 1, 10_001, 70)
+    assert columns_at_once(1, 20_000, 70, 4) < 20_000
+    assert_same_bits(np.float32, 1, 20_001, 70)
     assert_same_bits(np.float32, FEW, 1_030, 300)
 
 
