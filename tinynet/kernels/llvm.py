@@ -123,20 +123,18 @@ def emit_store_first(builder: ir.IRBuilder, places: list, n) -> None:
                 store(v, p)
         with part:
             n = builder.select(builder.icmp_signed("<", n, I64(0)), I64(0), n)
+            vectors = [v for v, _ in places]
             while count > 1:
-                count //= 2
-                halves, before = [emit_pieces(builder, v, 2) for v, _ in places], builder.block
+                stored, count = builder.and_(n, I64(-count)), count // 2
+                halves, before = [emit_pieces(builder, v, 2) for v in vectors], builder.block
                 with builder.if_then(builder.icmp_signed("!=", builder.and_(n, I64(count)), I64(0))):
                     for (low, _), (_, p) in zip(halves, places, strict=True):
-                        store(low, p)
-                    behind, block = [builder.gep(p, [I64(count)]) for _, p in places], builder.block
-                rest = []
-                for (low, high), (_, p), further in zip(halves, places, behind, strict=True):
-                    rest.append((builder.phi(low.type), builder.phi(p.type)))
-                    for register, stored, other in zip(rest[-1], (high, further), (low, p), strict=True):
-                        register.add_incoming(stored, block)
-                        register.add_incoming(other, before)
-                places = rest
+                        store(low, builder.gep(p, [stored]))
+                    behind = builder.block
+                vectors = [builder.phi(low.type) for low, _ in halves]
+                for v, (low, high) in zip(vectors, halves, strict=True):
+                    v.add_incoming(high, behind)
+                    v.add_incoming(low, before)
 
 
 # --- lanes --------------------------------------------------------------------------------------------------

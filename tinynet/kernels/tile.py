@@ -88,8 +88,8 @@ def terms_at_once(count, unit=1):
 def emit_matmul(builder, args, shape):
     """Emit the code for a whole product: panels of columns, one after the other.
 
-    At the right edge the last vector is loaded and stored under a mask (a vector of half the lanes where that is
-    enough).  So nothing outside is read or written, and every element is the same sum in the same order.
+    At the right edge the last vector (of half the lanes where that is enough) is loaded under a mask, and stored so or
+    in parts.  So nothing outside is read or written, and every element is the same sum in the same order.
 
     `later` points to a panel's columns of another matrix, which will be read after this product: unless later_k, the
     step between their rows, is 0, they are asked for meanwhile.
