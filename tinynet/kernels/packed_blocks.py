@@ -25,6 +25,7 @@ from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import load, load_some, store, width, will_read, will_write
 
 KEPT = min(8 * L2, 2**22)  # bytes of panels at most
+TERMS = 8
 
 
 @helper
@@ -41,21 +42,24 @@ def copy_slivers(source, lines, line, count, terms, term, K, packed):
     if in_a_row(lines, line, count):
         further = ahead(terms, term, K)
         inside = min(whole, max(0, (count - PITCH) // ROWS + 1))  # slivers behind which PITCH - ROWS numbers lie, too
-        for k in range(K):
-            place, to = lines[line] + terms[term + k], k * PITCH
-            for m in range(0, count, LINE // source.itemsize):
-                will_read(source, place + further + m)
-            at = place
-            for _ in range(inside):
-                for v in range(0, PITCH, LANES):
-                    store(load(source, at + v), packed, to + v)
-                at += ROWS
-                to += K * PITCH
-            for s in range(inside, whole + short):
-                m = first_row(s, whole)
-                for v in range(0, PITCH, LANES):
-                    store(load_some(source, place + m + v, count - m - v, 0), packed, to + v)
-                to += K * PITCH
+        for k0 in range(0, K, TERMS):
+            some = min(TERMS, K - k0)
+            for k in range(k0, k0 + some):
+                place = lines[line] + terms[term + k] + further
+                for m in range(0, count, LINE // source.itemsize):
+                    will_read(source, place + m)
+            for s in range(whole + short):
+                m, to = first_row(s, whole), s * K * PITCH + k0 * PITCH
+                if s < inside and some == TERMS:
+                    for k in range(TERMS):
+                        at = lines[line] + terms[term + k0 + k] + m
+                        for v in range(0, PITCH, LANES):
+                            store(load(source, at + v), packed, to + k * PITCH + v)
+                else:
+                    for k in range(some):
+                        at = lines[line] + terms[term + k0 + k] + m
+                        for v in range(0, PITCH, LANES):
+                            store(load_some(source, at + v, count - m - v, 0), packed, to + k * PITCH + v)
         return
     for s in range(whole + short):
         m, following = first_row(s, whole), first_row(s + 1, whole)

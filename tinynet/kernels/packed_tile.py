@@ -182,7 +182,7 @@ def _tile_function(module, scalar, rows, copied):
             builder.gep(terms, [k]) if copied else I64(0),
             *zeros,
         ]
-        for count in (1,) if copied and ROWS < 8 else (2, 1):  # 16 registers hold no second term beside what is copied
+        for count in (1,) if copied else (2, 1):  # no registers are left for a second term beside what is copied
             some = builder.icmp_signed(">=", values[0], I64(count))
             values = emit_if(builder, some, values, lambda *v, count=count: emit_loop(builder, v, some_terms(count)))
         totals = values[-len(zeros) :]

@@ -213,15 +213,15 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, last):
             # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
             # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12
             # rows of 10 columns, where the next step so waited for 12 additions, took 1.5 times as long.
+            columns = [[load(b, k * vectors + v) for v in range(vectors)] for k in range(count)]
             hidden = builder.asm(ir.FunctionType(a.type, [a.type]), "", "=r,0", [a], False)
-            thirds = [builder.gep(hidden, [a_row[t]]) for t in range(0, rows, 3)]
             for k in range(count):
-                of = builder.gep(b, [I64(k * vectors * lanes)])
-                columns, totals = [load(of, v) for v in range(vectors)], []
+                totals = []
                 for t in range(rows):
-                    place = builder.gep(builder.gep(thirds[t // 3], [a_row[t % 3]]), [I64(k)])
+                    place = builder.gep(builder.gep(hidden, [a_row[t - t % 3]]), [a_row[t % 3]])
+                    place = builder.gep(place, [I64(k)]) if k > 0 else place
                     x = emit_splat(builder, builder.load(place), lanes)
-                    totals += [builder.call(fma, [x, columns[v], sums[t * vectors + v]]) for v in range(vectors)]
+                    totals += [builder.call(fma, [x, columns[k][v], sums[t * vectors + v]]) for v in range(vectors)]
                 sums = totals
             a = builder.gep(a, [I64(count) if on_panel else a_k])
             b = builder.gep(b, [I64(count * vectors * lanes) if on_panel else b_k])
