@@ -277,7 +277,8 @@ APART = 0.75  # where b's many rows, or those from which a's columns are read, l
 CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)  # where too many of them share a set of L1
 FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
-ON_FAR_PANELS = 0.81  # where a does not stay in the L2 cache while they go over it
+# Where a does not stay in the L2 cache while they go over it; with AVX2 0.81 on Zen 3 and 0.93 on Zen 5.
+ON_FAR_PANELS = 0.81 if HIGH else 0.84
 ON_COPIES = 0.9  # packed
 ON_TURNED = 0.87  # on panels of a.T (turned.py); measured on an AMD EPYC (Zen 5), with both
 # The multiplications that could be done in the time that it takes to copy an element of a or b on the way or, where it
