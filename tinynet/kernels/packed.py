@@ -332,8 +332,9 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
                 share = min(share, CROWDED_ROWS)
         else:
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
-            if K > WAYS and in_a_set(b_k * itemsize, K) + in_a_set(a_k * itemsize, K) > WAYS:
-                share = min(share, CROWDED_COLUMNS)
+            of_a, of_b = in_a_set(a_k * itemsize, K), in_a_set(b_k * itemsize, K)
+            if K > WAYS and of_a + of_b > WAYS:
+                share = min(share, CROWDED_COLUMNS if of_a > 0 else CROWDED_ROWS)
         if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way

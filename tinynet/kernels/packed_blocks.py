@@ -98,7 +98,7 @@ def product_of_blocks(shape, arrays, lines, floor):
     if columns_size > KEPT:
         high = 2 * L2 // (across * itemsize)
     blocks = max(1, (M + high - 1) // high)
-    high = ((M + blocks - 1) // blocks + ROWS - 1) // ROWS * ROWS
+    high = max(1, ((M + blocks - 1) // blocks + ROWS - 1) // ROWS) * ROWS
     near = max(1, L2 // 8 // sliver)
     slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
     panels = memory.scratch(((K if keeps else deep) * across,), a)
