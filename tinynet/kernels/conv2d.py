@@ -41,6 +41,7 @@ from tinynet.kernels.padded import with_zeros_around
 ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
 POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at its end take little of the time
 CHUNKS = 16  # at most, of images, with sums of their own
+EVEN = 16  # parts for each thread from which it hardly matters that some thread has one more
 SHARED = 4  # tasks above which they share one copy of the kernel
 
 # Columns of w, or dz, that are copied to lie behind each other: so many as the tile in float32 reads, row after row.
@@ -54,23 +55,26 @@ IN_A_ROW = 8 if HIGH else 12
 
 @lru_cache(1024)
 def forward_tasks(N, size, kernel_shape, stride, threads):
-    """(images, rows, filters) of a task: a group of whole images, or so many rows of one.
+    """(groups, bands, filters): of the images, of the rows of positions, and how many filters a task has.
 
     The bits of y don't depend on it.
     """
     (P, Q), (I, J, C, K), (s, r) = size, kernel_shape, stride
     line = ((Q - 1) * r + J) * C
     images, rows = _that_fit(N, P, s * line, ((P - 1) * s + I) * line)
-    parts = -(-N // images) * -(-P // rows)
-    if threads == 1 or parts % threads == 0 or parts >= 4 * threads:
-        return images, rows, K
+    groups, bands = -(-N // images), -(-P // rows)
+    parts = groups * bands
+    if threads == 1 or parts % threads == 0 or parts >= EVEN * threads:
+        return groups, bands, K
     tasks = -(-parts // threads) * threads
     # Cut filters where that packs less, though each task packs all windows, or where rows of positions are too few.
     if tasks * K > threads * N * P * Q + parts * K or tasks > N * P:
-        return images, rows, -(-K // (threads * PANEL)) * PANEL
-    if N % tasks and 4 * threads > N:
-        return 1, min(rows, -(-P // threads)), K
-    return -(-N // tasks), rows, K
+        return groups, bands, -(-K // (threads * PANEL)) * PANEL
+    if bands == 1 and tasks <= N and (N % tasks == 0 or N >= 4 * threads):
+        return tasks, 1, K
+    while N * bands % threads:
+        bands += 1
+    return N, min(bands, P), K
 
 
 def _that_fit(N, P, row, image):
@@ -94,6 +98,7 @@ def backward_tasks(N, size, kernel_shape, stride, threads):
         bands = max(bands, min(8 // N, P * Q // POSITIONS, P))
     units = -(-N // images) * bands
     chunks = max(1, min(units, CHUNKS, N * P * Q // POSITIONS))
+    chunks -= chunks % 2 if chunks > 1 else 0  # many machines have an even number of threads
     sliced = threads > 1 and chunks % threads and chunks < 4 * threads
     return images, bands, chunks, min(C, -(-C // (threads * 16)) * 16) if sliced else C
 
@@ -144,8 +149,8 @@ def forward_kernel(x, w, b, stride, before, floor, tasks, y):
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
-    (s, r), (top, left), (images, rows, filters) = stride, before, tasks
-    groups, bands, blocks = -(-N // images), -(-P // rows), -(-K // filters)
+    (s, r), (top, left), (groups, bands, filters) = stride, before, tasks
+    images, rows, blocks = -(-N // groups), -(-P // bands), -(-K // filters)
     U, V = (rows - 1) * s + I, (Q - 1) * r + J
     pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
     if not pads:
