@@ -274,7 +274,8 @@ AS_THEY_LIE, IN_PANELS, PACKED, TURNED = range(4)
 HIGH = ROWS > 8  # a high tile reads b less often, and so hardly minds where it lies
 BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its columns, from the L2 cache
 APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory
-CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)  # where too many of them share a set of L1
+# Where too many of them share a set of the L1 cache; and of a's columns, where all do, a page apart.
+CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)
 FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
 # Where a does not stay in the L2 cache while they go over it; with AVX2 0.81 on Zen 3 and 0.93 on Zen 5.
@@ -334,7 +335,7 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
             of_a, of_b = in_a_set(a_k * itemsize, K), in_a_set(b_k * itemsize, K)
             if K > WAYS and of_a + of_b > WAYS:
-                share = min(share, CROWDED_COLUMNS if of_a > 0 else CROWDED_ROWS)
+                share = min(share, CROWDED_COLUMNS if max(of_a, of_b) == K else CROWDED_ROWS)
         if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way
