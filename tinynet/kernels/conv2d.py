@@ -70,7 +70,7 @@ def forward_tasks(N, size, kernel_shape, stride, threads):
     # Cut filters where that packs less, though each task packs all windows, or where rows of positions are too few.
     if tasks * K > threads * N * P * Q + parts * K or tasks > N * P:
         return groups, bands, -(-K // (threads * PANEL)) * PANEL
-    if bands == 1 and tasks <= N and (N % tasks == 0 or N >= 4 * threads):
+    if bands == 1 and tasks <= N and (N % tasks == 0 or 4 * threads <= N):
         return tasks, 1, K
     while N * bands % threads:
         bands += 1
