@@ -9,6 +9,7 @@ import torch
 from test_layers import assert_close, both_dtypes, use_plain_loops
 
 import tinynet as tn
+from tinynet.kernels.caches import cache_size
 from tinynet.kernels.matmul import THREADS_FROM
 from tinynet.layers.attention import seen_keys
 
@@ -22,6 +23,14 @@ SIZES = [
 CONFIGURATIONS = [
     (*size, causal, lengths) for size, causal, lengths in itertools.product(SIZES, (False, True), ("all", "some"))
 ]
+
+
+def d_that_spans_the_cache(T, heads):
+    """With so many numbers a head, rows of q, k and v of T positions take more memory than the L2 cache has."""
+    return cache_size(2) // (T * 3 * heads * 4) + 1
+
+
+FAR = [(2, 130, 2, d_that_spans_the_cache(130, 2), causal, kind) for causal, kind in ((False, "all"), (True, "some"))]
 
 
 def built(N, T, heads, d, causal=False, dtype=np.float64, **options):
@@ -80,7 +89,7 @@ def in_pytorch(layer, x, g, lengths):
 # --- right ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS + FAR, ids=str)
 @both_dtypes
 def test_values_and_gradients_are_pytorchs_with_nan_in_the_padding(configuration, dtype):
     *size, causal, kind = configuration
@@ -191,9 +200,9 @@ def test_later_tokens_change_no_bit_of_earlier_outputs(size, dtype):
 
 
 @both_dtypes
-@pytest.mark.parametrize("T", [40, 254, 257, 300])
-def test_appended_tokens_change_no_bit_of_earlier_outputs(T, dtype):
-    layer, x, _ = built(1, 600, 1, 16, True, dtype)
+@pytest.mark.parametrize(("T", "d"), [(40, 16), (254, 16), (257, 16), (300, 16), (40, d_that_spans_the_cache(600, 1))])
+def test_appended_tokens_change_no_bit_of_earlier_outputs(T, d, dtype):
+    layer, x, _ = built(1, 600, 1, d, True, dtype)
     y, state = layer.forward(x), {}
     assert np.array_equal(layer.forward(x[:, :T]), y[:, :T])
     assert np.array_equal(layer.forward(np.repeat(x, 2, axis=0), lengths=[T, 600])[0, :T], y[0, :T])

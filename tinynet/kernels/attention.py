@@ -10,9 +10,9 @@ across a vector.  Of the five products of the backward pass only two then want a
 which are small.  W is such that st stays in the cache; where each query sees only the keys before it, W is smaller,
 since keys behind the last of the W queries are left out.
 
-Rows of z lie 3 C numbers apart.  Where a head's keys are so spread over more memory than the L2 cache has, its k and v
-are copied first, and dk and dv are summed in one place before they go to dz: 1,024 keys of 64 numbers in rows of 768
-take 0.92 of the time so, with AVX2 0.90 (one thread of an AMD EPYC, Zen 5).
+Rows of z lie 3 C numbers apart.  Where a head's keys thus span more than the L2 cache, and are read more than once, its
+k and v are copied to lie side by side first, and dk and dv are summed in such arrays before they go to dz: with C = 256,
+1,024 keys of 64 numbers take 0.92 of the time, with AVX2 0.90 (one thread of an AMD EPYC, Zen 5).
 
 Of the shares p only two numbers a query are kept, the greatest logit and the sum of the exponentials; the backward
 pass makes the same p of them.  (One number, their logarithm, would have too few digits where logits are large: at 10^4
@@ -115,9 +115,12 @@ def copy_rows(source, first, step, rows, columns, result, to, result_step):
 
 
 @helper
-def keys_and_values(z, k, v, step, keys, d):
-    """(ks, vs, apart): the arrays in which a head's keys and values begin, and from row to row; copied where far."""
-    if keys * step * z.itemsize <= L2:
+def keys_and_values(z, k, v, step, keys, d, again):
+    """(ks, vs, apart): arrays that begin with a head's keys and values, and the step between their rows.
+
+    They are copies where those of z are far apart and will be read again.
+    """
+    if not again or keys * step * z.itemsize <= L2:
         return memory.piece(z, k, z.size - k), memory.piece(z, v, z.size - v), step
     ks, vs = memory.scratch((keys * d,), z), memory.scratch((keys * d,), z)
     copy_rows(z, k, step, keys, d, ks, 0, d)
@@ -234,7 +237,7 @@ def head_forward(z, n, h, causal, first, count, drops, o, top, total):
     tops, totals = memory.scratch((W,), z), memory.scratch((W,), z)
     pairs = np.empty((2, W if drops[3] else 0), np.int64)
     fill(zeros, 0, 0, 1, zeros.size)
-    ks, vs, apart = keys_and_values(z, k, v, step, keys, d)
+    ks, vs, apart = keys_and_values(z, k, v, step, keys, d, count > W)
     t = 0
     while t < count:
         rows = min(W - (first + t) % W, count - t)  # positions between two multiples of W
@@ -282,7 +285,7 @@ def head_backward(do, z, n, h, causal, first, count, drops, o, top, total, dz):
     tops, shares, dots = memory.scratch((W,), z), memory.scratch((W,), z), memory.scratch((W,), z)
     pairs, flat = np.empty((2, W if drops[3] else 0), np.int64), memory.piece(dz, 0, dz.size)
     fill(zeros, 0, 0, 1, zeros.size)
-    ks, vs, apart = keys_and_values(z, k, v, step, keys, d)
+    ks, vs, apart = keys_and_values(z, k, v, step, keys, d, count > W)
     dk, dv = memory.piece(dz, k, dz.size - k), memory.piece(dz, v, dz.size - v)
     if apart < step:
         dk, dv = memory.scratch((keys * d,), z), memory.scratch((keys * d,), z)

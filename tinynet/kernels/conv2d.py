@@ -41,7 +41,7 @@ from tinynet.kernels.padded import with_zeros_around
 ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
 POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at its end take little of the time
 CHUNKS = 16  # at most, of images, with sums of their own
-EVEN = 16  # parts for each thread from which it hardly matters that some thread has one more
+EVEN = 16  # parts, or images, for each thread from which it hardly matters that one has another
 SHARED = 4  # tasks above which they share one copy of the kernel
 
 # Columns of w, or dz, that are copied to lie behind each other: so many as the tile in float32 reads, row after row.
@@ -55,7 +55,7 @@ IN_A_ROW = 8 if HIGH else 12
 
 @lru_cache(1024)
 def forward_tasks(N, size, kernel_shape, stride, threads):
-    """(groups, bands, filters): of the images, of the rows of positions, and how many filters a task has.
+    """(groups of images, bands of rows of positions, filters of a task).
 
     The bits of y don't depend on it.
     """
@@ -63,18 +63,20 @@ def forward_tasks(N, size, kernel_shape, stride, threads):
     line = ((Q - 1) * r + J) * C
     images, rows = _that_fit(N, P, s * line, ((P - 1) * s + I) * line)
     groups, bands = -(-N // images), -(-P // rows)
-    parts = groups * bands
-    if threads == 1 or parts % threads == 0 or parts >= EVEN * threads:
+    parts, many = groups * bands, EVEN * threads
+    if threads == 1 or parts >= many or (parts % threads == 0 and (N % groups == 0 or N >= many)):
         return groups, bands, K
     tasks = -(-parts // threads) * threads
+    more_groups, more_bands = N, bands
+    if bands == 1 and tasks <= N and (N % tasks == 0 or N >= many):
+        more_groups = tasks
+    else:
+        while N * more_bands % threads and N * more_bands < many and more_bands < P:
+            more_bands += 1
     # Cut filters where that packs less, though each task packs all windows, or where rows of positions are too few.
-    if tasks * K > threads * N * P * Q + parts * K or tasks > N * P:
+    if more_groups * more_bands * K > threads * N * P * Q + parts * K or tasks > N * P:
         return groups, bands, -(-K // (threads * PANEL)) * PANEL
-    if bands == 1 and tasks <= N and (N % tasks == 0 or 4 * threads <= N):
-        return tasks, 1, K
-    while N * bands % threads:
-        bands += 1
-    return N, min(bands, P), K
+    return more_groups, more_bands, K
 
 
 def _that_fit(N, P, row, image):
@@ -98,7 +100,8 @@ def backward_tasks(N, size, kernel_shape, stride, threads):
         bands = max(bands, min(8 // N, P * Q // POSITIONS, P))
     units = -(-N // images) * bands
     chunks = max(1, min(units, CHUNKS, N * P * Q // POSITIONS))
-    chunks -= chunks % 2 if chunks > 1 else 0  # many machines have an even number of threads
+    if 1 < chunks < units:
+        chunks -= chunks % 2  # so that two threads, or four, have as many each
     sliced = threads > 1 and chunks % threads and chunks < 4 * threads
     return images, bands, chunks, min(C, -(-C // (threads * 16)) * 16) if sliced else C
 

@@ -274,11 +274,11 @@ AS_THEY_LIE, IN_PANELS, PACKED, TURNED = range(4)
 HIGH = ROWS > 8  # a high tile reads b less often, and so hardly minds where it lies
 BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its columns, from the L2 cache
 APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory
-# Where too many of them share a set of the L1 cache; and of a's columns, where all do, a page apart.
-CROWDED_ROWS, CROWDED_COLUMNS = (0.87, 0.75) if HIGH else (0.78, 0.4)
+# Where too many lines share a set of the L1 cache; and where a's columns are read and all do, a page apart.
+CROWDED, A_PAGE_APART = (0.87, 0.75) if HIGH else (0.78, 0.4)
 FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
-# Where a does not stay in the L2 cache while they go over it; with AVX2 0.81 on Zen 3 and 0.93 on Zen 5.
+# Where a does not stay in the L2 cache while they go over it.  AVX2: between 0.81 on Zen 3 and 0.93 on Zen 5.
 ON_FAR_PANELS = 0.81 if HIGH else 0.84
 ON_COPIES = 0.9  # packed
 ON_TURNED = 0.87  # on panels of a.T (turned.py); measured on an AMD EPYC (Zen 5), with both
@@ -330,12 +330,12 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
         if a_k == 1:
             share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART
             if in_a_set(b_k * itemsize, K) > WAYS:
-                share = min(share, CROWDED_ROWS)
+                share = min(share, CROWDED)
         else:
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
             of_a, of_b = in_a_set(a_k * itemsize, K), in_a_set(b_k * itemsize, K)
             if K > WAYS and of_a + of_b > WAYS:
-                share = min(share, CROWDED_COLUMNS if max(of_a, of_b) == K else CROWDED_ROWS)
+                share = min(share, A_PAGE_APART if max(of_a, of_b) == K else CROWDED)
         if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way

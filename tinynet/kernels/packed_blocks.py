@@ -26,7 +26,8 @@ from tinynet.kernels.vectors import load, load_some, store, width, will_read, wi
 
 KEPT = min(8 * L2, 2**22)  # bytes of panels at most
 # Terms that are copied of a sliver before those of the next one: the same term's places in slivers lie in one set of
-# the L1 cache where K is a power of two.  dw of (512, 784, 128) went from 177 GFLOP/s to 235 (Zen 5).
+# the L1 cache where K is a power of two.  dw of (512, 784, 128) went from 177 GFLOP/s to 235 (two
+# threads of an AMD EPYC, Zen 5, with AVX2).
 TERMS = 8
 
 

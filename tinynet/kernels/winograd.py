@@ -118,7 +118,7 @@ def fits(kernel_size, stride, before, output_shape, channels):
 # Of a kernel whose u stays in half of the L2 cache, groups of patches are small, so that v and m stay there too.  Of a
 # larger one u is made again for each group, and the group is so large that this takes 3 % of the products' time.
 PATCHES = 144
-EVEN = 16  # groups for each thread from which it hardly matters that some thread has one more
+EVEN = 16  # groups for each thread from which it hardly matters that one has another
 FEW = 2  # patches of which each does its products while the kernel is transformed: u is not stored
 
 
@@ -152,7 +152,7 @@ def backward_tasks(N, size, C, K, threads):
     across, rows = -(-Q // 4), N * -(-P // 4)
     patches = min(PATCHES, L2 // (72 * (C + K))) if 36 * C * K <= L2 // 2 else PATCHES
     groups = max(1, min(rows, -(-rows * across // patches)))
-    groups = min(rows, groups + groups % 2) if groups > 1 else 1  # many machines have an even number of threads
+    groups = min(rows, groups + groups % 2) if groups > 1 else 1  # two threads, or four, have as many each
     chunks = min(groups, 16)
     slices = min(threads, -(-C // 16)) if chunks % threads and chunks < 4 * threads else 1
     return groups, chunks, slices, max(16, L2 // (36 * K) // 16 * 16)
