@@ -135,6 +135,7 @@ def table(rows):
             for name, peer in row["peers"].items()
             if not name.startswith("PyTorch")
         ]
+        others += [f"{name} left out: its losses are not eager's" for name in row.get("left_out", [])]
         reached = ""
         if "rate" in row:
             reached = f"{row['rate']:.3g} {row['unit']}"

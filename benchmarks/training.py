@@ -220,15 +220,29 @@ def rows_of(name, model, batch, sizes, options, most, modes=("eager", "channels_
     losses = [step(), step()]
     more = 0 if options.quick else int(np.clip(2 / (time.perf_counter() - start), 4, 200)) - 2
     losses += [step() for _ in range(more)]
-    for peer, their_step in steps.items():
-        theirs = [their_step() for _ in losses]
-        agree(losses[:1], theirs[:1], 1e-5, f"{name}, loss of the first step against {peer}")
-        agree(losses, theirs, 1e-3, f"{name}, losses of {len(losses)} steps against {peer}")
+    found = {peer: [their_step() for _ in losses] for peer, their_step in steps.items()}
+    left_out = [peer for peer, theirs in found.items() if "compile" in peer and not_eagers(theirs, found)]
+    for peer in left_out:
+        print(f"{name}: {peer} is left out, since its losses are not those of PyTorch eager")
+        del steps[peer]
+    for peer in steps:
+        agree(losses[:1], found[peer][:1], 1e-5, f"{name}, loss of the first step against {peer}")
+        agree(losses, found[peer], 1e-3, f"{name}, losses of {len(losses)} steps against {peer}")
 
     # Forward, and two products like it backward; but the first layer with weights has no input gradient.  They are
     # counted as by definition, so Winograd's method can pass the limit.
     work = 3 * flops - next(layer.flops for layer in model.layers if layer.parameters)
-    return [timed(f"{name}, training step", {"tinynet": step, **steps}, work * batch, options, most, True), *rows]
+    row = timed(f"{name}, training step", {"tinynet": step, **steps}, work * batch, options, most, True)
+    return [{**row, "left_out": left_out}, *rows]
+
+
+def not_eagers(losses, found):
+    """Whether a compiled step's losses differ from those of the same network uncompiled.
+
+    With one thread, AVX-512 and PyTorch 2.13, those of the VGG-like network do, by 0.6 %.
+    """
+    eager = np.array(found.get("PyTorch eager", losses))
+    return np.abs(eager - losses).max() > 1e-3 * np.abs(eager).max()
 
 
 def predictions(name, model, peers, sizes, flops, options, most):
