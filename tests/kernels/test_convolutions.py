@@ -16,7 +16,8 @@ def random_convolution(seed, window, stride, channels, filters, low=None, high=1
     rng = np.random.default_rng(seed)
     dtype, (I, J), (s, r) = (np.float32, np.float64)[seed % 2], window, stride
     top, bottom, left, right = (int(n) for n in rng.integers(0, [I, I, J, J]))
-    N, H, W = int(rng.integers(1, 6) * rng.choice([1, 1, 2])), int(rng.integers(low or I, high)), int(rng.integers(low or J, high))
+    N = int(rng.integers(1, 6) * rng.choice([1, 1, 2]))
+    H, W = int(rng.integers(low or I, high)), int(rng.integers(low or J, high))
     size = (H + top + bottom - I) // s + 1, (W + left + right - J) // r + 1
     x, w, b = (
         rng.standard_normal(shape).astype(dtype)

@@ -10,9 +10,9 @@ across a vector.  Of the five products of the backward pass only two then want a
 which are small.  W is such that st stays in the cache; where each query sees only the keys before it, W is smaller,
 since keys behind the last of the W queries are left out.
 
-Rows of z lie 3 C numbers apart.  Where a head's keys thus span more than the L2 cache, and are read more than once, its
-k and v are copied to lie side by side first, and dk and dv are summed in such arrays before they go to dz: with C = 256,
-1,024 keys of 64 numbers take 0.92 of the time, with AVX2 0.90 (one thread of an AMD EPYC, Zen 5).
+Rows of z lie 3 C numbers apart.  Where a head's keys thus span more than the L2 cache, and are read more than once,
+its k and v are copied to lie side by side first, and dk and dv are summed in such arrays before they go to dz: with
+C = 256, 1,024 keys of 64 numbers take 0.92 of the time, with AVX2 0.90 (one thread of an AMD EPYC, Zen 5).
 
 Of the shares p only two numbers a query are kept, the greatest logit and the sum of the exponentials; the backward
 pass makes the same p of them.  (One number, their logarithm, would have too few digits where logits are large: at 10^4

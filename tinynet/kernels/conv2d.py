@@ -64,11 +64,11 @@ def forward_tasks(N, size, kernel_shape, stride, threads):
     images, rows = _that_fit(N, P, s * line, ((P - 1) * s + I) * line)
     groups, bands = -(-N // images), -(-P // rows)
     parts, many = groups * bands, EVEN * threads
-    if threads == 1 or parts >= many or (parts % threads == 0 and (N % groups == 0 or N >= many)):
+    if threads == 1 or parts >= many or (parts % threads == 0 and (N % groups == 0 or many <= N)):
         return groups, bands, K
     tasks = -(-parts // threads) * threads
     more_groups, more_bands = N, bands
-    if bands == 1 and tasks <= N and (N % tasks == 0 or N >= many):
+    if bands == 1 and tasks <= N and (N % tasks == 0 or many <= N):
         more_groups = tasks
     else:
         while N * more_bands % threads and N * more_bands < many and more_bands < P:
