@@ -25,9 +25,9 @@ from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import load, load_some, store, width, will_read, will_write
 
 KEPT = min(8 * L2, 2**22)  # bytes of panels at most
-# Terms that are copied of a sliver before those of the next one: the same term's places in slivers lie in one set of
-# the L1 cache where K is a power of two.  dw of (512, 784, 128) went from 177 GFLOP/s to 235 (two
-# threads of an AMD EPYC, Zen 5, with AVX2).
+# Terms that are copied of a sliver before those of the next one: where K is a power of two, the same term of all
+# slivers lies in one set of the L1 cache.  dw of (512, 784, 128) went from 177 GFLOP/s to 235 (two threads of an AMD
+# EPYC, Zen 5, with AVX2).
 TERMS = 8
 
 

@@ -212,7 +212,8 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, last):
                 emit_fetch(builder, following_rows, I64(0))
             # Each third row has a pointer of its own, from which x86 reaches the two below without another instruction.
             # That LLVM can't see where they come from keeps it from making each from the one before: a loop over 12
-            # rows of 10 columns, where the next step so waited for 12 additions, took 1.5 times as long.
+            # rows of 10 columns, where the next step so waited for 12 additions, took 1.5 times as long.  And b's row
+            # is loaded before: in another order LLVM kept sums on the stack (tests/kernels/test_registers.py).
             columns = [[load(b, k * vectors + v) for v in range(vectors)] for k in range(count)]
             hidden = builder.asm(ir.FunctionType(a.type, [a.type]), "", "=r,0", [a], False)
             for k in range(count):

@@ -152,7 +152,8 @@ def backward_tasks(N, size, C, K, threads):
     across, rows = -(-Q // 4), N * -(-P // 4)
     patches = min(PATCHES, L2 // (72 * (C + K))) if 36 * C * K <= L2 // 2 else PATCHES
     groups = max(1, min(rows, -(-rows * across // patches)))
-    groups = min(rows, groups + groups % 2) if groups > 1 else 1  # two threads, or four, have as many each
+    if 1 < groups < rows:
+        groups += groups % 2  # so that two threads, or four, have as many each
     chunks = min(groups, 16)
     slices = min(threads, -(-C // 16)) if chunks % threads and chunks < 4 * threads else 1
     return groups, chunks, slices, max(16, L2 // (36 * K) // 16 * 16)
