@@ -14,16 +14,19 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
+from tinynet.kernels.few_rows import multiply_rows
 from tinynet.kernels.matmul import View, matmul
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.tile import terms_at_once
 from tinynet.kernels.transpose import transpose
+from tinynet.kernels.vectors import width as lanes
 
 L2 = cache_size(2)
 CHUNKS = 16
 # Sums of so many blocks of rows are added in their own dtype, and those in float64, where they lose no digits, however
 # many samples there are.
 BLOCKS = 32
+SUMMED = 64
 NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
 
 
@@ -31,16 +34,18 @@ NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
 def sums_of_rows(dz, db):
     """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
 
-    64 rows at a time make a sum, and these are added in float64.
+    SUMMED rows at a time make a sum, and these are added in float64.  They are read in order (few_rows.py).
     """
     N, O = dz.shape
-    no_floor = dz.dtype.type(-np.inf)
-    one, zeros, wide = np.ones(1, dz.dtype), np.zeros(O, dz.dtype), np.empty(O if N > 64 else 0)
-    for n in range(0, max(N, 1), 64):
-        size, ones, start = (1, O, min(64, N - n)), View(one, 0, (0, 0)), View(zeros, 0, 0)
-        matmul(size, ones, View(dz, n * O, O), start=start, out=View(db, 0, 0), floor=no_floor)
-        memory.add_to(wide, db, n == 0)
-    memory.rounded(wide, db)
+    ones, wide = np.ones(SUMMED, dz.dtype), np.empty(O if N > SUMMED else 0)
+    sums = memory.scratch(((O + lanes(dz) - 1) // lanes(dz) * lanes(dz),), dz)
+    for n in range(0, max(N, 1), SUMMED):
+        for o in range(O):
+            sums[o] = 0
+        multiply_rows(1, O, min(SUMMED, N - n), ones, 0, SUMMED, dz, n * O, O, sums, O)
+        memory.add_to(wide, sums, n == 0)
+    for o in range(O):
+        db[o] = wide[o] if wide.size else sums[o]
 
 
 @kernel()

@@ -19,16 +19,12 @@ import numpy as np
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import helper, kernel
-from tinynet.kernels.packed import COLUMNS, L2, LINE, ahead, copy_panels, depth, finish, in_a_row, pack, together, widen
+from tinynet.kernels.packed import COLUMNS, GAP, L2, LINE, ahead, copy_panels, depth, finish, in_a_row, pack, widen
 from tinynet.kernels.packed_tile import PITCH, ROWS, SHORT, VECTORS, multiply, tiles
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import load, load_some, store, width, will_read, will_write
 
 KEPT = min(8 * L2, 2**22)  # bytes of panels at most
-# Terms that are copied of a sliver before those of the next one: where K is a power of two, the same term of all
-# slivers lies in one set of the L1 cache.  dw of (512, 784, 128) went from 177 GFLOP/s to 235 (two threads of an AMD
-# EPYC, Zen 5, with AVX2).
-TERMS = 8
 
 
 @helper
@@ -38,48 +34,45 @@ def first_row(s, whole):
 
 
 @kernel()
-def copy_slivers(source, lines, line, count, terms, term, K, packed):
-    """packed[s K PITCH + k PITCH + t] = source[lines[line + m + t] + terms[term + k]], m the first row of sliver s."""
+def copy_slivers(source, lines, line, count, terms, term, K, packed, step):
+    """packed[s step + k PITCH + t] = source[lines[line + m + t] + terms[term + k]], m the first row of sliver s."""
     LANES = width(source)
     whole, short = tiles(count)
     if in_a_row(lines, line, count):
         further = ahead(terms, term, K)
         inside = min(whole, max(0, (count - PITCH) // ROWS + 1))  # slivers behind which PITCH - ROWS numbers lie, too
-        for k0 in range(0, K, TERMS):
-            some = min(TERMS, K - k0)
-            for k in range(k0, k0 + some):
-                place = lines[line] + terms[term + k] + further
-                for m in range(0, count, LINE // source.itemsize):
-                    will_read(source, place + m)
-            for s in range(whole + short):
-                m, to = first_row(s, whole), (s * K + k0) * PITCH
-                for k in range(k0, k0 + some):
-                    at = lines[line] + terms[term + k] + m
-                    for v in range(0, PITCH, LANES):
-                        if s < inside:
-                            store(load(source, at + v), packed, to + v)
-                        else:
-                            store(load_some(source, at + v, count - m - v, 0), packed, to + v)
-                    to += PITCH
+        for k in range(K):
+            place = lines[line] + terms[term + k]
+            for m in range(0, count, LINE // source.itemsize):
+                will_read(source, place + m + further)
+            at, to = place, k * PITCH
+            for _ in range(inside):
+                for v in range(0, PITCH, LANES):
+                    store(load(source, at + v), packed, to + v)
+                at += ROWS
+                to += step
+            for s in range(inside, whole + short):
+                m = first_row(s, whole)
+                for v in range(0, PITCH, LANES):
+                    store(load_some(source, place + m + v, count - m - v, 0), packed, to + v)
+                to += step
         return
     for s in range(whole + short):
         m, following = first_row(s, whole), first_row(s + 1, whole)
         rows, more = min(following, count) - m, min(first_row(s + 2, whole), count) - min(following, count)
-        pack(source, lines, line + m, rows, terms, term, K, PITCH, packed, s * K * PITCH, more)
+        pack(source, lines, line + m, rows, terms, term, K, PITCH, packed, s * step, more)
 
 
 @kernel()
-def copy_to_panels(source, lines, line, count, terms, term, K, packed, p):
-    """packed[p + n K + k C + c] = source[lines[line + n + c] + terms[term + k]], in panels of C; `count` lines."""
+def copy_to_panels(source, lines, line, count, terms, term, K, packed, p, step):
+    """packed[p + s step + k C + c] = source[lines[line + s C + c] + terms[term + k]], in panels of C; `count` lines."""
     C = VECTORS * width(source)
     if in_a_row(lines, line, count):
-        some = together(C) * C
-        for n in range(0, count, some):
-            copy_panels(source, lines[line] + n, min(some, count - n), terms, term, K, C, packed, p + n * K, K * C)
+        copy_panels(source, lines[line], count, terms, term, K, C, packed, p, step)
         return
     for n in range(0, count, C):
         more = max(0, min(C, count - n - C))
-        pack(source, lines, line + n, min(C, count - n), terms, term, K, C, packed, p + n * K, more)
+        pack(source, lines, line + n, min(C, count - n), terms, term, K, C, packed, p + n // C * step, more)
 
 
 @kernel()
@@ -101,36 +94,38 @@ def product_of_blocks(shape, arrays, lines, floor):
     blocks = max(1, (M + high - 1) // high)
     high = max(1, ((M + blocks - 1) // blocks + ROWS - 1) // ROWS) * ROWS
     near = max(1, L2 // 8 // sliver)
-    slivers = memory.scratch(((high // ROWS + ROWS) * deep * PITCH,), a)
-    panels = memory.scratch(((K if keeps else deep) * across,), a)
+    apart = GAP // itemsize
+    slivers = memory.scratch(((high // ROWS + ROWS) * (deep * PITCH + apart),), a)
+    parts = K // max(1, deep) + 2 if keeps else 1
+    panels = memory.scratch((across // C * ((K if keeps else deep) * C + parts * apart),), a)
     sums = memory.scratch(((high // ROWS + ROWS) * ROWS * across if deep < K else ROWS * C,), a)
     scratch, totals = (slivers, panels, sums), np.empty(sums.size if wide else 0)
     for n0 in range(0, N, across):
         for m0 in range(0, M, high):
             n1, m1, k, last = min(N, n0 + across), min(M, m0 + high), 0, False
             whole, short = tiles(m1 - m0)
-            count = whole + short
+            count, p = whole + short, 0
             while not last:
                 some = min(deep, (blocks_end if k < blocks_end else K) - k)
                 last = k + some == K and (k == blocks_end or not wide)
-                p = k * across if keeps else 0
-                copy_slivers(a, a_rows, m0, m1 - m0, a_terms, k, some, slivers)
+                sliver_step, panel_step = some * PITCH + apart, some * C + apart
+                copy_slivers(a, a_rows, m0, m1 - m0, a_terms, k, some, slivers, sliver_step)
                 if m0 == 0 or not keeps:
-                    copy_to_panels(b, b_columns, n0, n1 - n0, b_terms, k, some, panels, p)
+                    copy_to_panels(b, b_columns, n0, n1 - n0, b_terms, k, some, panels, p, panel_step)
                 for first in range(0, count, near):
                     for n in range(n0, n1, C):
-                        columns = min(C, n1 - n)
+                        columns, j = min(C, n1 - n), (n - n0) // C
                         for s in range(first, min(first + near, count)):
                             height, m = ROWS if s < whole else SHORT, m0 + first_row(s, whole)
-                            rows, l = min(height, m1 - m), ((n - n0) // C * count + s) * ROWS * C if deep < K else 0
+                            rows, l = min(height, m1 - m), (j * count + s) * ROWS * C if deep < K else 0
                             if deep < K:
                                 for v in range(l + ROWS * C, l + 2 * ROWS * C, LINE // itemsize):
                                     will_write(sums, v)  # of the next tile
-                            size, at = (height, some, block), (s * some * PITCH, p + (n - n0) * some, l)
+                            size, at = (height, some, block), (s * sliver_step, p + j * panel_step, l)
                             ends = (last and rows == height and columns == C), m, n
                             multiply(size, scratch, at, k == 0, ends, arrays, lines, floor, (0, 0, 0))
                             if last and not ends[0]:
                                 finish(sums, l, rows, columns, start, s_rows, m, n, out, o_rows, floor)
-                k += some
+                k, p = k + some, p + across // C * panel_step if keeps else 0
                 if wide and not last and (k % (BLOCK * GROUP) == 0 or k == blocks_end):
                     widen(sums, totals, k <= BLOCK * GROUP, k == blocks_end)
