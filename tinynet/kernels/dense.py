@@ -24,7 +24,7 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.compile import with_and_without_threads
 from tinynet.kernels.dense_tall import backward_of_chunks, block, fits, sums_of_rows
-from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_product
+from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_products
 from tinynet.kernels.matmul import SMALL, THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
 from tinynet.kernels.rectified import rectified
@@ -91,7 +91,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             for piece in prange((dz.size + PIECE - 1) // PIECE):
                 size = min(PIECE, dz.size - piece * PIECE)
                 rectified(dy, y, piece * PIECE, size, memory.piece(dz, piece * PIECE, size))
-    few_samples = not few and N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
+    few_samples = not few and 0 < N <= FEW_SAMPLES and w.size * x.itemsize > (L1 if N == 1 else L2 // 2)
     weighed = N * w.size > SMALL and not few and not few_samples
     # Decided by the sizes alone: in place, the samples are cut otherwise, and dw has other bits.
     packed = weighed and best_way(I, O, N, I, O, 1, x.itemsize) == PACKED
@@ -140,9 +140,9 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 start = View(zeros, 0, 0) if new else View(dwt, 0, width)
                 dzt, xs = View(dz, n * O, (1, O)), View(x, n * I + i, I)
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
-            if few_samples and N == 1:
-                outer_product(x, i, width, dz, dw)
-            parts = (width + TALL - 1) // TALL if tall and N != 1 else 0
+            if few_samples:
+                outer_products(x, i, width, dz, dw)
+            parts = (width + TALL - 1) // TALL if tall and not few_samples else 0
             for p in range(parts):
                 r, end = block(p, parts, width)
                 size, xt, out = (end - r, O, N), View(x, i + r, (1, I)), View(dw, (i + r) * O, O)

@@ -38,7 +38,7 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
-from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
+from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product, one_row
 from tinynet.kernels.memory import array_at, scratch, within
 from tinynet.kernels.packed import (
     AS_THEY_LIE,
@@ -279,6 +279,11 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
     if way == TURNED:
         turned_product(M, N, K, a, b, s, o, a_m, b_n, s_m, o_m, floor)
         return
+    if M == 1 and b_n == 1 and way == AS_THEY_LIE:
+        done = one_row(N, K, array_at(a, floor), a_k, given, b_k, array_at(s, floor), array_at(o, floor), floor)
+        N, b, s, o = N - done, b + done * given.itemsize, s + done * given.itemsize, o + done * given.itemsize
+        if N == 0:
+            return
     panels = way != AS_THEY_LIE
     C = VECTORS * width(given) if panels else max(1, N)  # a step of 0 is none, also through nothing
     step, wide, high = b_k, 1, max(1, M)
