@@ -24,8 +24,9 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.compile import with_and_without_threads
 from tinynet.kernels.dense_tall import backward_of_chunks, block, fits, sums_of_rows
-from tinynet.kernels.few_rows import L1, L2, few_rows_pay, outer_products
+from tinynet.kernels.few_rows import L1, L2, few_rows_pay
 from tinynet.kernels.matmul import SMALL, THREADS_FROM, View, gathered, matmul
+from tinynet.kernels.one_row import outer_products
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.transpose import transpose
@@ -36,7 +37,7 @@ from tinynet.kernels.vectors import width as lanes
 ROWS, COLUMNS = 48, 64
 # Of few samples the time is what reading w and writing dw take: there a thread has as many inputs as another.  A large
 # dw is written TALL rows at a time, each from end to end: of (32, 4096, 4096) that takes two threads of an Intel Xeon
-# (Emerald Rapids) 5.0 ms, and in blocks 8.7.  For one sample it is a table of products, without sums.
+# (Emerald Rapids) 5.0 ms, and in blocks 8.7.
 FEW_SAMPLES, TALL = 8, 12
 TASKS, WORTH = 16, 2**16  # tasks of the backward pass; fewer, where each would have fewer multiplications than WORTH
 # Samples whose sum is made at once; and so many of these sums are added in their own dtype.  More of those are added in

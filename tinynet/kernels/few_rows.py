@@ -33,17 +33,16 @@ from tinynet.kernels.llvm import (
     llvm_function,
     primitive,
 )
+from tinynet.kernels.one_row import add_rows
 from tinynet.kernels.packed import in_a_row, pack, widen
 from tinynet.kernels.packed_tile import BYTES
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import (
     lines,
     load,
-    load4,
     load_some,
     select,
     splat,
-    splat4,
     store,
     store_some,
     transposed,
@@ -189,69 +188,6 @@ def multiply_square(builder, made, M, rows, a, i, a_step, sums):
     """sums[m LANES + n] += sum_k a[i + m a_step + k] rows[k][n], in order."""
     step = I64(rows[0].type.count)
     _emit_products(builder, M, [[row] for row in rows], builder.gep(a, [i]), a_step, sums, step)
-
-
-def _emit_add_products(builder, total, numbers, b, i, step, mask):
-    fma, zero = llvm_function(builder.module, "fmuladd", total.type), ir.Constant(total.type, [0.0] * total.type.count)
-    for n, x in enumerate(numbers):
-        row = emit_load(builder, b, builder.add(i, builder.mul(I64(n), step)), total.type, mask, zero)
-        total = builder.call(fma, [x, row, total])
-    return total
-
-
-@primitive(lambda total, numbers, b, i, step: total)
-def add_products_of(builder, made, total, numbers, b, i, step):
-    """total + sum_k numbers[k] b[i + k step], in order, where these are vectors."""
-    return _emit_add_products(builder, total, numbers, b, i, step, None)
-
-
-@primitive(lambda total, numbers, b, i, step, n: total)
-def add_some_products_of(builder, made, total, numbers, b, i, step, n):
-    return _emit_add_products(builder, total, numbers, b, i, step, emit_first_lanes(builder, n, made.count))
-
-
-@primitive(lambda total, a, i, row: total)
-def add_product(builder, made, total, a, i, row):
-    """total + a[i] row, where these are vectors."""
-    x = emit_splat(builder, builder.load(builder.gep(a, [i])), made.count)
-    return builder.call(llvm_function(builder.module, "fmuladd", made), [x, row, total])
-
-
-@helper
-def four_numbers(a, i, step):
-    return splat(a, a[i]), splat(a, a[i + step]), splat(a, a[i + 2 * step]), splat(a, a[i + 3 * step])
-
-
-@helper
-def add_to_row(numbers, b, j, step, columns, sums, to, new):
-    """sums[to + n] = or, unless they are new, += sum_k numbers[k] b[j + k step + n], in order."""
-    LANES, nothing = width(sums), splat(sums, 0)
-    whole = columns // LANES * LANES
-    for n in range(0, whole, LANES):
-        store(add_products_of(nothing if new else load(sums, to + n), numbers, b, j + n, step), sums, to + n)
-    if whole < columns:
-        total = nothing if new else load_some(sums, to + whole, columns - whole, 0)
-        total = add_some_products_of(total, numbers, b, j + whole, step, columns - whole)
-        store_some(total, sums, to + whole, columns - whole)
-
-
-@helper
-def add_rows(K, a, i, a_step, b, j, b_step, columns, sums, to, new):
-    """sums[to + n] = or, if they are not new, += sum_k a[i + k a_step] b[j + k b_step + n], in order.
-
-    Of eight, four or one row of b at a time the numbers of a stay in registers, from one end of `sums` to the other.
-    """
-    k = 0
-    while k + 8 <= K:
-        numbers = four_numbers(a, i + k * a_step, a_step) + four_numbers(a, i + (k + 4) * a_step, a_step)
-        add_to_row(numbers, b, j + k * b_step, b_step, columns, sums, to, new and k == 0)
-        k += 8
-    if k + 4 <= K:
-        add_to_row(four_numbers(a, i + k * a_step, a_step), b, j + k * b_step, b_step, columns, sums, to, new and k == 0)
-        k += 4
-    while k < K:
-        add_to_row((splat(a, a[i + k * a_step]),), b, j + k * b_step, b_step, columns, sums, to, new and k == 0)
-        k += 1
 
 
 # --- the product ----------------------------------------------------------------------------------------------
@@ -405,28 +341,6 @@ def few_rows_product(size, arrays, lines, floor):
                 store_some(select(x < floor, floor, x), out, to, columns - n)  # NaN is not less, and stays
 
 
-@kernel()
-def one_row(N, K, a, a_k, b, b_k, start, out, floor):
-    """few_rows_product's out for one row of a and a b in the L2 cache; returns how many columns it did.
-
-    Four vectors of columns at a time stay in registers: a tile of one row has two, and each sum waits for its last
-    multiply-add.  (1, 784) x (784, 128) takes 7.7 us, not 9.7 (one thread of an AMD EPYC, Zen 4, with AVX2).
-    """
-    C = 4 * width(b)
-    if K >= BLOCK * GROUP:  # sums in float64
-        return 0
-    some = max(1, K) if K <= WHOLE else BLOCK
-    for n in range(0, N // C * C, C):
-        total, block = splat4(b, 0), splat4(b, 0)
-        for k0 in range(0, K, some):
-            total, block = total + block, splat4(b, 0)
-            for k in range(k0, min(K, k0 + some)):
-                block = add_product(block, a, k * a_k, load4(b, k * b_k + n))
-        x = load4(start, n) + (total + block)
-        store(select(x < floor, floor, x), out, n)  # NaN is not less, and stays
-    return N // C * C
-
-
 @helper
 def few_rows_pay(M, N, K, in_order, itemsize):
     """Whether it is faster than the other products, which it is where b is not in the L2 cache.
@@ -436,20 +350,3 @@ def few_rows_pay(M, N, K, in_order, itemsize):
     size = N * K * itemsize
     most = TRANSPOSED if not in_order else DISTANT if size > 4 * L2 else IN_ORDER
     return most >= M and size > L2 // 2
-
-
-@kernel()
-def outer_products(x, first, inputs, dz, dw):
-    """dw[i,o] = sum_n x[n,i] dz[n,o] for so many i from `first` on: what few samples give, written in order.
-
-    A tile would have so few terms that its beginning and end took as long: 8 samples of (512, 512) went from 22 GFLOP/s
-    to 60 (one thread of an AMD EPYC, Zen 4, with AVX2).
-    """
-    (N, O), I = dz.shape, x.shape[1]
-    samples, slopes, sums = x.reshape(-1), dz.reshape(-1), dw.reshape(-1)
-    # Of dz what stays in the L1 cache, where it would not stay in half of the L2 cache.
-    columns = O if dz.size * dz.itemsize <= L2 // 2 else max(1, L1 // (LINE * N)) * LINE // dz.itemsize
-    for o in range(0, O, columns):
-        some = min(columns, O - o)
-        for i in range(first, first + inputs):
-            add_rows(N, samples, i, I, slopes, o, O, some, sums, i * O + o, True)

@@ -38,8 +38,9 @@ from numba.extending import intrinsic
 from tinynet.kernels.compile import compiles_matmul, emitted, implementation, kernel
 from tinynet.kernels.compile_cache import keep
 from tinynet.kernels.compile_once import WholePipeline
-from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product, one_row
+from tinynet.kernels.few_rows import FEW, few_rows_pay, few_rows_product
 from tinynet.kernels.memory import array_at, scratch, within
+from tinynet.kernels.one_row import one_row
 from tinynet.kernels.packed import (
     AS_THEY_LIE,
     HIGH,
