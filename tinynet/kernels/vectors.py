@@ -253,6 +253,9 @@ def _registers(count):
 load, load_some, splat = _registers(1)
 load2, load2_some, splat2 = _registers(2)
 load4, load4_some, splat4 = _registers(4)
+# Vectors at a time of a loop that keeps several sums: of 16 registers, 4 for each of 3 sums leave none for the rest.
+SEVERAL = 4 if "avx512f" in FEATURES or "neon" in FEATURES else 2
+load_several, _, splat_several = _registers(SEVERAL)
 
 
 def _void(v, a):
