@@ -334,8 +334,8 @@ def machine(found):
 
 
 def processor(found):
-    """The machine's name, and how many threads it has: the title of its section."""
-    return ", ".join(machine(found).split(", ")[:2])
+    """The machine's name, how many threads it has, and how long vectors: the title of its section."""
+    return ", ".join(machine(found).split(", ")[:3])
 
 
 def file_name(title):

@@ -384,7 +384,8 @@ def machine():
     names = {"torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
     peers = [f"{names[name]} {sys.modules[name].__version__}" for name in names if sys.modules.get(name)]
     versions = [f"Python {found['python']}", f"NumPy {np.__version__}", f"Numba {found['numba']}", *peers]
-    return f"{found['processor']}, {tn.get_num_threads()} threads, {', '.join(versions)}"
+    on = f"{tn.get_num_threads()} threads, vectors of {found['vectors']}"
+    return f"{found['processor']}, {on}, {', '.join(versions)}"
 
 
 def save(path, rows, **more):

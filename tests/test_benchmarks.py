@@ -227,17 +227,27 @@ def made_up():
     curves = {"size": {"tinynet, 1 thread": {"1": 1e-3, "10": 2e-3, "20": 1e-2}}}
     beside = {"alone": 1e-3, "beside a busy process": 1.5e-3}
     native = {
-        "losses": {"machine": "a box, 2 threads", "rows": [won], "ceilings": ceilings},
-        "products": {"machine": "a box, 2 threads", "rows": [part("forward", 1.25), part("dw", 0.8)]},
-        "convolutions": {"machine": "a box, 2 threads", "rows": []},
-        "training": {"machine": "a box, 2 threads, PyTorch 9", "rows": [lost], "ceilings": ceilings},
-        "networks": {"machine": "a box, 2 threads", "rows": []},
-        "sequences": {"machine": "a box, 2 threads", "rows": []},
-        "attention": {"machine": "a box, 2 threads", "rows": []},
-        "gpt": {"machine": "a box, 2 threads", "rows": []},
-        "startup": {"machine": "a box, 2 threads", "rows": [alone]},
-        "busy": {"machine": "a box, 2 threads", "rows": [{"what": "step", "sides": {"tinynet": beside}}]},
-        "growth": {"machine": "a box, 2 threads", "rows": [], "curves": curves},
+        "losses": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": [won], "ceilings": ceilings},
+        "products": {
+            "machine": "a box, 2 threads, vectors of 256 bits",
+            "rows": [part("forward", 1.25), part("dw", 0.8)],
+        },
+        "convolutions": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": []},
+        "training": {
+            "machine": "a box, 2 threads, vectors of 256 bits, PyTorch 9",
+            "rows": [lost],
+            "ceilings": ceilings,
+        },
+        "networks": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": []},
+        "sequences": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": []},
+        "attention": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": []},
+        "gpt": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": []},
+        "startup": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": [alone]},
+        "busy": {
+            "machine": "a box, 2 threads, vectors of 256 bits",
+            "rows": [{"what": "step", "sides": {"tinynet": beside}}],
+        },
+        "growth": {"machine": "a box, 2 threads, vectors of 256 bits", "rows": [], "curves": curves},
     }
     return {"native, all": native, "avx2, one": {"losses": {**native["losses"], "rows": [{**won, "ratio": 3.0}]}}}
 
@@ -267,7 +277,7 @@ def test_the_report_shows_what_was_lost_like_what_was_won(module):
     assert "| won, tinynet | 2.0 MB |" in text
     assert "| step | tinynet | 1.00 ms (1.00x) | 1.50 ms (1.50x) |" in text
     assert "| tinynet, 1 thread | 1.00 ms | 2.00 ms | 10.0 ms | 2.50 |" in text
-    assert "a box, 2 threads, PyTorch 9" in text
+    assert "a box, 2 threads, vectors of 256 bits, PyTorch 9" in text
     assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster | 3.00x faster |" in text
     assert "| products, the median | - | - | 1.02x faster | - |" in text
     assert "| products, the slowest | - | - | **1.25x SLOWER** | - |" in text
@@ -277,28 +287,38 @@ def test_the_report_shows_what_was_lost_like_what_was_won(module):
 
 def test_a_machine_adds_or_replaces_its_own_section_of_the_results(module):
     report = module("report")
-    one = report.with_section("", "a box, 2 threads", "old text\n\n### In it\n")
-    two = report.with_section(one, "another, 8 threads", "| work | tinynet is |\n| --- | --- |\n| won | 2.00x SLOWER |")
-    assert list(report.sections(two)) == ["a box, 2 threads", "another, 8 threads"]
+    one = report.with_section("", "a box, 2 threads, vectors of 256 bits", "old text\n\n### In it\n")
+    two = report.with_section(
+        one, "another, 8 threads, vectors of 512 bits", "| work | tinynet is |\n| --- | --- |\n| won | 2.00x SLOWER |"
+    )
+    assert list(report.sections(two)) == [
+        "a box, 2 threads, vectors of 256 bits",
+        "another, 8 threads, vectors of 512 bits",
+    ]
     new = report.with_section(two, report.processor(made_up()), report.section(made_up()))
     assert list(report.sections(new)) == list(report.sections(two))
     assert "old text" not in new
     assert new.startswith(report.HEAD)
-    assert report.sections(new)["another, 8 threads"] == report.sections(two)["another, 8 threads"]
+    assert (
+        report.sections(new)["another, 8 threads, vectors of 512 bits"]
+        == report.sections(two)["another, 8 threads, vectors of 512 bits"]
+    )
     over, count = report.ranges(new)
     assert (over["won"], over["lost"], count) == ((0.5, 4.0), (0.5, 0.5), 2)
     kept = report.sections((BENCHMARKS / "RESULTS.md").read_text())
-    assert "AMD EPYC (znver5), 2 threads" in kept
+    assert "AMD EPYC (znver5), 2 threads, vectors of 512 bits" in kept
     assert all((BENCHMARKS / report.file_name(title)).exists() for title in kept)
 
 
 def test_the_readme_keeps_everything_but_what_is_between_the_markers(module):
     report = module("report")
-    table = report.readme_table(made_up(), report.with_section("", "a box, 2 threads", report.section(made_up())))
+    table = report.readme_table(
+        made_up(), report.with_section("", "a box, 2 threads, vectors of 256 bits", report.section(made_up()))
+    )
     assert "| won | 4.00 ms (eager) | 1.00 ms | 4.00x faster | 3.00x faster | 3.00 to 4.00 |" in table
     assert "| lost | 5.00 ms (compile) | 10.0 ms | **2.00x SLOWER** | - | 0.500 to 0.500 |" in table
     assert "range over 1 processor |" in table
-    assert "Measured on a box, 2 threads, PyTorch 9" in table
+    assert "Measured on a box, 2 threads, vectors of 256 bits, PyTorch 9" in table
     assert "slower in 3 of 5 comparisons with native vectors" in table
     assert "alone" not in table
     text = "before\n<!-- benchmarks -->\nold\n<!-- end -->\nafter\n"
@@ -329,7 +349,7 @@ def test_the_report_writes_tables_picture_and_readme(tmp_path, module, monkeypat
     run_report_on(tmp_path, made_up(), module, monkeypatch)
     assert "| won |" in (tmp_path / "RESULTS.md").read_text()
     assert "| won |" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "results-a-box-2-threads.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "results-a-box-2-threads-vectors-of-256-bits.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_report_writes_nothing_when_a_script_found_different_numbers(tmp_path, module, monkeypatch):

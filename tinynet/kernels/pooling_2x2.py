@@ -91,7 +91,9 @@ def windows_of_a_vector(x, C):
 @helper
 def groups_within(groups, first, step, room):
     """How many of so many groups that begin at first, first + step, ... begin no later than at `room`."""
-    return max(0, min(groups, (room - first) // step + 1))
+    if first + (groups - 1) * step <= room:  # nearly always, and a division takes as long as a window
+        return groups
+    return max(0, (room - first) // step + 1)
 
 
 @kernel()
@@ -108,15 +110,18 @@ def max_of_rows(x, n, p0, p1, stride, y, argmax):
         # row is written afterwards.
         groups = groups_within((Q + windows - 1) // windows, to, windows * C, end - (windows - 1) * C - line)
         groups = groups_within(groups, at, windows * r * C, size - ((windows - 1) * r + W + 1) * C - line)
-        for _ in range(groups):
-            if windows == 4:
-                max_of_four(x, at, C, W * C, r * C, y, argmax, to, C)
-            elif windows == 2:
-                max_of_two(x, at, C, W * C, r * C, y, argmax, to, C)
-            else:
-                for c in range(0, C, width(x)):
-                    max_of_one(x, at + c, C, W * C, r * C, y, argmax, to + c, C)
-            at, to = at + windows * r * C, to + windows * C
+        if windows == 4:
+            for k in range(groups):
+                max_of_four(x, at + k * 4 * r * C, C, W * C, r * C, y, argmax, to + k * 4 * C, C)
+        elif windows == 2:
+            for k in range(groups):
+                max_of_two(x, at + k * 2 * r * C, C, W * C, r * C, y, argmax, to + k * 2 * C, C)
+        else:
+            for k in range(groups):
+                max_of_one(x, at + k * r * C, C, W * C, r * C, y, argmax, to + k * C, C)
+                for c in range(width(x), C, width(x)):
+                    max_of_one(x, at + k * r * C + c, C, W * C, r * C, y, argmax, to + k * C + c, C)
+        at, to = at + groups * windows * r * C, to + groups * windows * C
         for _ in range(groups * windows, Q):
             for c in range(C):
                 y[to + c], argmax[to + c] = x[at + c], 0
