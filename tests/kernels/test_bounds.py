@@ -7,6 +7,7 @@ Where TINYNET_VALGRIND is set, Valgrind looks at every address that the kernels 
 
 import ctypes
 import importlib
+import itertools
 import mmap
 import os
 import re
@@ -27,6 +28,7 @@ from tinynet.kernels.compile import kernel
 from tinynet.kernels.correlation import correlate
 from tinynet.kernels.matmul import View, gathered, matmul, places
 from tinynet.kernels.memory import piece
+from tinynet.kernels.one_row import outer_products
 from tinynet.kernels.packed import HIGH, packed_product
 from tinynet.kernels.packed_blocks import product_of_blocks
 from tinynet.kernels.packed_tile import ROWS, VECTORS
@@ -535,6 +537,21 @@ def pools():
                     assert np.isclose(dx.sum(dtype=float), y.sum(dtype=float))
 
 
+def rows_of_few_samples():
+    for dtype in (np.float32, np.float64):
+        memory, W, rng = [Guarded(2**16) for _ in range(3)], lanes_of(np.dtype(dtype)), np.random.default_rng(0)
+        for N, O, end in itertools.product((1, 3, 8, 67), (1, W - 1, W, 2 * W + 1), (False, True)):
+            x, dz = (rng.standard_normal(shape).astype(dtype) for shape in ((N, 6), (N, O)))
+            given, slopes, dw = memory[0].copy(x, end), memory[1].copy(dz, end), memory[2].array((6, O), dtype, end)
+            dw[...] = 7
+            outer_products(given, 2, 3, slopes, dw)
+            np.testing.assert_allclose(dw[2:5], (x.T @ dz)[2:5], rtol=1e-4, atol=1e-5)
+            assert (dw[[0, 1, 5]] == 7).all()
+            db = memory[2].array((O,), dtype, end)
+            dense_tall.sums_of_rows(slopes, db)
+            np.testing.assert_allclose(db, dz.sum(axis=0), rtol=1e-4, atol=1e-4)
+
+
 def with_guarded_results(function, end):
     """Call it once as it is, which compiles what it needs, and again while np.empty gives guarded arrays."""
     results = function()
@@ -605,6 +622,7 @@ def test_a_number_beside_a_guarded_array_ends_the_process(index, end):
         "transposes_and_maps",
         "planes_and_correlations",
         "pools",
+        "rows_of_few_samples",
         "layers",
         "losses",
     ],

@@ -22,9 +22,9 @@ from tinynet.kernels.few_rows import (
     few_rows_product,
 )
 from tinynet.kernels.matmul import places
+from tinynet.kernels.one_row import one_row
 from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
-from tinynet.layers.dense import dense_forward
 
 I = 700
 BEYOND_L2 = cache_size(2) // 2 // (4 * I) + 21  # outputs of so many inputs whose weights are read in order
@@ -128,21 +128,25 @@ def test_a_sample_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_thre
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("K", [1, 255, 257, 320, BLOCK * GROUP - 1, BLOCK * GROUP])
-def test_one_sample_has_the_same_bits_as_in_a_batch_at_every_remainder(dtype, K):
-    vectors = 4 * lanes_of(np.dtype(dtype))
-    for outputs in (1, vectors - 1, vectors, vectors + 1, 3 * vectors + 5):
-        x, w, bias = numbers(dtype, (9, K), (K, outputs), (outputs,))
-        whole, alone, no_floor = np.empty((9, outputs), dtype), np.empty((1, outputs), dtype), dtype(-np.inf)
-        dense_forward(x, w, bias, no_floor, whole)
-        dense_forward(x[:1], w, bias, no_floor, alone)
-        assert np.array_equal(alone, whole[:1])
+@pytest.mark.parametrize("K", [0, 1, 256, 257, 1023, BLOCK * GROUP - 1])
+def test_one_row_has_the_bits_of_the_product_in_place(dtype, K):
+    columns = 4 * lanes_of(np.dtype(dtype))
+    for N, a_k in ((columns - 1, 1), (columns, 5), (3 * columns + 5, 1)):
+        a, b, start = numbers(dtype, (K * a_k,), (K, N), (N,))
+        expected, out, floor = np.empty((1, N), dtype), start.copy(), dtype(0)
+        start[:: N - 1] = out[:: N - 1] = np.nan
+        in_place(a, (1, N, K), (1, a_k), b.reshape(-1), N, start, 0, expected, N, floor)
+        done = one_row(N, K, a, a_k, b.reshape(-1), N, out, out, floor)
+        assert done == N // columns * columns
+        assert np.array_equal(out[:done], expected[0, :done], equal_nan=True)
+        assert np.array_equal(out[done:], start[done:], equal_nan=True)
+    assert one_row(N, BLOCK * GROUP, a, 0, b.reshape(-1), 0, out, out, floor) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("N", "inputs", "outputs"),
-    [*((N, I, BEYOND_L2) for N in (1, 3, 5, 8, 30)), (8, 9, L2 // 16 + 3), (1, 9, 150), (0, 9, 150)],
+    [*((N, I, BEYOND_L2) for N in (0, 1, 3, 5, 8, 30)), (8, 9, L2 // 16 + 3), (1, 9, 150), (0, 9, 150)],
 )
 def test_gradients_of_few_samples_are_those_of_pytorch(N, inputs, outputs, dtype):
     x, dy = numbers(dtype, (N, inputs), (N, outputs))

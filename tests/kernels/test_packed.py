@@ -111,7 +111,7 @@ def test_of_nothing_there_is_nothing_and_of_no_terms_the_start(M, N, K):
     assert_same_bits(np.float32, M, N, K)
 
 
-@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000)])
+@pytest.mark.parametrize(("M", "N", "K"), [(400, 1100, 700), (1030, 70, 1100), (45, 1100, 5000), (520, 40, 4161)])
 def test_packed_has_the_bits_of_in_place_over_several_blocks(M, N, K):
     assert_same_bits(np.float32, M, N, K)
 

@@ -10,7 +10,8 @@ rows at a time.  A row of dw has a number for each output, and ten classes fill 
 fewer than lanes, dw.T = dz.T x is computed, whose rows run along the inputs, and transposed.  The backward pass from
 (64, 784) to 10 classes takes one thread 7.2 us so, instead of 10.3.
 
-Of few samples reading w and writing dw take the time, not the multiplications: few_rows.py reads w in order.
+Of few samples reading w and writing dw take the time, not the multiplications: few_rows.py reads w in order, and
+one_row.py writes dw so.
 
 The backward pass of many samples and few weights is in dense_tall.py, which reads dz once for both products.
 
@@ -119,7 +120,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 rows, wt, out = View(dz, n * O, (O, 1)), View(w, i * O, (1, O)), View(dx, n * I + i, I)
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=out, floor=no_floor)
         return
-    tall = few_samples or (not few and 1 < N <= SAMPLES and w.size * x.itemsize > L2 // 2)
+    tall = not few and not few_samples and 1 < N <= SAMPLES and w.size * x.itemsize > L2 // 2
     wide = np.empty(I * O if N > TOGETHER * SAMPLES else 0)
     # Inputs: a tile of dw.T is two vectors wide; and of dx, where each thread gets one so wide, or else one or two.
     two = 2 * lanes(x)
@@ -143,12 +144,12 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
                 matmul((O, width, K), dzt, xs, start=start, out=View(dwt, 0, width), floor=no_floor)
             if few_samples:
                 outer_products(x, i, width, dz, dw)
-            parts = (width + TALL - 1) // TALL if tall and not few_samples else 0
+            parts = (width + TALL - 1) // TALL if tall else 0
             for p in range(parts):
                 r, end = block(p, parts, width)
                 size, xt, out = (end - r, O, N), View(x, i + r, (1, I)), View(dw, (i + r) * O, O)
                 matmul(size, xt, View(dz, 0, O), start=View(zeros, 0, 0), out=out, floor=no_floor)
-            for o in range(0, 0 if few or tall else O, COLUMNS):
+            for o in range(0, 0 if few or few_samples or tall else O, COLUMNS):
                 size, at = (width, min(COLUMNS, O - o), K), i * O + o
                 start = View(zeros, 0, 0) if new else View(memory.piece(dw, 0, I * O), at, O)
                 xt, dzs = View(x, n * I + i, (1, I)), View(dz, n * O + o, O)

@@ -14,19 +14,18 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
-from tinynet.kernels.few_rows import multiply_rows
 from tinynet.kernels.matmul import View, matmul
+from tinynet.kernels.one_row import add_rows
 from tinynet.kernels.rectified import rectified
 from tinynet.kernels.tile import terms_at_once
 from tinynet.kernels.transpose import transpose
-from tinynet.kernels.vectors import width as lanes
 
 L2 = cache_size(2)
 CHUNKS = 16
 # Sums of so many blocks of rows are added in their own dtype, and those in float64, where they lose no digits, however
 # many samples there are.
 BLOCKS = 32
-SUMMED = 64
+SUMMED = 64  # rows that are added up in their own dtype for the biases
 NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
 
 
@@ -34,15 +33,15 @@ NARROW = 16  # inputs or outputs at least: fewer leave lanes empty
 def sums_of_rows(dz, db):
     """db (O,), the sum of the rows of dz (N, O): the bias is a weight whose input is always 1.
 
-    SUMMED rows at a time make a sum, and these are added in float64.  They are read in order (few_rows.py).
+    SUMMED rows at a time make a sum, and these are added in float64.  dz is read in order.
     """
     N, O = dz.shape
-    ones, wide = np.ones(SUMMED, dz.dtype), np.empty(O if N > SUMMED else 0)
-    sums = memory.scratch(((O + lanes(dz) - 1) // lanes(dz) * lanes(dz),), dz)
+    one, sums = np.ones(1, dz.dtype), memory.scratch((O,), dz)
+    flat, wide = memory.piece(dz, 0, dz.size), np.empty(O if N > SUMMED else 0)
     for n in range(0, max(N, 1), SUMMED):
         for o in range(O):
             sums[o] = 0
-        multiply_rows(1, O, min(SUMMED, N - n), ones, 0, SUMMED, dz, n * O, O, sums, O)
+        add_rows(min(SUMMED, N - n), one, 0, 0, flat, n * O, O, O, sums, 0, False)
         memory.add_to(wide, sums, n == 0)
     for o in range(O):
         db[o] = wide[o] if wide.size else sums[o]

@@ -8,8 +8,9 @@ the L1 cache, not in registers, and b is read some of its rows at a time, from l
 
     sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+3] b[k+3,n]        the vectors of b stay in registers for all m
 
-while as many more rows are fetched.  Of a b whose columns are contiguous, not its rows, as w.T for dx, squares are
-transposed in registers.  A b that is neither is packed, a piece at a time.
+while as many more rows are fetched.  For a single row of a, one_row.py adds up those of b.  Of a b whose columns are
+contiguous, not its rows, as w.T for dx, squares are transposed in registers.  A b that is neither is packed, a piece at
+a time.
 
 Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
 """
@@ -33,7 +34,7 @@ from tinynet.kernels.llvm import (
     llvm_function,
     primitive,
 )
-from tinynet.kernels.one_row import add_rows
+from tinynet.kernels.one_row import add_products, add_rows
 from tinynet.kernels.packed import in_a_row, pack, widen
 from tinynet.kernels.packed_tile import BYTES
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
@@ -60,7 +61,7 @@ PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has 
 
 # The vectors of b in registers, rows x vectors, leave room for as many sums as vectors, and a number of a.  For up to
 # ROWS rows of a the first of two shapes: its rows of b and the next ones find room in a set of the L1 cache, where they
-# are a page apart (100 GB/s, not 75, at (1, 1024, 1024) on an AMD EPYC, Zen 4).  For more rows of a the second, which
+# are a page apart.  For more rows of a the second, which
 # on AVX-512 and NEON loads and stores their sums less often.
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 SHAPES = (4, ROWS // 2), (ROWS, 2)
@@ -167,16 +168,6 @@ def _rows_function(module, scalar, group, vectors):
     all_rows(all_rows(I64(0), group), 1)
     builder.ret_void()
     return function
-
-
-@primitive(lambda total, rows, a, i: total(total, rows, a, types.int64))
-def add_products(builder, made, total, rows, a, i):
-    """total + sum_k a[i + k] rows[k], in order."""
-    fma = llvm_function(builder.module, "fmuladd", made)
-    for k, row in enumerate(rows):
-        x = emit_splat(builder, builder.load(builder.gep(a, [builder.add(i, I64(k))])), made.count)
-        total = builder.call(fma, [x, row, total])
-    return total
 
 
 def _square_types(M, rows, a, i, a_step, sums):

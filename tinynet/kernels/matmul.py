@@ -20,7 +20,8 @@ where a floor of 0 is a fused ReLU, and -inf, no_floor, is none.  A kernel that 
 
 Numba compiles no loop that keeps a block of sums in registers, so matmul is emitted as LLVM's instructions: tile.py has
 that code, and how a sum of many terms keeps its digits.  A large product is packed (packed.py, packed_blocks.py), or
-turned where b's columns are contiguous (turned.py), and one of few rows by a large b reads that in order (few_rows.py).
+turned where b's columns are contiguous (turned.py); one of few rows by a large b reads that in order (few_rows.py); and
+one row by a small b is in one_row.py.
 """
 
 import ctypes
@@ -266,7 +267,7 @@ def stand_in(dtype):
 
 
 def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_m, floor):
-    """matmul: of few rows or packed, as gathered does it; or turned; or as a lies, on b as it lies or in panels."""
+    """matmul: of few rows or packed, as gathered does it; turned; of one row; or as a lies, on b as it is or panels."""
     given = array_at(b, floor)
     few, way = False, AS_THEY_LIE
     if b_n != 0 and (b_n != 1 or M * N * K > SMALL):

@@ -1,12 +1,12 @@
 """one_row: products that use each number of a matrix once.  One sample's output, say, or the dw of a few samples.
 
-    out[n] = max(floor, start[n] + sum_k a[k] b[k,n])          one_row, and add_rows for few_rows.py
+    out[n] = max(floor, start[n] + sum_k a[k] b[k,n])          one_row; the sum alone, of few_rows.py, add_rows
     dw[i,o] = sum_n x[n,i] dz[n,o],  n < N few                 outer_products
 
 The tiles of tile.py and packed.py keep the sums of several rows in registers.  Of one row those are two vectors, and
-each waits for its last multiply-add; of few terms, a tile's beginning and end take as long as the rest.  So here four
-vectors of a row are kept, if b is in the L2 cache.  If it is not, or the result is not, numbers of a are kept, and b
-and the sums are read from one end of a row to the other, as memory is fastest.
+each waits for its last multiply-add; of few terms, a tile's beginning and end take as long as the rest.  So in one_row
+the sums of four vectors of columns stay in registers.  Where b or the result is far away (few_rows_pay), numbers of a
+stay there, and b and the sums are read from one end of a row to the other, as memory is fastest.
 
 One thread of an AMD EPYC (Zen 4, with AVX2), in GFLOP/s, before and so: (1, 784) x (784, 128) 18 and 34; one sample by
 (512, 512) 19 and 28; dw of 8 samples and (512, 512) 22 and 60.
@@ -15,7 +15,9 @@ Each sum is over k in the same order, and cut alike (tile.LongSums): the bits ar
 """
 
 from llvmlite import ir
+from numba import types
 
+from tinynet.kernels import memory
 from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import helper, kernel
 from tinynet.kernels.llvm import I64, emit_first_lanes, emit_load, emit_splat, llvm_function, primitive
@@ -45,11 +47,14 @@ def add_short_lines(builder, made, total, numbers, b, i, step, n):
     return _emit_lines(builder, total, numbers, b, i, step, emit_first_lanes(builder, n, made.count))
 
 
-@primitive(lambda total, a, i, row: total)
-def add_times(builder, made, total, a, i, row):
-    """total + a[i] row, where these are vectors."""
-    x = emit_splat(builder, builder.load(builder.gep(a, [i])), made.count)
-    return builder.call(llvm_function(builder.module, "fmuladd", made), [x, row, total])
+@primitive(lambda total, rows, a, i: total(total, rows, a, types.int64))
+def add_products(builder, made, total, rows, a, i):
+    """total + sum_k a[i + k] rows[k], in order, where `total` and the rows are vectors."""
+    fma = llvm_function(builder.module, "fmuladd", made)
+    for k, row in enumerate(rows):
+        x = emit_splat(builder, builder.load(builder.gep(a, [builder.add(i, I64(k))])), made.count)
+        total = builder.call(fma, [x, row, total])
+    return total
 
 
 @helper
@@ -72,7 +77,7 @@ def add_to_row(numbers, b, j, step, columns, sums, to, new):
 
 @helper
 def add_rows(K, a, i, a_step, b, j, b_step, columns, sums, to, new):
-    """sums[to + n] = or, if they are not new, += sum_k a[i + k a_step] b[j + k b_step + n], in order.
+    """sums[to + n] = or, if they are not new, += sum_k a[i + k a_step] b[j + k b_step + n], in order; K > 0 if new.
 
     Of eight, four or one row of b at a time the numbers of a stay in registers, from one end of `sums` to the other.
     """
@@ -102,7 +107,7 @@ def one_row(N, K, a, a_k, b, b_k, start, out, floor):
         for k0 in range(0, K, some):
             total, block = total + block, splat4(b, 0)
             for k in range(k0, min(K, k0 + some)):
-                block = add_times(block, a, k * a_k, load4(b, k * b_k + n))
+                block = add_products(block, (load4(b, k * b_k + n),), a, k * a_k)
         x = load4(start, n) + (total + block)
         store(select(x < floor, floor, x), out, n)  # NaN is not less, and stays
     return N // C * C
@@ -112,9 +117,9 @@ def one_row(N, K, a, a_k, b, b_k, start, out, floor):
 def outer_products(x, first, inputs, dz, dw):
     """dw[i,o] = sum_n x[n,i] dz[n,o] for so many i from `first` on, written in order."""
     (N, O), I = dz.shape, x.shape[1]
-    samples, slopes, sums = x.reshape(-1), dz.reshape(-1), dw.reshape(-1)
-    # Of dz what stays in the L1 cache, where it would not stay in half of the L2 cache.
-    columns = O if dz.size * dz.itemsize <= L2 // 2 else max(1, L1 // (LINE * N)) * LINE // dz.itemsize
+    samples, slopes, sums = memory.piece(x, 0, x.size), memory.piece(dz, 0, dz.size), memory.piece(dw, 0, dw.size)
+    # Of dz what stays in half of the L1 cache, where it would not stay in half of the L2 cache.
+    columns = max(1, O) if dz.size * dz.itemsize <= L2 // 2 else max(1, L1 // 2 // (LINE * N)) * LINE // dz.itemsize
     for o in range(0, O, columns):
         some = min(columns, O - o)
         for i in range(first, first + inputs):

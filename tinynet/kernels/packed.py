@@ -67,11 +67,6 @@ WAYS = L1 // (LINE * SETS)  # lines in a set
 # Terms ahead of the one that is copied for which memory is asked: the way from the L3 cache takes as long as some 16.
 AHEAD = 16
 PIECE = 512  # columns of b at a time where the product is turned: their sums stay in the L2 cache beside a panel
-# Bytes between two slivers, and two panels, that are copied together.  Their lengths are often powers of two: without a
-# gap the same term of all lies in one set of the L1 cache.  With it, a row of the source can be copied from end to end:
-# with AVX2 slivers took 0.56 cycles a number, in parts of 8 terms 0.85, and panels 0.42 and, of 8 at a time, 0.65 (one
-# thread of an AMD EPYC, Zen 4).
-GAP = LINE
 COLUMNS = 512  # of b at a time: a block's unfinished sums then take a third of the L2 cache, as its slivers do
 
 

@@ -91,7 +91,7 @@ def windows_of_a_vector(x, C):
 @helper
 def groups_within(groups, first, step, room):
     """How many of so many groups that begin at first, first + step, ... begin no later than at `room`."""
-    if first + (groups - 1) * step <= room:  # nearly always, and a division takes as long as a window
+    if first + (groups - 1) * step <= room:  # always but in the last rows; a division takes as long as a window
         return groups
     return max(0, (room - first) // step + 1)
 
@@ -118,7 +118,7 @@ def max_of_rows(x, n, p0, p1, stride, y, argmax):
                 max_of_two(x, at + k * 2 * r * C, C, W * C, r * C, y, argmax, to + k * 2 * C, C)
         else:
             for k in range(groups):
-                max_of_one(x, at + k * r * C, C, W * C, r * C, y, argmax, to + k * C, C)
+                max_of_one(x, at + k * r * C, C, W * C, r * C, y, argmax, to + k * C, C)  # mostly all channels
                 for c in range(width(x), C, width(x)):
                     max_of_one(x, at + k * r * C + c, C, W * C, r * C, y, argmax, to + k * C + c, C)
         at, to = at + groups * windows * r * C, to + groups * windows * C

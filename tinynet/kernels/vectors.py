@@ -18,7 +18,7 @@
     as_floats(i)                 whole numbers as floats
 
 load2, load2_some and splat2 are of two registers as one vector of 2 LANES numbers, load4 and splat4 of four: the
-latency of a long chain of operations is hidden by independent chains.
+latency of a long chain of operations is hidden by independent chains.  load_several and splat_several are of SEVERAL.
 
 Rows are a tuple of vectors; in memory they begin at i, i + step, i + 2 step, ...
 
