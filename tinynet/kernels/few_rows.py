@@ -61,8 +61,7 @@ PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has 
 
 # The vectors of b in registers, rows x vectors, leave room for as many sums as vectors, and a number of a.  For up to
 # ROWS rows of a the first of two shapes: its rows of b and the next ones find room in a set of the L1 cache, where they
-# are a page apart.  For more rows of a the second, which
-# on AVX-512 and NEON loads and stores their sums less often.
+# are a page apart.  For more rows of a the second, which on AVX-512 and NEON loads and stores their sums less often.
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 SHAPES = (4, ROWS // 2), (ROWS, 2)
 # Rows of a at most where squares of b are transposed: for 16, with AVX2, panels take a third of the time.

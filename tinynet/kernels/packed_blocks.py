@@ -106,11 +106,8 @@ def product_of_blocks(shape, arrays, lines, floor):
     high = max(1, ((M + blocks - 1) // blocks + ROWS - 1) // ROWS) * ROWS
     near = max(1, L2 // 8 // sliver)
     slivers = memory.scratch(((high // ROWS + ROWS) * spread(deep * PITCH, itemsize),), a)
-    parts, more = (
-        K // max(1, deep) + 2 if keeps else 1,
-        spread(0, itemsize),
-    )  # at most two lines more for a panel's part
-    panels = memory.scratch((across // C * ((K if keeps else deep) * C + parts * 2 * more),), a)
+    parts, line = K // max(1, deep) + 2 if keeps else 1, LINE // itemsize  # of a panel; each takes up to 2 lines more
+    panels = memory.scratch((across // C * ((K if keeps else deep) * C + parts * 2 * line),), a)
     sums = memory.scratch(((high // ROWS + ROWS) * ROWS * across if deep < K else ROWS * C,), a)
     scratch, totals = (slivers, panels, sums), np.empty(sums.size if wide else 0)
     for n0 in range(0, N, across):

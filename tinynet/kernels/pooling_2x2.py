@@ -118,8 +118,8 @@ def max_of_rows(x, n, p0, p1, stride, y, argmax):
                 max_of_two(x, at + k * 2 * r * C, C, W * C, r * C, y, argmax, to + k * 2 * C, C)
         else:
             for k in range(groups):
-                max_of_one(x, at + k * r * C, C, W * C, r * C, y, argmax, to + k * C, C)  # mostly all channels
-                for c in range(width(x), C, width(x)):
+                max_of_one(x, at + k * r * C, C, W * C, r * C, y, argmax, to + k * C, C)
+                for c in range(width(x), C, width(x)):  # few channels are one vector, and need no loop
                     max_of_one(x, at + k * r * C + c, C, W * C, r * C, y, argmax, to + k * C + c, C)
         at, to = at + groups * windows * r * C, to + groups * windows * C
         for _ in range(groups * windows, Q):
