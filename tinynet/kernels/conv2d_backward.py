@@ -6,7 +6,7 @@ from numba import prange
 
 from tinynet.kernels import memory
 from tinynet.kernels.compile import kernel, sized_kernel
-from tinynet.kernels.conv2d import PANEL, backward_tasks, copy_columns, in_place, offsets
+from tinynet.kernels.conv2d import PANEL, backward_tasks, copy_columns, offsets
 from tinynet.kernels.matmul import THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.padded import channels_with_zeros_around, with_zeros_around
 from tinynet.kernels.rectified import rectified
@@ -134,8 +134,8 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = dy.shape
-    (s, r), (top, left), (images, bands, chunks, channels) = stride, before, tasks
-    groups, slices = -(-N // images), -(-C // channels)
+    (s, r), (top, left), (groups, bands, chunks, channels, lies) = stride, before, tasks
+    images, slices = -(-N // groups), -(-C // channels)
     units = groups * bands
     # The pixels of an image have e < E and f < F, and so many rows and columns of dz before that reach them.
     above, aside = (I - 1) // s, (J - 1) // r
@@ -149,7 +149,7 @@ def backward_kernel(x, w, dy, y, is_relu, stride, before, input_grad, tasks, dw,
     if not pads_dz:
         rows = P
     parts = np.empty((chunks if chunks > 1 else 0, I, J, C, K), x.dtype)
-    lies, step = in_place(C, P, Q), max(1, TERMS // Q)
+    step = max(1, TERMS // Q)
     sums_of_chunk = -(-units // chunks) * (images * (P // bands // step + 2) if lies else 1)
     wide_of, db_of = np.zeros((chunks, w.size if sums_of_chunk > SUMS else 0)), np.zeros((chunks, K))
     size_of_panel = max(step * Q, (above + 1) * (aside + 1) * K) * PANEL if lies else 0
