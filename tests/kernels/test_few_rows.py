@@ -23,6 +23,7 @@ from tinynet.kernels.few_rows import (
 )
 from tinynet.kernels.matmul import places
 from tinynet.kernels.one_row import one_row
+from tinynet.kernels.packed import HALF_A_PAGE_FROM, HIGH
 from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
 
@@ -69,6 +70,8 @@ def test_few_rows_have_the_bits_of_any_number_over_several_pieces_of_columns():
     assert columns_at_once(1, 20_000, 70, 4) < 20_000
     assert_same_bits(np.float32, 1, 20_001, 70)
     assert_same_bits(np.float32, FEW, 1_030, 300)
+    for M in (2, FEW + 1, IN_ORDER):
+        assert_same_bits(np.float32, M, 512, HALF_A_PAGE_FROM + 3)
 
 
 def test_rows_a_page_apart_have_the_bits_of_any_number():
@@ -96,14 +99,26 @@ def test_a_nan_and_infinities_stay_in_their_row_and_column():
 
 
 def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
-    N, K = 256, 5 * L2 // 1024  # of five L2 caches
-    for in_order, most in ((False, TRANSPOSED), (True, DISTANT)):
-        assert few_rows_pay(1, N, K, in_order, 4)
-        assert few_rows_pay(most, N, K, in_order, 4)
-        assert not few_rows_pay(most + 1, N, K, in_order, 4)
-    assert few_rows_pay(IN_ORDER, N, K // 5, True, 4)
-    assert not few_rows_pay(IN_ORDER + 1, N, K // 5, True, 4)
-    assert not few_rows_pay(1, 10, 84, True, 4)
+    N, K = 256, L2 // 1024  # of one L2 cache
+    for in_order, caches, most in ((False, 33, TRANSPOSED), (True, 33, DISTANT), (True, 1, IN_ORDER)):
+        assert few_rows_pay(1, N, caches * K, in_order, N, 4)
+        assert few_rows_pay(most, N, caches * K, in_order, N, 4)
+        assert not few_rows_pay(most + 1, N, caches * K, in_order, N, 4)
+    assert not few_rows_pay(1, 10, 84, True, 10, 4)
+
+
+def test_weights_in_the_cache_are_read_in_order_where_a_low_tile_would_read_rows_half_a_page_apart():
+    N, K = 512, HALF_A_PAGE_FROM
+    for rows, terms, apart, expected in (
+        (2, K, N, True),
+        (IN_ORDER, K, 3 * N, True),
+        (1, K, N, False),
+        (IN_ORDER + 1, K, N, False),
+        (2, K - 1, N, False),
+        (2, K, N + 16, False),
+    ):
+        assert few_rows_pay(rows, N, terms, True, apart, 4) == (expected and not HIGH)
+        assert not few_rows_pay(rows, N, terms, False, apart, 4)
 
 
 def test_a_sample_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads():

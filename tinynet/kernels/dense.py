@@ -55,7 +55,7 @@ def forward_blocks(x, w, b, floor, threads, y):
     tall, broad = block_shape(N, O, threads, IN_PANELS, x.itemsize)
     in_place = best_way(tall, broad, I, 1, O, 1, x.itemsize) == AS_THEY_LIE
     share = (O + COLUMNS * threads - 1) // (COLUMNS * threads) * COLUMNS  # of the columns, a thread's
-    if few_rows_pay(N, share, I, True, x.itemsize):
+    if few_rows_pay(N, share, I, True, O, x.itemsize):
         tall, broad = N, share
     elif in_place:
         tall, broad = ROWS, COLUMNS

@@ -35,7 +35,7 @@ from tinynet.kernels.llvm import (
     primitive,
 )
 from tinynet.kernels.one_row import add_products, add_rows
-from tinynet.kernels.packed import in_a_row, pack, widen
+from tinynet.kernels.packed import HALF_A_PAGE_FROM, HIGH, half_a_page_apart, in_a_row, pack, widen
 from tinynet.kernels.packed_tile import BYTES
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import (
@@ -54,8 +54,9 @@ from tinynet.kernels.vectors import (
 L1, L2 = cache_size(1), cache_size(2)
 # Rows at most; where both factors are read in order; and where, besides, b is in main memory.  A forward pass takes
 # two threads of an Intel Xeon (Emerald Rapids) 375 us so, and packed 575, at (17, 2048, 1024); 5.2 ms and 6.7 at
-# (32, 4096, 4096).
-FEW, IN_ORDER, DISTANT = 16, 24, 48
+# (32, 4096, 4096).  With a low tile it is also faster for more rows: one thread of an AMD EPYC (Zen 4) does
+# (32, 768, 3072) at 72 GFLOP/s so, and on panels at 69.
+FEW, IN_ORDER, DISTANT = 16, 24 if HIGH else 32, 48
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has room for 8 or 12 of them
 
@@ -252,11 +253,12 @@ def add_and_clear(sums, totals, M, step, columns):
 def columns_at_once(M, N, K, itemsize):
     """So many that their sums, and the rows of b that are added, stay in the L1 cache; in pieces of nearly one size.
 
-    Of a b in main memory, so many that their sums fill it: long runs of a row are read faster.  Two threads of an AMD
-    EPYC (Zen 3) read 19 GB/s so, and 12 otherwise, at (1, 4096, 4096); 8 and 7 at (16, 4096, 4096).
+    Of a b in memory so far away that reading it is most of the work, so many that their sums fill it: long runs of a
+    row are read faster.  Two threads of an AMD EPYC (Zen 3) read 19 GB/s so, and 12 otherwise, at (1, 4096, 4096); of
+    16 rows, one of a Zen 4 does 50 GFLOP/s so, and 58 otherwise.
     """
     line = LINE // itemsize
-    most = L1 // itemsize // M if N * K * itemsize > 4 * L2 else L1 // 2 // itemsize // (M + ROWS)
+    most = L1 // itemsize // M if N * K * itemsize > 4 * L2 * M else L1 // 2 // itemsize // (M + ROWS)
     most = max(most, 2 * line)
     parts = max(1, (N + most - 1) // most)
     return ((N + parts - 1) // parts + line - 1) // line * line
@@ -283,7 +285,7 @@ def few_rows_product(size, arrays, lines, floor):
     # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
     a_step = a_rows[min(1, M - 1)] - a_rows[0]
     as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
-    if in_place and M > ROWS and a_step * a.itemsize % PAGE == 0:  # copied once for many columns
+    if in_place and M > ROWS:  # copied once for many columns: so many rows may share a few sets of the L1 cache
         as_it_is = False
     copied = memory.scratch((0 if as_it_is else M * BLOCK + LANES,), a)
     terms, a_step = (a, a_step) if as_it_is else (copied, BLOCK)
@@ -332,11 +334,12 @@ def few_rows_product(size, arrays, lines, floor):
 
 
 @helper
-def few_rows_pay(M, N, K, in_order, itemsize):
-    """Whether it is faster than the other products, which it is where b is not in the L2 cache.
+def few_rows_pay(M, N, K, in_order, b_k, itemsize):
+    """Whether it is faster than the other products: where b is not in the L2 cache, or its rows lie half a page apart.
 
-    in_order  whether a's terms lie side by side, and b's columns
+    in_order  whether a's terms lie side by side, and b's columns; b_k is how far apart its rows are
     """
     size = N * K * itemsize
-    most = TRANSPOSED if not in_order else DISTANT if size > 4 * L2 else IN_ORDER
-    return most >= M and size > L2 // 2
+    most = TRANSPOSED if not in_order else DISTANT if size > (4 if HIGH else 32) * L2 else IN_ORDER
+    apart = not HIGH and in_order and 1 < M and HALF_A_PAGE_FROM <= K and half_a_page_apart(b_k * itemsize)
+    return most >= M and (size > L2 // 2 or apart)

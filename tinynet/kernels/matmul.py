@@ -271,7 +271,7 @@ def tinynet_matmul(M, N, J, K, a, b, s, o, a_m, a_j, a_k, b_j, b_k, b_n, s_m, o_
     given = array_at(b, floor)
     few, way = False, AS_THEY_LIE
     if b_n != 0 and (b_n != 1 or M * N * K > SMALL):
-        few = few_rows_pay(M, N, K, a_k == 1 and b_n == 1, given.itemsize)
+        few = few_rows_pay(M, N, K, a_k == 1 and b_n == 1, b_k, given.itemsize)
         way = best_way(M, N, K, a_k, b_k, b_n, given.itemsize)
     if few or way == PACKED:
         lines = places(a_m, M), places(a_k, K), places(b_n, N), places(b_k, K), places(s_m, M), places(o_m, M)
@@ -323,8 +323,8 @@ def tinynet_gathered(M, N, K, a, b, s, o, a_rows, a_terms, b_columns, b_terms, s
         array_at(o_rows, i),
     )
     arrays = array_at(a, floor), array_at(b, floor), array_at(s, floor), array_at(o, floor)
-    in_order = in_a_row(lines[1], 0, K) and in_a_row(lines[2], 0, N)
-    if M <= FEW or few_rows_pay(M, N, K, in_order, arrays[1].itemsize):
+    in_order, b_k = in_a_row(lines[1], 0, K) and in_a_row(lines[2], 0, N), lines[3][1] - lines[3][0] if K > 1 else 0
+    if M <= FEW or few_rows_pay(M, N, K, in_order, b_k, arrays[1].itemsize):
         few_rows_product((M, N, K), arrays, lines, floor)
     elif HIGH:
         packed_product((M, N, K), arrays, lines, floor)

@@ -276,6 +276,8 @@ BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its column
 APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory
 # Where too many lines share a set of the L1 cache; and where a's columns are read and all do, a page apart.
 CROWDED, A_PAGE_APART = (0.87, 0.75) if HIGH else (0.78, 0.4)
+# Where so many of b's rows, or more, lie half a page apart, or a multiple of that.
+HALF_A_PAGE_FROM, HALF_A_PAGE_APART = 64, 0.87 if HIGH else 0.5
 FAR = 0.4  # where b does not fit into half of the L2 cache
 ON_PANELS = 0.88  # of b
 # Where a does not stay in the L2 cache while they go over it.  AVX2: between 0.81 on Zen 3 and 0.93 on Zen 5.
@@ -300,6 +302,11 @@ def in_a_set(step, count):
     lines = step // LINE
     every = 1 if step % LINE != 0 else lines & -lines if lines % SETS != 0 else SETS  # so many sets, one is used
     return count * every // SETS if step > LINE else 0
+
+
+@helper
+def half_a_page_apart(step):
+    return in_a_set(step, 2) > 0
 
 
 @helper
@@ -329,7 +336,9 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     if b_n == 1:
         if a_k == 1:
             share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART
-            if in_a_set(b_k * itemsize, K) > WAYS:
+            if K >= HALF_A_PAGE_FROM and half_a_page_apart(b_k * itemsize):
+                share = min(share, HALF_A_PAGE_APART)
+            elif in_a_set(b_k * itemsize, K) > WAYS:
                 share = min(share, CROWDED)
         else:
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
