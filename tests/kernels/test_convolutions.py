@@ -99,6 +99,18 @@ def test_rows_of_positions_are_what_the_plain_loops_say_in_bands_of_large_images
     check((x, *given[1:]), forward, backward)
 
 
+@pytest.mark.parametrize(("rows", "columns", "step"), [(1, 300, 1), (1, 401, 2), (3, 150, 1)])
+def test_pieces_of_long_rows_are_what_the_plain_loops_say(rows, columns, step):
+    rng = np.random.default_rng(columns)
+    x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((1, rows, columns, 5), (1, 5, 5, 20), (20,)))
+    size, stride = (rows, (columns + 4 - 5) // step + 1), (1, step)
+    assert size[1] >= 2 * conv2d_rows.PIECE
+    y = np.full((1, *size, 20), np.nan, np.float32)
+    conv2d_rows.conv2d_forward(x, w, b, stride, (0, 2), np.float32(0), y)
+    expected = conv2d_forward_plain(x, w, b, stride, (0, 2), (1, 1), 1, size, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("cache", [2**15, 2**19])
 def test_winograds_method_is_what_the_plain_loops_say_for_any_tasks(cache, monkeypatch):
     monkeypatch.setattr(winograd, "L2", cache)

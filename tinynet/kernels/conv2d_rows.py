@@ -32,6 +32,9 @@ SMALL, TINY = cache_size(2) // 4, cache_size(1) // 2  # bytes of a kernel that s
 SUMS = 32
 CHUNKS = 16  # at most, of images or bands of one, with sums of their own
 POSITIONS = 512  # of a band at least: then to add up its dw takes little of the time
+# Where bands of rows are few, as of a sequence, which is an image of one row, tasks take pieces of them: 8 tasks at
+# least, of so many positions of a row at least.
+TASKS, PIECE = 8, 48
 
 
 def fits(kernel_shape, size, itemsize):
@@ -42,7 +45,7 @@ def fits(kernel_shape, size, itemsize):
 
 @sized_kernel(THREADS_FROM, of=lambda x, w, *rest: rest[-1].size * (w.size // w.shape[3]), matmul=True)
 def conv2d_forward(x, w, b, stride, before, floor, y):
-    """y = max(floor, conv(x, w) + b); `before` is (top, left).  A thread owns the rows of y of its band of an image."""
+    """y = max(floor, conv(x, w) + b); `before` is (top, left).  A thread owns a piece of the rows of a band of y."""
     N, H, W, C = x.shape
     I, J, _, K = w.shape
     _, P, Q, _ = y.shape
@@ -50,9 +53,11 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
     V = (Q - 1) * r + J
     pads = top > 0 or left > 0 or (P - 1) * s + I > H or V > W
     bands = band_count(N, P, P * s * V * C)
-    for task in prange(N * bands):
-        n, band = task // bands, task % bands
+    pieces = max(1, min(TASKS // max(N * bands, 1), Q // PIECE))
+    for task in prange(N * bands * pieces):
+        n, band, piece = task // pieces // bands, task // pieces % bands, task % pieces
         p0, p1 = band * P // bands, (band + 1) * P // bands
+        q0, q1 = piece * Q // pieces, (piece + 1) * Q // pieces
         if pads:
             source = memory.scratch(((p1 - p0 - 1) * s + I, V, C), x)
             with_zeros_around(x[n], p0 * s - top, left, source)
@@ -61,11 +66,11 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
         row = source.shape[1] * C
         for p in range(p0, p1):
             matmul(
-                (Q, K, I, J * C),
-                View(source, (p - p0) * s * row, (r * C, row, 1)),
+                (q1 - q0, K, I, J * C),
+                View(source, (p - p0) * s * row + q0 * r * C, (r * C, row, 1)),
                 View(w, 0, (J * C * K, K)),
                 start=View(b, 0, 0),
-                out=View(y, (n * P + p) * Q * K, K),
+                out=View(y, ((n * P + p) * Q + q0) * K, K),
                 floor=floor,
             )
 
