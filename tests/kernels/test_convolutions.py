@@ -47,7 +47,7 @@ def check(given, forward, backward):
         np.testing.assert_allclose(found, expected, **tolerance)
 
 
-@pytest.mark.parametrize("room", [300, 4000, 2**17])
+@pytest.mark.parametrize("room", [300, 2000, 4000, 2**17])
 def test_products_of_windows_are_what_the_plain_loops_say_for_any_tasks(room, monkeypatch):
     monkeypatch.setattr(conv2d, "ROOM", room)
     monkeypatch.setattr(conv2d, "POSITIONS", max(1, room // 300))
@@ -99,16 +99,30 @@ def test_rows_of_positions_are_what_the_plain_loops_say_in_bands_of_large_images
     check((x, *given[1:]), forward, backward)
 
 
-@pytest.mark.parametrize(("rows", "columns", "step"), [(1, 300, 1), (1, 401, 2), (3, 150, 1)])
-def test_pieces_of_long_rows_are_what_the_plain_loops_say(rows, columns, step):
-    rng = np.random.default_rng(columns)
-    x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((1, rows, columns, 5), (1, 5, 5, 20), (20,)))
-    size, stride = (rows, (columns + 4 - 5) // step + 1), (1, step)
+@pytest.mark.parametrize("left", [0, 2, 4])
+@pytest.mark.parametrize(("rows", "columns", "step"), [(1, 300, 1), (1, 401, 2), (3, 150, 1), (1, 9000, 1)])
+def test_pieces_of_long_rows_are_what_the_plain_loops_say(rows, columns, step, left):
+    rng, dtype = np.random.default_rng(columns), np.float64 if columns == 300 else np.float32
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((9, rows, columns, 5), (1, 5, 5, 20), (20,)))
+    size, stride, before = (rows, (columns + left - 5) // step + 1), (1, step), (0, left)
     assert size[1] >= 2 * conv2d_rows.PIECE
-    y = np.full((1, *size, 20), np.nan, np.float32)
-    conv2d_rows.conv2d_forward(x, w, b, stride, (0, 2), np.float32(0), y)
-    expected = conv2d_forward_plain(x, w, b, stride, (0, 2), (1, 1), 1, size, 0)
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    y, alone = np.full((9, *size, 20), np.nan, dtype), np.full((1, *size, 20), np.nan, dtype)
+    conv2d_rows.conv2d_forward(x, w, b, stride, before, dtype(0), y)
+    conv2d_rows.conv2d_forward(x[:1], w, b, stride, before, dtype(0), alone)
+    assert np.array_equal(alone, y[:1])
+    expected = conv2d_forward_plain(x[:1], w, b, stride, before, (1, 1), 1, size, 0)
+    np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_patch_of_winograds_method_has_the_bits_of_many():
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((9, 4, 4, 40), (3, 3, 40, 33), (33,)))
+    y, alone = np.full((9, 4, 4, 33), np.nan, np.float32), np.full((1, 4, 4, 33), np.nan, np.float32)
+    winograd.winograd_forward(x, w, b, (1, 1), np.float32(0), y)
+    winograd.winograd_forward(x[:1], w, b, (1, 1), np.float32(0), alone)
+    assert np.array_equal(alone, y[:1])
+    expected = conv2d_forward_plain(x[:1], w, b, (1, 1), (1, 1), (1, 1), 1, (4, 4), 0)
+    np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("cache", [2**15, 2**19])

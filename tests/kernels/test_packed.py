@@ -14,7 +14,19 @@ from tinynet.kernels import packed
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import FEW
 from tinynet.kernels.matmul import View, matmul
-from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, L2, PACKED, TURNED, WAYS, best_way, block_shape, in_a_set
+from tinynet.kernels.packed import (
+    AS_THEY_LIE,
+    HALF_A_PAGE_FROM,
+    HIGH,
+    IN_PANELS,
+    L2,
+    PACKED,
+    TURNED,
+    WAYS,
+    best_way,
+    block_shape,
+    in_a_set,
+)
 from tinynet.kernels.packed_tile import ROWS, VECTORS
 from tinynet.kernels.tile import BLOCK, GROUP
 from tinynet.kernels.vectors import lanes_of
@@ -199,6 +211,8 @@ def test_a_large_product_reads_rows_of_a_where_they_are_unless_they_are_long_and
     assert best_way(64, 1000, 1000, 64, 1, 1000, 4) == PACKED  # a's terms are not side by side
     assert best_way(64, 10, 84, 1, 10, 1, 4) == AS_THEY_LIE
     assert best_way(512, 512, 8, 512, 512, 1, 4) == AS_THEY_LIE
+    assert (best_way(48, 1024, 100, 1, 1024, 1, 4) == AS_THEY_LIE) == HIGH  # rows of b a page apart
+    assert best_way(48, 1024, HALF_A_PAGE_FROM - 1, 1, 1024, 1, 4) == AS_THEY_LIE
     assert best_way(1, 4096, 4096, 1, 4096, 1, 4) == AS_THEY_LIE
 
 

@@ -16,8 +16,9 @@ Where rows of positions are long, matmul reads the images where they are, a row 
 the other factor, w or dz, are copied so that they lie behind each other.  Where they are short, `gathered` takes the
 two tables of offsets and packs both factors.
 
-A task's copies of images with their zeros stay in a core's L2 cache from one product to the next: the whole backward
-pass goes over memory once, in one launch.  ReLU is done before the sums leave the registers.
+A task's copies of images with their zeros stay in a core's L2 cache from one product to the next, or near it where they
+are packed: the whole backward pass goes over memory once, in one launch.  ReLU is done before the sums leave the
+registers.
 
 Few filters are done in few_filters.py, where a vector holds positions.  A 3 x 3 window with stride 1, and channels and
 filters enough, is done with 4 times fewer multiplications in winograd.py.
@@ -93,17 +94,20 @@ def in_place(C, size):
 
 
 def _that_fit(N, size, lies, row, image):
-    """How many images, or how many rows of one, a task has; groups and bands of nearly the same size."""
+    """How many images, or how many rows of one, a task has; groups and bands of nearly the same size.
+
+    Several images, or a part of one: what a kernel calls `positions` would not be those of parts of several.
+    """
     P, Q = size
     images = ROOM // image if lies else max(ROOM // image, min(4 * ROOM // image, TOGETHER // (P * Q)))
     images = max(1, min(N, images))
-    bands = 1 if image <= ROOM else min(P, -(-P * row // ROOM))
+    bands = 1 if images > 1 or image <= ROOM else min(P, -(-P * row // ROOM))
     return -(-N // -(-N // images)), -(-P // bands)
 
 
 @lru_cache(1024)
 def backward_tasks(N, size, kernel_shape, stride, threads):
-    """(groups of images, bands, chunks of groups or of bands of one image, channels of a slice, as forward_tasks).
+    """(groups of images, bands, chunks of groups or of bands, channels of a slice, whether windows are read in place).
 
     Only the slices depend on the threads, and the bits of dw not on them.
     """

@@ -32,8 +32,8 @@ SMALL, TINY = cache_size(2) // 4, cache_size(1) // 2  # bytes of a kernel that s
 SUMS = 32
 CHUNKS = 16  # at most, of images or bands of one, with sums of their own
 POSITIONS = 512  # of a band at least: then to add up its dw takes little of the time
-# Where bands of rows are few, as of a sequence, which is an image of one row, tasks take pieces of them: 8 tasks at
-# least, of so many positions of a row at least.
+# Where bands of rows are few, as of a sequence, which is an image of one row, they are cut into pieces for up to so
+# many tasks, of so many positions of a row at least.
 TASKS, PIECE = 8, 48
 
 
@@ -59,15 +59,15 @@ def conv2d_forward(x, w, b, stride, before, floor, y):
         p0, p1 = band * P // bands, (band + 1) * P // bands
         q0, q1 = piece * Q // pieces, (piece + 1) * Q // pieces
         if pads:
-            source = memory.scratch(((p1 - p0 - 1) * s + I, V, C), x)
-            with_zeros_around(x[n], p0 * s - top, left, source)
+            source, first = memory.scratch(((p1 - p0 - 1) * s + I, (q1 - q0 - 1) * r + J, C), x), 0
+            with_zeros_around(x[n], p0 * s - top, left - q0 * r, source)
         else:
-            source = x[n, p0 * s :]
+            source, first = x[n, p0 * s :], q0 * r * C
         row = source.shape[1] * C
         for p in range(p0, p1):
             matmul(
                 (q1 - q0, K, I, J * C),
-                View(source, (p - p0) * s * row + q0 * r * C, (r * C, row, 1)),
+                View(source, first + (p - p0) * s * row, (r * C, row, 1)),
                 View(w, 0, (J * C * K, K)),
                 start=View(b, 0, 0),
                 out=View(y, ((n * P + p) * Q + q0) * K, K),

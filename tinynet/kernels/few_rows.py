@@ -258,7 +258,8 @@ def columns_at_once(M, N, K, itemsize):
     16 rows, one of a Zen 4 does 50 GFLOP/s so, and 58 otherwise.
     """
     line = LINE // itemsize
-    most = L1 // itemsize // M if N * K * itemsize > 4 * L2 * M else L1 // 2 // itemsize // (M + ROWS)
+    far = 4 * L2 * (1 if HIGH else M)  # not measured with a high tile, whose sums fill it as soon as b is there
+    most = L1 // itemsize // M if N * K * itemsize > far else L1 // 2 // itemsize // (M + ROWS)
     most = max(most, 2 * line)
     parts = max(1, (N + most - 1) // most)
     return ((N + parts - 1) // parts + line - 1) // line * line
@@ -285,7 +286,8 @@ def few_rows_product(size, arrays, lines, floor):
     # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
     a_step = a_rows[min(1, M - 1)] - a_rows[0]
     as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
-    if in_place and M > ROWS:  # copied once for many columns: so many rows may share a few sets of the L1 cache
+    # Copied once for many columns, where rows share a few sets of the L1 cache.
+    if in_place and M > ROWS and (not HIGH or a_step * a.itemsize % PAGE == 0):
         as_it_is = False
     copied = memory.scratch((0 if as_it_is else M * BLOCK + LANES,), a)
     terms, a_step = (a, a_step) if as_it_is else (copied, BLOCK)
@@ -335,11 +337,13 @@ def few_rows_product(size, arrays, lines, floor):
 
 @helper
 def few_rows_pay(M, N, K, in_order, b_k, itemsize):
-    """Whether it is faster than the other products: where b is not in the L2 cache, or its rows lie half a page apart.
+    """Whether it is faster than the other products: where b is not in the L2 cache.
+
+    Or, with a low tile, where it is, but for two rows of a, or more, that tile would read b's rows half a page apart.
 
     in_order  whether a's terms lie side by side, and b's columns; b_k is how far apart its rows are
     """
     size = N * K * itemsize
     most = TRANSPOSED if not in_order else DISTANT if size > (4 if HIGH else 32) * L2 else IN_ORDER
-    apart = not HIGH and in_order and 1 < M and HALF_A_PAGE_FROM <= K and half_a_page_apart(b_k * itemsize)
+    apart = not HIGH and in_order and M > 1 and K >= HALF_A_PAGE_FROM and half_a_page_apart(b_k * itemsize)
     return most >= M and (size > L2 // 2 or apart)

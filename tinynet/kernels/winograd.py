@@ -31,8 +31,9 @@ outside is thrown away.
 
 u has four times the numbers of w, and v twice those of x.  So a thread takes a group of patches and a few filters at a
 time: their u is made when it is needed and stays in the L2 cache.  It is made again for each group, which takes a
-twentieth of the products' time, less than to fetch it from memory.  Of a patch or two it would take twice their time,
-and to store it more: so there the products are done on the way, with what of u is in registers.
+twentieth of the products' time, less than to fetch it from memory.  Of a patch or two (with a low tile, of one) it
+would take twice their time, and to store it more: so there the products are done on the way, with what of u is in
+registers.  And dw of up to four patches is made of windows, as conv2d.py does it.
 
 The price is rounding: in float32 the largest error was 1.5 to 1.8 times that of the plain sum, for 32 to 128 channels.
 """
@@ -123,7 +124,8 @@ PATCHES = 144
 EVEN = 16  # groups for each thread from which it hardly matters that one has another
 FEW = 2 if HIGH else 1  # patches of which each does its products while the kernel is transformed: u is not stored
 # Patches up to which dw is faster as conv2d.py does it: the 36 numbers of du of each channel and filter take longer to
-# bring back than 16 products each.  (1, 4, 4, 512) to 512: 1.3 ms and 3.4, one thread of an AMD EPYC (Zen 4) with AVX2.
+# bring back than 16 products each.  (1, 4, 4, 512) to 512: 1.3 ms and 3.4, one thread of an AMD EPYC (Zen 4) with AVX2;
+# not measured with a high tile, whose products take half as long.
 FEW_FOR_DW = 4
 
 
