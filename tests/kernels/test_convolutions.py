@@ -114,6 +114,15 @@ def test_pieces_of_long_rows_are_what_the_plain_loops_say(rows, columns, step, l
     np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_piece_of_a_long_row_may_lie_in_the_zeros_alone():
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((1, 1, 20, 3), (1, 5, 3, 20), (20,)))
+    y = np.full((1, 1, 400, 20), np.nan, np.float32)
+    conv2d_rows.conv2d_forward(x, w, b, (1, 1), (0, 150), np.float32(-np.inf), y)
+    expected = conv2d_forward_plain(x, w, b, (1, 1), (0, 150), (1, 1), 1, (1, 400), -np.inf)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_one_patch_of_winograds_method_has_the_bits_of_many():
     rng = np.random.default_rng(0)
     x, w, b = (rng.standard_normal(shape, np.float32) for shape in ((9, 4, 4, 40), (3, 3, 40, 33), (33,)))

@@ -41,7 +41,7 @@ from tinynet.kernels.padded import with_zeros_around
 
 ROOM = cache_size(2) // 8  # numbers that a task's copy of images may have: half of the L2 cache
 # Where windows are packed, a task copies all of w, and adds to all of dw: for so many positions that takes little of
-# the time, and its images may be 4 times as large.  256 filters of 3 x 3 over 512 channels go 5 to 8 % faster, on
+# the time, and its images may be 4 times as large.  512 filters of 3 x 3 over 256 channels go 5 to 8 % faster, on
 # 4 x 4 and on 7 x 7 positions, forward and backward (AMD EPYC, Zen 4, with AVX2; not measured with a high tile).
 TOGETHER = 1 if HIGH else 512
 POSITIONS = 1024  # of so many, what is copied of w and what a chunk adds up at its end take little of the time

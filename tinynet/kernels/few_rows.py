@@ -258,7 +258,7 @@ def columns_at_once(M, N, K, itemsize):
     16 rows, one of a Zen 4 does 50 GFLOP/s so, and 58 otherwise.
     """
     line = LINE // itemsize
-    far = 4 * L2 * (1 if HIGH else M)  # not measured with a high tile, whose sums fill it as soon as b is there
+    far = 4 * L2 * (1 if HIGH else M)  # more rows use a number of b for longer; not measured with a high tile
     most = L1 // itemsize // M if N * K * itemsize > far else L1 // 2 // itemsize // (M + ROWS)
     most = max(most, 2 * line)
     parts = max(1, (N + most - 1) // most)
@@ -339,7 +339,7 @@ def few_rows_product(size, arrays, lines, floor):
 def few_rows_pay(M, N, K, in_order, b_k, itemsize):
     """Whether it is faster than the other products: where b is not in the L2 cache.
 
-    Or, with a low tile, where it is, but for two rows of a, or more, that tile would read b's rows half a page apart.
+    Or, with a low tile and at least two rows of a, where it is in there, but its rows lie half a page apart.
 
     in_order  whether a's terms lie side by side, and b's columns; b_k is how far apart its rows are
     """

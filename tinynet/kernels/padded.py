@@ -22,7 +22,7 @@ def with_zeros_around(image, first, left, padded):
         # Loops over pieces, as in the layers: Numba takes 3 s to compile one assignment of a slice to a slice.  And an
         # index that is a sum might be negative: such a loop goes number by number, 14 us instead of 2 for (32, 32, 32).
         before, to = memory.piece(padded, at, begin), memory.piece(padded, at + begin, end - begin)
-        given = memory.piece(image, (h * W + max(0, -left)) * C, end - begin)
+        given = memory.piece(image, (h * W + min(W, max(0, -left))) * C, end - begin)
         behind = memory.piece(padded, at + end, V * C - end)
         for i in range(begin):
             before[i] = zero
