@@ -35,7 +35,7 @@ from tinynet.kernels.llvm import (
     primitive,
 )
 from tinynet.kernels.one_row import add_products, add_rows
-from tinynet.kernels.packed import HALF_A_PAGE_FROM, HIGH, half_a_page_apart, in_a_row, pack, widen
+from tinynet.kernels.packed import HIGH, half_a_page_apart, in_a_row, pack, widen
 from tinynet.kernels.packed_tile import BYTES
 from tinynet.kernels.tile import BLOCK, GROUP, WHOLE
 from tinynet.kernels.vectors import (
@@ -345,5 +345,5 @@ def few_rows_pay(M, N, K, in_order, b_k, itemsize):
     """
     size = N * K * itemsize
     most = TRANSPOSED if not in_order else DISTANT if size > (4 if HIGH else 32) * L2 else IN_ORDER
-    apart = not HIGH and in_order and M > 1 and K >= HALF_A_PAGE_FROM and half_a_page_apart(b_k * itemsize)
+    apart = not HIGH and in_order and M > 1 and half_a_page_apart(b_k * itemsize, K)
     return most >= M and (size > L2 // 2 or apart)

@@ -306,9 +306,9 @@ def in_a_set(step, count):
 
 
 @helper
-def half_a_page_apart(step):
-    """Whether lines that lie `step` bytes apart fall into two sets of the L1 cache, or one."""
-    return in_a_set(step, 2) > 0
+def half_a_page_apart(step, count):
+    """Whether many lines, `step` bytes apart, lie in two sets of the L1 cache, or one."""
+    return count >= HALF_A_PAGE_FROM and in_a_set(step, 2) > 0
 
 
 @helper
@@ -338,7 +338,7 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
     if b_n == 1:
         if a_k == 1:
             share = BY_ROWS if K < 64 or b_k * itemsize < 1024 else APART
-            if K >= HALF_A_PAGE_FROM and half_a_page_apart(b_k * itemsize):
+            if half_a_page_apart(b_k * itemsize, K):
                 share = min(share, HALF_A_PAGE_APART)
             elif in_a_set(b_k * itemsize, K) > WAYS:
                 share = min(share, CROWDED)
