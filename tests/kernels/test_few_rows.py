@@ -12,6 +12,7 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import (
     DISTANT,
+    FAR_TRANSPOSED,
     FEW,
     IN_ORDER,
     L2,
@@ -102,7 +103,9 @@ def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
     N, K = 256, L2 // 1024  # of one L2 cache
     nearer = DISTANT if HIGH else IN_ORDER
     for in_order, caches, most in (
-        (False, 33, TRANSPOSED),
+        (False, 33, FAR_TRANSPOSED),
+        (False, 5, FAR_TRANSPOSED if HIGH else TRANSPOSED),
+        (False, 1, TRANSPOSED),
         (True, 33, DISTANT),
         (True, 5, nearer),
         (True, 1, IN_ORDER),

@@ -25,7 +25,7 @@ from numba import prange
 from tinynet.kernels import memory
 from tinynet.kernels.compile import with_and_without_threads
 from tinynet.kernels.dense_tall import backward_of_chunks, block, fits, sums_of_rows
-from tinynet.kernels.few_rows import L1, L2, few_rows_pay
+from tinynet.kernels.few_rows import L1, L2, TRANSPOSED, few_rows_pay
 from tinynet.kernels.matmul import SMALL, THREADS_FROM, View, gathered, matmul
 from tinynet.kernels.one_row import outer_products
 from tinynet.kernels.packed import AS_THEY_LIE, IN_PANELS, PACKED, best_way, block_shape
@@ -163,7 +163,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             transpose(dwt, 0, width, dw, i * O, O, O, width)
         if input_grad:
             size, rows, wt = (N, width, O), View(dz, 0, (O, 1)), View(w, i * O, (1, O))
-            if few_samples:
+            if few_samples and N <= TRANSPOSED:
                 gathered(size, rows, wt, View(zeros, 0, 0), View(dx, i, I), no_floor)
             else:
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=View(dx, i, I), floor=no_floor)

@@ -57,6 +57,7 @@ L1, L2 = cache_size(1), cache_size(2)
 # (32, 4096, 4096).  With a low tile it is also faster for more rows: one thread of an AMD EPYC (Zen 4) does
 # (32, 768, 3072) at 72 GFLOP/s so, and on panels at 69.
 FEW, IN_ORDER, DISTANT = 16, 24 if HIGH else 32, 48
+FAR = (4 if HIGH else 32) * L2  # bytes of a b that is more in main memory than in a cache
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has room for 8 or 12 of them
 
@@ -65,8 +66,9 @@ PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has 
 # are a page apart.  For more rows of a the second, which on AVX-512 and NEON loads and stores their sums less often.
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 SHAPES = (4, ROWS // 2), (ROWS, 2)
-# Rows of a at most where squares of b are transposed: for 16, with AVX2, panels take a third of the time.
-TRANSPOSED = 2 * ROWS
+# Rows of a at most where squares of b are transposed; and where b is in main memory.  Else, with a low tile, panels are
+# faster from two rows on: dx of (4, 1000, 1024) takes one thread of an AMD EPYC (Zen 4) 200 us so, and with squares 370.
+TRANSPOSED, FAR_TRANSPOSED = 2 * ROWS if HIGH else 1, 2 * ROWS
 
 # Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
 PART = 2
@@ -224,6 +226,25 @@ def multiply_more_columns(N, K, a, i, b, j, b_step, ahead, sums):
                 store(add_products(load(sums, n), rows, a, i + l), sums, n)
 
 
+@helper
+def add_four_blocks(a, i, b, j, b_step, ahead, totals):
+    """totals[n] += sum_k a[i + k] b[j + n b_step + k] of a single row, n < LANES, for four blocks of terms, in order.
+
+    They are summed side by side, for a long sum waits for itself only within a block.
+    """
+    LANES, line = width(b), LINE // b.itemsize
+    sum0 = sum1 = sum2 = sum3 = splat(b, 0)
+    for k in range(0, BLOCK, LANES // PART):
+        for n in range(LANES if k % line == 0 else 0):
+            for block in range(0, 4 * BLOCK, BLOCK):
+                will_read(b, j + n * b_step + block + k + ahead)
+        sum0 = add_products(sum0, transposed(load_lines(b, j + k, b_step)), a, i + k)
+        sum1 = add_products(sum1, transposed(load_lines(b, j + k + BLOCK, b_step)), a, i + k + BLOCK)
+        sum2 = add_products(sum2, transposed(load_lines(b, j + k + 2 * BLOCK, b_step)), a, i + k + 2 * BLOCK)
+        sum3 = add_products(sum3, transposed(load_lines(b, j + k + 3 * BLOCK, b_step)), a, i + k + 3 * BLOCK)
+    store((((load(totals, 0) + sum0) + sum1) + sum2) + sum3, totals, 0)
+
+
 @kernel()
 def copy_terms(a, rows, M, terms, k, count, copied):
     """copied[m BLOCK + t] = a[rows[m] + terms[k + t]], for t < count."""
@@ -277,15 +298,15 @@ def few_rows_product(size, arrays, lines, floor):
     upright = not in_place and in_a_row(b_terms, 0, K) and evenly(b_columns, N)
     b_lines, count = (b_terms, K) if in_place else (b_columns, N)
     b_step = b_lines[1] - b_lines[0] if count > 1 else 0
-    together = LANES
-    if in_place:
-        together = columns_at_once(M, N, K, a.itemsize)
-    elif M == 1 and LINE < b_step * b.itemsize % PAGE < PAGE - LINE:
-        together = LINE // b.itemsize
-    long = K > WHOLE
     # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
     a_step = a_rows[min(1, M - 1)] - a_rows[0]
     as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
+    long, together = K > WHOLE, LANES
+    by_fours = not HIGH and M == 1 and upright and as_it_is and long and N * K * a.itemsize <= FAR
+    if in_place:
+        together = columns_at_once(M, N, K, a.itemsize)
+    elif M == 1 and not by_fours and LINE < b_step * b.itemsize % PAGE < PAGE - LINE:
+        together = LINE // b.itemsize
     # Copied once for many columns, where rows share a few sets of the L1 cache.
     if in_place and M > ROWS and (not HIGH or a_step * a.itemsize % PAGE == 0):
         as_it_is = False
@@ -300,7 +321,14 @@ def few_rows_product(size, arrays, lines, floor):
             store(splat(sums, 0), sums, n)
         for n in range(0, totals.size, LANES):
             store(splat(sums, 0), totals, n)
-        for k in range(0, K, BLOCK):
+        fours = K // (4 * BLOCK) * 4 * BLOCK if by_fours and columns == LANES else 0
+        for k in range(0, fours, 4 * BLOCK):
+            ahead = 4 * BLOCK if k + 8 * BLOCK <= K else columns * b_step - k
+            add_four_blocks(a, a_rows[0] + a_terms[k], b, b_columns[n0] + b_terms[k], b_step, ahead, totals)
+            blocks += 4
+            if blocks % GROUP == 0:
+                widen(totals, wide, blocks == GROUP, False)
+        for k in range(fours, K, BLOCK):
             some, i = min(BLOCK, K - k), a_rows[0] + a_terms[k] if as_it_is else 0
             if not as_it_is:
                 copy_terms(a, a_rows, M, a_terms, k, some, copied)
@@ -344,6 +372,10 @@ def few_rows_pay(M, N, K, in_order, b_k, itemsize):
     in_order  whether a's terms lie side by side, and b's columns; b_k is how far apart its rows are
     """
     size = N * K * itemsize
-    most = TRANSPOSED if not in_order else DISTANT if size > (4 if HIGH else 32) * L2 else IN_ORDER
+    far = size > FAR
+    if in_order:
+        most = DISTANT if far else IN_ORDER
+    else:
+        most = FAR_TRANSPOSED if far else TRANSPOSED
     apart = not HIGH and in_order and M > 1 and half_a_page_apart(b_k * itemsize, K)
     return most >= M and (size > L2 // 2 or apart)

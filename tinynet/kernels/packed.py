@@ -274,8 +274,9 @@ AS_THEY_LIE, IN_PANELS, PACKED, TURNED = range(4)
 HIGH = ROWS > 8  # a high tile reads b less often, and so hardly minds where it lies
 BY_ROWS, BY_COLUMNS = 0.87, 0.87  # as they lie: reading a's rows, or its columns, from the L2 cache
 APART = 0.75  # where b's many rows, or those from which a's columns are read, lie on too many pages of memory
-# Where too many lines share a set of the L1 cache; and where a's columns are read and all do, a page apart.
-CROWDED, A_PAGE_APART = (0.87, 0.75) if HIGH else (0.78, 0.4)
+# Where too many lines share a set of the L1 cache: b's; where a's columns are read; and where all of those do, a page
+# apart.
+B_CROWDED, A_CROWDED, A_PAGE_APART = (0.87, 0.87, 0.75) if HIGH else (0.83, 0.78, 0.4)
 # Where so many of b's rows, or more, lie half a page apart, or a multiple of that: 48 rows by (100, 1024) go at 26 to
 # 45 GFLOP/s as they lie, and on panels at 69 (one thread of a Zen 4 with AVX2, whose peak is 91).
 HALF_A_PAGE_FROM, HALF_A_PAGE_APART = 64, 0.87 if HIGH else 0.5
@@ -341,12 +342,12 @@ def best_way(M, N, K, a_k, b_k, b_n, itemsize):
             if half_a_page_apart(b_k * itemsize, K):
                 share = min(share, HALF_A_PAGE_APART)
             elif in_a_set(b_k * itemsize, K) > WAYS:
-                share = min(share, CROWDED)
+                share = min(share, B_CROWDED)
         else:
             share = BY_COLUMNS if (M + N) * K * itemsize < L2 // 4 else APART
             of_a, of_b = in_a_set(a_k * itemsize, K), in_a_set(b_k * itemsize, K)
             if K > WAYS and of_a + of_b > WAYS:
-                share = min(share, A_PAGE_APART if max(of_a, of_b) == K else CROWDED)
+                share = min(share, A_PAGE_APART if max(of_a, of_b) == K else A_CROWDED)
         if work / (share if K * N * itemsize <= L2 // 2 else FAR) <= least:
             way = AS_THEY_LIE
     return way

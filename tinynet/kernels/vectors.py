@@ -438,14 +438,22 @@ def times(builder, made, rows, v):
 
 @primitive(lambda rows: rows)
 def transposed(builder, made, rows):
-    """Swap the quarters of each square, then the quarters of each quarter, and so on (see transpose.py)."""
-    lanes, half = made.element.count, made.count // 2
+    """Swap the quarters of each square, then the quarters of each quarter, and so on (see transpose.py).
+
+    Squares of U x U numbers, a row of which has 16 bytes, are transposed otherwise: lg U times the upper half of their
+    rows is interleaved with the lower.  x86 has an instruction for that, and to swap single numbers of float32 it takes
+    two: (4096, 10) in softmax_few_classes.py went from 57.9 us to 56.3 (one thread of an AMD EPYC, Zen 4, with AVX2).
+    """
+    lanes, half, U = made.element.count, made.count // 2, 16 // alignment(made.element).constant
     while half:
+        first = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
+        second = [j + half for j in first]
+        if half < U <= made.count:
+            first = [lanes * (j % 2) + j // U * U + j % U // 2 for j in range(lanes)]
+            second = [j + U // 2 for j in first]
         for i in range(made.count):
-            if i & half == 0:  # a pair of rows: swap what lies off the diagonal of its quarters
+            if i & half == 0:
                 pair = rows[i], rows[i + half]
-                kept = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
-                swapped = [j + half if j & half == 0 else lanes + j for j in range(lanes)]
-                rows[i], rows[i + half] = (emit_shuffle(builder, *pair, order) for order in (kept, swapped))
+                rows[i], rows[i + half] = (emit_shuffle(builder, *pair, order) for order in (first, second))
         half //= 2
     return rows
