@@ -67,7 +67,7 @@ PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has 
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 SHAPES = (4, ROWS // 2), (ROWS, 2)
 # Rows of a at most where squares of b are transposed; and where b is in main memory.  Else, with a low tile, panels are
-# faster from two rows on: dx of (4, 1000, 1024) takes one thread of an AMD EPYC (Zen 4) 200 us so, and with squares 370.
+# faster from two rows on: dx of (4, 1000, 1024) takes 200 us so, and 370 with squares (one thread of a Zen 4).
 TRANSPOSED, FAR_TRANSPOSED = 2 * ROWS if HIGH else 1, 2 * ROWS
 
 # Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
