@@ -431,10 +431,10 @@ def packed_products():
     """Edges of the packed product, with a and b as they are and transposed."""
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
-        memory = [Guarded(2**18) for _ in range(4)]
+        memory = [Guarded(2**20) for _ in range(4)]
         for M in (1, 2, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3):
             for N in (1, 7, 16, 17, 31, 32, 33, 65):
-                K = 1 + 5 * M * N % 67
+                K = 1 + 5 * M * N % 67 if M > 1 else 1023 + N % 3  # a page apart, or nearly
                 a, b, start = (rng.standard_normal(s).astype(dtype) for s in ((M, K), (K, N), (M, N)))
                 for a_, a_steps in ((a, (K, 1)), (a.T, (1, M))):
                     for b_, b_steps in ((b, (N, 1)), (b.T, (1, K))):

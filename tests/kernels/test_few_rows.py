@@ -12,7 +12,7 @@ from tinynet.kernels.caches import cache_size
 from tinynet.kernels.compile import kernel
 from tinynet.kernels.few_rows import (
     DISTANT,
-    FAR_TRANSPOSED,
+    DISTANT_TRANSPOSED,
     FEW,
     IN_ORDER,
     L2,
@@ -67,6 +67,16 @@ def test_few_rows_have_the_bits_of_any_number_for_every_length_of_the_sum(dtype,
         assert_same_bits(dtype, M, 33, K)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_single_row_whose_terms_lie_apart_has_the_same_bits(dtype):
+    for K in (257, 511, 8200):
+        (a, b, start), floor = numbers(dtype, (1, 2 * K), (K, 33), (33,)), dtype(-np.inf)
+        expected, out = np.empty((1, 33), dtype), np.empty((1, 33), dtype)
+        in_place(np.ascontiguousarray(a[:, ::2]), (1, 33, K), (K, 1), b, 33, start, 0, expected, 33, floor)
+        gathered_once(a, (1, 33, K), 2 * K, 2, np.ascontiguousarray(b.T), 1, K, start, 0, out, 33, floor)
+        assert np.array_equal(out, expected), K
+
+
 def test_few_rows_have_the_bits_of_any_number_over_several_pieces_of_columns():
     assert columns_at_once(1, 20_000, 70, 4) < 20_000
     assert_same_bits(np.float32, 1, 20_001, 70)
@@ -103,8 +113,8 @@ def test_weights_beyond_the_cache_are_read_in_order_for_few_samples_only():
     N, K = 256, L2 // 1024  # of one L2 cache
     nearer = DISTANT if HIGH else IN_ORDER
     for in_order, caches, most in (
-        (False, 33, FAR_TRANSPOSED),
-        (False, 5, FAR_TRANSPOSED if HIGH else TRANSPOSED),
+        (False, 33, DISTANT_TRANSPOSED),
+        (False, 5, TRANSPOSED),
         (False, 1, TRANSPOSED),
         (True, 33, DISTANT),
         (True, 5, nearer),

@@ -99,7 +99,9 @@ def long_sums_and_few_rows():
     for dtype in (np.float32, np.float64):
         for K in (4095, 4097, 8200):
             assert_same_bits(dtype, 45, 33, K)
-        for inputs, outputs in ((700, 2000), (1000, 1024), (1001, 2048)):  # of one sample, dx has whole cache lines
+        for K in (257, 511, 4097):
+            assert_same_bits(dtype, 1, 33, K)
+        for inputs, outputs in ((700, 2000), (1000, 1024), (1001, 2048)):
             w, dz = numbers(dtype, (inputs, outputs), (2, outputs))
             model = tn.Sequential([tn.Dense(outputs)], inputs, dtype=dtype)
             model.parameters()[0].value = w

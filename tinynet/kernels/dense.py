@@ -163,7 +163,7 @@ def backward_blocks(x, w, dy, y, is_relu, input_grad, threads, dw, db, dx):
             transpose(dwt, 0, width, dw, i * O, O, O, width)
         if input_grad:
             size, rows, wt = (N, width, O), View(dz, 0, (O, 1)), View(w, i * O, (1, O))
-            if few_samples and N <= TRANSPOSED:
+            if few_samples and N <= TRANSPOSED:  # read in order, though w may be in the L2 cache
                 gathered(size, rows, wt, View(zeros, 0, 0), View(dx, i, I), no_floor)
             else:
                 matmul(size, rows, wt, start=View(zeros, 0, 0), out=View(dx, i, I), floor=no_floor)

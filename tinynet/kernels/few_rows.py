@@ -9,8 +9,8 @@ the L1 cache, not in registers, and b is read some of its rows at a time, from l
     sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+3] b[k+3,n]        the vectors of b stay in registers for all m
 
 while as many more rows are fetched.  For a single row of a, one_row.py adds up those of b.  Of a b whose columns are
-contiguous, not its rows, as w.T for dx, squares are transposed in registers; with AVX2 for a single row of a, if b is
-not in main memory.  A b that is neither is packed, a piece at a time.
+contiguous, not its rows, as w.T for dx, squares are transposed in registers.  A b that is neither is packed, a piece
+at a time.
 
 Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
 """
@@ -57,7 +57,7 @@ L1, L2 = cache_size(1), cache_size(2)
 # (32, 4096, 4096).  With a low tile it is also faster for more rows: one thread of an AMD EPYC (Zen 4) does
 # (32, 768, 3072) at 72 GFLOP/s so, and on panels at 69.
 FEW, IN_ORDER, DISTANT = 16, 24 if HIGH else 32, 48
-FAR = (4 if HIGH else 32) * L2  # bytes of a b that is more in main memory than in a cache
+IN_MEMORY = (4 if HIGH else 32) * L2  # bytes of a b that is more in main memory than in a cache
 LINE, AHEAD = 64, 256  # bytes: of a cache line; and so far ahead is fetched along a row
 PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has room for 8 or 12 of them
 
@@ -66,9 +66,9 @@ PAGE = 4096  # bytes: lines so far apart share a set of the L1 cache, which has 
 # are a page apart.  For more rows of a the second, which on AVX-512 and NEON loads and stores their sums less often.
 ROWS = 8 if "avx512f" in FEATURES or "neon" in FEATURES else 4
 SHAPES = (4, ROWS // 2), (ROWS, 2)
-# Rows of a at most where squares of b are transposed; and where b is in main memory.  Else, with a low tile, panels are
-# faster from two rows on: dx of (4, 1000, 1024) takes 200 us so, and 370 with squares (one thread of a Zen 4).
-TRANSPOSED, FAR_TRANSPOSED = 2 * ROWS if HIGH else 1, 2 * ROWS
+# Rows of a at most where squares of b are transposed; and where b is in main memory.  Else, with a low tile, the other
+# ways are faster from two rows on: they take 250 us for dx of (4, 1000, 1024), and 370 so (one thread of a Zen 4).
+TRANSPOSED, DISTANT_TRANSPOSED = 2 * ROWS if HIGH else 1, 2 * ROWS
 
 # Squares that are transposed are half a vector wide, and two lie in each: that is a shuffle less for each vector.
 PART = 2
@@ -228,9 +228,10 @@ def multiply_more_columns(N, K, a, i, b, j, b_step, ahead, sums):
 
 @helper
 def add_four_blocks(a, i, b, j, b_step, ahead, totals):
-    """totals[n] += sum_k a[i + k] b[j + n b_step + k] of a single row, n < LANES, for four blocks of terms, in order.
+    """totals[n] += sum_k a[i + k] b[j + n b_step + k] of a single row, for n < LANES and the terms of four blocks.
 
-    They are summed side by side, for a long sum waits for itself only within a block.
+    A sum waits for its last multiply-add: four, of a block each, do so at once, and are added in order.  What lies
+    `ahead` is fetched.
     """
     LANES, line = width(b), LINE // b.itemsize
     sum0 = sum1 = sum2 = sum3 = splat(b, 0)
@@ -301,12 +302,13 @@ def few_rows_product(size, arrays, lines, floor):
     # Numbers of a that are broadcast from where they lie, or from copies of BLOCK terms of each row.
     a_step = a_rows[min(1, M - 1)] - a_rows[0]
     as_it_is = in_a_row(a_terms, 0, K) and evenly(a_rows, M)
-    long, together = K > WHOLE, LANES
-    by_fours = not HIGH and M == 1 and upright and as_it_is and long and N * K * a.itemsize <= FAR
+    long, together, by_fours = K > WHOLE, LANES, False
     if in_place:
         together = columns_at_once(M, N, K, a.itemsize)
-    elif M == 1 and not by_fours and LINE < b_step * b.itemsize % PAGE < PAGE - LINE:
+    elif M == 1 and LINE < b_step * b.itemsize % PAGE < PAGE - LINE:
         together = LINE // b.itemsize
+    elif M == 1:  # LANES lines a page apart fill a set of the L1 cache, and each block of terms has others
+        by_fours = not HIGH and upright and as_it_is and long and N * K * a.itemsize <= IN_MEMORY
     # Copied once for many columns, where rows share a few sets of the L1 cache.
     if in_place and M > ROWS and (not HIGH or a_step * a.itemsize % PAGE == 0):
         as_it_is = False
@@ -323,7 +325,7 @@ def few_rows_product(size, arrays, lines, floor):
             store(splat(sums, 0), totals, n)
         fours = K // (4 * BLOCK) * 4 * BLOCK if by_fours and columns == LANES else 0
         for k in range(0, fours, 4 * BLOCK):
-            ahead = 4 * BLOCK if k + 8 * BLOCK <= K else columns * b_step - k
+            ahead = 4 * BLOCK if k + 8 * BLOCK <= K else columns * b_step - k  # or where the next columns begin
             add_four_blocks(a, a_rows[0] + a_terms[k], b, b_columns[n0] + b_terms[k], b_step, ahead, totals)
             blocks += 4
             if blocks % GROUP == 0:
@@ -372,10 +374,7 @@ def few_rows_pay(M, N, K, in_order, b_k, itemsize):
     in_order  whether a's terms lie side by side, and b's columns; b_k is how far apart its rows are
     """
     size = N * K * itemsize
-    far = size > FAR
-    if in_order:
-        most = DISTANT if far else IN_ORDER
-    else:
-        most = FAR_TRANSPOSED if far else TRANSPOSED
+    near, distant = (IN_ORDER, DISTANT) if in_order else (TRANSPOSED, DISTANT_TRANSPOSED)
+    most = distant if size > IN_MEMORY else near
     apart = not HIGH and in_order and M > 1 and half_a_page_apart(b_k * itemsize, K)
     return most >= M and (size > L2 // 2 or apart)

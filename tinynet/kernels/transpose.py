@@ -10,8 +10,9 @@ axes swapped; or, where they are large, its own (turned.py).  Number by number t
 the product itself with 64 samples.
 
 A square of LANES x LANES numbers is LANES vectors.  Swapping its quarters, then the quarters of each quarter, and so on
-down to single numbers transposes it: lg LANES rounds, each of LANES shuffles of two vectors (Eklundh 1972).  At the
-right and at the bottom, what lies outside is masked: it is neither read nor written.
+down to single numbers transposes it: lg LANES rounds, each of LANES shuffles of two vectors (Eklundh 1972; vectors.py
+has the last rounds in another form).  At the right and at the bottom, what lies outside is masked: it is neither read
+nor written.
 
     square(source, s, s_step, result, r, r_step, rows, columns)       the first LANES of rows and columns
     square_to_vectors                                                 result has room for a whole square

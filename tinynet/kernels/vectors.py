@@ -446,11 +446,12 @@ def transposed(builder, made, rows):
     """
     lanes, half, U = made.element.count, made.count // 2, 16 // alignment(made.element).constant
     while half:
-        first = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
-        second = [j + half for j in first]
         if half < U <= made.count:
             first = [lanes * (j % 2) + j // U * U + j % U // 2 for j in range(lanes)]
             second = [j + U // 2 for j in first]
+        else:
+            first = [j if j & half == 0 else lanes + j - half for j in range(lanes)]
+            second = [j + half for j in first]
         for i in range(made.count):
             if i & half == 0:
                 pair = rows[i], rows[i + half]
