@@ -9,8 +9,8 @@ the L1 cache, not in registers, and b is read some of its rows at a time, from l
     sums[m,n] += a[m,k] b[k,n] + ... + a[m,k+3] b[k+3,n]        the vectors of b stay in registers for all m
 
 while as many more rows are fetched.  For a single row of a, one_row.py adds up those of b.  Of a b whose columns are
-contiguous, not its rows, as w.T for dx, squares are transposed in registers.  A b that is neither is packed, a piece
-at a time.
+contiguous, not its rows, as w.T for dx, squares are transposed in registers.  A b that is neither is packed, a piece at
+a time.
 
 Sums are cut as tile.LongSums cuts them, by K alone: the bits are those of the other products.
 """
