@@ -58,6 +58,9 @@ TALLEST = height_of(HIGHEST, 1)
 # another core has just written are far away: in training, a forward pass of (64, 784, 128) went from 76 us to 63 on two
 # threads of an Intel Xeon (Emerald Rapids).
 AHEAD = 16
+# Rows of a tile from which there is time for that.  Three to five rows of a low tile have too few multiply-adds for it:
+# without, forward passes of (64, 784, 128) and (32, 256, 256) take a twentieth less (one thread of a Zen 4 with AVX2).
+WITH_TIME = HIGHEST if HIGHEST < 8 else (HIGHEST + 1) // 2
 # Terms at once, of which one is asked for, where all lie in order.  A low tile has few multiply-adds for the other
 # instructions: where a core runs two programs at once and decodes 3 for each in a cycle, 256 x 256 x 256 went from 0.91
 # of OpenBLAS's speed to 1.02; alone from 1.03 to 1.02 (one thread of an AMD EPYC, Zen 3).
@@ -206,7 +209,7 @@ def _emit_tile(builder, args, long_sums, m, n, rows, vectors, lanes, last):
         on_panel = count > 1
 
         def over_k(todo, a, b, following_rows, *sums):
-            if 2 * rows >= HIGHEST and last is None:  # else there is no time for it
+            if rows >= WITH_TIME and last is None:
                 for i in range(0, 0 if on_panel else vectors * lanes, 64 // align.constant):
                     emit_fetch(builder, b, builder.add(ahead, I64(i)))
                 emit_fetch(builder, following_rows, I64(0))
